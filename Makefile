@@ -1,0 +1,71 @@
+# The only list of commands; CI and CONTRIBUTING call these. Each one sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help parity test test-numpy test-torch test-keras test-flax lint format docs wheel clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+parity: $(VENV)/ready-all  ## run every implementation on two photographs and print how far they are apart
+	$(VENV)/bin/se-check parity
+
+test: $(VENV)/ready-all  ## run the whole test suite
+	$(RUN) pytest
+
+test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
+	SE_TARGETS=numpy .venv-numpy/bin/python -m pytest
+
+test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
+	SE_TARGETS=torch .venv-torch/bin/python -m pytest
+
+test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
+	SE_TARGETS=keras .venv-keras/bin/python -m pytest
+
+test-flax: .venv-flax/ready-flax  ## the same with Flax
+	SE_TARGETS=flax .venv-flax/bin/python -m pytest
+
+lint: $(VENV)/ready-all  ## check style, format and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/ready-all  ## mend style and format
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+docs: $(VENV)/ready-all  ## print the pages that are made from tables
+	$(RUN) se_spec > docs/PRESETS.md
+
+wheel: $(VENV)/ready-all  ## build dist/*.whl
+	$(RUN) build --wheel --outdir dist .
+
+clean:  ## remove environments and build products
+	rm -rf .venv .venv-* build dist out
+
+# An environment DIR/ready-EXTRA holds the project with that extra; "numpy" is none at all.
+.PRECIOUS: %/ready-all %/ready-numpy %/ready-torch %/ready-keras %/ready-flax
+%/ready-all: pyproject.toml constraints.txt
+	@$(call install,$(@D),[all],dev)
+	@touch $@
+%/ready-numpy: pyproject.toml constraints.txt
+	@$(call install,$(@D),,test)
+	@touch $@
+%/ready-torch: pyproject.toml constraints.txt
+	@$(call install,$(@D),[torch],test)
+	@touch $@
+%/ready-keras: pyproject.toml constraints.txt
+	@$(call install,$(@D),[keras],test)
+	@touch $@
+%/ready-flax: pyproject.toml constraints.txt
+	@$(call install,$(@D),[flax],test)
+	@touch $@
+
+define install
+echo "setting up $(1) (a few minutes the first time)"; \
+$(PYTHON) -m venv $(1) && \
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' && \
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(2)' --group $(3)
+endef

@@ -1,0 +1,20 @@
+"""Squeeze-and-Excitation for Flax, channels last: NNX here, linen as ``se_flax.linen``.
+
+>>> import jax.numpy as jnp, se_flax as se
+>>> from flax import nnx
+>>> block = se.SqueezeExcitation(64, reduction=16, rngs=nnx.Rngs(0))
+>>> block(jnp.ones((1, 7, 5, 64))).shape, block.excitation(jnp.ones((1, 7, 5, 64))).shape
+((1, 7, 5, 64), (1, 64))
+"""
+
+try:
+    import flax as _flax  # noqa: F401
+    import jax as _jax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("se_flax needs JAX and Flax: pip install 'se-suite[flax]'", name=error.name) from error
+
+from . import linen as linen
+from . import nnx as nnx
+from .nnx import SqueezeExcitation as SqueezeExcitation
+from .nnx import get_parameters as get_parameters
+from .nnx import set_parameters as set_parameters

@@ -1,0 +1,125 @@
+"""Squeeze-and-Excitation as a Flax linen module, channels last.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
+docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+import se_spec
+from se_spec import InputError, SESpec
+
+from .nonlinearities import activate, gate
+
+_FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
+
+
+class SqueezeExcitation(nn.Module):
+    """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``, which ``apply(..., method="excitation")`` reaches.
+
+    Args:
+        spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
+        dtype: of the output; None is the dtype of x.
+        param_dtype: of the parameters.
+
+    Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
+    Output shape: that of x.
+
+    Raises:
+        SpecError: on construction, a field is not allowed.
+        InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
+        ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
+
+    >>> block = SqueezeExcitation(64, reduction=16, bias=True)
+    >>> variables = block.init(jax.random.key(0), jnp.ones((2, 7, 5, 64)))
+    >>> jax.tree.map(jnp.shape, variables["params"]["reduce"])
+    {'bias': (4,), 'kernel': (64, 4)}
+    >>> block.apply(variables, jnp.ones((2, 7, 5, 64))).shape
+    (2, 7, 5, 64)
+    """
+
+    spec: SESpec
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def __init__(
+        self,
+        spec: SESpec | int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        parent: Any = nn.module._unspecified_parent,
+        name: str | None = None,
+        **fields: Any,
+    ) -> None:
+        self.spec = SESpec.of(spec, **fields)
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.parent = parent
+        self.name = name
+        self.__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        g = self.excitation(x)
+        wide = jnp.asarray(x, self.dtype).astype(g.dtype)  # N-1
+        y = wide * _over_space(self.spec.gain * g, x.ndim)  # C-1, C-2
+        if self.spec.residual:
+            y = y + wide  # C-3
+        return y.astype(self.dtype or x.dtype)  # N-2
+
+    @nn.compact
+    def excitation(self, x: jax.Array) -> jax.Array:
+        """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
+        x = _checked(x, self.spec, self.dtype)
+        z = _squeeze(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.spec.squeeze)
+        dense = partial(
+            nn.Dense,
+            use_bias=self.spec.bias,
+            dtype=z.dtype,
+            param_dtype=self.param_dtype,
+            precision=jax.lax.Precision.HIGHEST,  # never in TF32
+            kernel_init=_FAN_IN_UNIFORM,
+            bias_init=_uniform(z.shape[-1]),
+        )
+        if not self.spec.single_projection:  # E-4
+            z = activate(dense(self.spec.hidden, name="reduce")(z), self.spec.activation)  # E-1, E-2
+        expand = dense(self.spec.channels, name="expand", bias_init=_uniform(self.spec.hidden))
+        return gate(expand(z), self.spec.gate)  # E-3
+
+
+def _checked(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+    se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
+    wanted = np.dtype(dtype or x.dtype)
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
+    return jnp.asarray(x, wanted)
+
+
+def _squeeze(x: jax.Array, kind: str) -> jax.Array:
+    axes = tuple(range(1, x.ndim - 1))
+    if kind == "avg":
+        return x.mean(axes)  # S-1
+    highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
+    return highest if kind == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+
+
+def _over_space(g: jax.Array, rank: int) -> jax.Array:
+    return jnp.expand_dims(g, tuple(range(1, rank - 1)))
+
+
+def _uniform(fan_in: int) -> nn.initializers.Initializer:
+    limit = fan_in**-0.5
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)  # K-4
+
+    return draw

@@ -1,0 +1,121 @@
+"""Squeeze-and-Excitation as a Flax NNX module, channels last.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
+docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+import se_spec
+from se_spec import InputError, SESpec
+
+from .nonlinearities import activate, gate
+
+_FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
+
+
+class SqueezeExcitation(nnx.Module):
+    """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``.
+
+    Args:
+        spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
+        dtype: of the output; None is the dtype of x.
+        param_dtype: of the parameters.
+        rngs: the key ``params`` draws the parameters.
+
+    Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
+    Output shape: that of x.
+
+    Raises:
+        SpecError: on construction, a field is not allowed.
+        InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
+        ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
+
+    >>> block = SqueezeExcitation(64, reduction=16, bias=True, rngs=nnx.Rngs(0))
+    >>> block.reduce.kernel.shape, block.reduce.bias.shape, block.expand.kernel.shape, block.expand.bias.shape
+    ((64, 4), (4,), (4, 64), (64,))
+    >>> block(jnp.ones((2, 7, 5, 64))).shape
+    (2, 7, 5, 64)
+    """
+
+    def __init__(
+        self,
+        spec: SESpec | int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        **fields: Any,
+    ) -> None:
+        self.spec = spec = SESpec.of(spec, **fields)
+        self.dtype = dtype
+        linear = partial(
+            nnx.Linear,
+            use_bias=spec.bias,
+            param_dtype=param_dtype,
+            kernel_init=_FAN_IN_UNIFORM,
+            rngs=rngs,
+        )
+        if not spec.single_projection:  # E-4
+            self.reduce = linear(spec.channels, spec.hidden, bias_init=_uniform(spec.channels))
+        self.expand = linear(spec.hidden, spec.channels, bias_init=_uniform(spec.hidden))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        g = self.excitation(x)
+        wide = jnp.asarray(x, self.dtype).astype(g.dtype)  # N-1
+        y = wide * _over_space(self.spec.gain * g, x.ndim)  # C-1, C-2
+        if self.spec.residual:
+            y = y + wide  # C-3
+        return y.astype(self.dtype or x.dtype)  # N-2
+
+    def excitation(self, x: jax.Array) -> jax.Array:
+        """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
+        x = _checked(x, self.spec, self.dtype)
+        z = _squeeze(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.spec.squeeze)
+        if not self.spec.single_projection:  # E-4
+            z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
+        return gate(_project(z, self.expand), self.spec.gate)  # E-3
+
+
+def _checked(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+    se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
+    wanted = np.dtype(dtype or x.dtype)
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
+    return jnp.asarray(x, wanted)
+
+
+def _squeeze(x: jax.Array, kind: str) -> jax.Array:
+    axes = tuple(range(1, x.ndim - 1))
+    if kind == "avg":
+        return x.mean(axes)  # S-1
+    highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
+    return highest if kind == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+
+
+def _project(z: jax.Array, linear: nnx.Linear) -> jax.Array:
+    """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
+    h = jnp.dot(z, linear.kernel[...].astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
+    return h if linear.bias is None else h + linear.bias[...].astype(z.dtype)
+
+
+def _over_space(g: jax.Array, rank: int) -> jax.Array:
+    return jnp.expand_dims(g, tuple(range(1, rank - 1)))
+
+
+def _uniform(fan_in: int) -> nnx.initializers.Initializer:
+    limit = fan_in**-0.5
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)  # K-4
+
+    return draw

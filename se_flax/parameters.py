@@ -1,0 +1,39 @@
+"""Canonical NumPy parameters as Flax trees and back: ``reduce.weight`` (R, C) is the transpose of ``reduce/kernel``.
+
+NNX and linen share this page and nothing else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import se_spec
+from se_spec import SESpec
+
+Tree = dict[str, dict[str, Any]]
+
+
+def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec) -> Tree:
+    """Canonical parameters as ``{"reduce": {"kernel": (C, R), "bias": (R,)}, "expand": ...}`` (SPEC K-2).
+
+    Raises:
+        ParameterError: names all that is missing, left over or misshapen.
+    """
+    se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
+    tree: Tree = {}
+    for name, array in parameters.items():
+        projection, _, kind = name.partition(".")
+        tree.setdefault(projection, {})["kernel" if kind == "weight" else kind] = array.T
+    return tree
+
+
+def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The inverse of ``to_tree``, in canonical order; the arrays are copies."""
+    return {
+        f"{projection}.{kind}": np.array(np.asarray(tree[projection]["kernel" if kind == "weight" else kind]).T)
+        for projection in ("reduce", "expand")
+        if projection in tree
+        for kind in ("weight", "bias")
+        if kind == "weight" or tree[projection].get("bias") is not None
+    }

@@ -1,0 +1,19 @@
+"""Squeeze-and-Excitation for Keras 3, channels last, on any backend.
+
+>>> import keras, se_keras as se
+>>> x = keras.Input((None, None, 64))
+>>> model = keras.Model(x, se.squeeze_excitation(x, reduction=16, name="se"))
+>>> model.output_shape
+(None, None, None, 64)
+"""
+
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("se_keras needs Keras 3: pip install 'se-suite[keras]'", name=error.name) from error
+
+from .block import SqueezeExcitation as SqueezeExcitation
+from .block import excitation as excitation
+from .block import squeeze_excitation as squeeze_excitation
+from .parameters import get_parameters as get_parameters
+from .parameters import set_parameters as set_parameters

@@ -1,0 +1,50 @@
+"""Activations and gates in Keras' own terms, each with its numbers spelled out (SPEC A-1 to A-8, G-1 to G-5).
+
+``keras.ops.gelu`` and ``leaky_relu`` keep float32 constants on TensorFlow (errors of 1e-9 to 4e-8 in float64), so both
+are written out.
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from se_spec.nonlinearities import Activation, Gate, HardSigmoid, LeakyReLU, hard_sigmoid_numbers
+
+
+def activate(h: Any, name: Activation) -> Any:
+    """The activation of hidden values; same shape."""
+    match name:
+        case "relu":
+            return ops.relu(h)  # A-1
+        case "silu":
+            return ops.silu(h)  # A-2
+        case "hard_swish":
+            return h * ops.clip(h + 3.0, 0.0, 6.0) / 6.0  # A-3
+        case "gelu":
+            return 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))  # A-4
+        case "gelu_tanh":
+            return 0.5 * h * (1.0 + ops.tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))  # A-5
+        case LeakyReLU():
+            return ops.where(h > 0.0, h, name.slope * h)  # A-6
+        case "relu6":
+            return ops.relu6(h)  # A-7
+        case _:
+            return gate(h, name)  # A-8
+
+
+def gate(v: Any, name: Gate) -> Any:
+    """The gate of logits; same shape."""
+    match name:
+        case "sigmoid":
+            return ops.sigmoid(v)  # G-1
+        case "tanh":
+            return ops.tanh(v)  # G-2
+        case "relu":
+            return ops.relu(v)  # G-3
+        case "identity":
+            return v  # G-4
+        case "hard_sigmoid" | HardSigmoid():
+            numbers = hard_sigmoid_numbers(name)
+            return ops.clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
+    raise AssertionError(name)

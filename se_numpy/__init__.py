@@ -1,0 +1,14 @@
+"""The oracle: NumPy alone, float64 inside, written to be read.
+
+>>> import numpy as np, se_numpy
+>>> from se_spec import SESpec
+>>> spec = SESpec(8, hidden=2)
+>>> x = np.ones((1, 3, 5, 8), np.float32)
+>>> se_numpy.squeeze_excitation(x, spec, se_numpy.initialize(spec, seed=0), data_format="channels_last").dtype
+dtype('float64')
+"""
+
+from .block import excitation as excitation
+from .block import squeeze_excitation as squeeze_excitation
+from .gradients import vjp as vjp
+from .parameters import initialize as initialize

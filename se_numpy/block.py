@@ -1,0 +1,111 @@
+"""The oracle: Squeeze-and-Excitation in float64, one clause of docs/SPEC.md per line.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507, equations 2 to 4.
+It shares no arithmetic with the implementations that it judges, and is written to be read, not to be fast.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import se_spec
+from se_spec import SESpec, SpecError
+
+from .nonlinearities import Array, activate, gate
+
+Parameters = Mapping[str, np.ndarray]
+
+
+class Trace(NamedTuple):
+    """Every intermediate of a forward pass, for the gradients and the error bounds that follow it."""
+
+    x: Array
+    z: Array
+    pre: Array | None
+    h: Array
+    logits: Array
+    g: Array
+
+
+def squeeze_excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str) -> Array:
+    """The block's output.
+
+    Args:
+        x: feature map of 1, 2 or 3 spatial axes, any float type; (N, C, *spatial) or (N, *spatial, C).
+        spec: which block.
+        parameters: the canonical parameters, any float type.
+        data_format: ``"channels_first"`` or ``"channels_last"``.
+
+    Returns:
+        float64 array of the shape of x.
+
+    Raises:
+        InputError: x is not a NumPy array of floats.
+        ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
+        ParameterError: names or shapes do not fit the spec.
+
+    >>> x = np.array([[[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [6.0, 1.0]]])  # N = 1, four positions, C = 2; means 3 and 1
+    >>> W1, W2 = np.array([[1.0, -1.0]]), np.array([[0.0], [np.log(3) / 2]])  # hidden 2, logits 0 and log 3
+    >>> y = squeeze_excitation(
+    ...     x, SESpec(2, hidden=1), {"reduce.weight": W1, "expand.weight": W2}, data_format="channels_last"
+    ... )
+    >>> y[0, :, 0], y[0, :, 1].round(12)  # gates 1/2 and 3/4
+    (array([0., 1., 2., 3.]), array([0.75, 0.75, 0.75, 0.75]))
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # N-3: inf and NaN follow IEEE, quietly
+        return scaled(trace(x, spec, parameters, data_format), spec, data_format)
+
+
+def excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str) -> Array:
+    """The gate g, without the gain: float64, shape (N, C). Arguments and errors as ``squeeze_excitation``."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return trace(x, spec, parameters, data_format).g
+
+
+def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str) -> Trace:
+    """The forward pass up to the gate, with every intermediate."""
+    x, weights = checked(x, spec, parameters, data_format)
+    axes = se_spec.inputs.spatial_axes(x.ndim, data_format)
+    z = squeeze(x, spec.squeeze, axes)
+    if spec.single_projection:
+        pre, h = None, z  # E-4
+    else:
+        pre = z @ weights["reduce.weight"].T + weights.get("reduce.bias", 0.0)  # E-1
+        h = activate(pre, spec.activation)  # E-2
+    logits = h @ weights["expand.weight"].T + weights.get("expand.bias", 0.0)  # E-3
+    return Trace(x, z, pre, h, logits, gate(logits, spec.gate))
+
+
+def scaled(t: Trace, spec: SESpec, data_format: str) -> Array:
+    """The feature map scaled by its gate."""
+    y = t.x * over_space(spec.gain * t.g, t.x.ndim, data_format)  # C-1, C-2
+    return y + t.x if spec.residual else y  # C-3
+
+
+def squeeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array:
+    """One number per sample and channel (S-1 to S-3); shape (N, C)."""
+    match kind:
+        case "avg":
+            return x.mean(axes)  # S-1
+        case "max":
+            return x.max(axes)  # S-2
+        case "avg_max":
+            return 0.5 * x.mean(axes) + 0.5 * x.max(axes)  # S-3
+    raise AssertionError(kind)
+
+
+def over_space(g: Array, rank: int, data_format: str) -> Array:
+    """(N, C) with axes of length 1 where the feature map has its spatial axes."""
+    return np.expand_dims(g, se_spec.inputs.spatial_axes(rank, data_format))
+
+
+def checked(x: Any, spec: SESpec, parameters: Parameters, data_format: str) -> tuple[Array, dict[str, Array]]:
+    """x and the parameters in float64, or the error that says what is wrong with them."""
+    if data_format not in ("channels_first", "channels_last"):
+        raise SpecError(f"data_format={data_format!r} is not allowed; it must be 'channels_first' or 'channels_last'")
+    if not isinstance(x, np.ndarray):
+        raise se_spec.inputs.refuse_type(x, "numpy.ndarray", "convert it with numpy.asarray")
+    se_spec.inputs.check(x.shape, x.dtype, spec, data_format)
+    se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
+    return x.astype(np.float64), {name: array.astype(np.float64) for name, array in parameters.items()}

@@ -1,0 +1,46 @@
+"""What a feature map must be, from facts alone, so that five implementations refuse with one voice (SPEC X-1 to X-5)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import InputError, ShapeError
+from .parameters import FLOATS
+from .spec import SESpec
+
+_LAYOUTS = {"channels_first": "(N, C, *spatial)", "channels_last": "(N, *spatial, C)"}
+
+
+def spatial_axes(rank: int, data_format: str) -> tuple[int, ...]:
+    """Which axes of an array of ``rank`` axes are spatial.
+
+    >>> spatial_axes(4, "channels_first"), spatial_axes(4, "channels_last")
+    ((2, 3), (1, 2))
+    """
+    return tuple(range(2, rank)) if data_format == "channels_first" else tuple(range(1, rank - 1))
+
+
+def check(shape: Sequence[int | None], dtype: Any, spec: SESpec, data_format: str) -> None:
+    """Refuse a feature map that the spec does not define; a dimension of None is not known yet and passes.
+
+    Raises:
+        InputError: integers, bools or complex numbers (X-4).
+        ShapeError: not 1 to 3 spatial axes (X-1), not ``spec.channels`` channels (X-2), no spatial extent (X-3).
+    """
+    name = str(dtype).rpartition(".")[2]
+    if name not in FLOATS:
+        raise InputError(f"x has dtype {name}, expected one of {', '.join(FLOATS)}; convert x first")
+    facts = f"x has shape {tuple(shape)}, expected {_LAYOUTS[data_format]} with C = {spec.channels}"
+    if len(shape) not in (3, 4, 5):
+        raise ShapeError(f"{facts} and 1, 2 or 3 spatial axes (rank 3, 4 or 5), got rank {len(shape)}")
+    channels = shape[1 if data_format == "channels_first" else -1]
+    if channels is not None and channels != spec.channels:
+        raise ShapeError(f"{facts}, got {channels} channels; is x {data_format}?")
+    for axis in spatial_axes(len(shape), data_format):
+        if shape[axis] == 0:
+            raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
+
+
+def refuse_type(x: Any, expected: str, remedy: str) -> InputError:
+    """The error for an array that is not this framework's own (X-5); returned, for the caller to raise."""
+    kind = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}"
+    return InputError(f"x is a {kind}, expected a {expected}; {remedy}")

@@ -1,0 +1,115 @@
+"""Activations and gates as values: a name where no number is needed, a frozen value where one is (SPEC A-*, G-*).
+
+Five functions of the world are called "hard sigmoid" and three slopes are called "leaky ReLU's default", so no
+framework's default is ever relied on: whoever deviates from slope 1/6 and offset 1/2 writes the numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import SpecError
+from .fields import choice, finite_number, refuse
+
+ACTIVATIONS = ("relu", "silu", "hard_swish", "gelu", "gelu_tanh", "relu6", "sigmoid", "tanh", "identity")
+GATES = ("sigmoid", "tanh", "relu", "identity", "hard_sigmoid")
+
+
+@dataclass(frozen=True)
+class LeakyReLU:
+    """``h if h > 0 else slope * h`` (SPEC A-6). torch's default slope is 0.01, Keras layers' 0.3, Keras ops' 0.2.
+
+    >>> LeakyReLU(slope=0.01)
+    LeakyReLU(slope=0.01)
+    """
+
+    slope: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slope", finite_number("LeakyReLU.slope", self.slope))
+
+
+@dataclass(frozen=True)
+class HardSigmoid:
+    """``min(max(slope * v + offset, low), high)`` (SPEC G-5).
+
+    ========================================  =============  ==============
+    system                                    slope, offset  low, high
+    ========================================  =============  ==============
+    torch, jax, Keras 3, mmcv >= 1.4.4        1/6, 1/2       0, 1
+    Keras 2, ONNX default, Paddle MobileNet   0.2, 0.5       0, 1
+    Paddle default                            0.1666667, .5  0, 1
+    mmcv < 1.4.4                              1/2, 1/2       0, 1
+    GhostNet v1                               1, 0           0, 1
+    TF-slim MobileNetV3                       .16667, .50001 0, 1.00002
+    ========================================  =============  ==============
+
+    Raises:
+        SpecError: a number is not finite, or ``low`` is not below ``high``.
+    """
+
+    slope: float
+    offset: float
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("slope", "offset", "low", "high"):
+            object.__setattr__(self, field, finite_number(f"HardSigmoid.{field}", getattr(self, field)))
+        if not self.low < self.high:
+            refuse("HardSigmoid.low", self.low, f"below high={self.high!r}")
+
+
+Activation = str | LeakyReLU
+Gate = str | HardSigmoid
+
+HARD_SIGMOID = HardSigmoid(slope=1 / 6, offset=1 / 2)
+"""What the name ``"hard_sigmoid"`` stands for: torch, jax and Keras 3."""
+
+
+def hard_sigmoid_numbers(gate: Gate) -> HardSigmoid:
+    """The numbers behind a hard-sigmoid gate, named or spelled."""
+    return gate if isinstance(gate, HardSigmoid) else HARD_SIGMOID
+
+
+def activation(value: Any) -> Activation:
+    """``value`` as an activation, or ``SpecError``."""
+    if isinstance(value, LeakyReLU):
+        return value
+    if value == "leaky_relu":
+        refuse("activation", value, "spelled with its slope: LeakyReLU(slope=...)")
+    return choice("activation", value, ACTIVATIONS)
+
+
+def gate(value: Any) -> Gate:
+    """``value`` as a gate, one form per function: the numbers of ``"hard_sigmoid"`` become that name (G-5)."""
+    if isinstance(value, HardSigmoid):
+        return "hard_sigmoid" if value == HARD_SIGMOID else value
+    return choice("gate", value, GATES)
+
+
+def to_data(value: Activation | Gate) -> str | dict[str, Any]:
+    """An activation or gate as JSON data: its name, or a dict that holds its numbers.
+
+    >>> to_data("relu"), to_data(LeakyReLU(slope=0.1))
+    ('relu', {'name': 'leaky_relu', 'slope': 0.1})
+    """
+    if isinstance(value, LeakyReLU):
+        return {"name": "leaky_relu", **vars(value)}
+    if isinstance(value, HardSigmoid):
+        return {"name": "hard_sigmoid", **vars(value)}
+    return value
+
+
+def from_data(value: Any) -> Any:
+    """The inverse of ``to_data``; what is not a dict goes through for the field's own check."""
+    if not isinstance(value, dict):
+        return value
+    numbers = {key: number for key, number in value.items() if key != "name"}
+    kinds = {"leaky_relu": LeakyReLU, "hard_sigmoid": HardSigmoid}
+    try:
+        return kinds[value["name"]](**numbers)
+    except (KeyError, TypeError):
+        raise SpecError(
+            f"{value!r} is not an activation or gate; it must be a name, "
+            '{"name": "leaky_relu", "slope": ...} or {"name": "hard_sigmoid", "slope": ..., "offset": ...}'
+        ) from None

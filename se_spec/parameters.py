@@ -1,0 +1,61 @@
+"""Canonical parameters: their names, order and shapes, in the paper's orientation (SPEC K-1 to K-4).
+
+Every implementation moves parameters as a plain ``dict[str, numpy.ndarray]``: W1 is ``reduce.weight`` (R, C) and W2 is
+``expand.weight`` (C, R), each output unit a row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ParameterError
+from .spec import SESpec
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""The storage types that every implementation knows; bfloat16 in NumPy is ``ml_dtypes.bfloat16``."""
+
+
+def shapes(spec: SESpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a block's parameters, in order (K-1).
+
+    >>> shapes(SESpec(64, bias=True))
+    {'reduce.weight': (4, 64), 'reduce.bias': (4,), 'expand.weight': (64, 4), 'expand.bias': (64,)}
+    """
+    channels, hidden = spec.channels, spec.hidden
+    names = {
+        "reduce.weight": (hidden, channels),
+        "reduce.bias": (hidden,),
+        "expand.weight": (channels, hidden),
+        "expand.bias": (channels,),
+    }
+    return {
+        name: shape
+        for name, shape in names.items()
+        if not (spec.single_projection and name.startswith("reduce"))
+        if spec.bias or not name.endswith("bias")
+    }
+
+
+def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Every name once, every target filled, every shape right, every array of floats (K-2).
+
+    Args:
+        parameters: name -> array with ``shape`` and ``dtype``.
+        expected: name -> shape, as from ``shapes``.
+
+    Raises:
+        ParameterError: names all that is missing, left over or misshapen at once.
+    """
+    if not isinstance(parameters, Mapping):
+        raise ParameterError(f"parameters must be a dict of name -> NumPy array, got {type(parameters).__name__}")
+    faults = [f"missing {name} {shape}" for name, shape in expected.items() if name not in parameters]
+    for name, array in parameters.items():
+        if name not in expected:
+            faults.append(f"left over {name!r}")
+        elif type(array).__module__ != "numpy" or not hasattr(array, "shape"):
+            faults.append(f"{name} must be a NumPy array, got {type(array).__module__}.{type(array).__name__}")
+        elif tuple(array.shape) != expected[name]:
+            faults.append(f"{name} has shape {tuple(array.shape)}, expected {expected[name]}")
+        elif str(array.dtype) not in FLOATS:
+            faults.append(f"{name} has dtype {array.dtype}, expected one of {', '.join(FLOATS)}")
+    if faults:
+        raise ParameterError("parameters do not fit: " + "; ".join(faults))

@@ -1,0 +1,190 @@
+"""``SESpec``: which Squeeze-and-Excitation block is meant, as one frozen value.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
+``docs/SPEC.md`` is the normative text; its clause numbers stand in the code.
+
+Departures from the paper: the hidden width is floored at 1 (the paper never meets C < r), and the fields beyond
+``channels`` and ``reduction`` express what other systems have made of the block.
+"""
+
+import dataclasses
+import json
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Self
+
+from . import fields, nonlinearities, widths
+from .errors import SpecError
+from .nonlinearities import Activation, Gate
+
+SQUEEZES = ("avg", "max", "avg_max")
+
+_FROM_REDUCTION: Any = type("from reduction", (), {"__repr__": lambda self: "channels // reduction"})()
+
+
+@dataclass(frozen=True, repr=False)
+class SESpec:
+    """The block ``y = x * (gain * gate(expand(activation(reduce(squeeze(x))))))``, plus x if ``residual``.
+
+    Two specs are equal when they name the same function: ``SESpec(64, reduction=16) == SESpec(64, hidden=4)``.
+
+    Args:
+        channels: C, at least 1.
+        reduction: ratio r; hidden is ``max(1, C // r)`` (W-1). None once ``hidden`` or ``single_projection`` decides.
+        hidden: R, at least 1; may exceed C. Always the integer once constructed.
+        single_projection: one C -> C projection, no bottleneck and no activation (effective SE); hidden is C (E-4).
+        bias: one flag for both projections; the paper's section 6 and the tutorials have none (E-5).
+        activation: ``"relu"``, ``"silu"``, ``"hard_swish"``, ``"gelu"`` (exact), ``"gelu_tanh"``, ``"relu6"``,
+            ``"sigmoid"``, ``"tanh"``, ``"identity"`` or ``LeakyReLU(slope)``.
+        gate: ``"sigmoid"``, ``"tanh"``, ``"relu"``, ``"identity"``, ``"hard_sigmoid"`` (slope 1/6, offset 1/2)
+            or ``HardSigmoid(slope, offset, low, high)``.
+        squeeze: ``"avg"``, ``"max"`` or ``"avg_max"`` (half the one plus half the other).
+        gain: factor on the gate; NFNets have 2.
+        residual: adds x to the result (MONAI's residual form).
+
+    Raises:
+        SpecError: a field is not allowed; the message says field, value and what is.
+
+    >>> SESpec(64, reduction=8).hidden, SESpec(64, hidden=12).hidden, SESpec(8).hidden
+    (8, 12, 1)
+    """
+
+    channels: int
+    _: KW_ONLY
+    reduction: int | None = field(default=16, compare=False)
+    hidden: int = _FROM_REDUCTION
+    single_projection: bool = False
+    bias: bool = False
+    activation: Activation = "relu"
+    gate: Gate = "sigmoid"
+    squeeze: str = "avg"
+    gain: float = 1.0
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        channels = fields.positive_integer("channels", self.channels)
+        single = fields.flag("single_projection", self.single_projection)
+        activation = nonlinearities.activation(self.activation)
+        reduction, hidden = self._width(channels, single)
+        canonical = {
+            "channels": channels,
+            "reduction": reduction,
+            "hidden": hidden,
+            "bias": fields.flag("bias", self.bias),
+            "activation": "identity" if single else activation,  # E-4
+            "gate": nonlinearities.gate(self.gate),
+            "squeeze": fields.choice("squeeze", self.squeeze, SQUEEZES),
+            "gain": fields.finite_number("gain", self.gain),
+            "residual": fields.flag("residual", self.residual),
+        }
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        """The call that makes this spec, without what is default.
+
+        >>> SESpec(64, hidden=12, gate="tanh"), SESpec(64, single_projection=True)
+        (SESpec(64, hidden=12, gate='tanh'), SESpec(64, single_projection=True))
+        """
+        shown = [str(self.channels)]
+        for one in dataclasses.fields(self)[1:]:
+            value = getattr(self, one.name)
+            derived = one.name == "hidden" and (self.single_projection or self.reduction is not None)
+            if value is not None and value != one.default and not derived:
+                shown.append(f"{one.name}={value!r}")
+        if self.single_projection:
+            shown = [part for part in shown if part != "activation='identity'"]
+        return f"SESpec({', '.join(shown)})"
+
+    def _width(self, channels: int, single: bool) -> tuple[int | None, int]:
+        given = self.hidden is not _FROM_REDUCTION
+        if single and given:
+            fields.refuse("hidden", self.hidden, f"left out with single_projection, where it is {channels}")
+        if single:
+            return None, channels
+        if given:
+            return None, fields.positive_integer("hidden", self.hidden)
+        reduction = fields.positive_integer("reduction", self.reduction)
+        return reduction, widths.floor_width(channels, reduction, minimum=1)  # W-1
+
+    @classmethod
+    def preset(cls, name: str, channels: int, **overrides: Any) -> Self:
+        """The block as the system ``name`` builds it on ``channels`` channels; see ``se_spec.PRESETS``.
+
+        Raises:
+            SpecError: no such preset, or the system's own width rule gives 0.
+
+        >>> SESpec.preset("torchvision.mobilenet_v3", 72).hidden, SESpec.preset("caffe", 256).bias
+        (24, True)
+        """
+        from .presets import preset
+
+        return cls(channels, **preset(name, channels, overrides))
+
+    @classmethod
+    def of(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
+        """What ``SqueezeExcitation(spec)`` and ``SqueezeExcitation(64, reduction=8)`` both mean.
+
+        Raises:
+            SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.
+        """
+        if not isinstance(spec, SESpec):
+            return cls(spec, **given)
+        if given:
+            raise SpecError(f"{', '.join(given)} given beside a spec; use spec.replace({next(iter(given))}=...)")
+        return spec
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed; a hidden width that came from ``reduction`` is derived anew.
+
+        >>> SESpec(64).replace(channels=128).hidden, SESpec(64, hidden=4).replace(channels=128).hidden
+        (8, 4)
+        """
+        current = {name: getattr(self, name) for name in FIELDS}
+        derived = self.single_projection or self.reduction is not None or "reduction" in changes
+        if (derived or changes.get("single_projection")) and "hidden" not in changes:
+            del current["hidden"]
+        if current["reduction"] is None:
+            del current["reduction"]
+        return type(self)(**{**current, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON data: every field but the ratio, which ``hidden`` has made superfluous."""
+        data = {name: nonlinearities.to_data(getattr(self, name)) for name in FIELDS if name != "reduction"}
+        if self.single_projection:
+            del data["hidden"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            SpecError: a name is not a field, ``channels`` is missing, or a value is not allowed.
+        """
+        if not isinstance(data, dict) or "channels" not in data or not set(data) <= set(FIELDS):
+            raise SpecError(f"{data!r} is not a spec; it must be a dict with channels and any of {', '.join(FIELDS)}")
+        return cls(**{name: nonlinearities.from_data(value) for name, value in data.items()})
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON.
+
+        >>> SESpec.from_json(SESpec(64, gate="tanh").to_json()) == SESpec(64, gate="tanh")
+        True
+        """
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of ``to_json``.
+
+        Raises:
+            SpecError: not JSON, or not a spec.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"a spec must be JSON, but {error}") from None
+        return cls.from_dict(data)
+
+
+FIELDS = tuple(one.name for one in dataclasses.fields(SESpec))

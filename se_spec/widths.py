@@ -1,0 +1,70 @@
+"""Width rules: how the systems of the world turn a channel count into the hidden width R (SPEC W-1 to W-6).
+
+Each returns the integer, since the integer and not the ratio is what a checkpoint fixes. A rule that gives 0 raises:
+only ``floor_width`` with ``minimum=1``, which is what ``SESpec(reduction=...)`` uses, is lifted to 1.
+"""
+
+from .errors import SpecError
+from .fields import not_negative, positive_integer, positive_number
+
+
+def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:
+    """``channels // reduction``: the paper, Caffe, Cadene, senet.pytorch, smp, MONAI (W-2).
+
+    Raises:
+        SpecError: an argument is not a positive integer, or the width comes out as 0.
+
+    >>> floor_width(100, 16), floor_width(8, 16, minimum=1)
+    (6, 1)
+    """
+    width = positive_integer("channels", channels) // positive_integer("reduction", reduction)
+    return _at_least_one(max(minimum, width), f"floor: {channels} // {reduction}")
+
+
+def truncated_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
+    """``int(channels * ratio)``: Keras EfficientNet, nfnets, efficientnet_pytorch with minimum 1; MXNet with 0 (W-3).
+
+    Raises:
+        SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
+
+    >>> truncated_width(14, 0.25), truncated_width(3, 0.25, minimum=1)
+    (3, 1)
+    """
+    width = int(positive_integer("channels", channels) * positive_number("ratio", ratio))
+    return _at_least_one(max(minimum, width), f"truncation: int({channels} * {ratio})")
+
+
+def rounded_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
+    """``round(channels * ratio)``, halves to even as Python rounds: timm EfficientNet, pycls, torchvision RegNet (W-4).
+
+    Raises:
+        SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
+
+    >>> rounded_width(14, 0.25), rounded_width(18, 0.25)
+    (4, 4)
+    """
+    width = round(positive_integer("channels", channels) * positive_number("ratio", ratio))
+    return _at_least_one(max(minimum, width), f"half-even rounding: round({channels} * {ratio})")
+
+
+def make_divisible(value: float, divisor: int = 8, *, minimum: int | None = None, limit: float = 0.9) -> int:
+    """The nearest multiple of ``divisor``, at least ``minimum``, bumped up where it fell below ``limit * value`` (W-5).
+
+    MobileNet's rule, and with ``limit=0`` (never bumped) timm's ``SEModule``. ``minimum`` is ``divisor`` unless given.
+
+    Raises:
+        SpecError: ``divisor`` or ``minimum`` is not a positive integer, ``value`` or ``limit`` is negative.
+
+    >>> make_divisible(72 * 0.25), make_divisible(72 / 16, limit=0.0)
+    (24, 8)
+    """
+    not_negative("value", value), not_negative("limit", limit)
+    minimum = positive_integer("divisor", divisor) if minimum is None else positive_integer("minimum", minimum)
+    width = max(minimum, int(value + divisor / 2) // divisor * divisor)
+    return width + divisor if width < limit * value else width
+
+
+def _at_least_one(width: int, rule: str) -> int:
+    if width < 1:
+        raise SpecError(f"hidden width is 0 by {rule}; give hidden=... explicitly, or more channels")
+    return width

@@ -1,0 +1,16 @@
+"""Squeeze-and-Excitation for PyTorch, channels first.
+
+>>> import torch, se_torch as se
+>>> block = se.SqueezeExcitation(64, reduction=16)
+>>> block(torch.ones(1, 64, 7, 5)).shape, block.excitation(torch.ones(1, 64, 7, 5)).shape
+(torch.Size([1, 64, 7, 5]), torch.Size([1, 64]))
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("se_torch needs PyTorch: pip install 'se-suite[torch]'", name=error.name) from error
+
+from .block import SqueezeExcitation as SqueezeExcitation
+from .parameters import get_parameters as get_parameters
+from .parameters import set_parameters as set_parameters
