@@ -22,9 +22,10 @@ def squeeze_excitation(
 
     Args:
         x: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
-        spec: which block; or its fields beyond the channels as keywords.
+        spec: which block.
         name: of the layer, for ``set_parameters`` and ``model.get_layer``.
         dtype: of the layer; None is the tensor's where it is float64 or half, else Keras' policy.
+        **fields: the spec's fields beyond the channels, instead of ``spec``.
 
     Returns:
         Tensor of the shape of x.

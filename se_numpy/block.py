@@ -1,6 +1,6 @@
 """The oracle: Squeeze-and-Excitation in float64, one clause of docs/SPEC.md per line.
 
-Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507, equations 2 to 4.
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507, eq. 2 to 4.
 It shares no arithmetic with the implementations that it judges, and is written to be read, not to be fast.
 """
 

@@ -1,4 +1,4 @@
-"""What a feature map must be, from facts alone, so that five implementations refuse with one voice (SPEC X-1 to X-5)."""
+"""What a feature map must be, from facts alone, so that five implementations refuse in one voice (SPEC X-1 to X-5)."""
 
 from collections.abc import Sequence
 from typing import Any

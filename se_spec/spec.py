@@ -25,7 +25,7 @@ _FROM_REDUCTION: Any = type("from reduction", (), {"__repr__": lambda self: "cha
 class SESpec:
     """The block ``y = x * (gain * gate(expand(activation(reduce(squeeze(x))))))``, plus x if ``residual``.
 
-    Two specs are equal when they name the same function: ``SESpec(64, reduction=16) == SESpec(64, hidden=4)``.
+    The ratio is forgotten in comparisons: ``SESpec(64, reduction=16) == SESpec(64, hidden=4)``.
 
     Args:
         channels: C, at least 1.

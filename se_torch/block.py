@@ -56,20 +56,25 @@ class SqueezeExcitation(nn.Module):
         self.expand = nn.Linear(spec.hidden, spec.channels, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        g = self.excitation(x)
-        wide = x.to(g.dtype)  # N-1
-        y = wide * _over_space(self.spec.gain * g, x.ndim)  # C-1, C-2
+        wide = self._widened(x)
+        y = wide * _over_space(self.spec.gain * self._gate(wide), x.ndim)  # C-1, C-2
         if self.spec.residual:
             y = y + wide  # C-3
         return y.to(x.dtype)  # N-2
 
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
+        return self._gate(self._widened(x))
+
+    def _widened(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
+        return x.to(torch.promote_types(x.dtype, torch.float32))  # N-1
+
+    def _gate(self, x: Tensor) -> Tensor:
         with _without_autocast(x.device.type):  # N-4
-            z = _squeeze(x.to(torch.promote_types(x.dtype, torch.float32)), self.spec.squeeze)
+            z = _squeeze(x, self.spec.squeeze)
             if not self.spec.single_projection:  # E-4
                 z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
             return gate(_project(z, self.expand), self.spec.gate)  # E-3

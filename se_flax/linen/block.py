@@ -4,7 +4,6 @@ Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Netw
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -67,41 +66,47 @@ class SqueezeExcitation(nn.Module):
         self.__post_init__()
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        g = self.excitation(x)
-        wide = jnp.asarray(x, self.dtype).astype(g.dtype)  # N-1
-        y = wide * _over_space(self.spec.gain * g, x.ndim)  # C-1, C-2
+        wide = _widened(x, self.spec, self.dtype)
+        y = wide * _over_space(self.spec.gain * self._gate(wide), x.ndim)  # C-1, C-2
         if self.spec.residual:
             y = y + wide  # C-3
         return y.astype(self.dtype or x.dtype)  # N-2
 
-    @nn.compact
     def excitation(self, x: jax.Array) -> jax.Array:
         """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
-        x = _checked(x, self.spec, self.dtype)
-        z = _squeeze(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.spec.squeeze)
-        dense = partial(
-            nn.Dense,
+        return self._gate(_widened(x, self.spec, self.dtype))
+
+    @nn.compact
+    def _gate(self, x: jax.Array) -> jax.Array:
+        spec = self.spec
+        z = _squeeze(x, spec.squeeze)
+        if not spec.single_projection:  # E-4
+            z = activate(self._project(z, "reduce", spec.hidden), spec.activation)  # E-1, E-2
+        return gate(self._project(z, "expand", spec.channels), spec.gate)  # E-3
+
+    def _project(self, z: jax.Array, name: str, width: int) -> jax.Array:
+        """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
+        dense = nn.Dense(
+            width,
             use_bias=self.spec.bias,
             dtype=z.dtype,
             param_dtype=self.param_dtype,
-            precision=jax.lax.Precision.HIGHEST,  # never in TF32
+            precision=jax.lax.Precision.HIGHEST,
             kernel_init=_FAN_IN_UNIFORM,
             bias_init=_uniform(z.shape[-1]),
+            name=name,
         )
-        if not self.spec.single_projection:  # E-4
-            z = activate(dense(self.spec.hidden, name="reduce")(z), self.spec.activation)  # E-1, E-2
-        expand = dense(self.spec.channels, name="expand", bias_init=_uniform(self.spec.hidden))
-        return gate(expand(z), self.spec.gate)  # E-3
+        return dense(z)
 
 
-def _checked(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
+def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
     wanted = np.dtype(dtype or x.dtype)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
-    return jnp.asarray(x, wanted)
+    return jnp.asarray(x, wanted).astype(jnp.promote_types(wanted, jnp.float32))  # N-1
 
 
 def _squeeze(x: jax.Array, kind: str) -> jax.Array:

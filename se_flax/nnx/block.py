@@ -68,30 +68,31 @@ class SqueezeExcitation(nnx.Module):
         self.expand = linear(spec.hidden, spec.channels, bias_init=_uniform(spec.hidden))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        g = self.excitation(x)
-        wide = jnp.asarray(x, self.dtype).astype(g.dtype)  # N-1
-        y = wide * _over_space(self.spec.gain * g, x.ndim)  # C-1, C-2
+        wide = _widened(x, self.spec, self.dtype)
+        y = wide * _over_space(self.spec.gain * self._gate(wide), x.ndim)  # C-1, C-2
         if self.spec.residual:
             y = y + wide  # C-3
         return y.astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
-        x = _checked(x, self.spec, self.dtype)
-        z = _squeeze(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.spec.squeeze)
+        return self._gate(_widened(x, self.spec, self.dtype))
+
+    def _gate(self, x: jax.Array) -> jax.Array:
+        z = _squeeze(x, self.spec.squeeze)
         if not self.spec.single_projection:  # E-4
             z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
         return gate(_project(z, self.expand), self.spec.gate)  # E-3
 
 
-def _checked(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
+def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
     wanted = np.dtype(dtype or x.dtype)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
-    return jnp.asarray(x, wanted)
+    return jnp.asarray(x, wanted).astype(jnp.promote_types(wanted, jnp.float32))  # N-1
 
 
 def _squeeze(x: jax.Array, kind: str) -> jax.Array:
