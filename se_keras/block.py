@@ -4,6 +4,7 @@ Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Netw
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under mixed precision too.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -111,6 +112,12 @@ class SqueezeExcitation(keras.layers.Layer):
             y = y + wide  # C-3
         return ops.cast(y, x.dtype)  # N-2
 
+    def compute_output_spec(self, x: Any, gate_only: bool = False) -> keras.KerasTensor:
+        if gate_only:
+            wide = "float64" if self.compute_dtype == "float64" else "float32"
+            return keras.KerasTensor((x.shape[0], self.spec.channels), dtype=wide)  # N-7
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
     def excitation(self, x: Any) -> Any:
         """The gate g, shape (N, C), without the gain; float32, or float64 where the layer computes in it."""
         return self(x, gate_only=True)
@@ -149,16 +156,18 @@ def _refuse_foreign(x: Any) -> None:
 
 def _squeeze(x: Any, kind: str) -> Any:
     axes = tuple(range(1, len(x.shape) - 1))
+    # Not ops.mean, which computes float64 in float32 on the jax and torch backends.
+    mean = ops.sum(x, axes) / ops.cast(math.prod(ops.shape(x)[1:-1]), x.dtype)  # S-1
     if kind == "avg":
-        return ops.mean(x, axes)  # S-1
+        return mean
     # Compiled, max alone would drop NaN; without an initial value it would refuse an empty batch.
     highest = ops.where(ops.any(x != x, axes), float("nan"), ops.max(x, axes, initial=float("-inf")))  # S-2
-    return highest if kind == "max" else 0.5 * ops.mean(x, axes) + 0.5 * highest  # S-3
+    return highest if kind == "max" else 0.5 * mean + 0.5 * highest  # S-3
 
 
 def _project(z: Any, kernel: Any, bias: Any) -> Any:
     """The projection in z's dtype, whatever the parameters are stored in."""
-    h = ops.matmul(z, ops.cast(kernel, z.dtype))
+    h = z @ ops.cast(kernel, z.dtype)  # not ops.matmul, which computes float64 in float32 on the torch backend
     return h if bias is None else h + ops.cast(bias, z.dtype)
 
 

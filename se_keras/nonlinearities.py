@@ -1,12 +1,13 @@
 """Activations and gates in Keras' own terms, each with its numbers spelled out (SPEC A-1 to A-8, G-1 to G-5).
 
-``keras.ops.gelu`` and ``leaky_relu`` keep float32 constants on TensorFlow (errors of 1e-9 to 4e-8 in float64), so both
-are written out.
+Written out where Keras' own falls short of float64: ``ops.gelu`` and ``ops.leaky_relu`` keep float32 constants on
+TensorFlow (errors of 1e-9 to 4e-8), and ``ops.tanh`` computes in float32 on the jax backend.
 """
 
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from se_spec.nonlinearities import Activation, Gate, HardSigmoid, LeakyReLU, hard_sigmoid_numbers
@@ -24,7 +25,7 @@ def activate(h: Any, name: Activation) -> Any:
         case "gelu":
             return 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))  # A-4
         case "gelu_tanh":
-            return 0.5 * h * (1.0 + ops.tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))  # A-5
+            return 0.5 * h * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))  # A-5
         case LeakyReLU():
             return ops.where(h > 0.0, h, name.slope * h)  # A-6
         case "relu6":
@@ -39,7 +40,7 @@ def gate(v: Any, name: Gate) -> Any:
         case "sigmoid":
             return ops.sigmoid(v)  # G-1
         case "tanh":
-            return ops.tanh(v)  # G-2
+            return _tanh(v)  # G-2
         case "relu":
             return ops.relu(v)  # G-3
         case "identity":
@@ -48,3 +49,10 @@ def gate(v: Any, name: Gate) -> Any:
             numbers = hard_sigmoid_numbers(name)
             return ops.clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
     raise AssertionError(name)
+
+
+def _tanh(v: Any) -> Any:
+    if keras.backend.standardize_dtype(v.dtype) != "float64":
+        return ops.tanh(v)
+    e = ops.elu(-2.0 * ops.abs(v))  # expm1, and ops.expm1 is float32 as well
+    return ops.sign(v) * -e / (2.0 + e)

@@ -1,0 +1,197 @@
+"""Inputs that reveal mistakes, made from a seed.
+
+A standard normal map with zero biases hides many real bugs: of 46 wrong variants 9 differ from the right answer by
+exactly 0 on it. So maps here are not square, samples are offset against each other, biases are there, hidden values
+pass 6, logits pass 3 in both directions, and every argument of a kinked function stays 1e-3 away from its kinks.
+"""
+
+import itertools
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import se_numpy
+import se_spec
+from se_spec import HardSigmoid, LeakyReLU, SESpec
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+SPATIAL = {1: (35,), 2: (5, 7), 3: (2, 5, 3)}
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "activation": (*se_spec.nonlinearities.ACTIVATIONS, LeakyReLU(slope=0.1), "single projection"),
+    "gate": (*se_spec.nonlinearities.GATES, HardSigmoid(slope=0.2, offset=0.5)),
+    "squeeze": ("avg", "max", "avg_max"),
+    "bias": (True, False),
+    "residual": (False, True),
+    "gain": (1.0, 2.0),
+    "rank": (1, 2, 3),
+    "dtype": DTYPES,
+}
+"""What a block can be; a covering array holds every triple of values of any three.
+
+A single projection has no activation (E-4), so it stands among them as one more.
+"""
+
+KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hard_swish": (-3.0, 3.0)}
+
+
+class Inputs(NamedTuple):
+    """Arrays in the case's dtype; x and dy are channels last."""
+
+    x: np.ndarray
+    dy: np.ndarray
+    parameters: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One block on one input; the seed makes everything else.
+
+    >>> case = Case(SESpec(12, hidden=5, bias=True), rank=2, dtype="float32")
+    >>> case.inputs().x.shape, case.inputs().x.dtype
+    ((3, 5, 7, 12), dtype('float32'))
+    """
+
+    spec: SESpec
+    rank: int = 2
+    dtype: str = "float32"
+    seed: int = 0
+    samples: int = 3
+    spatial: tuple[int, ...] | None = None
+
+    def inputs(self) -> Inputs:
+        """The first draw, counting on from the seed, that stays clear of kinks and passes 3 and 6 where it can."""
+        draws = (self._draw(seed) for seed in itertools.count(1000 * self.seed))
+        return next(inputs for inputs in draws if self._reveals(inputs))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of x, channels last."""
+        return (self.samples, *(SPATIAL[self.rank] if self.spatial is None else self.spatial), self.spec.channels)
+
+    def _draw(self, seed: int) -> Inputs:
+        rng = np.random.default_rng(seed)
+        n, *space, channels = self.shape
+        x = rng.standard_normal(self.shape) + rng.standard_normal((n, *(1 for _ in space), channels))
+        for axis in range(1, 1 + len(space)):  # a slope along every axis, so that none can be left out unseen
+            ramp = np.linspace(-0.5, 0.5, self.shape[axis]) if self.shape[axis] > 1 else np.zeros(1)
+            x += np.expand_dims(ramp, [other for other in range(x.ndim) if other != axis])
+        if self.spec.squeeze != "avg" and x.size:
+            _raise_one(x, rng)
+        weights = {name: rng.standard_normal(shape) for name, shape in se_spec.parameters.shapes(self.spec).items()}
+        self._scale(x, weights)
+        return Inputs(
+            round_to(x, self.dtype),
+            round_to(rng.standard_normal(self.shape), self.dtype),
+            {name: round_to(array, self.dtype) for name, array in weights.items()},
+        )
+
+    def _scale(self, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
+        """Hidden values that pass 6, or 3 where the activation saturates, and logits that pass 3; no saturation."""
+        h = se_numpy.block.squeeze(x, self.spec.squeeze, tuple(range(1, x.ndim - 1)))
+        if not self.spec.single_projection:
+            bounded = self.spec.activation in ("sigmoid", "tanh")
+            weights["reduce.weight"] *= (1.5 if bounded else 4.0) / _rms(h @ weights["reduce.weight"].T)
+            u = h @ weights["reduce.weight"].T + weights.get("reduce.bias", 0.0)
+            h = se_numpy.nonlinearities.activate(u, self.spec.activation)
+        weights["expand.weight"] *= 2.5 / _rms(h @ weights["expand.weight"].T)
+
+    def _reveals(self, inputs: Inputs) -> bool:
+        if 0 in self.shape:
+            return True
+        t = se_numpy.block.trace(inputs.x, self.spec, inputs.parameters, "channels_last")
+        clear = _clear(t.logits, gate_kinks(self.spec.gate))
+        if t.pre is not None:
+            clear &= _clear(t.pre, KINKS.get(str(self.spec.activation), (0.0,)))
+        if t.logits.size < 24 or (t.pre is not None and t.pre.size < 12):  # too few to ask for more
+            return clear
+        far, near = (2.0, -2.0) if self.spec.activation in ("sigmoid", "tanh") else (6.5, -3.5)
+        wide = t.pre is None or (t.pre.max() > far and t.pre.min() < near)
+        return clear and wide and t.logits.max() > 3.5 and t.logits.min() < -3.5
+
+
+def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
+    """Cases in which every combination of values of any ``strength`` factors occurs at least once."""
+    rows = _covering_rows(strength, seed)
+    widths = itertools.cycle((5, 12, 17))  # below, at and above the channel count
+    return [_as_case(dict(zip(FACTORS, row, strict=True)), next(widths), number) for number, row in enumerate(rows)]
+
+
+def gate_kinks(gate: se_spec.nonlinearities.Gate) -> tuple[float, ...]:
+    """Logits at which the gate has no derivative."""
+    if gate == "relu":
+        return (0.0,)
+    if gate != "hard_sigmoid" and not isinstance(gate, HardSigmoid):
+        return ()
+    numbers = se_spec.nonlinearities.hard_sigmoid_numbers(gate)
+    return tuple((edge - numbers.offset) / numbers.slope for edge in (numbers.low, numbers.high))
+
+
+def round_to(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array in a storage type of SPEC K-1, rounded once."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
+    return array.astype(dtype)
+
+
+def _as_case(values: dict[str, Any], hidden: int, number: int) -> Case:
+    rank, dtype = values.pop("rank"), values.pop("dtype")
+    width: dict[str, Any] = {"hidden": hidden}
+    if values["activation"] == "single projection":
+        width = {"single_projection": True}
+        del values["activation"]
+    return Case(SESpec(12, **width, **values), rank=rank, dtype=dtype, seed=number)
+
+
+@cache
+def _covering_rows(strength: int, seed: int) -> list[tuple[Any, ...]]:
+    """Greedy: begin a row with a combination not yet covered, fill it with the values that cover most others."""
+    levels = list(FACTORS.values())
+    rng = random.Random(seed)
+    open_ones = {
+        tuple(zip(columns, values, strict=True))
+        for columns in itertools.combinations(range(len(levels)), strength)
+        for values in itertools.product(*(range(len(levels[column])) for column in columns))
+    }
+    ordered = sorted(open_ones)
+    rows = []
+    for start in ordered:
+        if start not in open_ones:
+            continue
+        row = dict(start)
+        free = [column for column in range(len(levels)) if column not in row]
+        rng.shuffle(free)
+        for column in free:
+            others = list(itertools.combinations(sorted(row), strength - 1))
+
+            def gain(value: int, column: int = column, row: dict[int, int] = row, others: Any = others) -> int:
+                made = (tuple(sorted([(column, value), *((one, row[one]) for one in other)])) for other in others)
+                return sum(combination in open_ones for combination in made)
+
+            values = list(range(len(levels[column])))
+            rng.shuffle(values)
+            row[column] = max(values, key=gain)
+        open_ones.difference_update(itertools.combinations(sorted(row.items()), strength))
+        rows.append(tuple(levels[column][row[column]] for column in range(len(levels))))
+    return rows
+
+
+def _raise_one(x: np.ndarray, rng: np.random.Generator) -> None:
+    """Give each sample and channel a single clear maximum: half precision would make ties of near ones."""
+    n, channels = x.shape[0], x.shape[-1]
+    flat = x.reshape(n, -1, channels)
+    at = rng.integers(flat.shape[1], size=(n, 1, channels))
+    np.put_along_axis(flat, at, flat.max(1, keepdims=True) + 0.25, 1)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2))) or 1.0 if values.size else 1.0
+
+
+def _clear(values: np.ndarray, kinks: tuple[float, ...], margin: float = 1e-3) -> bool:
+    return all(float(np.abs(values - kink).min(initial=np.inf)) > margin for kink in kinks)

@@ -1,0 +1,114 @@
+"""Every implementation as one function from arrays to arrays, each in a process that holds its framework alone.
+
+A process of its own gives each the settings that it needs (Keras its backend, JAX float64, one thread) and keeps
+frameworks out of each other's way.
+"""
+
+import importlib
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+from se_spec import SESpec
+
+from ..cases import Inputs
+from ..compare import Result
+
+Run = Callable[..., Result]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an implementation is found.
+
+    Args:
+        name: as in the tables.
+        family: the framework package that must be installed to ask for it, and the name for ``SE_TARGETS``.
+        module: of ``se_conformance.targets``.
+        needs: distributions' modules that must be importable.
+        options: keywords of the module's ``run``.
+        environment: variables of its process.
+        costly: compiled or exported anew for each spec, so asked for few.
+    """
+
+    name: str
+    family: str
+    module: str
+    needs: tuple[str, ...]
+    options: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    costly: bool = False
+
+    @property
+    def missing(self) -> list[str]:
+        """What would have to be installed."""
+        return [module for module in self.needs if importlib.util.find_spec(module) is None]
+
+
+_JAX = {"JAX_ENABLE_X64": "1"}
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("torch", "torch", "torch", ("torch",)),
+        Target("torch channels_last", "torch", "torch", ("torch",), {"layout": "channels_last"}),
+        Target("torch compiled", "torch", "torch", ("torch",), {"mode": "compile"}, costly=True),
+        Target("onnxruntime", "torch", "onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), costly=True),
+        Target("keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}),
+        Target(
+            "keras tensorflow XLA",
+            "keras",
+            "keras",
+            ("keras", "tensorflow"),
+            {"mode": "xla"},
+            {"KERAS_BACKEND": "tensorflow"},
+            costly=True,
+        ),
+        Target("keras jax", "keras", "keras", ("keras", "jax"), {}, {"KERAS_BACKEND": "jax", **_JAX}),
+        Target("keras torch", "keras", "keras", ("keras", "torch"), {}, {"KERAS_BACKEND": "torch"}),
+        Target("nnx", "flax", "flax", ("flax",), {"api": "nnx"}, _JAX),
+        Target("linen", "flax", "flax", ("flax",), {"api": "linen"}, _JAX),
+    )
+}
+
+
+class Worker:
+    """A target's process; cases are answered in the order in which they were submitted."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_configure, initargs=(target.environment,)
+        )
+
+    def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> "Future[Result]":
+        """The target's answer, later."""
+        options = {**self.target.options, "gradients": gradients}
+        return self._pool.submit(_run, self.target.module, spec, inputs, options)
+
+    def call(self, function: Callable[..., object], *arguments: object) -> object:
+        """Any importable function, in the target's process."""
+        return self._pool.submit(function, *arguments).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _configure(environment: dict[str, str]) -> None:
+    os.environ.update({"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **environment})
+    if device() == "cpu":
+        os.environ.update({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"})
+
+
+def device() -> str:
+    """``cuda`` where the environment variable DEVICE says so, else ``cpu``."""
+    return os.environ.get("DEVICE", "cpu")
+
+
+def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:
+    run: Run = importlib.import_module(f"{__name__}.{module}").run
+    return run(spec, inputs, **options)

@@ -1,0 +1,91 @@
+"""``se_keras`` as a function of NumPy arrays, on whichever backend the process has."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+import se_keras
+from se_spec import SESpec
+
+from ..cases import Inputs
+from ..compare import Result
+
+BACKEND = keras.backend.backend()
+
+
+def run(spec: SESpec, inputs: Inputs, *, mode: str = "eager", gradients: bool = True) -> Result:
+    """Forward, gate and gradients of the functional block inside a model."""
+    model = model_of(spec, inputs.parameters, len(inputs.x.shape), inputs.x.dtype.name)
+    layer = model.get_layer("se")
+    x, dy = ops.convert_to_tensor(inputs.x), ops.convert_to_tensor(inputs.dy)
+    g = _numpy(layer.excitation(x))
+    if not gradients:
+        return Result(_numpy(_forward(model, mode)(x)), g)
+    y, dx, dvariables = _VJP[BACKEND](model, x, dy, mode)
+    names = {variable.path: name for name, variable in _canonical(layer).items()}
+    by_name = {names[variable.path]: _numpy(d).T for variable, d in zip(layer.weights, dvariables, strict=True)}
+    return Result(_numpy(y), g, _numpy(dx), {name: by_name[name] for name in inputs.parameters})
+
+
+def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: str) -> keras.Model:
+    """A functional model of one block named ``se``, of unknown spatial extent, that holds these parameters."""
+    x = keras.Input((*(None for _ in range(rank - 2)), spec.channels), dtype=dtype)
+    model = keras.Model(x, se_keras.squeeze_excitation(x, spec=spec, name="se"))
+    se_keras.set_parameters(model, parameters, name="se")
+    return model
+
+
+def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:
+    names = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
+    variables = {name: getattr(layer, name.replace(".", "_").replace("weight", "kernel"), None) for name in names}
+    return {name: variable for name, variable in variables.items() if variable is not None}
+
+
+def _forward(model: keras.Model, mode: str) -> Callable[[Any], Any]:
+    if mode == "eager":
+        return model
+    import tensorflow as tf
+
+    return tf.function(model, jit_compile=True)
+
+
+def _tensorflow(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:
+    import tensorflow as tf
+
+    def vjp(x: Any, dy: Any) -> tuple[Any, Any, list[Any]]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+        dx, *rest = tape.gradient(y, [x, *(variable.value for variable in model.weights)], dy)
+        return y, dx, rest
+
+    return tf.function(vjp, jit_compile=True)(x, dy) if mode == "xla" else vjp(x, dy)
+
+
+def _jax(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:
+    import jax
+
+    def forward(x: Any, weights: Any) -> Any:
+        return model.stateless_call(weights, [], x)[0]
+
+    def vjp(x: Any, weights: Any, dy: Any) -> tuple[Any, Any, list[Any]]:
+        y, back = jax.vjp(forward, x, weights)
+        return y, *back(dy)
+
+    return jax.jit(vjp)(x, [variable.value for variable in model.trainable_variables], dy)
+
+
+def _torch(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:
+    y = model(x.requires_grad_())
+    y.backward(dy)
+    return y, x.grad, [variable.value.grad for variable in model.weights]
+
+
+_VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(tensor))

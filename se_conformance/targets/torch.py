@@ -1,0 +1,63 @@
+"""``se_torch`` as a function of NumPy arrays."""
+
+import ml_dtypes
+import numpy as np
+import torch
+
+import se_torch
+from se_spec import SESpec
+
+from ..cases import Inputs
+from ..compare import Result
+from . import device
+
+torch.set_num_threads(1)
+
+
+def run(
+    spec: SESpec, inputs: Inputs, *, layout: str = "contiguous", mode: str = "eager", gradients: bool = True
+) -> Result:
+    """Forward, gate and gradients, eager or compiled, in either memory format."""
+    x, dy = (to_tensor(array, layout) for array in inputs[:2])
+    block = block_of(spec, inputs.parameters, x.dtype)
+    forward = torch.compile(block, fullgraph=True) if mode == "compile" else block
+    y, g = forward(x.requires_grad_(gradients)), block.excitation(x)
+    if not gradients:
+        return Result(to_array(y), g.detach().cpu().numpy())
+    y.backward(dy)
+    dparameters = {name: _numpy(value.grad) for name, value in block.named_parameters()}
+    return Result(to_array(y), _numpy(g), to_array(x.grad), dparameters)
+
+
+def block_of(
+    spec: SESpec, parameters: dict[str, np.ndarray], dtype: torch.dtype | None = None
+) -> se_torch.SqueezeExcitation:
+    """A block that holds these parameters, stored in ``dtype``."""
+    block = se_torch.SqueezeExcitation(spec, device=device(), dtype=dtype)
+    se_torch.set_parameters(block, parameters)
+    return block
+
+
+def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
+    """A channels-last array as a channels-first tensor; ``layout`` is its memory format."""
+    first = np.ascontiguousarray(np.moveaxis(array, -1, 1))
+    if first.dtype == ml_dtypes.bfloat16:
+        tensor = torch.from_numpy(first.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(first)
+    if layout == "channels_last" and tensor.ndim > 3:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        tensor = tensor.contiguous(memory_format=formats[tensor.ndim])
+    return tensor.to(device())
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The inverse of ``to_tensor``."""
+    return np.moveaxis(_numpy(tensor), 1, -1)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,111 @@
+"""Which frameworks a run is about, and the processes that answer for them.
+
+``SE_TARGETS`` names families (numpy, torch, keras, flax), comma-separated; without it all four. A family that is named
+and not installed fails one test; a family that is not named is not run, and the summary says so; a named family of which
+no test passed fails the run.
+"""
+
+import importlib.util
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from se_conformance.targets import TARGETS, Target, Worker
+
+FAMILIES = {"numpy": "numpy", "torch": "torch", "keras": "keras", "flax": "flax"}
+REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
+
+matrix: "defaultdict[tuple[str, str], Counter[tuple[int, str]]]" = defaultdict(Counter)
+"""(implementation, dtype) -> (rank, "output" or "gradient") -> cases that matched the oracle."""
+
+_passed: Counter[str] = Counter()
+_left_out: Counter[str] = Counter()
+
+
+def requested_targets(*, costly: bool | None = None) -> list[Target]:
+    """The targets of the families that this run is about."""
+    chosen = [target for target in TARGETS.values() if target.family in REQUESTED]
+    if len(REQUESTED) < len(FAMILIES):  # with one framework alone, what borrows another cannot run
+        chosen = [target for target in chosen if not target.missing]
+    return [target for target in chosen if costly is None or target.costly == costly]
+
+
+def is_installed(family: str) -> bool:
+    """Whether the family's framework can be imported."""
+    return importlib.util.find_spec(FAMILIES[family]) is not None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = set(REQUESTED) - set(FAMILIES)
+    if unknown:
+        raise pytest.UsageError(f"SE_TARGETS names {', '.join(unknown)}; it may name {', '.join(FAMILIES)}")
+    config.addinivalue_line("markers", "framework(*families): needs these frameworks; without it, NumPy alone")
+
+
+def pytest_report_header() -> str:
+    return f"se-suite: frameworks asked for: {', '.join(REQUESTED)}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept, dropped = [], []
+    for item in items:
+        missing = [family for family in _families(item) if family not in REQUESTED or not is_installed(family)]
+        (dropped if missing else kept).append(item)
+        _left_out.update(missing)
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _passed.update(dict(report.user_properties).get("families", ()))
+
+
+@pytest.fixture(autouse=True)
+def _note_families(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    record_property("families", (*_families(request.node), "numpy"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    whole = not session.config.option.keyword and not session.config.option.markexpr and not _narrowed(session)
+    if whole and exitstatus == pytest.ExitCode.OK and any(not _passed[family] for family in REQUESTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    write = terminalreporter.write_line
+    if matrix:
+        write("")
+        write("cases that matched the oracle, output/gradient per number of spatial axes", bold=True)
+        write(f"{'implementation':<22}{'dtype':<10}" + "".join(f"{f'{rank}-D':>12}" for rank in (1, 2, 3)))
+        for (name, dtype), cells in matrix.items():
+            counts = (f"{cells[rank, 'output']}/{cells[rank, 'gradient']}" for rank in (1, 2, 3))
+            write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
+    for family in REQUESTED:
+        if not _passed[family]:
+            write(f"NOTHING RAN for {family}", red=True, bold=True)
+    for family, count in _left_out.items():
+        write(f"not run: {count} tests that need {family}", yellow=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Callable[[str], Worker]]:
+    """The process of a target, by name, started on demand and kept for the session."""
+    started: dict[str, Worker] = {}
+
+    def get(name: str) -> Worker:
+        return started.setdefault(name, started.get(name) or Worker(TARGETS[name]))
+
+    yield get
+    for worker in started.values():
+        worker.close()
+
+
+def _families(item: pytest.Item) -> list[str]:
+    return [family for mark in item.iter_markers("framework") for family in mark.args]
+
+
+def _narrowed(session: pytest.Session) -> bool:
+    return session.config.args != session.config.getini("testpaths")

@@ -1,0 +1,196 @@
+"""Every implementation against the oracle, on cases that reveal mistakes, with identical weights."""
+
+import itertools
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import se_conformance
+from se_conformance import Case, Result, compare, reference
+from se_conformance.cases import DTYPES, FACTORS, covering_array
+from se_conformance.targets import TARGETS
+from se_spec import LeakyReLU, SESpec
+
+from .conftest import matrix, requested_targets
+
+CHEAP = [
+    pytest.param(target.name, marks=pytest.mark.framework(target.family))
+    for target in requested_targets(costly=False)
+    if not target.missing
+]
+COSTLY = [
+    pytest.param(target.name, marks=pytest.mark.framework(target.family))
+    for target in requested_targets(costly=True)
+    if not target.missing
+]
+
+FEW = [
+    SESpec(12, hidden=5, bias=True),
+    SESpec(12, hidden=5, bias=True, activation="silu", squeeze="max", residual=True),
+    SESpec(12, hidden=17, activation=LeakyReLU(slope=0.01), gate="hard_sigmoid", squeeze="avg_max", gain=2.0),
+    SESpec(12, single_projection=True, bias=True, gate="tanh"),
+]
+"""For the targets that compile or export anew for each spec."""
+
+
+def special_cases() -> list[Case]:
+    """What the covering array leaves out: sizes at the edge, and a wide block."""
+    spec = SESpec(12, hidden=5, bias=True)
+    return [
+        replace(case, dtype=dtype)
+        for dtype in DTYPES
+        for case in (
+            Case(spec, samples=1),
+            Case(SESpec(1, hidden=1, bias=True)),
+            Case(SESpec(1, hidden=3, squeeze="max")),
+            Case(spec, spatial=(1, 1)),
+            Case(replace_squeeze(spec, "avg_max"), spatial=(1, 1)),
+            Case(spec, spatial=(1, 7)),
+            Case(spec, samples=0),
+            Case(replace_squeeze(spec, "max"), samples=0),
+            Case(SESpec(12, hidden=12), spatial=(12, 12)),  # N H W C = 3 12 12 12: axes that could be mistaken
+            Case(SESpec(600, hidden=37, bias=True, squeeze="avg_max"), samples=2, spatial=(3, 4)),
+        )
+    ]
+
+
+def replace_squeeze(spec: SESpec, kind: str) -> SESpec:
+    return spec.replace(squeeze=kind)
+
+
+def test_covering_array_holds_every_triple_and_no_row_too_many() -> None:
+    cases = covering_array()
+    rows = [[factor_of(case, name) for name in FACTORS] for case in cases]
+    for columns in itertools.combinations(range(len(FACTORS)), 3):
+        seen = {tuple(row[column] for column in columns) for row in rows}
+        assert seen == set(itertools.product(*(list(FACTORS.values())[column] for column in columns)))
+    print(f"covering array: {len(cases)} cases for {len(FACTORS)} factors")
+    assert len(cases) < 300
+
+
+def test_cases_pass_three_and_six_and_stay_off_kinks() -> None:
+    for case in covering_array():
+        inputs = case.inputs()
+        assert case._reveals(inputs)
+        assert inputs.x.shape[1] != inputs.x.shape[-1]
+        if case.spec.activation not in ("sigmoid", "tanh") and not case.spec.single_projection:
+            import se_numpy.block
+
+            trace = se_numpy.block.trace(inputs.x, case.spec, inputs.parameters, "channels_last")
+            assert trace.pre.max() > 6.5
+            assert abs(trace.logits).max() > 3.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CHEAP)
+def test_matches_the_oracle_on_every_triple(name: str, dtype: str, answers: "Answers") -> None:
+    cases = [case for case in covering_array() if case.dtype == dtype]
+    faults = [fault for case in cases for fault in judged(name, case, answers[name, case])]
+    assert not faults, report(faults)
+    cells = matrix[name, dtype]
+    empty = [cell for cell in itertools.product((1, 2, 3), ("output", "gradient")) if not cells[cell]]
+    assert not empty, f"{name} in {dtype}: no case ran for {empty}"
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_v5_matches_the_oracle_at_the_edges(name: str, answers: "Answers") -> None:
+    faults = [fault for case in special_cases() for fault in judged(name, case, answers[name, case])]
+    assert not faults, report(faults)
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_compiled_and_exported_match_the_oracle(name: str, answers: "Answers") -> None:
+    cases = few_cases(name)
+    faults = [fault for case in cases for fault in judged(name, case, answers[name, case])]
+    assert not faults, report(faults)
+
+
+@pytest.mark.skipif(len(CHEAP) < 2, reason="one implementation alone has nobody to agree with")
+def test_implementations_agree_with_each_other_in_float64(answers: "Answers") -> None:
+    for case in covering_array():
+        if case.dtype != "float64":
+            continue
+        results = {param.values[0]: answers[param.values[0], case].result() for param in CHEAP}
+        for (one, a), (other, b) in itertools.combinations(results.items(), 2):
+            for comparison in compare(a, b, "float64"):
+                assert comparison.passed, f"{one} and {other} on {case}: {comparison}"
+
+
+@pytest.mark.skipif(
+    not {"nnx", "linen"} <= {param.values[0] for param in CHEAP}, reason="needs both NNX and linen"
+)
+def test_nnx_and_linen_agree_bit_for_bit(answers: "Answers") -> None:
+    for case in covering_array():
+        nnx, linen = answers["nnx", case].result(), answers["linen", case].result()
+        for a, b in ((nnx.y, linen.y), (nnx.g, linen.g), (nnx.dx, linen.dx)):
+            assert a.dtype == b.dtype
+            assert a.tobytes() == b.tobytes(), case
+        assert all(nnx.dparameters[name].tobytes() == linen.dparameters[name].tobytes() for name in nnx.dparameters)
+
+
+def factor_of(case: Case, name: str) -> object:
+    if name == "activation" and case.spec.single_projection:
+        return "single projection"
+    return getattr(case if name in ("rank", "dtype") else case.spec, name)
+
+
+class Answers:
+    """All results of this session, computed in the background from its start, at most two processes at a time."""
+
+    def __init__(self, futures: dict[tuple[str, Case], "Future[Result]"]) -> None:
+        self._futures = futures
+
+    def __getitem__(self, key: tuple[str, Case]) -> "Future[Result]":
+        return self._futures[key]
+
+
+@pytest.fixture(scope="module")
+def answers(workers) -> Answers:
+    plan = {param.values[0]: [*covering_array(), *special_cases()] for param in CHEAP}
+    plan |= {param.values[0]: few_cases(param.values[0]) for param in COSTLY}
+    return Answers(
+        {
+            (name, case): workers(name).submit(case.spec, case.inputs(), gradients=has_gradients(name))
+            for name, cases in plan.items()
+            for case in cases
+        }
+    )
+
+
+def few_cases(name: str) -> list[Case]:
+    dtypes = DTYPES if name != "onnxruntime" else ("float64", "float32", "float16")
+    return [Case(spec, rank=1 + i % 3, dtype=dtypes[i % len(dtypes)], seed=i) for i, spec in enumerate(FEW * 2)]
+
+
+def has_gradients(name: str) -> bool:
+    return name != "onnxruntime"
+
+
+def judged(name: str, case: Case, future: "Future[Result]") -> list[str]:
+    """What is wrong with an answer, in lines that say how to see it again; counts the case if nothing is."""
+    inputs = case.inputs()
+    try:
+        got = future.result()
+    except Exception as error:
+        return [f"{name} on {case}: {type(error).__name__}: {error}"]
+    want = reference(inputs, case.spec, gradients=got.dx is not None)
+    gate_dtype = "float64" if case.dtype == "float64" else "float32"  # N-7
+    expected = {"y": case.dtype, "g": gate_dtype, **({"dx": case.dtype} if got.dx is not None else {})}
+    faults = [
+        f"{name} on {case}: {quantity} is {getattr(got, quantity).dtype}, expected {dtype}"
+        for quantity, dtype in expected.items()
+        if getattr(got, quantity).dtype.name != dtype
+    ]
+    faults += [f"{name} on {case}: {one}" for one in compare(got, want, case.dtype) if not one.passed]
+    if not faults:
+        matrix[name, case.dtype][case.rank, "output"] += 1
+        matrix[name, case.dtype][case.rank, "gradient"] += got.dx is not None
+    return faults
+
+
+def report(faults: list[str]) -> str:
+    by_case = Counter(fault.partition(": ")[0] for fault in faults)
+    return f"{len(faults)} faults in {len(by_case)} cases, the first: " + "\n".join(faults[:5])
