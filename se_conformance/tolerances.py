@@ -1,7 +1,7 @@
 """How far a right implementation may be from the oracle: one table, each row with its reason.
 
-Relative to the largest magnitude of the array compared, on the cases of ``cases``, whose sums are short. Measured is the
-worst of eight implementations on the covering array.
+Relative to the largest magnitude of the array compared, on the cases of ``cases``, whose sums are short. Measured is
+the worst of eight implementations on the covering array.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Which frameworks a run is about, and the processes that answer for them.
 
 ``SE_TARGETS`` names families (numpy, torch, keras, flax), comma-separated; without it all four. A family that is named
-and not installed fails one test; a family that is not named is not run, and the summary says so; a named family of which
-no test passed fails the run.
+and not installed fails one test; a family that is not named is not run, and the summary says so; a named family of
+which no test passed fails the run.
 """
 
 import importlib.util

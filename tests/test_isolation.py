@@ -1,0 +1,93 @@
+"""Who imports whom: proven in child processes, and the probe is proven too."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WATCHED = ("numpy", "torch", "keras", "tensorflow", "jax", "flax", "se_numpy", "se_torch", "se_keras", "se_flax")
+ALLOWED = {
+    "se_spec": set(),
+    "se_numpy": {"numpy", "se_numpy"},
+    "se_conformance": {"numpy", "se_numpy"},
+    "se_conformance.targets": {"numpy", "se_numpy"},
+    "se_torch": {"numpy", "torch", "se_torch"},
+    "se_keras": {"se_keras"},  # and what Keras itself imports, which is its own affair
+    "se_flax": {"numpy", "jax", "flax", "se_flax"},
+}
+FAMILY = {"se_torch": "torch", "se_keras": "keras", "se_flax": "flax"}
+
+
+def imported_by(code: str, watched: tuple[str, ...] = WATCHED) -> set[str]:
+    """Which of the watched top-level modules a fresh interpreter holds after running the code."""
+    probe = f"{code}\nimport sys, json\nprint(json.dumps([m for m in {watched!r} if m in sys.modules]))"
+    environment = {"PATH": "", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    output = subprocess.run(
+        [sys.executable, "-c", probe], text=True, capture_output=True, check=True, cwd=ROOT, env=environment
+    ).stdout
+    return set(json.loads(output.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "package",
+    [pytest.param(name, marks=[pytest.mark.framework(FAMILY[name])] if name in FAMILY else []) for name in ALLOWED],
+)
+def test_a_package_imports_nothing_that_it_does_not_need(package: str) -> None:
+    by_keras = imported_by("import keras") if package == "se_keras" else set()
+    assert imported_by(f"import {package}") <= ALLOWED[package] | by_keras
+
+
+def test_the_probe_can_fail() -> None:
+    assert imported_by("import se_spec, numpy") == {"numpy"}
+    assert imported_by("import numpy, se_numpy") - ALLOWED["se_spec"] == {"numpy", "se_numpy"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+ARROWS = {
+    "se_spec": set(),
+    "se_numpy": {"se_spec"},
+    "se_torch": {"se_spec"},
+    "se_keras": {"se_spec"},
+    "se_flax": {"se_spec"},
+    "se_conformance": {"se_spec", "se_numpy", "se_torch", "se_keras", "se_flax"},
+}
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_arrows_between_rooms_are_those_of_the_design(package: str) -> None:
+    ours = {*ARROWS, "tests", "benchmarks", "examples"}
+    for path in (ROOT / package).rglob("*.py"):
+        assert imports_of(path) & ours <= ARROWS[package] | {package}, path
+
+
+def test_frameworks_are_named_only_in_their_own_rooms() -> None:
+    homes = {"torch": "se_torch", "keras": "se_keras", "tensorflow": None, "jax": "se_flax", "flax": "se_flax"}
+    for path in [path for package in ARROWS for path in (ROOT / package).rglob("*.py")]:
+        if (ROOT / "se_conformance") in path.parents:  # its targets import frameworks, each in a process of its own
+            continue
+        for framework in imports_of(path) & set(homes):
+            assert path.relative_to(ROOT).parts[0] == homes[framework], f"{path} imports {framework}"
+
+
+@pytest.mark.parametrize(("package", "framework"), [("se_torch", "torch"), ("se_keras", "keras"), ("se_flax", "flax")])
+def test_without_its_framework_a_package_says_which_extra_to_install(package: str, framework: str) -> None:
+    code = (
+        f"import sys; sys.modules[{framework!r}] = None\n"
+        f"try: import {package}\nexcept ModuleNotFoundError as error: print(error)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+    assert f"pip install 'se-suite[{framework}]'" in output
