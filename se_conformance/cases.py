@@ -81,23 +81,12 @@ class Case:
             x += np.expand_dims(ramp, [other for other in range(x.ndim) if other != axis])
         if self.spec.squeeze != "avg" and x.size:
             _raise_one(x, rng)
-        weights = {name: rng.standard_normal(shape) for name, shape in se_spec.parameters.shapes(self.spec).items()}
-        self._scale(x, weights)
+        weights = revealing_parameters(x, self.spec, rng)
         return Inputs(
             round_to(x, self.dtype),
             round_to(rng.standard_normal(self.shape), self.dtype),
             {name: round_to(array, self.dtype) for name, array in weights.items()},
         )
-
-    def _scale(self, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
-        """Hidden values that pass 6, or 3 where the activation saturates, and logits that pass 3; no saturation."""
-        h = se_numpy.block.squeeze(x, self.spec.squeeze, tuple(range(1, x.ndim - 1)))
-        if not self.spec.single_projection:
-            bounded = self.spec.activation in ("sigmoid", "tanh")
-            weights["reduce.weight"] *= (1.5 if bounded else 4.0) / _rms(h @ weights["reduce.weight"].T)
-            u = h @ weights["reduce.weight"].T + weights.get("reduce.bias", 0.0)
-            h = se_numpy.nonlinearities.activate(u, self.spec.activation)
-        weights["expand.weight"] *= 2.5 / _rms(h @ weights["expand.weight"].T)
 
     def _reveals(self, inputs: Inputs) -> bool:
         if 0 in self.shape:
@@ -118,6 +107,22 @@ def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
     rows = _covering_rows(strength, seed)
     widths = itertools.cycle((5, 12, 17))  # below, at and above the channel count
     return [_as_case(dict(zip(FACTORS, row, strict=True)), next(widths), number) for number, row in enumerate(rows)]
+
+
+def revealing_parameters(x: np.ndarray, spec: SESpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Float64 parameters that give x (channels last) hidden values of rms 4 and logits of rms 2.5.
+
+    Where the activation saturates, the hidden values' arguments have rms 1.5: gradients must not vanish.
+    """
+    weights = {name: rng.standard_normal(shape) for name, shape in se_spec.parameters.shapes(spec).items()}
+    h = se_numpy.block.squeeze(x, spec.squeeze, tuple(range(1, x.ndim - 1)))
+    if not spec.single_projection:
+        bounded = spec.activation in ("sigmoid", "tanh")
+        weights["reduce.weight"] *= (1.5 if bounded else 4.0) / _rms(h @ weights["reduce.weight"].T)
+        u = h @ weights["reduce.weight"].T + weights.get("reduce.bias", 0.0)
+        h = se_numpy.nonlinearities.activate(u, spec.activation)
+    weights["expand.weight"] *= 2.5 / _rms(h @ weights["expand.weight"].T)
+    return weights
 
 
 def gate_kinks(gate: se_spec.nonlinearities.Gate) -> tuple[float, ...]:

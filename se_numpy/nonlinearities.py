@@ -16,7 +16,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def activate(h: Array, name: Activation) -> Array:
-    """The activation of hidden values (A-1 to A-9); same shape."""
+    """The activation of hidden values (A-1 to A-8); same shape."""
     match name:
         case "relu":
             return np.maximum(h, 0.0)  # A-1

@@ -10,6 +10,7 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result, compare, reference
 from se_conformance.cases import DTYPES, FACTORS, covering_array
+from se_conformance.targets import TARGETS
 from se_spec import SESpec
 
 from .conftest import matrix, requested_targets
@@ -135,7 +136,7 @@ def answers(workers) -> Answers:
     plan |= {param.values[0]: few_cases(param.values[0]) for param in COSTLY}
     return Answers(
         {
-            (name, case): workers(name).submit(case.spec, case.inputs(), gradients=has_gradients(name))
+            (name, case): workers(name).submit(case.spec, case.inputs(), gradients=TARGETS[name].gradients)
             for name, cases in plan.items()
             for case in cases
         }
@@ -153,10 +154,6 @@ def few_cases(name: str) -> list[Case]:
     kinds = [("relu", "sigmoid", "avg"), ("silu", "tanh", "max"), ("tanh", "relu", "avg_max")]
     double = [SESpec(12, hidden=5, bias=True, activation=a, gate=g, squeeze=s) for a, g, s in kinds]
     return single + [Case(spec, rank=1 + i, dtype="float64") for i, spec in enumerate(double)]
-
-
-def has_gradients(name: str) -> bool:
-    return name != "onnxruntime"
 
 
 def judged(name: str, case: Case, future: "Future[Result]") -> list[str]:

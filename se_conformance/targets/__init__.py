@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from se_spec import SESpec
 
-from ..cases import Inputs
+from ..cases import DTYPES, Inputs
 from ..compare import Result
 
 Run = Callable[..., Result]
@@ -32,6 +33,8 @@ class Target:
         options: keywords of the module's ``run``.
         environment: variables of its process.
         costly: compiled or exported anew for each spec, so asked for few.
+        gradients: whether it has any.
+        dtypes: what it computes.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Target:
     options: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     costly: bool = False
+    gradients: bool = True
+    dtypes: tuple[str, ...] = DTYPES
 
     @property
     def missing(self) -> list[str]:
@@ -56,7 +61,15 @@ TARGETS = {
         Target("torch", "torch", "torch", ("torch",)),
         Target("torch channels_last", "torch", "torch", ("torch",), {"layout": "channels_last"}),
         Target("torch compiled", "torch", "torch", ("torch",), {"mode": "compile"}, costly=True),
-        Target("onnxruntime", "torch", "onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), costly=True),
+        Target(
+            "onnxruntime",
+            "torch",
+            "onnx",
+            ("torch", "onnx", "onnxscript", "onnxruntime"),
+            costly=True,
+            gradients=False,
+            dtypes=("float64", "float32", "float16"),
+        ),
         Target("keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}),
         Target(
             "keras tensorflow XLA",
@@ -89,9 +102,13 @@ class Worker:
         options = {**self.target.options, "gradients": gradients}
         return self._pool.submit(_run, self.target.module, spec, inputs, options)
 
-    def call(self, function: Callable[..., object], *arguments: object) -> object:
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Any importable function, in the target's process."""
         return self._pool.submit(function, *arguments).result()
+
+    def versions(self) -> str:
+        """What answers, and on which device, as in ``torch 2.13.0 (cpu)``."""
+        return str(self.call(_versions, self.target.module))
 
     def close(self) -> None:
         """End the process."""
@@ -107,6 +124,10 @@ def _configure(environment: dict[str, str]) -> None:
 def device() -> str:
     """``cuda`` where the environment variable DEVICE says so, else ``cpu``."""
     return os.environ.get("DEVICE", "cpu")
+
+
+def _versions(module: str) -> str:
+    return importlib.import_module(f"{__name__}.{module}").versions()
 
 
 def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:

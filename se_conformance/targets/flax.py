@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,8 @@ def run(spec: SESpec, inputs: Inputs, *, api: str, gradients: bool = True) -> Re
     forward, gate, state = _API[api](spec, inputs.parameters, inputs.x.dtype)
     x, dy = jnp.asarray(inputs.x), jnp.asarray(inputs.dy)
     if not gradients:
-        return Result(*map(np.asarray, jax.jit(lambda state, x: (forward(state, x), gate(state, x)))(state, x)))
+        y, g = jax.jit(lambda state, x: (forward(state, x), gate(state, x)))(state, x)
+        return Result(np.asarray(y), np.asarray(g))
 
     def everything(state: Any, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
         y, back = jax.vjp(forward, state, x)
@@ -62,3 +64,8 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 
 
 _API = {"nnx": _nnx, "linen": _linen}
+
+
+def versions() -> str:
+    """As in ``jax 0.10.2, flax 0.12.8 (cpu)``."""
+    return f"jax {jax.__version__}, flax {flax.__version__} ({jax.default_backend()})"

@@ -1,5 +1,6 @@
 """``se_keras`` as a function of NumPy arrays, on whichever backend the process has."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from se_spec import SESpec
 
 from ..cases import Inputs
 from ..compare import Result
+from . import device
 
 BACKEND = keras.backend.backend()
 
@@ -89,3 +91,9 @@ _VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 def _numpy(tensor: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def versions() -> str:
+    """As in ``keras 3.15.1 on tensorflow 2.21.0 (cpu)``."""
+    framework = importlib.import_module(BACKEND)
+    return f"keras {keras.__version__} on {BACKEND} {framework.__version__} ({device()})"

@@ -5,7 +5,6 @@ import io
 import logging
 import warnings
 
-import numpy as np
 import onnxruntime
 import torch
 
@@ -48,6 +47,6 @@ class _WithGate(torch.nn.Module):
         return self.block(x), self.block.excitation(x)
 
 
-def is_supported(dtype: np.dtype) -> bool:
-    """What onnxruntime's CPU kernels compute: not bfloat16."""
-    return dtype.name in ("float64", "float32", "float16")
+def versions() -> str:
+    """As in ``onnxruntime 1.31.1 (cpu)``."""
+    return f"onnxruntime {onnxruntime.__version__} (cpu)"

@@ -61,3 +61,8 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def versions() -> str:
+    """As in ``torch 2.13.0 (cpu)``."""
+    return f"torch {torch.__version__} ({device()})"

@@ -1,0 +1,122 @@
+"""What the pages say is run: code blocks, docstrings, paths, make targets, clause numbers, generated tables."""
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import se_spec
+import se_spec.presets
+from se_conformance.targets import TARGETS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.framework("torch", "keras", "flax")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
+    code = "\n".join(blocks(page, "python"))
+    run_python(code)
+
+
+@pytest.mark.framework("torch", "keras", "flax")
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.name)
+def test_examples_run(script: Path) -> None:
+    run_python(script.read_text())
+
+
+def run_python(code: str) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
+def test_first_block_of_the_readme_needs_numpy_alone() -> None:
+    exec(blocks(ROOT / "README.md", "python")[0], {})
+
+
+FAMILY = {"se_torch": ["torch"], "se_keras": ["keras"], "se_flax": ["flax"], "se_conformance.targets.onnx": ["torch"]}
+
+
+def modules() -> list:
+    names = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance")
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem not in ("__main__", "parity") and "targets" not in path.parts  # these hold no examples
+    )
+    return [
+        pytest.param(name, marks=[pytest.mark.framework(f) for f in FAMILY.get(name.split(".")[0], [])])
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_in_docstrings(name: str) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert not outcome.failed
+
+
+def test_every_path_and_make_target_that_a_page_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text()
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+        for path in re.findall(r"`((?:se_\w+|tests|docs|examples|benchmarks|\.ci)/[\w./]+)`", text):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):
+            assert target in targets, f"{page.name} names make {target}"
+
+
+def test_the_readme_shows_every_row_that_parity_prints() -> None:
+    table = blocks(ROOT / "README.md", "text")[0]
+    for name in ("numpy (the oracle)", *TARGETS):
+        assert f"│ {name} " in table, f"{name} is not in the README's table"
+
+
+CLAUSE = re.compile(r"^- \*\*([A-Z]-\d+)\*\*", re.MULTILINE)
+
+
+def test_every_clause_is_named_by_a_test() -> None:
+    clauses = CLAUSE.findall((ROOT / "docs" / "SPEC.md").read_text())
+    assert len(clauses) == len(set(clauses)) > 40
+    named = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for codes in re.findall(r"def test_((?:[a-z]\d+_)+)", path.read_text()):
+            named |= {f"{code[0].upper()}-{code[1:]}" for code in codes.strip("_").split("_")}
+    assert named <= set(clauses), f"tests name clauses that do not exist: {sorted(named - set(clauses))}"
+    assert not set(clauses) - named, f"clauses that no test names: {sorted(set(clauses) - named)}"
+
+
+def test_code_quotes_only_clauses_that_exist() -> None:
+    clauses = set(CLAUSE.findall((ROOT / "docs" / "SPEC.md").read_text()))
+    quoted = {
+        code
+        for package in ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax")
+        for path in (ROOT / package).rglob("*.py")
+        for code in re.findall(r"\b([SWEAGCNVKXPJ]-\d+)\b", path.read_text())
+    }
+    assert quoted <= clauses
+    arithmetic = {clause for clause in clauses if clause[0] in "SEAGC"}
+    assert arithmetic - {"E-5"} <= quoted, "a clause of the arithmetic that no line of code quotes"
+
+
+def test_presets_page_is_what_the_table_prints() -> None:
+    assert (ROOT / "docs" / "PRESETS.md").read_text() == se_spec.presets.table() + "\n"
+
+
+def test_version_stands_in_one_place() -> None:
+    assert f"## {se_spec.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert "\nversion" not in (ROOT / "pyproject.toml").read_text()

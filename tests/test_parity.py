@@ -1,0 +1,64 @@
+"""``se-check parity`` can say yes, no and nothing; and draws its picture."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from se_conformance import parity, photographs
+from se_conformance.targets import TARGETS
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(width=120, record=True, file=io.StringIO())
+
+
+@pytest.fixture
+def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr(parity, "PRESETS", ("paper",))
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_the_same_is_0_and_a_picture(console: Console, tmp_path: Path) -> None:
+    assert parity.parity(console, tmp_path / "new" / "gates.png") == 0
+    text = console.export_text()
+    assert "│ torch " in text
+    assert "DIFFERS" not in text
+    assert (tmp_path / "new" / "gates.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["gates.png"]
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_a_difference_of_one_in_a_million_is_1(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = parity.reference
+    monkeypatch.setattr(parity, "reference", lambda *a: honest(*a)._replace(y=honest(*a).y * (1 + 1e-6)))
+    assert parity.parity(console, None) == 1
+    text = console.export_text()
+    assert "DIFFERS" in text
+    assert "torch: paper in float64: y 1.0e-06 > 1.0e-12" in text
+
+
+def test_nothing_to_compare_is_2_and_names_what_is_missing(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = TARGETS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
+    monkeypatch.setattr(parity, "TARGETS", {"elsewhere": absent})
+    monkeypatch.setattr(parity, "PRESETS", ("paper",))
+    assert parity.parity(console, None) == 2
+    text = console.export_text()
+    assert "not installed: no_such_framework" in text
+    assert "nothing was compared" in text
+
+
+def test_photographs_are_real_and_patches_are_invertible() -> None:
+    images = photographs.photographs()
+    assert images.shape == (2, 424, 640, 3)
+    assert images.std() > 0.3
+    patches = photographs.to_patches(images)
+    assert patches.shape == (2, 53, 80, 192)
+    np.testing.assert_array_equal(patches[1, 2, 3], images[1, 16:24, 24:32].ravel())
+    np.testing.assert_array_equal(photographs.to_pixels(patches), images)

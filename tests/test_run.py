@@ -1,0 +1,55 @@
+"""The harness watches itself: a run that tested nothing, or not what was asked for, is not green."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import REQUESTED, is_installed
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("family", REQUESTED)
+def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
+    assert is_installed(family), f"{family} was asked for by SE_TARGETS and is not installed"
+
+
+def run_pytest(tmp_path: Path, code: str, targets: str) -> subprocess.CompletedProcess[str]:
+    """A run of our conftest over one file of its own."""
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "__init__.py").touch()
+    (tests / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tests / "test_it.py").write_text(f"import pytest\n{code}")
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "SE_TARGETS": targets, "PYTHONPATH": str(ROOT)},
+    )
+
+
+NEEDS_TORCH = "@pytest.mark.framework('torch')\ndef test_torch(): pass\n"
+
+
+def test_what_was_not_asked_for_is_said_loudly(tmp_path: Path) -> None:
+    run = run_pytest(tmp_path, NEEDS_TORCH + "def test_numpy(): pass\n", "numpy")
+    assert run.returncode == 0
+    assert "not run: 1 tests that need torch" in run.stdout
+
+
+def test_nothing_ran_for_a_framework_that_was_asked_for_is_a_failure(tmp_path: Path) -> None:
+    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,torch")
+    assert run.returncode == 1
+    assert "NOTHING RAN for torch" in run.stdout
+
+
+def test_an_unknown_framework_is_refused(tmp_path: Path) -> None:
+    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,tinygrad")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "SE_TARGETS names tinygrad" in run.stderr
