@@ -6,10 +6,12 @@ NNX and linen share this page and nothing else.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import se_spec
-from se_spec import SESpec
+from se_spec import InputError, SESpec
 
 Tree = dict[str, dict[str, Any]]
 
@@ -26,6 +28,18 @@ def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec) -> Tree:
         projection, _, kind = name.partition(".")
         tree.setdefault(projection, {})["kernel" if kind == "weight" else kind] = array.T
     return tree
+
+
+def to_jax(array: np.ndarray, dtype: Any) -> jax.Array:
+    """The array in a dtype (K-3), or an error where JAX would silently make it another (N-6).
+
+    Raises:
+        InputError: float64 without ``jax_enable_x64``.
+    """
+    wanted = np.dtype(dtype)
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        raise InputError("float64 parameters are asked for, which JAX would silently make float32; set jax_enable_x64")
+    return jnp.asarray(array.astype(wanted))
 
 
 def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:

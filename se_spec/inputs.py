@@ -26,9 +26,7 @@ def check(shape: Sequence[int | None], dtype: Any, spec: SESpec, data_format: st
         InputError: integers, bools or complex numbers (X-4).
         ShapeError: not 1 to 3 spatial axes (X-1), not ``spec.channels`` channels (X-2), no spatial extent (X-3).
     """
-    name = str(dtype).rpartition(".")[2]
-    if name not in FLOATS:
-        raise InputError(f"x has dtype {name}, expected one of {', '.join(FLOATS)}; convert x first")
+    check_dtype("x", dtype)
     facts = f"x has shape {tuple(shape)}, expected {_LAYOUTS[data_format]} with C = {spec.channels}"
     if len(shape) not in (3, 4, 5):
         raise ShapeError(f"{facts} and 1, 2 or 3 spatial axes (rank 3, 4 or 5), got rank {len(shape)}")
@@ -38,6 +36,17 @@ def check(shape: Sequence[int | None], dtype: Any, spec: SESpec, data_format: st
     for axis in spatial_axes(len(shape), data_format):
         if shape[axis] == 0:
             raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
+
+
+def check_dtype(what: str, dtype: Any) -> None:
+    """Refuse a dtype that is not one of the four storage types (X-4).
+
+    Raises:
+        InputError: names the dtype and the four.
+    """
+    name = str(dtype).rpartition(".")[2]
+    if name not in FLOATS:
+        raise InputError(f"{what} is of dtype {name}, expected one of {', '.join(FLOATS)}; convert it first")
 
 
 def refuse_type(x: Any, expected: str, remedy: str) -> InputError:

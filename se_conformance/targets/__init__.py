@@ -84,6 +84,8 @@ TARGETS = {
         Target("keras torch", "keras", "keras", ("keras", "torch"), {}, {"KERAS_BACKEND": "torch"}),
         Target("nnx", "flax", "flax", ("flax",), {"api": "nnx"}, _JAX),
         Target("linen", "flax", "flax", ("flax",), {"api": "linen"}, _JAX),
+        Target("nnx jit", "flax", "flax", ("flax",), {"api": "nnx", "mode": "jit"}, _JAX, costly=True),
+        Target("linen jit", "flax", "flax", ("flax",), {"api": "linen", "mode": "jit"}, _JAX, costly=True),
     )
 }
 

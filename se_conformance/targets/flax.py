@@ -17,39 +17,39 @@ from ..cases import Inputs
 from ..compare import Result
 
 
-def run(spec: SESpec, inputs: Inputs, *, api: str, gradients: bool = True) -> Result:
-    """Forward, gate and gradients under jit."""
+def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:
+    """Forward, gate and gradients, op by op or under one jit."""
     forward, gate, state = _API[api](spec, inputs.parameters, inputs.x.dtype)
-    x, dy = jnp.asarray(inputs.x), jnp.asarray(inputs.dy)
-    if not gradients:
-        y, g = jax.jit(lambda state, x: (forward(state, x), gate(state, x)))(state, x)
-        return Result(np.asarray(y), np.asarray(g))
+
+    def outputs(state: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+        return forward(state, x), gate(state, x)
 
     def everything(state: Any, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
         y, back = jax.vjp(forward, state, x)
         return y, gate(state, x), *back(dy)
 
-    y, g, dstate, dx = jax.jit(everything)(state, x, dy)  # one compilation a case
-    return Result(np.asarray(y), np.asarray(g), np.asarray(dx), from_tree(dstate))
+    compiled = jax.jit if mode == "jit" else lambda function: function
+    x, dy = jnp.asarray(inputs.x), jnp.asarray(inputs.dy)
+    if not gradients:
+        y, g = compiled(outputs)(state, x)
+        return Result(np.asarray(y), np.asarray(g))
+    y, g, dstate, dx = compiled(everything)(state, x, dy)
+    tree = nnx.to_pure_dict(dstate) if api == "nnx" else dstate
+    return Result(np.asarray(y), np.asarray(g), np.asarray(dx), from_tree(tree))
 
 
 Functions = tuple[Callable[[Any, jax.Array], jax.Array], Callable[[Any, jax.Array], jax.Array], Any]
 
 
 def _nnx(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> Functions:
-    block = se_flax.SqueezeExcitation(spec, param_dtype=dtype, rngs=nnx.Rngs(0))
+    block = nnx.eval_shape(lambda: se_flax.SqueezeExcitation(spec, param_dtype=dtype, rngs=nnx.Rngs(0)))
     se_flax.set_parameters(block, parameters)
     graph, state = nnx.split(block)
 
-    def merged(tree: Any) -> se_flax.SqueezeExcitation:
-        copy = jax.tree.map(lambda leaf: leaf, state)
-        nnx.replace_by_pure_dict(copy, tree)
-        return nnx.merge(graph, copy)
-
     return (
-        lambda tree, x: merged(tree)(x),
-        lambda tree, x: merged(tree).excitation(x),
-        nnx.to_pure_dict(state),
+        lambda state, x: nnx.merge(graph, state)(x),
+        lambda state, x: nnx.merge(graph, state).excitation(x),
+        state,
     )
 
 

@@ -73,11 +73,8 @@ def _jax(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list
     def forward(x: Any, weights: Any) -> Any:
         return model.stateless_call(weights, [], x)[0]
 
-    def vjp(x: Any, weights: Any, dy: Any) -> tuple[Any, Any, list[Any]]:
-        y, back = jax.vjp(forward, x, weights)
-        return y, *back(dy)
-
-    return jax.jit(vjp)(x, [variable.value for variable in model.trainable_variables], dy)
+    y, back = jax.vjp(forward, x, [variable.value for variable in model.trainable_variables])
+    return y, *back(dy)
 
 
 def _torch(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..parameters import from_tree, to_tree
+from ..parameters import from_tree, to_jax, to_tree
 from .block import SqueezeExcitation
 
 
@@ -19,11 +18,11 @@ def set_parameters(block: SqueezeExcitation, parameters: Mapping[str, np.ndarray
 
     >>> block = SqueezeExcitation(8, hidden=2)
     >>> parameters = {"reduce.weight": np.ones((2, 8)), "expand.weight": np.ones((8, 2))}
-    >>> jax.tree.map(jnp.shape, set_parameters(block, parameters))
+    >>> jax.tree.map(np.shape, set_parameters(block, parameters))
     {'params': {'expand': {'kernel': (2, 8)}, 'reduce': {'kernel': (8, 2)}}}
     """
     tree = to_tree(parameters, block.spec)
-    return {"params": jax.tree.map(lambda array: jnp.asarray(array.astype(block.param_dtype)), tree)}
+    return {"params": jax.tree.map(lambda array: to_jax(array, block.param_dtype), tree)}
 
 
 def get_parameters(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -89,10 +89,11 @@ def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
-    wanted = np.dtype(dtype or x.dtype)
-    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+    se_spec.inputs.check_dtype("dtype", np.dtype(dtype or x.dtype))
+    wide = np.dtype("float64" if np.dtype(dtype or x.dtype) == "float64" else "float32")
+    if jax.dtypes.canonicalize_dtype(wide) != wide:  # N-6
         raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
-    return jnp.asarray(x, wanted).astype(jnp.promote_types(wanted, jnp.float32))  # N-1
+    return jnp.asarray(x, wide)  # N-1
 
 
 def _squeeze(x: jax.Array, kind: str) -> jax.Array:
@@ -106,7 +107,7 @@ def _squeeze(x: jax.Array, kind: str) -> jax.Array:
 def _project(z: jax.Array, linear: nnx.Linear) -> jax.Array:
     """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
     h = jnp.dot(z, linear.kernel[...].astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
-    return h if linear.bias is None else h + linear.bias[...].astype(z.dtype)
+    return h if linear.bias is None else h + linear.bias[...].astype(z.dtype)[None]
 
 
 def _over_space(g: jax.Array, rank: int) -> jax.Array:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..parameters import from_tree, to_tree
+from ..parameters import from_tree, to_jax, to_tree
 from .block import SqueezeExcitation
 
 
 def set_parameters(block: SqueezeExcitation, parameters: Mapping[str, np.ndarray]) -> None:
     """Copy canonical parameters into a block, cast to its ``param_dtype`` (SPEC K-2, K-3).
+
+    The block may be abstract (``nnx.eval_shape``): then nothing is drawn at random only to be overwritten.
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen; the block is then unchanged.
@@ -19,7 +20,7 @@ def set_parameters(block: SqueezeExcitation, parameters: Mapping[str, np.ndarray
     for projection, arrays in to_tree(parameters, block.spec).items():
         for kind, array in arrays.items():
             target = getattr(getattr(block, projection), kind)
-            target[...] = jnp.asarray(array.astype(target.dtype))
+            target.set_value(to_jax(array, target.dtype))
 
 
 def get_parameters(block: SqueezeExcitation) -> dict[str, np.ndarray]:
