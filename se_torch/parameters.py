@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import se_spec
+from se_spec import ParameterError
 
 from .block import SqueezeExcitation
 
@@ -15,13 +16,14 @@ def set_parameters(block: SqueezeExcitation, parameters: Mapping[str, np.ndarray
     """Copy canonical parameters into a block, cast to its dtype and moved to its device (SPEC K-2, K-3).
 
     Raises:
-        ParameterError: names all that is missing, left over or misshapen; the block is then unchanged.
+        ParameterError: names all that is missing, left over or misshapen, or the block's own parameters are not plain
+            tensors with storage; the block is then unchanged.
     """
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(block.spec))
-    targets = dict(block.named_parameters())
+    targets = _targets(block)
     with torch.no_grad():
         for name, array in parameters.items():
-            targets[name].copy_(_to_tensor(array))
+            targets[name].copy_(_to_tensor(array.astype(_dtype_name(targets[name]))))
 
 
 def get_parameters(block: SqueezeExcitation) -> dict[str, np.ndarray]:
@@ -31,7 +33,26 @@ def get_parameters(block: SqueezeExcitation) -> dict[str, np.ndarray]:
     >>> {name: array.shape for name, array in get_parameters(block).items()}
     {'reduce.weight': (2, 8), 'expand.weight': (8, 2)}
     """
-    return {name: _to_array(value) for name, value in block.named_parameters()}
+    return {name: _to_array(value) for name, value in _targets(block).items()}
+
+
+def _targets(block: SqueezeExcitation) -> dict[str, torch.nn.Parameter]:
+    """The block's own parameters, also of one that is compiled."""
+    targets = {}
+    for name in se_spec.parameters.shapes(block.spec):
+        try:
+            targets[name] = block.get_parameter(name)
+        except AttributeError:
+            raise ParameterError(
+                f"{name} is not a parameter of this block but computed; undo its parametrization"
+            ) from None
+        if targets[name].is_meta:
+            raise ParameterError(f"{name} has no storage on the meta device; call block.to_empty(device=...) first")
+    return targets
+
+
+def _dtype_name(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _to_tensor(array: np.ndarray) -> torch.Tensor:

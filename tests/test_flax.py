@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -107,7 +108,11 @@ def test_importing_se_flax_makes_linen_reachable() -> None:
 @pytest.mark.parametrize(("api", "other"), [("nnx", "linen"), ("linen", "nnx")])
 def test_nnx_and_linen_share_only_the_spec_and_one_page(api: str, other: str) -> None:
     imported = {name for path in (ROOT / "se_flax" / api).glob("*.py") for name in imports(path)}
-    assert {name for name in imported if name.startswith("..")} == {"..parameters.from_tree", "..parameters.to_tree"}
+    assert {name for name in imported if name.startswith("..")} == {
+        "..parameters.from_tree",
+        "..parameters.to_jax",
+        "..parameters.to_tree",
+    }
     roots = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
     assert roots == {"", "flax", "jax", "numpy", "se_spec"}
     assert f"flax.{api}" in imported
@@ -238,6 +243,13 @@ def test_n6_float64_without_x64_is_refused(api: str) -> None:
         for function in (block.forward, block.gate):
             with pytest.raises(InputError, match="jax_enable_x64"):
                 function(block.state, array)
+
+
+@both
+def test_n6_float64_parameters_without_x64_are_refused(api: str) -> None:
+    with pytest.raises(InputError, match="jax_enable_x64"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX's own, on making the block
+        build(api, SPEC, se_numpy.initialize(SPEC, seed=0), param_dtype="float64")
 
 
 @both

@@ -100,7 +100,7 @@ def test_e3_excitation_as_a_function_is_the_gate_of_a_new_block(tf):
     [((12,), None, ShapeError), ((0, 12), None, ShapeError), ((7, 12), "int32", InputError)],
 )
 def test_x1_x3_x4_symbolic_tensors_are_refused_at_once(tf, shape, dtype, error):
-    with pytest.raises(error, match="x has"):
+    with pytest.raises(error):
         se_keras.squeeze_excitation(keras.Input(shape, dtype=dtype))
 
 
@@ -169,22 +169,28 @@ def test_n1_a_float16_mean_neither_stalls_nor_overflows(on, value, side):
     judge(on(answers, spec, inputs), inputs, spec, "float16")
 
 
-@pytest.mark.skipif("keras jax" not in BACKENDS, reason="is about JAX")
+@pytest.mark.skipif("keras jax" not in BACKENDS, reason="needs JAX")
 def test_n6_jax_without_float64_refuses_it():
     target = TARGETS["keras jax"]
     worker = Worker(Target("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"}))
     try:
-        worker.call(refuse_float64)
+        assert worker.call(errors_in_float64) == ["InputError"] * 4
     finally:
         worker.close()
 
 
-def refuse_float64():
-    symbol = keras.Input((None, 12), dtype="float64")
+def errors_in_float64():
+    symbol, x = keras.Input((None, 12), dtype="float64"), np.ones((2, 7, 12))
     block, model = se_keras.SqueezeExcitation(12), keras.Model(symbol, se_keras.squeeze_excitation(symbol))
-    for function in (block, block.excitation, model, se_keras.SqueezeExcitation(12, dtype="float64")):
-        with pytest.raises(InputError, match="float64 is asked for"):
-            function(np.ones((2, 7, 12)))
+    functions = (block, block.excitation, model, se_keras.SqueezeExcitation(12, dtype="float64"))
+    return [error_of(function, x) for function in functions]
+
+
+def error_of(function, x):
+    try:
+        return f"none, but {function(x).dtype}"
+    except InputError as error:
+        return type(error).__name__
 
 
 # Parameters

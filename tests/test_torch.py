@@ -208,8 +208,11 @@ def test_n4_autocast_changes_nothing(mode, dtype, stored):
     subject = Subject(SMOOTH, stored, dtype=dtype)
     block, autocast = subject.block, torch.autocast(subject.x.device.type, torch.bfloat16)
     forward = compiled(block, backend="aot_eager") if mode == "compiled" else block
-    y, dx, dparameters = subject.derivatives(forward)
-    y_cast, dx_cast, dparameters_cast = subject.derivatives(forward, autocast)
+    # torch compiles a backward pass under the autocast of its forward pass, unless it is told not to.
+    config = importlib.import_module("torch._functorch.config")
+    with config.patch(backward_pass_autocast="off"):
+        y, dx, dparameters = subject.derivatives(forward)
+        y_cast, dx_cast, dparameters_cast = subject.derivatives(forward, autocast)
     g = block.excitation(subject.x)
     with autocast:
         assert torch.equal(block.excitation(subject.x), g)
@@ -457,6 +460,16 @@ def test_k2_refuses_what_does_not_fit_and_changes_nothing():
         with pytest.raises(ParameterError, match=re.escape(message)):
             se_torch.set_parameters(block, given)
         assert as_bytes(se_torch.get_parameters(block)) == before
+
+
+def test_k2_refuses_a_block_without_storage():
+    block = se_torch.SqueezeExcitation(SPEC, device="meta")
+    for call in (
+        lambda: se_torch.set_parameters(block, se_numpy.initialize(SPEC, seed=0)),
+        lambda: se_torch.get_parameters(block),
+    ):
+        with pytest.raises(ParameterError, match="meta device; call block.to_empty"):
+            call()
 
 
 def test_k2_refuses_a_block_whose_weight_is_computed():
