@@ -31,15 +31,23 @@ def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec) -> Tree:
 
 
 def to_jax(array: np.ndarray, dtype: Any) -> jax.Array:
-    """The array in a dtype (K-3), or an error where JAX would silently make it another (N-6).
+    """The array in a dtype (K-3); errors as ``kept``."""
+    return jnp.asarray(array.astype(kept(dtype)))
+
+
+def kept(dtype: Any) -> np.dtype:
+    """The dtype, or an error where JAX would silently make it another (N-6).
 
     Raises:
-        InputError: float64 without ``jax_enable_x64``.
+        InputError: float64 without ``jax_enable_x64``, or not a dtype that the spec knows.
     """
     wanted = np.dtype(dtype)
+    se_spec.inputs.check_dtype("dtype", wanted)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
-        raise InputError("float64 parameters are asked for, which JAX would silently make float32; set jax_enable_x64")
-    return jnp.asarray(array.astype(wanted))
+        raise InputError(
+            "float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert it"
+        )
+    return wanted
 
 
 def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -123,13 +123,15 @@ class SqueezeExcitation(keras.layers.Layer):
         return self(x, gate_only=True)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "spec": self.spec.to_dict()}
+        config = {**super().get_config(), "spec": self.spec.to_dict()}
+        return config if self.built or self._dtype_is_given else {**config, "dtype": None}  # N-5 is still to come
 
     def _projection(self, name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
-        uniform = keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)  # K-4
-        options = {"initializer": uniform, "autocast": False}  # products are wide: N-1
-        kernel = self.add_weight(name=f"{name}_kernel", shape=(fan_in, fan_out), **options)
-        return kernel, self.add_weight(name=f"{name}_bias", shape=(fan_out,), **options) if self.spec.bias else None
+        def weight(kind: str, shape: tuple[int, ...]) -> Any:
+            uniform = keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)  # K-4; one would repeat its draw
+            return self.add_weight(name=f"{name}_{kind}", shape=shape, initializer=uniform, autocast=False)  # N-4
+
+        return weight("kernel", (fan_in, fan_out)), weight("bias", (fan_out,)) if self.spec.bias else None
 
     def _take_dtype_of(self, x: Any) -> None:
         kind = keras.backend.standardize_dtype(x.dtype)

@@ -1,6 +1,6 @@
 """Canonical NumPy parameters into and out of Keras layers and models: a kernel is the transpose of its weight."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -29,7 +29,7 @@ def set_parameters(
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(layer.spec))
     for key, array in parameters.items():
         variable = _variable(layer, key)
-        variable.assign(array.T.astype(_storage(variable)))
+        variable.assign(array.T.astype(np.asarray(variable).dtype))
 
 
 def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None = None) -> dict[str, np.ndarray]:
@@ -40,27 +40,27 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     {'reduce.weight': (2, 8), 'expand.weight': (8, 2)}
     """
     layer = _block(model, name)
-    return {
-        key: np.array(keras.ops.convert_to_numpy(_variable(layer, key)).T)
-        for key in se_spec.parameters.shapes(layer.spec)
-    }
+    return {key: np.array(np.asarray(_variable(layer, key)).T) for key in se_spec.parameters.shapes(layer.spec)}
 
 
 def _block(model: Any, name: str | None) -> SqueezeExcitation:
-    layers = [model] if isinstance(model, SqueezeExcitation) else getattr(model, "layers", [])
-    blocks = {layer.name: layer for layer in layers if isinstance(layer, SqueezeExcitation)}
-    found = list(blocks.values()) if name is None else [blocks[name]] if name in blocks else []
+    blocks = [layer for layer in _layers(model) if isinstance(layer, SqueezeExcitation)]
+    found = [block for block in blocks if name is None or block.name == name]
     if len(found) != 1:
-        wanted = "one block" if name is None else f"a block named {name!r}"
-        raise ParameterError(f"expected {wanted}, the model holds: {', '.join(blocks) or 'none'}; give name=...")
+        wanted = "one block" if name is None else f"one block named {name!r}"
+        held = ", ".join(block.name for block in blocks) or "none"
+        raise ParameterError(f"expected {wanted}, the model holds: {held}; give name=..., or the block itself")
     if not found[0].built:
         raise ParameterError(f"block {found[0].name!r} has no parameters yet; call or build it first")
     return found[0]
 
 
+def _layers(model: Any) -> Iterator[Any]:
+    """The layer itself, and all within it."""
+    yield model
+    for layer in getattr(model, "layers", []):
+        yield from _layers(layer)
+
+
 def _variable(layer: SqueezeExcitation, key: str) -> Any:
     return getattr(layer, key.replace(".", "_").replace("weight", "kernel"))
-
-
-def _storage(variable: Any) -> Any:
-    return keras.ops.convert_to_numpy(variable).dtype

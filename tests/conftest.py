@@ -5,6 +5,7 @@ and not installed fails one test; a family that is not named is not run, and the
 which no test passed fails the run.
 """
 
+import importlib
 import importlib.util
 import os
 from collections import Counter, defaultdict
@@ -22,6 +23,18 @@ matrix: "defaultdict[tuple[str, str], Counter[tuple[int, str]]]" = defaultdict(C
 
 _passed: Counter[str] = Counter()
 _left_out: Counter[str] = Counter()
+
+
+class OnDemand:
+    """A module, imported when first used, so that a file can be read where its framework is not installed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self._name), attribute)
 
 
 def requested_targets(*, costly: bool | None = None) -> list[Target]:

@@ -4,7 +4,6 @@ import ast
 import importlib
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -110,6 +109,7 @@ def test_nnx_and_linen_share_only_the_spec_and_one_page(api: str, other: str) ->
     imported = {name for path in (ROOT / "se_flax" / api).glob("*.py") for name in imports(path)}
     assert {name for name in imported if name.startswith("..")} == {
         "..parameters.from_tree",
+        "..parameters.kept",
         "..parameters.to_jax",
         "..parameters.to_tree",
     }
@@ -247,9 +247,9 @@ def test_n6_float64_without_x64_is_refused(api: str) -> None:
 
 @both
 def test_n6_float64_parameters_without_x64_are_refused(api: str) -> None:
-    with pytest.raises(InputError, match="jax_enable_x64"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX's own, on making the block
-        build(api, SPEC, se_numpy.initialize(SPEC, seed=0), param_dtype="float64")
+    for parameters in (None, se_numpy.initialize(SPEC, seed=0)):
+        with pytest.raises(InputError, match="jax_enable_x64"):
+            build(api, SPEC, parameters, param_dtype="float64")
 
 
 @both

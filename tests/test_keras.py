@@ -18,6 +18,8 @@ from se_conformance.cases import DTYPES, round_to
 from se_conformance.targets import TARGETS, Target, Worker, device
 from se_spec import HardSigmoid, InputError, LeakyReLU, ParameterError, SESpec, ShapeError
 
+from .conftest import OnDemand
+
 pytestmark = [
     pytest.mark.framework("keras"),
     # Keras' own way from tensors to arrays, which NumPy 2 deprecates.
@@ -33,18 +35,6 @@ SPECS = [
     SESpec(12, single_projection=True, bias=True, gate="tanh"),
 ]
 RICH = SPECS[2]
-
-
-class OnDemand:
-    """A module, imported when first used: by then its process has chosen Keras' backend."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __getattr__(self, attribute):
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(importlib.import_module(self._name), attribute)
 
 
 keras, se_keras = OnDemand("keras"), OnDemand("se_keras")
@@ -240,6 +230,14 @@ def test_k2_parameters_are_those_of_one_block_that_is_built(tf):
             se_keras.get_parameters(holder, name=name)
         with pytest.raises(ParameterError, match=message):
             se_keras.set_parameters(holder, {}, name=name)
+
+
+def test_k2_a_block_in_a_model_in_a_model_is_found(tf):
+    x = keras.Input((7, 12))
+    outer = keras.Model(x, two_blocks()(x[:, None]))
+    with pytest.raises(ParameterError, match=r"expected one block, .*first, second"):
+        se_keras.get_parameters(outer)
+    assert se_keras.get_parameters(outer, name="second")["expand.weight"].shape[0] == 12
 
 
 def test_k4_new_parameters_are_uniform_up_to_one_over_the_root_of_fan_in(on):

@@ -20,6 +20,8 @@ from se_conformance.cases import DTYPES, FACTORS, round_to
 from se_conformance.targets import TARGETS
 from se_spec import ParameterError, SESpec
 
+from .conftest import OnDemand
+
 pytestmark = pytest.mark.framework("torch")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_squeeze = pytest.mark.parametrize("squeeze", FACTORS["squeeze"])
@@ -36,18 +38,6 @@ FAMILIES = [
     *(SESpec(12, hidden=17, squeeze=squeeze) for squeeze in ("avg", "avg_max")),
 ]
 ONNX = [] if TARGETS["onnxruntime"].missing else ["onnxruntime"]
-
-
-class OnDemand:
-    """A module, imported when first used, so that this file can be read where torch is not installed."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __getattr__(self, attribute):
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(importlib.import_module(self._name), attribute)
 
 
 torch, se_torch, onnxruntime = OnDemand("torch"), OnDemand("se_torch"), OnDemand("onnxruntime")
@@ -468,7 +458,7 @@ def test_k2_refuses_a_block_without_storage():
         lambda: se_torch.set_parameters(block, se_numpy.initialize(SPEC, seed=0)),
         lambda: se_torch.get_parameters(block),
     ):
-        with pytest.raises(ParameterError, match="meta device; call block.to_empty"):
+        with pytest.raises(ParameterError, match=r"meta device; call block\.to_empty"):
             call()
 
 

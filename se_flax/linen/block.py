@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import InputError, SESpec
+from se_spec import SESpec
 
+from ..parameters import kept
 from .nonlinearities import activate, gate
 
 _FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
@@ -90,7 +91,7 @@ class SqueezeExcitation(nn.Module):
             width,
             use_bias=self.spec.bias,
             dtype=z.dtype,
-            param_dtype=self.param_dtype,
+            param_dtype=kept(self.param_dtype),
             precision=jax.lax.Precision.HIGHEST,
             kernel_init=_FAN_IN_UNIFORM,
             bias_init=_uniform(z.shape[-1]),
@@ -103,10 +104,7 @@ def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
-    se_spec.inputs.check_dtype("dtype", np.dtype(dtype or x.dtype))
-    wide = np.dtype("float64" if np.dtype(dtype or x.dtype) == "float64" else "float32")
-    if jax.dtypes.canonicalize_dtype(wide) != wide:  # N-6
-        raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
+    wide = "float64" if kept(dtype or x.dtype) == "float64" else "float32"
     return jnp.asarray(x, wide)  # N-1
 
 

@@ -14,8 +14,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import InputError, SESpec
+from se_spec import SESpec
 
+from ..parameters import kept
 from .nonlinearities import activate, gate
 
 _FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
@@ -59,7 +60,7 @@ class SqueezeExcitation(nnx.Module):
         linear = partial(
             nnx.Linear,
             use_bias=spec.bias,
-            param_dtype=param_dtype,
+            param_dtype=kept(param_dtype),
             kernel_init=_FAN_IN_UNIFORM,
             rngs=rngs,
         )
@@ -89,10 +90,7 @@ def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
-    se_spec.inputs.check_dtype("dtype", np.dtype(dtype or x.dtype))
-    wide = np.dtype("float64" if np.dtype(dtype or x.dtype) == "float64" else "float32")
-    if jax.dtypes.canonicalize_dtype(wide) != wide:  # N-6
-        raise InputError("float64 is asked for, which JAX would silently make float32; set jax_enable_x64 or convert x")
+    wide = "float64" if kept(dtype or x.dtype) == "float64" else "float32"
     return jnp.asarray(x, wide)  # N-1
 
 
