@@ -162,8 +162,9 @@ def _squeeze(x: Any, kind: str) -> Any:
     mean = ops.sum(x, axes) / ops.cast(math.prod(ops.shape(x)[1:-1]), x.dtype)  # S-1
     if kind == "avg":
         return mean
-    # Compiled, max alone would drop NaN; without an initial value it would refuse an empty batch.
-    highest = ops.where(ops.any(x != x, axes), float("nan"), ops.max(x, axes, initial=float("-inf")))  # S-2
+    # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
+    highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
+    highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
     return highest if kind == "max" else 0.5 * mean + 0.5 * highest  # S-3
 
 

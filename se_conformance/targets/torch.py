@@ -20,6 +20,7 @@ def run(
     """Forward, gate and gradients, eager or compiled, in either memory format."""
     x, dy = (to_tensor(array, layout) for array in inputs[:2])
     block = block_of(spec, inputs.parameters, x.dtype)
+    torch.compiler.reset()  # or the ninth block would be refused: all share one forward
     forward = torch.compile(block, fullgraph=True) if mode == "compile" else block
     y, g = forward(x.requires_grad_(gradients)), block.excitation(x)
     if not gradients:
