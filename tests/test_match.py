@@ -20,10 +20,11 @@ CHEAP = [
     for target in requested_targets(costly=False)
     if not target.missing
 ]
+JITTED = {name for name, target in TARGETS.items() if target.options.get("mode") == "jit"}
 COSTLY = [
-    pytest.param(target.name, marks=pytest.mark.framework(target.family))
-    for target in requested_targets(costly=True)
-    if not target.missing
+    pytest.param(target.name + (" jit" if target.name in JITTED else ""), marks=pytest.mark.framework(target.family))
+    for target in requested_targets()
+    if (target.costly or target.name in JITTED) and not target.missing
 ]
 
 
@@ -98,7 +99,7 @@ def test_implementations_agree_with_each_other_in_float64(answers) -> None:
     for case in covering_array():
         if case.dtype != "float64":
             continue
-        results = {param.values[0]: answers[param.values[0], case].result() for param in CHEAP}
+        results = {name: answers[name, case].result() for name in names(CHEAP)}
         for (one, a), (other, b) in itertools.combinations(results.items(), 2):
             for comparison in compare(a, b, "float64"):
                 assert comparison.passed, f"{one} and {other} on {case}: {comparison}"
@@ -126,14 +127,26 @@ Answers = dict[tuple[str, Case], "Future[Result]"]
 
 @pytest.fixture(scope="module")
 def answers(workers) -> Answers:
-    """All results, computed in the background while the first tests already judge."""
-    plan = {param.values[0]: [*covering_array(), *special_cases()] for param in CHEAP}
-    plan |= {param.values[0]: few_cases(param.values[0]) for param in COSTLY}
+    """All results, computed in the background while the first tests already judge.
+
+    What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
+    case anew, and the few under jit.
+    """
+    plan = [(name, name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
+    plan += [(name, name.removesuffix(" jit"), case) for name in names(COSTLY) for case in few_cases(name)]
     return {
-        (name, case): workers(name).submit(case.spec, case.inputs(), gradients=TARGETS[name].gradients)
-        for name, cases in plan.items()
-        for case in cases
+        (name, case): workers(target).submit(
+            case.spec,
+            case.inputs(),
+            gradients=TARGETS[target].gradients,
+            **({"mode": "eager"} if name in JITTED else {}),
+        )
+        for name, target, case in plan
     }
+
+
+def names(parameters: list) -> list[str]:
+    return [one.values[0] for one in parameters]
 
 
 def few_cases(name: str) -> list[Case]:

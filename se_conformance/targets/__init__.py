@@ -80,12 +80,10 @@ TARGETS = {
             {"KERAS_BACKEND": "tensorflow"},
             costly=True,
         ),
-        Target("keras jax", "keras", "keras", ("keras", "jax"), {}, {"KERAS_BACKEND": "jax", **_JAX}),
+        Target("keras jax", "keras", "keras", ("keras", "jax"), {"mode": "jit"}, {"KERAS_BACKEND": "jax", **_JAX}),
         Target("keras torch", "keras", "keras", ("keras", "torch"), {}, {"KERAS_BACKEND": "torch"}),
-        Target("nnx", "flax", "flax", ("flax",), {"api": "nnx"}, _JAX),
-        Target("linen", "flax", "flax", ("flax",), {"api": "linen"}, _JAX),
-        Target("nnx jit", "flax", "flax", ("flax",), {"api": "nnx", "mode": "jit"}, _JAX, costly=True),
-        Target("linen jit", "flax", "flax", ("flax",), {"api": "linen", "mode": "jit"}, _JAX, costly=True),
+        Target("nnx", "flax", "flax", ("flax",), {"api": "nnx", "mode": "jit"}, _JAX),
+        Target("linen", "flax", "flax", ("flax",), {"api": "linen", "mode": "jit"}, _JAX),
     )
 }
 
@@ -99,9 +97,9 @@ class Worker:
             1, multiprocessing.get_context("spawn"), initializer=_configure, initargs=(target.environment,)
         )
 
-    def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> "Future[Result]":
-        """The target's answer, later."""
-        options = {**self.target.options, "gradients": gradients}
+    def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
+        """The target's answer, later; its options may be changed for this one."""
+        options = {**self.target.options, "gradients": gradients, **changed}
         return self._pool.submit(_run, self.target.module, spec, inputs, options)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:

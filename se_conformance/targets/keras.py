@@ -47,11 +47,11 @@ def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:
 
 
 def _forward(model: keras.Model, mode: str) -> Callable[[Any], Any]:
-    if mode == "eager":
-        return model
-    import tensorflow as tf
+    if mode == "xla":
+        import tensorflow as tf
 
-    return tf.function(model, jit_compile=True)
+        return tf.function(model, jit_compile=True)
+    return model
 
 
 def _tensorflow(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:
@@ -73,8 +73,12 @@ def _jax(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list
     def forward(x: Any, weights: Any) -> Any:
         return model.stateless_call(weights, [], x)[0]
 
-    y, back = jax.vjp(forward, x, [variable.value for variable in model.trainable_variables])
-    return y, *back(dy)
+    def vjp(weights: Any, x: Any, dy: Any) -> tuple[Any, Any, list[Any]]:
+        y, back = jax.vjp(forward, x, weights)
+        return y, *back(dy)
+
+    compiled = jax.jit(vjp) if mode == "jit" else vjp
+    return compiled([variable.value for variable in model.trainable_variables], x, dy)
 
 
 def _torch(model: keras.Model, x: Any, dy: Any, mode: str) -> tuple[Any, Any, list[Any]]:
