@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from .targets import device
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0: all the same; 1: something differs; 2: nothing was compared, or the command was wrong."""
@@ -21,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
         from .parity import parity as run
     except ModuleNotFoundError as error:
         print(f"se-check parity needs {error.name}: pip install 'se-suite[conformance]'", file=sys.stderr)
+        return 2
+    if device() not in ("cpu", "cuda"):
+        print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
         return 2
     console = Console()
     return run(console if console.is_terminal else Console(width=120), options.picture)

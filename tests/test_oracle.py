@@ -9,7 +9,7 @@ import pytest
 
 import se_numpy
 import se_spec
-from se_conformance.cases import Case, covering_array
+from se_conformance.cases import Case, covering_array, round_to
 from se_numpy.nonlinearities import activate, activate_derivative, gate, gate_derivative
 from se_spec import HardSigmoid, LeakyReLU, SESpec
 
@@ -251,12 +251,12 @@ def test_n3_nan_and_inf_follow_ieee_and_stay_in_their_sample() -> None:
     assert np.isnan(y[2, 0, 1])  # inf * 0
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_n1_half_precision_is_squeezed_wide(dtype: str) -> None:
     spec = SESpec(1, gate="identity")
-    ones = {"reduce.weight": np.ones((1, 1), dtype), "expand.weight": np.ones((1, 1), dtype)}
+    ones = {name: round_to(np.ones((1, 1)), dtype) for name in ("reduce.weight", "expand.weight")}
     for value, size in ((1.0, 64), (500.0, 32)):
-        x = np.full((1, size, size, 1), value, dtype)
+        x = round_to(np.full((1, size, size, 1), value), dtype)
         assert se_numpy.excitation(x, spec, ones, data_format="channels_last").item() == value
         assert se_numpy.squeeze_excitation(x, spec, ones, data_format="channels_last").dtype == np.float64
 

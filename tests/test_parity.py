@@ -1,30 +1,38 @@
 """``se-check parity`` can say yes, no and nothing; and draws its picture."""
 
+import importlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from se_conformance import parity, photographs
+from se_conformance import photographs
+from se_conformance.__main__ import main
 from se_conformance.targets import TARGETS
 
-
-@pytest.fixture
-def console() -> Console:
-    return Console(width=120, record=True, file=io.StringIO())
+pytestmark = pytest.mark.framework("conformance")
 
 
 @pytest.fixture
-def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def parity():
+    return importlib.import_module("se_conformance.parity")
+
+
+@pytest.fixture
+def console():
+    return importlib.import_module("rich.console").Console(width=120, record=True, file=io.StringIO())
+
+
+@pytest.fixture
+def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "TARGETS", {"torch": TARGETS["torch"]})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
 
 
 @pytest.mark.framework("torch")
 @pytest.mark.usefixtures("_torch_alone")
-def test_the_same_is_0_and_a_picture(console: Console, tmp_path: Path) -> None:
+def test_the_same_is_0_and_a_picture(parity, console, tmp_path: Path) -> None:
     assert parity.parity(console, tmp_path / "new" / "gates.png") == 0
     text = console.export_text()
     assert "│ torch " in text
@@ -35,7 +43,7 @@ def test_the_same_is_0_and_a_picture(console: Console, tmp_path: Path) -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.usefixtures("_torch_alone")
-def test_a_difference_of_one_in_a_million_is_1(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_of_one_in_a_million_is_1(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = parity.reference
     monkeypatch.setattr(parity, "reference", lambda *a: honest(*a)._replace(y=honest(*a).y * (1 + 1e-6)))
     assert parity.parity(console, None) == 1
@@ -44,7 +52,7 @@ def test_a_difference_of_one_in_a_million_is_1(console: Console, monkeypatch: py
     assert "torch: paper in float64: y 1.0e-06 > 1.0e-12" in text
 
 
-def test_nothing_to_compare_is_2_and_names_what_is_missing(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = TARGETS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
     monkeypatch.setattr(parity, "TARGETS", {"elsewhere": absent})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
@@ -52,6 +60,12 @@ def test_nothing_to_compare_is_2_and_names_what_is_missing(console: Console, mon
     text = console.export_text()
     assert "not installed: no_such_framework" in text
     assert "nothing was compared" in text
+
+
+def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DEVICE", "tpu")
+    assert main(["parity", "--no-picture"]) == 2
+    assert "DEVICE=tpu is not known" in capsys.readouterr().err
 
 
 def test_photographs_are_real_and_patches_are_invertible() -> None:

@@ -13,7 +13,6 @@ from se_spec import SESpec
 
 from ..cases import Inputs
 from ..compare import Result
-from . import device
 
 BACKEND = keras.backend.backend()
 
@@ -95,6 +94,11 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 
 def versions() -> str:
-    """As in ``keras 3.15.1 on tensorflow 2.21.0 (cpu)``."""
+    """As in ``keras 3.15.1 on tensorflow 2.21.0 (cpu)``; the device is the one that the backend sees."""
     framework = importlib.import_module(BACKEND)
-    return f"keras {keras.__version__} on {BACKEND} {framework.__version__} ({device()})"
+    has_gpu = {
+        "tensorflow": lambda: framework.config.list_physical_devices("GPU"),
+        "jax": lambda: framework.default_backend() != "cpu",
+        "torch": lambda: framework.cuda.is_available(),
+    }[BACKEND]()
+    return f"keras {keras.__version__} on {BACKEND} {framework.__version__} ({'gpu' if has_gpu else 'cpu'})"

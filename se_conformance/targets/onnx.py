@@ -17,7 +17,7 @@ from .torch import block_of, to_array, to_tensor
 
 def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
     """Forward and gate; onnxruntime has no gradients."""
-    x = to_tensor(inputs.x)
+    x = to_tensor(inputs.x).cpu()
     session = onnxruntime.InferenceSession(exported(spec, inputs), providers=["CPUExecutionProvider"])
     feeds = {session.get_inputs()[0].name: x.numpy()}
     y, g = session.run(None, feeds)
