@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from se_conformance.cases import FACTORS, covering_array
 from se_conformance.targets import TARGETS, Target, Worker
 
 FAMILIES = {"numpy": "numpy", "torch": "torch", "keras": "keras", "flax": "flax", "conformance": "rich"}
@@ -82,8 +83,7 @@ def _note_families(request: pytest.FixtureRequest, record_property: Callable[[st
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    whole = not session.config.option.keyword and not session.config.option.markexpr and not _narrowed(session)
-    if whole and exitstatus == pytest.ExitCode.OK and any(not _passed[family] for family in REQUESTED):
+    if exitstatus == pytest.ExitCode.OK and _ran_nothing(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -91,14 +91,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write = terminalreporter.write_line
     if matrix:
         write("")
+        write(f"covering array: {len(covering_array())} cases hold every triple of values of {len(FACTORS)} factors")
         write("cases that matched the oracle, output/gradient per number of spatial axes", bold=True)
         write(f"{'implementation':<22}{'dtype':<10}" + "".join(f"{f'{rank}-D':>12}" for rank in (1, 2, 3)))
         for (name, dtype), cells in matrix.items():
             counts = (f"{cells[rank, 'output']}/{cells[rank, 'gradient']}" for rank in (1, 2, 3))
             write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
-    for family in REQUESTED:
-        if not _passed[family]:
-            write(f"NOTHING RAN for {family}", red=True, bold=True)
+    for family in _ran_nothing(terminalreporter.config):
+        write(f"NOTHING RAN for {family}", red=True, bold=True)
     for family, count in _left_out.items():
         write(f"not run: {count} tests that need {family}", yellow=True, bold=True)
 
@@ -120,5 +120,7 @@ def _families(item: pytest.Item) -> list[str]:
     return [family for mark in item.iter_markers("framework") for family in mark.args]
 
 
-def _narrowed(session: pytest.Session) -> bool:
-    return session.config.args != session.config.getini("testpaths")
+def _ran_nothing(config: pytest.Config) -> list[str]:
+    """Families that were asked for and of which no test passed; a run of chosen files or tests asks for nothing more."""
+    chosen = config.args != config.getini("testpaths") or config.option.keyword or config.option.markexpr
+    return [] if chosen else [family for family in REQUESTED if not _passed[family]]
