@@ -121,6 +121,6 @@ def _families(item: pytest.Item) -> list[str]:
 
 
 def _ran_nothing(config: pytest.Config) -> list[str]:
-    """Families that were asked for and of which no test passed; a run of chosen files or tests asks for nothing more."""
+    """Families that were asked for and of which no test passed; a run of chosen tests asks for nothing more."""
     chosen = config.args != config.getini("testpaths") or config.option.keyword or config.option.markexpr
     return [] if chosen else [family for family in REQUESTED if not _passed[family]]
