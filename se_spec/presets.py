@@ -103,6 +103,7 @@ PRESETS: dict[str, Preset] = {
     # timm.
     "timm.SEModule": _preset(_TIMM, 16, _div8_never_bumped, bias=True),
     "timm.SEModule.add_maxpool": _preset(_TIMM, 16, _div8_never_bumped, bias=True, squeeze="avg_max"),
+    "timm.SqueezeExciteCl": _preset(_TIMM, 16, _div8_never_bumped, bias=True),
     "timm.EffectiveSEModule": _preset(_TIMM, bias=True, single_projection=True, gate="hard_sigmoid"),
     "timm.hgnet": _preset(_TIMM, bias=True, single_projection=True),
     "timm.SqueezeExcite": _preset(_TIMM, 4, _half_even, bias=True),

@@ -42,7 +42,7 @@ SYSTEMS = {
         *("pytorchcv", "smp.cSE", "qubvel", "paddleclas.se_resnet", "paddleclas.adaface"),
         *("tutorial.SEAttention", "tutorial.SE", "tutorial.SELayer"),
     ],
-    "timm SEModule 1/16 div8 limit 0": ["timm.SEModule", "timm.SEModule.add_maxpool"],
+    "timm SEModule 1/16 div8 limit 0": ["timm.SEModule", "timm.SEModule.add_maxpool", "timm.SqueezeExciteCl"],
     "mmcls make_divisible(C//16,8)": ["mmpretrain"],
     "C//4": [
         *("taki0112.resnext", "taki0112.inception", "nutszebra", "tutorial.SEBlock", "keras_cv", "scenic"),
