@@ -39,10 +39,8 @@ class OnDemand:
 
 
 def requested_targets(*, costly: bool | None = None) -> list[Target]:
-    """The targets of the families that this run is about."""
-    chosen = [target for target in TARGETS.values() if target.family in REQUESTED]
-    if len(REQUESTED) < len(FAMILIES):  # with one framework alone, what borrows another cannot run
-        chosen = [target for target in chosen if not target.missing]
+    """The targets of the families that this run is about, those left out that borrow a framework that is not there."""
+    chosen = [target for target in TARGETS.values() if target.family in REQUESTED and not target.missing]
     return [target for target in chosen if costly is None or target.costly == costly]
 
 
@@ -97,6 +95,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for (name, dtype), cells in matrix.items():
             counts = (f"{cells[rank, 'output']}/{cells[rank, 'gradient']}" for rank in (1, 2, 3))
             write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
+    for target in TARGETS.values():
+        if target.family in REQUESTED and target.missing:
+            write(f"not run: {target.name}, which needs {', '.join(target.missing)}", yellow=True, bold=True)
     for family in _ran_nothing(terminalreporter.config):
         write(f"NOTHING RAN for {family}", red=True, bold=True)
     for family, count in _left_out.items():

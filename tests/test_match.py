@@ -16,15 +16,13 @@ from se_spec import SESpec
 from .conftest import matrix, requested_targets
 
 CHEAP = [
-    pytest.param(target.name, marks=pytest.mark.framework(target.family))
-    for target in requested_targets(costly=False)
-    if not target.missing
+    pytest.param(target.name, marks=pytest.mark.framework(target.family)) for target in requested_targets(costly=False)
 ]
 JITTED = {name for name, target in TARGETS.items() if target.options.get("mode") == "jit"}
 COSTLY = [
     pytest.param(target.name + (" jit" if target.name in JITTED else ""), marks=pytest.mark.framework(target.family))
     for target in requested_targets()
-    if (target.costly or target.name in JITTED) and not target.missing
+    if target.costly or target.name in JITTED
 ]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REQUESTED, is_installed
+from se_conformance.targets import TARGETS
+
+from .conftest import FAMILIES, REQUESTED, is_installed
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,6 +17,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("family", REQUESTED)
 def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
     assert is_installed(family), f"{family} was asked for by SE_TARGETS and is not installed"
+
+
+def test_a_whole_run_leaves_no_implementation_out() -> None:
+    missing = {target.name: target.missing for target in TARGETS.values() if target.missing}
+    assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
 
 
 def run_pytest(tmp_path: Path, code: str, targets: str) -> subprocess.CompletedProcess[str]:
