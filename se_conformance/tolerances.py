@@ -18,18 +18,16 @@ class Row(NamedTuple):
     reason: str
 
 
+# Measured beside each: the worst of eight implementations on the covering array, as gate / y / gradients.
 TABLE = {
-    # Measured, the worst of eight implementations on the covering array, gate / y / gradients:
-    "float64": Row(
-        1e-12, False, "no rounding to hide behind, so that a slip of meaning shows"
-    ),  # 2e-15 / 1e-15 / 3e-14
-    "float32": Row(
-        0.0, True, "stored in what it is computed in"
-    ),  # 5e-7 / 3e-7 / 2e-6, where 3e-6 and 1e-5 are allowed
-    "bfloat16": Row(
-        2.0**-8, True, "exact inputs, computed in float32, rounded once"
-    ),  # 7e-7 / 0.82 of 2^-8 / 0.93 of it
-    "float16": Row(2.0**-11, True, "exact inputs, computed in float32, rounded once"),  # 4e-7 / 0.82 of 2^-11 / 0.97
+    # 2e-15 / 1e-15 / 3e-14
+    "float64": Row(1e-12, False, "no rounding to hide behind, so that a slip of meaning shows"),
+    # 5e-7 / 3e-7 / 2e-6, where 3e-6, 3e-6 and 1e-5 are allowed
+    "float32": Row(0.0, True, "stored in what it is computed in"),
+    # 7e-7 / 0.82 of 2^-8 / 0.93 of it
+    "bfloat16": Row(2.0**-8, True, "exact inputs, computed in float32, rounded once"),
+    # 4e-7 / 0.82 of 2^-11 / 0.97 of it
+    "float16": Row(2.0**-11, True, "exact inputs, computed in float32, rounded once"),
 }
 
 
