@@ -1,12 +1,49 @@
-"""Cases that reveal mistakes, implementations as NumPy functions, and how far apart two answers may be.
+"""The judge: is this Squeeze-and-Excitation right, and if not, what is wrong with it?
 
-Importing this imports no framework; ``se_conformance.targets`` loads each on demand, in a process of its own.
+>>> import se_conformance, se_numpy
+>>> from se_spec import SESpec
+>>> spec = SESpec(8, hidden=2)
+>>> def block(x, parameters):  # yours: NumPy in, NumPy out
+...     return se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last").astype(x.dtype)
+>>> se_conformance.check(block, spec).passed
+True
+
+Importing this loads nothing but the standard library: each name below brings its module when it is first used.
 """
 
-from .cases import Case as Case
-from .cases import Inputs as Inputs
-from .cases import covering_array as covering_array
-from .compare import Comparison as Comparison
-from .compare import Result as Result
-from .compare import compare as compare
-from .compare import reference as reference
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .adapters import adapt as adapt
+    from .cases import Case as Case
+    from .cases import Inputs as Inputs
+    from .cases import covering_array as covering_array
+    from .comparison import Comparison as Comparison
+    from .comparison import Precision as Precision
+    from .comparison import Reference as Reference
+    from .comparison import Result as Result
+    from .comparison import compare as compare
+    from .comparison import difference as difference
+    from .comparison import reference as reference
+    from .judge import check as check
+    from .kit import trial as trial
+    from .kit import trials as trials
+    from .verdict import Verdict as Verdict
+
+_HOMES = {
+    "adapters": ("adapt",),
+    "cases": ("Case", "Inputs", "covering_array"),
+    "comparison": ("Comparison", "Precision", "Reference", "Result", "compare", "difference", "reference"),
+    "judge": ("check",),
+    "kit": ("trial", "trials"),
+    "verdict": ("Verdict",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

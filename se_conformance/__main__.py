@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
         return 2
     console = Console()
-    return run(console if console.is_terminal else Console(width=120), options.picture)
+    return run(console if console.is_terminal else Console(width=132), options.picture)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from se_spec import SESpec
 
 from . import pictures
 from .cases import Inputs, revealing_parameters, round_to
-from .compare import Comparison, Result, compare, difference, reference
+from .comparison import Comparison, Reference, Result, compare, reference
 from .photographs import photographs, to_patches
 from .targets import TARGETS, Target, Worker, device
 
@@ -36,11 +36,12 @@ PROCESSES = 2
 
 @dataclass
 class Row:
-    """One implementation: the worst comparison per column, and what went wrong."""
+    """One implementation: the largest error per column, how near it came to its bound, and what went wrong."""
 
     name: str
     presets: int = 0
-    worst: dict[tuple[str, str], Comparison] = field(default_factory=dict)
+    worst: dict[tuple[str, str], float] = field(default_factory=dict)
+    ratio: float = 0.0
     faults: list[str] = field(default_factory=list)
     version: str = ""
     note: str = ""
@@ -54,11 +55,12 @@ class Row:
         """Keep the worst of each column."""
         for one in comparisons:
             key = ("d" if one.quantity.startswith("d") else "y", dtype)
-            if key not in self.worst or not one.error <= self.worst[key].error:
-                self.worst[key] = one
+            self.worst[key] = max(one.error, self.worst.get(key, 0.0))
+            self.ratio = max(one.ratio, self.ratio)
             if not one.passed:
                 self.faults.append(
-                    f"{self.name}: {preset} in {dtype}: {one.quantity} {one.error:.1e} > {one.allowed:.1e}"
+                    f"{self.name}: {preset} in {dtype}: {one.quantity}{list(one.where)} is {one.got:.6g}, expected "
+                    f"{one.want:.6g} ± {one.bound:.1e}"
                 )
 
 
@@ -67,7 +69,7 @@ def parity(console: Console, picture: Path | None) -> int:
     begun = time.monotonic()
     inputs = {(name, dtype): preset_inputs(name, dtype) for name in PRESETS for dtype in DTYPES}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        wanted = {key: reference(inputs[key], spec_of(key[0])) for key in progress.track(inputs, description="numpy")}
+        wanted = {key: reference_of(*key, inputs[key]) for key in progress.track(inputs, description="numpy")}
         rows = [oracle_row(inputs, wanted), *implementation_rows(inputs, wanted, progress, console)]
     show(rows, console)
     if picture is not None:
@@ -77,7 +79,7 @@ def parity(console: Console, picture: Path | None) -> int:
     for fault in [fault for row in rows for fault in row.faults]:
         console.print(f"  {fault}", style="red", highlight=False)
     if all(not row.worst for row in rows[1:]):
-        console.print("nothing was compared: install a framework, as in pip install 'se-suite[torch]'", style="red")
+        console.print("nothing was compared: install a framework, as in pip install 'se-suite[torch]'", style="red", markup=False)
         return 2
     return int(any(row.faults for row in rows))
 
@@ -85,6 +87,11 @@ def parity(console: Console, picture: Path | None) -> int:
 def spec_of(preset: str) -> SESpec:
     """The preset on the 192 channels of a patch."""
     return SESpec.preset(preset, 192)
+
+
+def reference_of(preset: str, dtype: str, inputs: Inputs) -> Reference:
+    """What the oracle says, and how far from it rounding may lead."""
+    return reference(inputs, spec_of(preset), dtype, gradients=dtype != "bfloat16")
 
 
 def preset_inputs(preset: str, dtype: str) -> Inputs:
@@ -95,18 +102,18 @@ def preset_inputs(preset: str, dtype: str) -> Inputs:
     return Inputs(round_to(x, dtype), round_to(x[::-1], dtype), rounded)
 
 
-def oracle_row(inputs: dict[tuple[str, str], Inputs], wanted: dict[tuple[str, str], Result]) -> Row:
+def oracle_row(inputs: dict[tuple[str, str], Inputs], wanted: dict[tuple[str, str], Reference]) -> Row:
     """The oracle against itself: channels first against last, and its gradients against central differences."""
     row = Row("numpy (the oracle)", presets=len(PRESETS), version=f"numpy {np.__version__}")
     for name in PRESETS:
-        (x, _, parameters), want = inputs[name, "float64"], wanted[name, "float64"]
+        (x, _, parameters), against = inputs[name, "float64"], wanted[name, "float64"]
         first = se_numpy.squeeze_excitation(
             np.moveaxis(x, -1, 1).copy(), spec_of(name), parameters, data_format="channels_first"
         )
-        row.add(name, "float64", [Comparison("y", difference(np.moveaxis(first, 1, -1), want.y), 1e-12)])
-        row.add(
-            name, "float64", [Comparison("d (differences)", differences(name, inputs[name, "float64"], want), 1e-6)]
-        )
+        comparisons = compare(Result(y=np.moveaxis(first, 1, -1)), against)
+        off = differences(name, inputs[name, "float64"], against.want)
+        checked = Comparison("d (differences)", off / 1e-6, off, (), off, 0.0, 1e-6, 1, 0)
+        row.add(name, "float64", [*comparisons, checked._replace(ratio=float(off > 1e-6) * 2.0)])
     return row
 
 
@@ -129,7 +136,7 @@ def differences(preset: str, inputs: Inputs, want: Result) -> float:
 
 def implementation_rows(
     inputs: dict[tuple[str, str], Inputs],
-    wanted: dict[tuple[str, str], Result],
+    wanted: dict[tuple[str, str], Reference],
     progress: Progress,
     console: Console,
 ) -> list[Row]:
@@ -158,7 +165,7 @@ def implementation_rows(
             worker, preset, dtype = running.pop(future)
             row = rows[worker.target.name]
             try:
-                row.add(preset, dtype, compare(future.result(), wanted[preset, dtype], dtype))
+                row.add(preset, dtype, compare(future.result(), wanted[preset, dtype]))
             except Exception as error:
                 row.faults.append(f"{row.name}: {preset} in {dtype}: {type(error).__name__}: {error}")
             progress.advance(task)
@@ -183,13 +190,15 @@ def show(rows: list[Row], console: Console) -> None:
     table = Table(title="largest difference from the oracle, relative to the largest value", title_justify="left")
     table.add_column("implementation", no_wrap=True)
     table.add_column("presets", justify="right")
-    for heading in ("float64", "float32", "bfloat16", "grad float64", "grad float32"):
+    for heading in ("float64", "float32", "bfloat16", "grad float64", "grad float32", "of bound"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for row in rows:
-        cells = (f"{row.worst[column].error:.1e}" if column in row.worst else "–" for column in COLUMNS)
+        cells = [f"{row.worst[column]:.1e}" if column in row.worst else "–" for column in COLUMNS]
+        cells.append(f"{row.ratio:.2f}" if row.worst else "–")
         style = {"same": "green", "DIFFERS": "bold red"}.get(row.verdict, "yellow")
         table.add_row(row.name, str(row.presets or "–"), *cells, f"[{style}]{row.verdict}[/]")
     console.print(table)
+    console.print("of bound: the largest share of what rounding can do to that element (docs/ERROR_BOUNDS.md)")
     console.print("presets: " + ", ".join(PRESETS), highlight=False)
     console.print(", ".join(dict.fromkeys(row.version for row in rows if row.version)), highlight=False)

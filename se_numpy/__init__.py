@@ -10,5 +10,8 @@ dtype('float64')
 
 from .block import excitation as excitation
 from .block import squeeze_excitation as squeeze_excitation
+from .error_bounds import error_bound as error_bound
+from .error_bounds import excitation_error_bound as excitation_error_bound
+from .error_bounds import vjp_error_bound as vjp_error_bound
 from .gradients import vjp as vjp
 from .parameters import initialize as initialize

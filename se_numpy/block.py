@@ -53,16 +53,15 @@ def squeeze_excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, d
     >>> y[0, :, 0], y[0, :, 1].round(12)  # gates 1/2 and 3/4
     (array([0., 1., 2., 3.]), array([0.75, 0.75, 0.75, 0.75]))
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # N-3: inf and NaN follow IEEE, quietly
-        return scaled(trace(x, spec, parameters, data_format), spec, data_format)
+    return scaled(trace(x, spec, parameters, data_format), spec, data_format)
 
 
 def excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str) -> Array:
     """The gate g, without the gain: float64, shape (N, C). Arguments and errors as ``squeeze_excitation``."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return trace(x, spec, parameters, data_format).g
+    return trace(x, spec, parameters, data_format).g
 
 
+@np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
 def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str) -> Trace:
     """The forward pass up to the gate, with every intermediate."""
     x, weights = checked(x, spec, parameters, data_format)
@@ -77,6 +76,7 @@ def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str)
     return Trace(x, z, pre, h, logits, gate(logits, spec.gate))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def scaled(t: Trace, spec: SESpec, data_format: str) -> Array:
     """The feature map scaled by its gate."""
     y = t.x * over_space(spec.gain * t.g, t.x.ndim, data_format)  # C-1, C-2
@@ -87,12 +87,24 @@ def squeeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array:
     """One number per sample and channel (S-1 to S-3); shape (N, C)."""
     match kind:
         case "avg":
-            return x.mean(axes)  # S-1
+            return mean(x, axes)  # S-1
         case "max":
             return x.max(axes)  # S-2
         case "avg_max":
-            return 0.5 * x.mean(axes) + 0.5 * x.max(axes)  # S-3
+            return 0.5 * mean(x, axes) + 0.5 * x.max(axes)  # S-3
     raise AssertionError(kind)
+
+
+def mean(x: Array, axes: tuple[int, ...]) -> Array:
+    """The mean over some axes, summed pairwise: its rounding grows with log n, not with n."""
+    terms = np.moveaxis(x, axes, range(len(axes)))
+    n = int(np.prod(terms.shape[: len(axes)]))
+    terms = terms.reshape(n, *terms.shape[len(axes) :])
+    while len(terms) > 1:
+        half = len(terms) // 2
+        odd = terms[2 * half :]
+        terms = np.concatenate([terms[:half] + terms[half : 2 * half], odd])
+    return terms[0] / n
 
 
 def over_space(g: Array, rank: int, data_format: str) -> Array:

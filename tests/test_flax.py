@@ -15,7 +15,7 @@ import pytest
 
 import se_numpy
 import se_spec
-from se_conformance import Case, Result, compare, reference
+from se_conformance import Case, Reference, Result, compare, reference
 from se_conformance.cases import DTYPES, Inputs, round_to
 from se_spec import InputError, LeakyReLU, ParameterError, SESpec
 
@@ -84,11 +84,11 @@ def float64_if(wanted: bool) -> Any:
     return importlib.import_module("jax").enable_x64(wanted)
 
 
-def judge(case: Case, inputs: Inputs | None = None, want: Result | None = None, **got: Any) -> None:
+def judge(case: Case, inputs: Inputs | None = None, against: Reference | None = None, **got: Any) -> None:
     """Assert that y, g, dx and dparameters, as many as are given, are the oracle's."""
-    want = want or reference(inputs or case.inputs(), case.spec, gradients="dx" in got)
+    against = against or reference(inputs or case.inputs(), case.spec, case.dtype, gradients="dx" in got)
     got = {name: value if isinstance(value, dict) else np.asarray(value) for name, value in got.items()}
-    faults = [one for one in compare(want._replace(**got), want, case.dtype) if not one.passed]
+    faults = [one for one in compare(Result(**got), against) if not one.passed]
     assert not faults, faults
 
 
@@ -142,7 +142,7 @@ def test_nnx_and_linen_agree_bit_for_bit_under_jit(dtype: str) -> None:
 
 def test_nnx_jit_grad_and_value_and_grad(nnx: Any, se_flax: Any) -> None:
     x, dy, parameters = TWO[0].inputs()
-    loss = Result(np.sum(reference(TWO[0].inputs(), RICH).y * dy), np.zeros(0))
+    loss = Result(np.sum(reference(TWO[0].inputs(), RICH, "float64").want.y * dy), np.zeros(0))
     with float64_if(True):
         block = build_nnx(RICH, parameters, param_dtype="float64")
         y = nnx.jit(lambda block, x: block(x))(block, x)

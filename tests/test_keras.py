@@ -414,8 +414,8 @@ def numpy(tensor):
 
 
 def judge(got, maps, spec, dtype="float32"):
-    """Each answer against the oracle's, in the type and within the tolerances of ``dtype``."""
+    """Each answer against the oracle's, in the type and within the bounds of ``dtype``."""
     for result, inputs in zip(got, maps, strict=True):
         assert result.y.dtype.name == dtype
-        comparisons = compare(result, reference(inputs, spec, gradients=False), dtype)
+        comparisons = compare(result, reference(inputs, spec, dtype, gradients=False))
         assert all(one.passed for one in comparisons), f"{spec} on {inputs.x.shape}: {comparisons}"

@@ -16,7 +16,7 @@ from typing import Any
 from se_spec import SESpec
 
 from ..cases import DTYPES, Inputs
-from ..compare import Result
+from ..comparison import Result
 
 Run = Callable[..., Result]
 
@@ -106,6 +106,10 @@ class Worker:
         """Any importable function, in the target's process."""
         return self._pool.submit(function, *arguments).result()
 
+    def begin(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+        """``call``, answered later."""
+        return self._pool.submit(function, *arguments)
+
     def versions(self) -> str:
         """What answers, and on which device, as in ``torch 2.13.0 (cpu)``."""
         return str(self.call(_versions, self.target.module))
@@ -126,10 +130,15 @@ def device() -> str:
     return os.environ.get("DEVICE", "cpu")
 
 
+def load(module: str) -> Any:
+    """The module that asks a framework, imported in this process."""
+    return importlib.import_module(f"{__name__}.{module}")
+
+
 def _versions(module: str) -> str:
-    return importlib.import_module(f"{__name__}.{module}").versions()
+    return str(load(module).versions())
 
 
 def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:
-    run: Run = importlib.import_module(f"{__name__}.{module}").run
+    run: Run = load(module).run
     return run(spec, inputs, **options)

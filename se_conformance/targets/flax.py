@@ -14,7 +14,7 @@ from se_flax.parameters import from_tree
 from se_spec import SESpec
 
 from ..cases import Inputs
-from ..compare import Result
+from ..comparison import Result
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:

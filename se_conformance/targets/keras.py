@@ -12,7 +12,7 @@ import se_keras
 from se_spec import SESpec
 
 from ..cases import Inputs
-from ..compare import Result
+from ..comparison import Result
 
 BACKEND = keras.backend.backend()
 

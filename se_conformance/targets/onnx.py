@@ -11,7 +11,7 @@ import torch
 from se_spec import SESpec
 
 from ..cases import Inputs
-from ..compare import Result
+from ..comparison import Result
 from .torch import block_of, to_array, to_tensor
 
 

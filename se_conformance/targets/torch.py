@@ -8,7 +8,7 @@ import se_torch
 from se_spec import SESpec
 
 from ..cases import Inputs
-from ..compare import Result
+from ..comparison import Result
 from . import device
 
 torch.set_num_threads(1)

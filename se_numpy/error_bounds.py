@@ -1,0 +1,426 @@
+"""What rounding may do to a correct implementation: absolute bounds, carried along the computation.
+
+docs/ERROR_BOUNDS.md derives every line and names every assumption; B-n are its clauses. The analysis is Higham's
+running error analysis (*Accuracy and Stability of Numerical Algorithms*, 2nd ed., sections 3.1 to 3.3), elementwise:
+beside each value of the oracle's forward and backward pass stands how far a correct program's value may be from it, in
+any order of summation, with or without fused multiply-adds.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import se_spec
+from se_spec import SESpec, ShapeError, SpecError
+
+from . import sensitivities
+from .block import Parameters, Trace, mean, over_space, scaled, squeeze, trace
+from .nonlinearities import Array
+from .sensitivities import Nonlinearity, value_derivative
+
+
+class Format(NamedTuple):
+    """A floating-point format: significant bits, exponent of the smallest normal number, largest number."""
+
+    digits: int
+    lowest: int
+    largest: float
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff."""
+        return 2.0**-self.digits
+
+
+FORMATS = {
+    "float64": Format(53, -1022, float(np.finfo(np.float64).max)),
+    "float32": Format(24, -126, float(np.finfo(np.float32).max)),
+    "bfloat16": Format(8, -126, (2.0 - 2.0**-7) * 2.0**127),
+    "float16": Format(11, -14, 65504.0),
+}
+PRODUCTS = {"dtype": 0.0, "tf32": 2.0**-10, "bfloat16": 2.0**-8}
+"""Relative error of an operand on its way into a product (B-6); TF32 units may cut instead of round."""
+
+
+class Rounding(NamedTuple):
+    """Where an implementation rounds (B-2). ``stored`` is 0 where intermediates are kept as they were computed."""
+
+    storage: Format
+    arithmetic: Format
+    unit: float
+    stored: float
+    once: float
+    operand: float
+
+    @property
+    def composed(self) -> float:
+        """Unit roundoff of one elementwise operation whose result may be stored."""
+        return self.unit + self.stored
+
+    def gamma(self, n: float) -> float:
+        """n roundings that follow each other: n u / (1 - n u) (B-3)."""
+        return n * self.unit / (1.0 - n * self.unit) if n * self.unit < 1.0 else float("inf")
+
+    def store(self, value: Array, e: Array, unit: float | None = None) -> Array:
+        """The error of a value that is written down, in the storage type where intermediates are (B-7)."""
+        unit = self.stored if unit is None else unit
+        if unit:
+            e = e + unit * (np.abs(value) + e) + _tiny(self.storage)
+        return np.where(np.abs(value) + e <= (self.storage if unit else self.arithmetic).largest, e, np.inf)
+
+    def fits(self, value: Array, e: Array) -> Array:
+        """The error; inf where the value may overflow on its way."""
+        return np.where(np.abs(value) + e <= (self.storage if self.stored else self.arithmetic).largest, e, np.inf)
+
+
+Weight = tuple[Array, Array | float]
+"""A parameter, and how far it is from what the implementation is given."""
+
+
+class Forward(NamedTuple):
+    """The oracle's forward pass and how far each value may be off; ``dx`` and ``weights`` are errors of the inputs."""
+
+    t: Trace
+    x: Array | float
+    z: Array
+    pre: Array | None
+    h: Array
+    logits: Array
+    g: Array
+    weights: dict[str, Weight]
+
+
+def error_bound(
+    x: np.ndarray,
+    spec: SESpec,
+    parameters: Parameters,
+    dtype: str = "float32",
+    *,
+    data_format: str,
+    accumulation: str | None = None,
+    products: str = "dtype",
+    intermediates: str = "storage",
+) -> Array:
+    """How far each element of a correct implementation's y may be from the oracle's.
+
+    Args:
+        x: feature map as for ``squeeze_excitation``. What does not fit ``dtype`` is rounded, and that is counted.
+        spec: which block.
+        parameters: the canonical parameters.
+        dtype: in which x, parameters and y are stored: ``"float64"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        data_format: ``"channels_first"`` or ``"channels_last"``.
+        accumulation: in what is computed; float32 unless given, and float64 for float64. For half precision, the
+            storage type itself may be given.
+        products: ``"dtype"``, or the precision declared for the operands of both products: ``"tf32"``, ``"bfloat16"``.
+        intermediates: ``"storage"`` where each may be rounded to the storage type (as timm's are), ``"float32"`` where
+            they are kept. (B-2)
+
+    Returns:
+        float64 array of the shape of x, >= 0; inf where rounding may do anything.
+
+    Raises:
+        SpecError: a dtype, accumulation, products or intermediates that is none of these.
+        InputError, ShapeError, ParameterError: as ``squeeze_excitation``.
+
+    >>> x = np.array([[[1.0], [3.0]]], np.float32)  # mean 2, u = 0, v = 0, g = 1/2
+    >>> p = {"reduce.weight": np.zeros((1, 1), np.float32), "expand.weight": np.zeros((1, 1), np.float32)}
+    >>> bound = error_bound(x, SESpec(1, hidden=1), p, "float32", data_format="channels_last")
+    >>> (bound * 2.0**24).round(1).tolist()  # the sigmoid's own error, and one rounding of the product
+    [[[5.0], [15.0]]]
+    """
+    r = _rounding(dtype, accumulation, products, intermediates)
+    with np.errstate(all="ignore"):
+        f = _forward(x, spec, parameters, r, data_format)
+        return _finish(_scale(f, spec, r, data_format))
+
+
+def excitation_error_bound(
+    x: np.ndarray,
+    spec: SESpec,
+    parameters: Parameters,
+    dtype: str = "float32",
+    *,
+    data_format: str,
+    accumulation: str | None = None,
+    products: str = "dtype",
+    intermediates: str = "storage",
+) -> Array:
+    """The same for the gate, shape (N, C). Arguments and errors as ``error_bound``."""
+    r = _rounding(dtype, accumulation, products, intermediates)
+    with np.errstate(all="ignore"):
+        f = _forward(x, spec, parameters, r, data_format)
+        return _finish(r.store(f.t.g, f.g))
+
+
+def vjp_error_bound(
+    x: np.ndarray,
+    dy: np.ndarray,
+    spec: SESpec,
+    parameters: Parameters,
+    dtype: str = "float32",
+    *,
+    data_format: str,
+    accumulation: str | None = None,
+    products: str = "dtype",
+    intermediates: str = "storage",
+) -> tuple[Array, dict[str, Array]]:
+    """The same for the gradients: of dx and of each parameter's. Arguments and errors as ``error_bound``.
+
+    At a kink or a tie within reach of rounding, any subgradient is right (V-3, V-4): the bound holds the whole jump.
+    """
+    if dy.shape != x.shape:
+        raise ShapeError(f"dy has shape {dy.shape}, expected that of x, {x.shape}")
+    r = _rounding(dtype, accumulation, products, intermediates)
+    with np.errstate(all="ignore"):
+        f = _forward(x, spec, parameters, r, data_format)
+        dx, dparameters = _backward(f, dy, spec, r, data_format)
+        return _finish(dx), {name: _finish(dparameters[name]) for name in se_spec.parameters.shapes(spec)}
+
+
+def rounded_to(values: Array, dtype: str) -> Array:
+    """float64 values rounded to the nearest of a narrower format, halves to even; beyond its largest, inf.
+
+    >>> rounded_to(np.array([1 + 2**-9, 1 + 3 * 2**-9, 1e-8, 7e4]), "float16").tolist()
+    [1.001953125, 1.005859375, 0.0, inf]
+    """
+    form = FORMATS[dtype]
+    if form.digits == 53:
+        return values
+    _, exponents = np.frexp(values)
+    quantum = np.ldexp(1.0, np.maximum(exponents - form.digits, form.lowest - form.digits + 1))
+    nearest = np.rint(values / quantum) * quantum
+    return np.where(np.abs(nearest) > form.largest, np.copysign(np.inf, values), nearest)
+
+
+def _rounding(dtype: str, accumulation: str | None, products: str, intermediates: str) -> Rounding:
+    for field, given, allowed in (
+        ("dtype", dtype, tuple(FORMATS)),
+        ("accumulation", accumulation, (None, *FORMATS)),
+        ("products", products, tuple(PRODUCTS)),
+        ("intermediates", intermediates, ("storage", "float32")),
+    ):
+        if given not in allowed:
+            raise SpecError(f"{field}={given!r} is not allowed; it must be one of {', '.join(map(repr, allowed))}")
+    storage = FORMATS[dtype]
+    arithmetic = FORMATS[accumulation or ("float64" if dtype == "float64" else "float32")]
+    if products != "dtype" and arithmetic.digits > 24:
+        raise SpecError(f"products={products!r} is not allowed with float64 arithmetic; it must be 'dtype'")
+    narrower = storage.digits < arithmetic.digits
+    return Rounding(
+        storage,
+        arithmetic,
+        unit=arithmetic.unit + FORMATS["float64"].unit,  # B-1: and the oracle's own
+        stored=storage.unit if narrower and intermediates == "storage" else 0.0,
+        once=storage.unit if narrower else 0.0,
+        operand=PRODUCTS[products],
+    )
+
+
+def _forward(x: np.ndarray, spec: SESpec, parameters: Parameters, r: Rounding, data_format: str) -> Forward:
+    t = trace(x, spec, parameters, data_format)
+    axes = se_spec.inputs.spatial_axes(x.ndim, data_format)
+    dx = _input_error(t.x, x.dtype.name, r)
+    wide = {name: parameters[name].astype(np.float64) for name in se_spec.parameters.shapes(spec)}
+    weights = {name: (w, _input_error(w, parameters[name].dtype.name, r)) for name, w in wide.items()}
+
+    z = r.store(t.z, _squeeze(t, dx, spec.squeeze, axes, r), r.once)  # N-1: even where intermediates are kept
+    if spec.single_projection or t.pre is None:
+        pre, h = None, z
+    else:
+        pre = _projection(t.z, z, t.pre, weights["reduce.weight"], weights.get("reduce.bias"), r)
+        h = _nonlinearity(spec.activation, t.pre, pre, r)
+        h = r.store(t.h, h)
+    logits = _projection(t.h, h, t.logits, weights["expand.weight"], weights.get("expand.bias"), r)
+    g = _nonlinearity(spec.gate, t.logits, logits, r)
+    return Forward(t, dx, z, pre, h, logits, g, weights)
+
+
+def _squeeze(t: Trace, dx: Array | float, kind: str, axes: tuple[int, ...], r: Rounding) -> Array:
+    n = int(np.prod([t.x.shape[axis] for axis in axes]))
+    size = mean(np.abs(t.x) + dx, axes)
+    avg = r.gamma(n + 1) * size + n * _tiny(r.arithmetic)  # B-4: n - 1 additions, 1/n, its product
+    avg = avg + mean(dx, axes) if isinstance(dx, np.ndarray) else avg
+    avg = np.where(n * size <= r.arithmetic.largest, avg, np.inf)
+    if kind == "avg":
+        return avg
+    top = dx.max(axes) if isinstance(dx, np.ndarray) else np.zeros_like(avg)  # B-5: a comparison does not round
+    if kind == "max":
+        return top
+    both = np.abs(squeeze(t.x, "avg", axes)) + np.abs(squeeze(t.x, "max", axes))
+    return r.fits(both, avg + top) * 0.5 + r.composed * (both + avg + top) + 2.0 * _tiny(r.arithmetic)
+
+
+def _projection(
+    h: Array,
+    e: Array,
+    out: Array,
+    weight: Weight,
+    bias: Weight | None,
+    r: Rounding,
+) -> Array:
+    """B-6: sum of |error| |weight| + the operands' rounding + gamma of the sum of magnitudes, then storing."""
+    w, dw = np.abs(weight[0]), weight[1]
+    k = w.shape[1]
+    size = np.abs(h) + e
+    terms, moved = size @ w.T, e @ w.T
+    if isinstance(dw, np.ndarray):
+        terms, moved = terms + size @ dw.T, moved + size @ dw.T
+    operands = (1.0 + r.operand) ** 2
+    error = moved + (operands - 1.0) * terms + k * _tiny(r.arithmetic)
+    if bias is None:
+        error = error + r.gamma(k) * operands * terms
+    else:
+        b, db = np.abs(bias[0]), bias[1]
+        error = error + db + r.gamma(k + 1) * (operands * terms + b + db)
+        error = error + r.stored * terms  # the product may be stored before the bias is added
+    return r.store(out, np.where(terms <= r.arithmetic.largest, error, np.inf))
+
+
+def _nonlinearity(name: Nonlinearity, v: Array, e: Array, r: Rounding) -> Array:
+    return sensitivities.change(name, v, e) + sensitivities.evaluation(name, v, e, r.composed) + _tiny(r.arithmetic)
+
+
+def _scale(f: Forward, spec: SESpec, r: Rounding, data_format: str) -> Array:
+    s = _gate_in_product(f, spec, r)
+    g, e = (over_space(array, f.t.x.ndim, data_format) for array in (np.abs(spec.gain * f.t.g), s))
+    size = np.abs(f.t.x)
+    error = size * e + (f.x + r.unit * (size + f.x)) * (g + e) + _tiny(r.arithmetic)  # B-8
+    if spec.residual:  # x g + x, or x (1 + g)
+        error = r.fits(size * (1.0 + g), error) + f.x + 2.0 * r.composed * (size + f.x) * (1.0 + g + e)
+    return r.store(scaled(f.t, spec, data_format), error, r.once)
+
+
+def _gate_in_product(f: Forward, spec: SESpec, r: Rounding) -> Array:
+    """The error of gain * g where it meets x: there it may have been rounded once (N-1)."""
+    g = np.abs(f.t.g)
+    if spec.gain == 1.0:
+        return r.store(g, f.g, r.once)
+    gain = abs(spec.gain)
+    e = gain * r.store(g, f.g)
+    return r.store(gain * g, e + r.unit * (gain * g + e), r.once)
+
+
+def _backward(
+    f: Forward, dy: np.ndarray, spec: SESpec, r: Rounding, data_format: str
+) -> tuple[Array, dict[str, Array]]:
+    """The chain rule of ``gradients.vjp``, an error beside each value (B-13 to B-16)."""
+    t, axes = f.t, se_spec.inputs.spatial_axes(dy.ndim, data_format)
+    n = int(np.prod([t.x.shape[axis] for axis in axes]))
+    up = dy.astype(np.float64)
+    dup = _input_error(up, dy.dtype.name, r)
+    size, magnitude = np.abs(t.x) + f.x, np.abs(up) + dup
+    found: dict[str, Array] = {}
+
+    terms = (magnitude * size).sum(axes)
+    ds = (up * t.x).sum(axes)
+    e = (magnitude * f.x + dup * size).sum(axes) + (r.gamma(n) + r.stored) * terms + n * _tiny(r.arithmetic)
+    e = abs(spec.gain) * r.store(ds, np.where(terms <= r.arithmetic.largest, e, np.inf))
+    dg = spec.gain * ds
+    e = r.fits(dg, e if spec.gain == 1.0 else e + r.composed * (np.abs(dg) + e))
+
+    dv, e = _through(spec.gate, t.logits, f.logits, f.g, dg, e, r)
+    found["expand.weight"], found["expand.bias"] = _outer(dv, e, t.h, f.h, r), _sum(dv, e, r)
+    weight, dweight = f.weights["expand.weight"]
+    dh = dv @ weight
+    e = _projection(dv, e, dh, (weight.T, _transposed(dweight)), None, r)
+    if t.pre is None or f.pre is None:
+        dz = dh
+    else:
+        du, e = _through(spec.activation, t.pre, f.pre, f.h, dh, e, r)
+        found["reduce.weight"], found["reduce.bias"] = _outer(du, e, t.z, f.z, r), _sum(du, e, r)
+        weight, dweight = f.weights["reduce.weight"]
+        dz = du @ weight
+        e = _projection(du, e, dz, (weight.T, _transposed(dweight)), None, r)
+
+    gate, gate_error, dz, e = (
+        over_space(a, up.ndim, data_format) for a in (spec.gain * t.g, _gate_in_product(f, spec, r), dz, e)
+    )
+    parts = [
+        (up * gate, magnitude * gate_error + dup * np.abs(gate) + r.composed * magnitude * (np.abs(gate) + gate_error))
+    ]
+    if spec.residual:
+        parts.append((up, np.broadcast_to(dup, up.shape)))
+    parts += _through_squeeze(t.x, f.x, dz, e, spec.squeeze, axes, n, r)
+    total, error = parts[0][0], parts[0][1]
+    for value, own in parts[1:]:  # B-16: branches are added in any order
+        error = error + r.fits(value, own)
+        total = np.abs(total) + np.abs(value)
+    error = error + (len(parts) - 1) * r.composed * (np.abs(total) + error) + _tiny(r.arithmetic)
+    return r.store(total, error, r.once), found
+
+
+def _through(
+    name: Nonlinearity, v: Array, e_v: Array, e_f: Array, d: Array, e: Array, r: Rounding
+) -> tuple[Array, Array]:
+    """B-14: d f'(v) and its error; f' is computed from v, or from the value f that the forward pass stored."""
+    slope = value_derivative(name, v)
+    off = sensitivities.derivative_change(name, v, e_v) + sensitivities.derivative_evaluation(name, v, e_v, r.composed)
+    if name in ("sigmoid", "tanh"):
+        f = sensitivities.value(name, v)
+        stored = r.store(f, e_f)  # f (1 - f) has derivative 1 - 2 f, (1 - f)(1 + f) has -2 f
+        off = off + stored * (np.abs(1.0 - 2.0 * f) if name == "sigmoid" else 2.0 * np.abs(f)) + stored**2
+    size = (np.abs(d) + e) * (np.abs(slope) + off)
+    error = np.abs(d) * off + e * (np.abs(slope) + off) + 2.0 * r.composed * size + _tiny(r.arithmetic)
+    return d * slope, r.store(d * slope, error)
+
+
+def _outer(d: Array, e: Array, h: Array, e_h: Array, r: Rounding) -> Array:
+    """B-15: the error of d^T h, a sum over the samples; its operands round as those of the products do."""
+    operands = (1.0 + r.operand) ** 2
+    terms = (np.abs(d) + e).T @ (np.abs(h) + e_h)
+    error = e.T @ (np.abs(h) + e_h) + np.abs(d).T @ e_h
+    error = error + (operands - 1.0 + r.gamma(len(d)) * operands) * terms + len(d) * _tiny(r.arithmetic)
+    return r.store(d.T @ h, error, r.once)
+
+
+def _sum(d: Array, e: Array, r: Rounding) -> Array:
+    """The error of the sum over the samples."""
+    return r.store(d.sum(0), e.sum(0) + r.gamma(len(d)) * (np.abs(d) + e).sum(0), r.once)
+
+
+def _through_squeeze(
+    x: Array, dx: Array | float, dz: Array, e: Array, kind: str, axes: tuple[int, ...], n: int, r: Rounding
+) -> list[tuple[Array, Array]]:
+    """What of z's gradient reaches x: values and errors, one per branch."""
+    branches = []
+    half = 0.5 if kind == "avg_max" else 1.0
+    if kind != "max":
+        value = half * dz / n
+        error = half * e / n + 3.0 * r.composed * (np.abs(value) + half * e / n) + _tiny(r.storage)
+        branches.append((value, error))
+    if kind != "avg":
+        top = x.max(axes, keepdims=True)
+        near = x + 2.0 * np.max(dx) >= top
+        count = near.sum(axes, keepdims=True)
+        share = half * near / count
+        any_share = np.where(near & (count > 1), half, 0.0)  # V-4
+        error = half * near * e + any_share * (np.abs(dz) + e) + 3.0 * r.composed * share * (np.abs(dz) + e)
+        branches.append((share * dz, error + near * _tiny(r.storage)))
+    return branches
+
+
+def _input_error(values: Array, given: str, r: Rounding) -> Array | float:
+    """B-2: how far the values are from what the implementation is given; 0 where they are stored as they come."""
+    narrowest = min(r.storage, r.arithmetic)
+    if given in FORMATS and FORMATS[given].digits <= narrowest.digits and FORMATS[given].lowest >= narrowest.lowest:
+        return 0.0
+    names = [name for name, form in FORMATS.items() if form in (r.storage, r.arithmetic)]
+    stored = values
+    for name in sorted(names, key=lambda name: -FORMATS[name].digits):
+        stored = rounded_to(stored, name)
+    error = np.abs(values - stored)
+    return np.where(np.isfinite(stored) | ~np.isfinite(values), error, np.inf)
+
+
+def _transposed(e: Array | float) -> Array | float:
+    return e.T if isinstance(e, np.ndarray) else e
+
+
+def _tiny(form: Format) -> float:
+    """B-3: what one operation loses below the smallest normal number; float32 arithmetic may flush it to zero."""
+    return 2.0 ** (form.lowest - (11 if form.digits == 11 else 0))
+
+
+def _finish(bound: Array) -> Array:
+    """Room for the rounding of this very computation; NaN, from inf - inf or 0 inf, says nothing either."""
+    return np.where(np.isnan(bound), np.inf, bound * (1.0 + 2.0**-20))
