@@ -1,34 +1,236 @@
 """``se-check``: the command line of the judge."""
 
 import argparse
+import importlib
+import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from .targets import device
+from se_spec import SEError, SESpec
+
+PASS, FAIL, NOTHING = 0, 1, 2
+Colour = Callable[[str, str], str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: all the same; 1: something differs; 2: nothing was compared, or the command was wrong."""
+    """Exit status 0: right; 1: something is wrong; 2: nothing was judged, or the command was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SEError as error:
+        print(f"se-check: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name.partition(".")[0]]
+        print(f"se-check {options.command} needs {error.name}: pip install 'se-suite[{extra}]'", file=sys.stderr)
+    return NOTHING
+
+
+_EXTRAS = {"torch": "torch", "keras": "keras", "tensorflow": "keras", "jax": "flax", "flax": "flax"} | dict.fromkeys(
+    ("rich", "matplotlib", "sklearn", "ml_dtypes", "safetensors"), "conformance"
+)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="se-check", description="Is this Squeeze-and-Excitation right?")
     commands = parser.add_subparsers(dest="command", required=True)
-    parity = commands.add_parser("parity", help="compare every implementation on two photographs")
-    parity.add_argument(
-        "--picture", type=Path, default=Path("out/gates.png"), help="where the picture goes (%(default)s)"
-    )
-    parity.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw none")
-    options = parser.parse_args(arguments)
-    try:
-        from rich.console import Console
 
-        from .parity import parity as run
-    except ModuleNotFoundError as error:
-        print(f"se-check parity needs {error.name}: pip install 'se-suite[conformance]'", file=sys.stderr)
-        return 2
+    run = commands.add_parser("run", help="judge a block", description="Judge module:name, a function or a block.")
+    run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file.onnx")
+    which = run.add_mutually_exclusive_group(required=True)
+    which.add_argument("--preset", help="which block it should be, by a name of docs/PRESETS.md; needs --channels")
+    which.add_argument("--spec", help='which block it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
+    run.add_argument("--channels", type=int, help="of the preset")
+    run.add_argument("--hidden", type=int, help="instead of the preset's width")
+    run.add_argument("--vjp", metavar="MODULE:NAME", help="vjp(x, dy, parameters) -> (dx, dparameters)")
+    run.add_argument("--excitation", metavar="MODULE:NAME", help="excitation(x, parameters) -> g")
+    run.add_argument("--dtype", action="append", help="float64, float32, bfloat16, float16; may be repeated (float32)")
+    run.add_argument("--data-format", choices=("channels_last", "channels_first"))
+    run.add_argument("--ranks", default="2", help="numbers of spatial axes, as in 1,2,3 (%(default)s)")
+    run.add_argument("--products", default="dtype", help="dtype, tf32 or bfloat16 (%(default)s)")
+    run.add_argument("--intermediates", default="storage", help="storage or float32 (%(default)s)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--deviations", type=Path, help="file of known deviations")
+    run.add_argument("--json", type=Path, help="write the verdicts there too")
+    run.set_defaults(run=_run)
+
+    faults = commands.add_parser("faults", help="the known mistakes, and whether the judge finds each")
+    faults.add_argument("--list", action="store_true", help="print the catalogue and judge nothing")
+    faults.add_argument("--dtype", action="append", help="as above (float32)")
+    faults.add_argument("--all", action="store_true", help="on many blocks instead of a few")
+    faults.set_defaults(run=_faults)
+
+    vectors = commands.add_parser("vectors", help="write the frozen vectors, or judge a block by them")
+    vectors.add_argument("folder", type=Path, nargs="?", help="where to write them; with --judge, where to read them")
+    vectors.add_argument("--judge", metavar="MODULE:NAME", help="function(x, parameters, spec) -> y")
+    vectors.set_defaults(run=_vectors)
+
+    parity = commands.add_parser("parity", help="compare every implementation on two photographs")
+    parity.add_argument("--picture", type=Path, default=Path("out/gates.png"), help="where it goes (%(default)s)")
+    parity.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw none")
+    parity.set_defaults(run=_parity)
+
+    soak = commands.add_parser("soak", help="random blocks, correct implementations: are there false alarms?")
+    soak.add_argument("--runs", type=int, default=100_000, help="%(default)s")
+    soak.add_argument("--out", type=Path, help="write the page there")
+    soak.set_defaults(run=_soak)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .judge import check
+
+    sys.path.insert(0, os.getcwd())
+    spec = _spec(options)
+    colour = _colour()
+    verdicts = []
+    for dtype in options.dtype or ["float32"]:
+        verdict = check(
+            _named(options.target),
+            spec,
+            vjp=options.vjp and _named(options.vjp),
+            excitation=options.excitation and _named(options.excitation),
+            dtype=dtype,
+            data_format=options.data_format,
+            ranks=_ranks(options.ranks),
+            products=options.products,
+            intermediates=options.intermediates,
+            seed=options.seed,
+            deviations=options.deviations,
+        )
+        verdicts.append(verdict)
+        first, *rest = verdict.lines()
+        print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
+    if options.json:
+        _write(options.json, json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
+    if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
+        return NOTHING
+    return PASS if all(verdict.passed for verdict in verdicts) else FAIL
+
+
+def _faults(options: argparse.Namespace) -> int:
+    from .faults import CATALOGUE, EQUIVALENT
+    from .faults.trial import SPECS, tried
+
+    if options.list:
+        for fault in CATALOGUE.values():
+            print(f"{fault.stage:11}{fault.name}: {fault.sentence} [{fault.source}]")
+        for name, reason in EQUIVALENT.items():
+            print(f"equivalent {name}: {reason}")
+        return PASS
+    colour = _colour()
+    missed = done = first = third = 0
+    for dtype in options.dtype or ["float32"]:
+        for one in tried(SPECS if options.all else SPECS[:2], dtype):
+            done += 1
+            missed += not one.killed
+            first += one.place == 1
+            third += 1 <= one.place <= 3
+            if one.place != 1:
+                word = "not found" if not one.killed else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
+                print(
+                    colour(f"{one.fault.name}, {one.verdict.spec}, {dtype}: {word}", "yellow" if one.killed else "red")
+                )
+    print(f"{done - missed} of {done} found, {first} named first, {third} among the first three")
+    if not done:
+        return NOTHING
+    return PASS if not missed and first >= 0.95 * done and third == done else FAIL
+
+
+def _vectors(options: argparse.Namespace) -> int:
+    from . import vectors
+
+    if options.judge is None:
+        if options.folder is None:
+            print("se-check vectors: name a folder to write to, or a block with --judge", file=sys.stderr)
+            return NOTHING
+        print("\n".join(vectors.write(options.folder)))
+        return PASS
+    sys.path.insert(0, os.getcwd())
+    from .vectors.judge import wrong_with
+
+    function, frozen = _named(options.judge), vectors.load(options.folder)
+    wrong = {vector.name: text for vector in frozen if (text := wrong_with(function, vector))}
+    for name, text in wrong.items():
+        print(_colour()(f"{name}: {text}", "red"))
+    print(f"{len(frozen) - len(wrong)} of {len(frozen)}")
+    return FAIL if wrong else PASS
+
+
+def _parity(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .parity import parity
+    from .targets import device
+
     if device() not in ("cpu", "cuda"):
         print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
-        return 2
+        return NOTHING
     console = Console()
-    return run(console if console.is_terminal else Console(width=132), options.picture)
+    return parity(console if console.is_terminal else Console(width=132), options.picture)
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .soak import soak
+
+    return soak(options.runs, Console(), options.out)
+
+
+def _spec(options: argparse.Namespace) -> SESpec:
+    if options.spec:
+        return SESpec.from_json(options.spec)
+    if options.channels is None:
+        raise SEError("--preset needs --channels")
+    width = {} if options.hidden is None else {"hidden": options.hidden}
+    return SESpec.preset(options.preset, options.channels, **width)
+
+
+def _named(target: str) -> Any:
+    """``module:name``, imported; a path to an ONNX file as it is."""
+    if target.endswith(".onnx"):
+        return Path(target)
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise SEError(f"{target!r} is not module:name")
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise SEError(f"there is no module {module!r} on the path") from None
+        raise
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SEError(f"{module!r} has no {name!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SEError(f"--ranks={text} is not a list such as 1,2,3") from None
+
+
+def _colour() -> Colour:
+    """In a terminal, with colour; in a pipe, and where NO_COLOR asks for it, plain."""
+    codes = {"green": "32", "red": "31", "yellow": "33"}
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return lambda text, name: text
+    return lambda text, name: f"\x1b[{codes[name]}m{text}\x1b[0m"
+
+
+def _write(path: Path, text: str) -> None:
+    """Never half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 import se_numpy
+from se_numpy import error_bounds
 from se_spec import SESpec
 from se_spec.nonlinearities import HardSigmoid
 
@@ -72,28 +73,26 @@ class Comparison(NamedTuple):
         return self.ratio <= 1.0
 
 
+@np.errstate(invalid="ignore")  # inf times 0
 def reference(
     inputs: Inputs, spec: SESpec, dtype: str, precision: Precision = KEPT, *, gradients: bool = True
 ) -> Reference:
     """The oracle's answer and its bounds, float64."""
     x, dy, parameters = inputs
-    declared = {**precision._asdict(), "data_format": "channels_last"}
-    t = se_numpy.block.trace(x, spec, parameters, "channels_last")
-    y = se_numpy.block.scaled(t, spec, "channels_last")
-    by = se_numpy.error_bound(x, spec, parameters, dtype, **declared)
-    bg = se_numpy.excitation_error_bound(x, spec, parameters, dtype, **declared)
+    r = error_bounds.rounding(dtype, precision.accumulation, precision.products, precision.intermediates)
+    bound = error_bounds.bounds(x, dy if gradients else None, spec, parameters, r, "channels_last")
+    t, y = bound.t, se_numpy.block.scaled(bound.t, spec, "channels_last")
     reach = spec.gain * _gate_span(spec, t) + spec.residual
     unasked = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf: only what is not finite counts
-    sy, sg = np.abs(t.x) * reach, np.full_like(bg, _gate_span(spec, t))
+    size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # around 0, what is small against the map is no bound's fault
+    sy, sg = size * reach, np.full_like(bound.g, _gate_span(spec, t))
     sy[unasked], sg[unasked] = np.nan, np.nan
     if not gradients:
-        return Reference(Result(y, t.g), Result(by, bg), Result(sy, sg))
+        return Reference(Result(y, t.g), Result(bound.y, bound.g), Result(sy, sg))
     dx, dparameters = se_numpy.vjp(x, dy, spec, parameters, data_format="channels_last")
-    bdx, bdparameters = se_numpy.vjp_error_bound(x, dy, spec, parameters, dtype, **declared)
     spans = {name: _largest(array) for name, array in dparameters.items()}
-    return Reference(
-        Result(y, t.g, dx, dparameters), Result(by, bg, bdx, bdparameters), Result(sy, sg, _largest(dx), spans)
-    )
+    want = Result(y, t.g, dx, dparameters)
+    return Reference(want, Result(*bound[1:]), Result(sy, sg, _largest(dx), spans))
 
 
 def compare(got: Result, against: Reference) -> list[Comparison]:

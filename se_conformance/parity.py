@@ -79,7 +79,9 @@ def parity(console: Console, picture: Path | None) -> int:
     for fault in [fault for row in rows for fault in row.faults]:
         console.print(f"  {fault}", style="red", highlight=False)
     if all(not row.worst for row in rows[1:]):
-        console.print("nothing was compared: install a framework, as in pip install 'se-suite[torch]'", style="red", markup=False)
+        console.print(
+            "nothing was compared: install a framework, as in pip install 'se-suite[torch]'", style="red", markup=False
+        )
         return 2
     return int(any(row.faults for row in rows))
 

@@ -76,8 +76,9 @@ def draw_spec(rng: np.random.Generator) -> SESpec:
     slope = float(np.round(rng.uniform(-0.5, 0.5), 2))
     activations = (*se_spec.nonlinearities.ACTIVATIONS, "relu", LeakyReLU(slope=slope))
     gates = (*se_spec.nonlinearities.GATES, "sigmoid", HardSigmoid(slope=0.2, offset=0.5))
-    width: dict[str, object] = {"hidden": max(1, int(channels / 2 ** rng.uniform(-0.5, 5)))}
-    if rng.random() < 0.1 and channels <= 512:
+    most = max(1, (1 << 20 if rng.random() < 1 / 32 else 1 << 14) // channels)  # weights have a size, too
+    width: dict[str, object] = {"hidden": min(most, max(1, int(channels / 2 ** rng.uniform(-0.5, 5))))}
+    if rng.random() < 0.1 and channels <= most:
         width = {"single_projection": True}
     return SESpec(
         channels,
@@ -112,7 +113,7 @@ def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], 
             x *= np.exp(2.0 * rng.standard_normal(shape))
         case 2:
             x = np.broadcast_to(x[:, :1], shape).copy()
-    x *= 10.0 ** rng.uniform(-3, 3)
+    x = np.clip(x * 10.0 ** rng.uniform(-3, 3), -6e4, 6e4)  # below float16's largest
     parameters = {}
     for name, of in se_spec.parameters.shapes(spec).items():
         scale = 10.0 ** rng.uniform(-3, 3) if rng.random() < 0.3 else 10.0 ** rng.uniform(-1, 1)

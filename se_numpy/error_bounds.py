@@ -128,10 +128,8 @@ def error_bound(
     >>> (bound * 2.0**24).round(1).tolist()  # the sigmoid's own error, and one rounding of the product
     [[[5.0], [15.0]]]
     """
-    r = _rounding(dtype, accumulation, products, intermediates)
-    with np.errstate(all="ignore"):
-        f = _forward(x, spec, parameters, r, data_format)
-        return _finish(_scale(f, spec, r, data_format))
+    r = rounding(dtype, accumulation, products, intermediates)
+    return bounds(x, None, spec, parameters, r, data_format).y
 
 
 def excitation_error_bound(
@@ -146,10 +144,8 @@ def excitation_error_bound(
     intermediates: str = "storage",
 ) -> Array:
     """The same for the gate, shape (N, C). Arguments and errors as ``error_bound``."""
-    r = _rounding(dtype, accumulation, products, intermediates)
-    with np.errstate(all="ignore"):
-        f = _forward(x, spec, parameters, r, data_format)
-        return _finish(r.store(f.t.g, f.g))
+    r = rounding(dtype, accumulation, products, intermediates)
+    return bounds(x, None, spec, parameters, r, data_format).g
 
 
 def vjp_error_bound(
@@ -170,11 +166,33 @@ def vjp_error_bound(
     """
     if dy.shape != x.shape:
         raise ShapeError(f"dy has shape {dy.shape}, expected that of x, {x.shape}")
-    r = _rounding(dtype, accumulation, products, intermediates)
-    with np.errstate(all="ignore"):
-        f = _forward(x, spec, parameters, r, data_format)
-        dx, dparameters = _backward(f, dy, spec, r, data_format)
-        return _finish(dx), {name: _finish(dparameters[name]) for name in se_spec.parameters.shapes(spec)}
+    r = rounding(dtype, accumulation, products, intermediates)
+    found = bounds(x, dy, spec, parameters, r, data_format)
+    assert found.dx is not None
+    return found.dx, found.dparameters
+
+
+class Bounds(NamedTuple):
+    """All of them from one pass, beside that pass."""
+
+    t: Trace
+    y: Array
+    g: Array
+    dx: Array | None
+    dparameters: dict[str, Array]
+
+
+@np.errstate(all="ignore")
+def bounds(
+    x: np.ndarray, dy: np.ndarray | None, spec: SESpec, parameters: Parameters, r: Rounding, data_format: str
+) -> Bounds:
+    """The bounds of y and the gate, and of the gradients where ``dy`` is given."""
+    f = _forward(x, spec, parameters, r, data_format)
+    y, g = _finish(_scale(f, spec, r, data_format)), _finish(r.store(f.t.g, f.g))
+    if dy is None:
+        return Bounds(f.t, y, g, None, {})
+    dx, found = _backward(f, dy, spec, r, data_format)
+    return Bounds(f.t, y, g, _finish(dx), {name: _finish(found[name]) for name in se_spec.parameters.shapes(spec)})
 
 
 def rounded_to(values: Array, dtype: str) -> Array:
@@ -192,7 +210,8 @@ def rounded_to(values: Array, dtype: str) -> Array:
     return np.where(np.abs(nearest) > form.largest, np.copysign(np.inf, values), nearest)
 
 
-def _rounding(dtype: str, accumulation: str | None, products: str, intermediates: str) -> Rounding:
+def rounding(dtype: str, accumulation: str | None, products: str, intermediates: str) -> Rounding:
+    """What these four words mean, or ``SpecError``."""
     for field, given, allowed in (
         ("dtype", dtype, tuple(FORMATS)),
         ("accumulation", accumulation, (None, *FORMATS)),

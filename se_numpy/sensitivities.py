@@ -39,7 +39,7 @@ def change(name: Nonlinearity, v: Array, e: Array) -> Array:
     if bounds is None:
         return moved
     f = value(name, v)
-    return np.minimum(moved, np.maximum(f - bounds[0], bounds[1] - f))
+    return np.where(np.isinf(e), np.inf, np.minimum(moved, np.maximum(f - bounds[0], bounds[1] - f)))  # inf: or NaN
 
 
 def derivative_change(name: Nonlinearity, v: Array, e: Array) -> Array:
@@ -50,11 +50,11 @@ def derivative_change(name: Nonlinearity, v: Array, e: Array) -> Array:
         if name in ("sigmoid", "tanh"):  # |(ln f')'| is at most 1, and 2
             rate = 1.0 if name == "sigmoid" else 2.0
             off = np.minimum(off, value_derivative(name, v) * np.expm1(np.minimum(rate * e, 700.0)))
-        return off
+        return np.where(np.isinf(e), np.inf, off)
     off = np.minimum(e / 3.0, 2.0) if name == "hard_swish" else np.zeros_like(v)
     for kink, jump in _kinks(name):
         off = off + np.where(np.abs(v - kink) <= e, jump, 0.0)
-    return off
+    return np.where(np.isinf(e), np.inf, off)
 
 
 def evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:

@@ -1,0 +1,273 @@
+"""Mistakes around the arithmetic: what is modified, remembered, refused, or returned in another form."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .block import Array, Block, Parameters
+from .fault import Change, Fault, Wrong, stage
+
+Function = Callable[[Array, Parameters], Array]
+
+
+def _around(make: Callable[[Block, Function], Function]) -> Change:
+    def change(block: Block) -> None:
+        right = block.around
+        block.around = lambda function: make(block, right(function))
+
+    return change
+
+
+def _after(wrong: Wrong) -> Change:
+    """``wrong(y, x)`` in place of y."""
+    return _around(lambda block, f: lambda x, p: wrong(f(x, p), x))
+
+
+def _refuses(when: Callable[[Array], bool], message: str) -> Change:
+    def make(block: Block, f: Function) -> Function:
+        def call(x: Array, p: Parameters) -> Array:
+            if when(x):
+                raise ValueError(message)
+            return f(x, p)
+
+        return call
+
+    return _around(make)
+
+
+def _in_place(block: Block, f: Function) -> Function:
+    def call(x: Array, p: Parameters) -> Array:
+        y = f(x, p)
+        x[...] = y
+        return y
+
+    return call
+
+
+def _edits_parameters(block: Block, f: Function) -> Function:
+    def call(x: Array, p: Parameters) -> Array:
+        y = f(x, p)
+        p["expand.weight"][...] = 0
+        return y
+
+    return call
+
+
+def _first_size(block: Block, f: Function) -> Function:
+    seen: dict[int, tuple[int, ...]] = {}
+
+    def call(x: Array, p: Parameters) -> Array:
+        if seen.setdefault(x.ndim, x.shape[1:-1]) != x.shape[1:-1]:
+            raise ValueError("built for another size")
+        return f(x, p)
+
+    return call
+
+
+def _remembers(block: Block, f: Function) -> Function:
+    """The squeezed values of the first call of each shape, kept."""
+    seen: dict[tuple[int, ...], Array] = {}
+    right = block.squeeze
+
+    def squeeze(x: Array) -> Array:
+        return seen.setdefault(x.shape, right(x))
+
+    block.squeeze = squeeze
+    return f
+
+
+def _running(block: Block, f: Function) -> Function:
+    """An average of the squeezed values over calls."""
+    seen: dict[tuple[int, ...], Array] = {}
+    right = block.squeeze
+
+    def squeeze(x: Array) -> Array:
+        z = right(x)
+        before = seen.get(z.shape)
+        seen[z.shape] = z if before is None or not np.isfinite(before).all() else 0.9 * before + 0.1 * z
+        return seen[z.shape]
+
+    block.squeeze = squeeze
+    return f
+
+
+def _dropout(block: Block, f: Function) -> Function:
+    rng = np.random.default_rng(0)
+
+    def call(x: Array, p: Parameters) -> Array:
+        kept = rng.integers(0, 2, x.shape).astype(bool)
+        return np.where(kept, 2 * f(x, p), 0).astype(x.dtype)
+
+    return call
+
+
+def _widened(y: Array, x: Array) -> Array:
+    return y.astype(np.float32) if x.dtype.itemsize == 2 else y.astype(np.float64)
+
+
+def _no_nan(block: Block, right: Wrong, x: Array) -> Array:
+    return np.where(np.isnan(x), 0.0, x)
+
+
+def _max_drops_nan(block: Block, right: Wrong, x: Array) -> Array:
+    lowest = np.where(np.isnan(x), -np.inf, x)
+    return right(x if block.spec.squeeze == "avg" else lowest)
+
+
+def _clipped(block: Block, right: Wrong, x: Array) -> Array:
+    return np.clip(x, -65504.0, 65504.0)
+
+
+def _fault(name: str, sentence: str, source: str, remedy: str, change: Change, **more: Any) -> Fault:
+    return Fault(name, "call", sentence, source, remedy, change, **more)
+
+
+def _nowhere_one(x: Array) -> bool:
+    return 1 in x.shape[1:-1]
+
+
+CALLS = (
+    _fault(
+        "x modified",
+        "the feature map is scaled in place",
+        "in-place multiplication under training",
+        "write to a new array",
+        _around(_in_place),
+    ),
+    _fault(
+        "parameters modified", "a weight is overwritten", "folding in place", "copy first", _around(_edits_parameters)
+    ),
+    _fault(
+        "one sample loses its batch axis",
+        "y has no N where N = 1",
+        ".squeeze() without an axis",
+        "name the axes",
+        _after(lambda y, x: y[0] if len(y) == 1 else y),
+    ),
+    _fault(
+        "axes of length 1 dropped",
+        "y lacks every axis of length 1",
+        ".squeeze() without an axis",
+        "name the axes",
+        _after(lambda y, x: np.squeeze(y)),
+    ),
+    _fault(
+        "output in the other data format",
+        "channels moved",
+        "a transpose too many",
+        "return x's format",
+        _after(lambda y, x: np.moveaxis(y, -1, 1)),
+        applies=lambda spec: spec.channels > 1,
+    ),
+    _fault(
+        "output of another type",
+        "half gives float32, float32 gives float64",
+        "a cast left out",
+        "return x's type",
+        _after(_widened),
+        dtypes=("float32", "bfloat16", "float16"),
+    ),
+    _fault(
+        "float64 returned as float32",
+        "the output is narrower than x",
+        "JAX without jax_enable_x64",
+        "return x's type",
+        _after(lambda y, x: y.astype(np.float32)),
+        dtypes=("float64",),
+    ),
+    _fault(
+        "flattened output",
+        "y has two axes",
+        "a Flatten for the gate",
+        "keep x's shape",
+        _after(lambda y, x: y.reshape(len(y), -1) if y.size else y),
+    ),
+    _fault(
+        "empty batch refused",
+        "N = 0 raises",
+        "a reshape to (N, -1)",
+        "let N be 0",
+        _refuses(lambda x: len(x) == 0, "cannot reshape array of size 0"),
+    ),
+    _fault(
+        "one sample refused",
+        "N = 1 raises",
+        "batch norm in training mode",
+        "let N be 1",
+        _refuses(lambda x: len(x) == 1, "expected more than 1 value per channel"),
+    ),
+    _fault(
+        "several samples refused",
+        "N > 1 raises",
+        "a squeeze of the batch axis",
+        "keep the batch axis",
+        _refuses(lambda x: len(x) > 1, "could not broadcast"),
+    ),
+    _fault(
+        "maps that are not square refused",
+        "H != W raises",
+        "AvgPool2d(H) and a reshape",
+        "pool over both sizes",
+        _refuses(lambda x: len(set(x.shape[1:-1])) > 1, "kernel size does not fit"),
+    ),
+    _fault(
+        "maps of one position per axis refused",
+        "an axis of length 1 raises",
+        "a window of at least 2",
+        "let axes be 1",
+        _refuses(_nowhere_one, "window larger than the map"),
+    ),
+    _fault(
+        "first size baked in",
+        "a second spatial size raises",
+        "pytorch#109370: exported with a fixed size",
+        "keep the spatial axes dynamic",
+        _around(_first_size),
+    ),
+    _fault(
+        "squeezed values of the first call kept",
+        "a later call answers with the first one's gate",
+        "a cache keyed by shape",
+        "compute them anew",
+        _around(_remembers),
+    ),
+    _fault(
+        "running average over calls",
+        "the gate depends on earlier calls",
+        "statistics in evaluation mode",
+        "use this call's values",
+        _around(_running),
+    ),
+    _fault(
+        "not deterministic",
+        "two calls differ: dropout is on",
+        "training mode left on",
+        "switch it off",
+        _around(_dropout),
+    ),
+    _fault("NaN taken as 0", "NaN in x does not reach y", "nan_to_num", "let NaN through", stage("input", _no_nan)),
+    _fault(
+        "maximum drops NaN",
+        "NaN in x does not reach the gate",
+        "jnp.max under XLA, onnxruntime's ReduceMax",
+        "restore it with any(isnan(x))",
+        stage("squeeze", _max_drops_nan),
+        applies=lambda spec: spec.squeeze == "max",  # a mean beside it keeps NaN
+    ),
+    _fault(
+        "inf clipped to 65504",
+        "inf in x comes back finite",
+        "overflow guards",
+        "let inf through",
+        stage("input", _clipped),
+        dtypes=("float64", "float32", "bfloat16", "float16"),
+    ),
+    _fault(
+        "None returned",
+        "the result is written somewhere else",
+        "a missing return",
+        "return y",
+        _after(lambda y, x: None),
+    ),
+)

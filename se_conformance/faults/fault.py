@@ -1,0 +1,81 @@
+"""What a fault is, and how a wrong stage is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from se_spec import SESpec
+
+from ..cases import DTYPES
+from .block import Block
+
+Change = Callable[[Block], None]
+Wrong = Callable[..., Any]
+"""A stage in another form."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One known mistake.
+
+    Args:
+        name: what the verdict says.
+        stage: squeeze, reduce, activation, expand, gate, scale, gradient, call.
+        sentence: what the wrong code does.
+        source: where it happened, or which test it is for.
+        remedy: what to do.
+        change: how a right block becomes this one.
+        applies: for which specs it differs from the right answer.
+        dtypes: in which it can be seen.
+    """
+
+    name: str
+    stage: str
+    sentence: str
+    source: str
+    remedy: str
+    change: Change
+    applies: Callable[[SESpec], bool] = lambda spec: True
+    dtypes: tuple[str, ...] = DTYPES
+
+    def block(self, spec: SESpec, dtype: str = "float64") -> Block:
+        """A block with this mistake."""
+        return broken(spec, (self,), dtype)
+
+
+def broken(spec: SESpec, faults: tuple[Fault, ...], dtype: str = "float64") -> Block:
+    """A block with these mistakes, made one after the other."""
+    block = Block(spec, dtype)
+    for fault in faults:
+        fault.change(block)
+    return block
+
+
+def fields(**changed: Any) -> Change:
+    """Another value of some fields of the spec."""
+
+    def change(block: Block) -> None:
+        values = {name: value(block.spec) if callable(value) else value for name, value in changed.items()}
+        block.spec = block.spec.replace(**values)
+
+    return change
+
+
+def stage(name: str, wrong: Wrong) -> Change:
+    """``wrong(block, right, *arguments)`` in place of the stage; ``right`` is what stood there."""
+
+    def change(block: Block) -> None:
+        right = getattr(block, name)
+        setattr(block, name, lambda *arguments: wrong(block, right, *arguments))
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    """One after the other."""
+
+    def change(block: Block) -> None:
+        for each in changes:
+            each(block)
+
+    return change

@@ -1,0 +1,158 @@
+"""Wrong gates: five functions in the world are called "hard sigmoid"."""
+
+import numpy as np
+
+from se_numpy.nonlinearities import activate, gate, sigmoid
+from se_spec import HardSigmoid, SESpec
+from se_spec.nonlinearities import hard_sigmoid_numbers
+
+from .block import Array, Block
+from .fault import Fault, Wrong, fields, stage
+
+
+def _hard(spec: SESpec) -> bool:
+    return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
+
+
+def _another(name: str, what: str, **numbers: float) -> Fault:
+    other = HardSigmoid(**numbers)
+    return Fault(
+        name,
+        "gate",
+        f"the gate is {what}",
+        {0.2: "tensorflow/tensorflow#65381, tensorflow/models#9303, mindee/doctr#372, PaddlePaddle/Paddle#44820"}.get(
+            other.slope, "open-mmlab/mmcv#1622, iamhankai/ghostnet.pytorch#2, TF-slim MobileNetV3, Paddle"
+        ),
+        "write the slope and the offset; never rely on a framework's default",
+        fields(gate=other),
+        lambda spec: _hard(spec) and hard_sigmoid_numbers(spec.gate) != other,
+        ("float64",) if other.slope == 0.1666667 else ("float64", "float32", "bfloat16", "float16"),
+    )
+
+
+def _instead(kind: str, source: str) -> Fault:
+    return Fault(
+        f"gate is {kind}",
+        "gate",
+        f"the gate is {kind} instead of what the spec says",
+        source,
+        f"replace {kind} by the spec's gate",
+        fields(gate=kind),
+        lambda spec: spec.gate != kind and not (kind == "hard_sigmoid" and _hard(spec)),
+    )
+
+
+def _line(block: Block, v: Array) -> Array:
+    numbers = hard_sigmoid_numbers(block.spec.gate)
+    return numbers.slope * v + numbers.offset
+
+
+def _swapped(block: Block, right: Wrong, z: Array, p: dict[str, Array]) -> Array:
+    h = gate(block.reduce(z, p), block.spec.gate)
+    v = block.expand(h, p)
+    return activate(v, block.spec.activation)
+
+
+def _softmax(block: Block, right: Wrong, v: Array) -> Array:
+    e = np.exp(v - v.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+GATES = (
+    _another("hard_sigmoid slope 0.2 (Keras 2) instead of 1/6", "clip(0.2 v + 0.5, 0, 1)", slope=0.2, offset=0.5),
+    _another("hard_sigmoid slope 1/2 (mmcv before 1.4.4)", "clip(0.5 v + 0.5, 0, 1)", slope=0.5, offset=0.5),
+    _another("hard_sigmoid is clamp(v, 0, 1) (GhostNet)", "clip(v, 0, 1)", slope=1.0, offset=0.0),
+    _another(
+        "hard_sigmoid times 0.16667 (TF-slim)", "relu6(v + 3) 0.16667", slope=0.16667, offset=0.50001, high=1.00002
+    ),
+    _another("hard_sigmoid slope 0.1666667 (Paddle)", "clip(0.1666667 v + 0.5, 0, 1)", slope=0.1666667, offset=0.5),
+    _another("hard_sigmoid slope 1/6 instead of the spec's", "clip(v / 6 + 0.5, 0, 1)", slope=1 / 6, offset=0.5),
+    Fault(
+        "hard_sigmoid not clipped",
+        "gate",
+        "slope v + offset, and no clip",
+        "logits beyond both ends show it",
+        "clip to [low, high]",
+        stage("gate", lambda block, right, v: _line(block, v)),
+        _hard,
+    ),
+    Fault(
+        "hard_sigmoid clipped above only",
+        "gate",
+        "min(slope v + offset, high)",
+        "logits beyond both ends show it",
+        "clip at low too",
+        stage("gate", lambda block, right, v: np.minimum(_line(block, v), hard_sigmoid_numbers(block.spec.gate).high)),
+        _hard,
+    ),
+    Fault(
+        "hard_sigmoid clipped below only",
+        "gate",
+        "max(slope v + offset, low)",
+        "logits beyond both ends show it",
+        "clip at high too",
+        stage("gate", lambda block, right, v: np.maximum(_line(block, v), hard_sigmoid_numbers(block.spec.gate).low)),
+        _hard,
+    ),
+    _instead("sigmoid", "torchvision and Keras MobileNetV3 ports"),
+    _instead("hard_sigmoid", "MobileNetV3 code used for a sigmoid net; the difference is 0.07 at most"),
+    _instead("tanh", "attention blocks by habit"),
+    _instead("relu", "Project-MONAI/MONAI residual blocks"),
+    _instead("identity", "the gate forgotten"),
+    Fault(
+        "softmax over the channels as gate",
+        "gate",
+        "gates sum to one over the channels",
+        "attention blocks by habit",
+        "gate each channel by itself",
+        stage("gate", _softmax),
+        lambda spec: True,
+    ),
+    Fault(
+        "gate applied twice in a row",
+        "gate",
+        "gate(gate(v)): once in a fused layer, once after it",
+        "Dense(activation=...) followed by the activation",
+        "apply it once",
+        stage("gate", lambda block, right, v: right(right(v))),
+        lambda spec: spec.gate not in ("relu", "identity"),
+    ),
+    Fault(
+        "1 - gate",
+        "gate",
+        "the complement of the gate",
+        "sign of the logits lost",
+        "use the gate itself",
+        stage("gate", lambda block, right, v: 1.0 - right(v)),
+    ),
+    Fault(
+        "activation and gate swapped",
+        "activation",
+        "the gate's function on the hidden values, the activation's on the logits",
+        "braindecode and others; arguments of a config in the wrong order",
+        "activation first, gate last",
+        stage("excite", _swapped),
+        lambda spec: not spec.single_projection and spec.activation != spec.gate,
+    ),
+    Fault(
+        "gain inside the gate",
+        "gate",
+        "gate(gain v) instead of gain gate(v)",
+        "NFNet ports",
+        "multiply the gate, not its argument",
+        lambda block: (
+            stage("gate", lambda block, right, v: right(block.spec.gain * v))(block),
+            stage("scale", lambda block, right, x, g, z: right(x, g / block.spec.gain, z))(block),
+        )[0],
+        lambda spec: spec.gain != 1.0 and spec.gate != "identity" and (spec.gate != "relu" or spec.gain < 0.0),
+    ),
+    Fault(
+        "sigmoid of the logits in base 2",
+        "gate",
+        "1 / (1 + 2^-v)",
+        "fixed-point and accelerator code",
+        "use base e",
+        stage("gate", lambda block, right, v: sigmoid(np.log(2.0) * v)),
+        lambda spec: spec.gate == "sigmoid",
+    ),
+)

@@ -1,0 +1,220 @@
+"""A right answer with wrong gradients: what a test of the forward pass alone never sees."""
+
+import numpy as np
+
+from se_numpy.nonlinearities import gate_derivative
+from se_spec import HardSigmoid, SESpec
+from se_spec.nonlinearities import hard_sigmoid_numbers
+
+from .block import Array, Block, Parameters, over
+from .fault import Change, Fault, Wrong, stage
+
+
+def _weights(wrong: Wrong) -> Change:
+    """The parameters' gradients in another form."""
+
+    def change(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+        dx, found = right(x, dy, p)
+        return dx, {name: wrong(name, array, x) for name, array in found.items()}
+
+    return stage("gradients", change)
+
+
+def _as_if(**changed: object) -> Change:
+    """The gradients of another spec."""
+
+    def wrong(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+        spec = block.spec
+        block.spec = spec.replace(**changed)
+        try:
+            return right(x, dy, p)
+        finally:
+            block.spec = spec
+
+    return stage("gradients", wrong)
+
+
+def _first_sample(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+    dx, _ = right(x, dy, p)
+    return dx, right(x[:1], dy[:1], p)[1]
+
+
+def _saturated(block: Block, right: Wrong, v: Array) -> Array:
+    return np.full_like(v, hard_sigmoid_numbers(block.spec.gate).slope)
+
+
+def _spread(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+    """The maximum's gradient spread over all positions, as a mean's is."""
+    dx, found = right(x, dy, p)
+    g = block.run(x, p)[1]
+    direct = dy * (block.spec.gain * over(g, x)) + (dy if block.spec.residual else 0.0)
+    pooled = dx - direct
+    axes = tuple(range(1, x.ndim - 1))
+    return direct + np.broadcast_to(pooled.mean(axes, keepdims=True), x.shape), found
+
+
+def _always(spec: SESpec) -> bool:
+    return True
+
+
+def _fault(name: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong | None = None) -> Fault:
+    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always)
+
+
+def _positions(x: Array) -> float:
+    return float(np.prod(x.shape[1:-1]))
+
+
+def _hard(spec: SESpec) -> bool:
+    return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
+
+
+def _two(spec: SESpec) -> bool:
+    return not spec.single_projection
+
+
+GRADIENTS = (
+    _fault(
+        "gradient: gate detached",
+        "dx lacks the path through the gate",
+        "a detach or stop_gradient around the gate",
+        "differentiate through the gate",
+        stage("through_gate", lambda block, right, direct, pooled: direct),
+    ),
+    _fault(
+        "gradient: direct path missing",
+        "dx lacks dy times the gate",
+        "a custom backward pass",
+        "add dy times the gate",
+        stage("through_gate", lambda block, right, direct, pooled: pooled + 0.0 * direct),
+    ),
+    _fault(
+        "gradient: path through the gate subtracted",
+        "its sign is wrong",
+        "a custom backward pass",
+        "add both paths",
+        stage("through_gate", lambda block, right, direct, pooled: direct - pooled),
+    ),
+    _fault(
+        "gradient: gate's derivative is 1",
+        "the gate is passed straight through",
+        "straight-through estimators",
+        "multiply by the gate's derivative",
+        stage("gate_slope", lambda block, right, v: np.ones_like(v)),
+        lambda spec: spec.gate != "identity",
+    ),
+    _fault(
+        "gradient: hard_sigmoid not cut off",
+        "1/6 beyond both ends",
+        "pytorch#51438: right forward, wrong backward",
+        "0 where the gate is clipped",
+        stage("gate_slope", _saturated),
+        _hard,
+    ),
+    _fault(
+        "gradient: sigmoid's derivative for the hard sigmoid",
+        "g (1 - g)",
+        "a fused backward pass",
+        "the slope inside, 0 outside",
+        stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
+        _hard,
+    ),
+    _fault(
+        "gradient: activation's derivative is 1",
+        "the activation is passed straight through",
+        "a custom backward pass",
+        "multiply by the activation's derivative",
+        stage("activation_slope", lambda block, right, u: np.ones_like(u)),
+        lambda spec: _two(spec) and spec.activation != "identity",
+    ),
+    _fault(
+        "gradient: first sample only",
+        "the parameters' gradients are not summed over the batch",
+        "a custom backward pass",
+        "sum over the batch",
+        stage("gradients", _first_sample),
+    ),
+    _fault(
+        "gradient: parameters' averaged over the batch",
+        "divided by N",
+        "a loss's mean taken twice",
+        "sum over the batch",
+        _weights(lambda name, d, x: d / len(x)),
+    ),
+    _fault(
+        "gradient: biases' is zero",
+        "biases are not trained",
+        "a buffer for a parameter",
+        "make them parameters",
+        _weights(lambda name, d, x: 0.0 * d if name.endswith("bias") else d),
+        lambda spec: spec.bias,
+    ),
+    _fault(
+        "gradient: reduce.weight's is zero",
+        "frozen",
+        "requires_grad off",
+        "train it",
+        _weights(lambda name, d, x: 0.0 * d if name == "reduce.weight" else d),
+        _two,
+    ),
+    _fault(
+        "gradient: expand.weight's is zero",
+        "frozen",
+        "requires_grad off",
+        "train it",
+        _weights(lambda name, d, x: 0.0 * d if name == "expand.weight" else d),
+    ),
+    _fault(
+        "gradient: parameters' times the positions",
+        "not divided by H W, or summed over them",
+        "a custom backward pass",
+        "the gate is one per sample",
+        _weights(lambda name, d, x: d * _positions(x)),
+    ),
+    _fault(
+        "gradient: twice as large",
+        "accumulated twice",
+        "a hook that adds once more",
+        "accumulate once",
+        stage("gradients", lambda block, right, x, dy, p: right(x, 2.0 * dy, p)),
+    ),
+    _fault(
+        "gradient: dy ignored",
+        "the gradient of sum(y)",
+        "a custom backward pass",
+        "multiply by dy",
+        stage("gradients", lambda block, right, x, dy, p: right(x, np.ones_like(dy), p)),
+    ),
+    _fault(
+        "gradient: gain missing",
+        "the forward pass has it",
+        "a custom backward pass",
+        "multiply by the gain",
+        _as_if(gain=1.0),
+        lambda spec: spec.gain != 1.0,
+    ),
+    _fault(
+        "gradient: residual missing",
+        "the forward pass has it",
+        "a custom backward pass",
+        "add dy",
+        _as_if(residual=False),
+        lambda spec: spec.residual,
+    ),
+    _fault(
+        "gradient: maximum's spread over all positions",
+        "as a mean's",
+        "a custom backward pass",
+        "give it to the maximum",
+        stage("gradients", _spread),
+        lambda spec: spec.squeeze == "max",
+    ),
+    _fault(
+        "gradient: not divided by the positions",
+        "the mean's gradient lacks 1 / (H W)",
+        "a custom backward pass",
+        "divide by H W",
+        stage("through_gate", lambda block, right, direct, pooled: direct + pooled * _positions(direct)),
+        lambda spec: spec.squeeze == "avg",
+    ),
+)

@@ -1,0 +1,261 @@
+"""Too little precision: half where float32 is due, TF32 where nobody declared it, float32 where float64 was asked."""
+
+import numpy as np
+
+from se_numpy.error_bounds import rounded_to
+from se_spec import SESpec
+
+from .block import Array, Block, Parameters
+from .fault import Change, Fault, Wrong, stage
+
+WIDE = ("float64", "float32")
+
+
+def _accumulated(dtype: str) -> Change:
+    """The mean, one term after the other, each partial sum rounded."""
+
+    def wrong(block: Block, right: Wrong, x: Array) -> Array:
+        if block.spec.squeeze == "max":
+            return right(x)
+        flat = rounded_to(x.reshape(len(x), -1, x.shape[-1]), dtype)
+        total = np.zeros((len(x), x.shape[-1]))
+        for position in range(flat.shape[1]):
+            total = rounded_to(total + flat[:, position], dtype)
+        mean = rounded_to(total / flat.shape[1], dtype)
+        return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * flat.max(1)
+
+    return stage("squeeze", wrong)
+
+
+def _cut(values: Array) -> Array:
+    """TF32: ten bits after the leading one."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
+
+
+def _operands(cut: Wrong) -> Change:
+    """Both products with rounded operands."""
+
+    def product(name: str) -> Wrong:
+        def wrong(block: Block, right: Wrong, h: Array, p: Parameters) -> Array:
+            w, b = p[f"{name}.weight"], p.get(f"{name}.bias", 0.0)
+            return cut(h) @ cut(w).T + b
+
+        return wrong
+
+    def change(block: Block) -> None:
+        stage("reduce", product("reduce"))(block)
+        stage("expand", product("expand"))(block)
+
+    return change
+
+
+def _rounds(name: str, dtype: str) -> Change:
+    """One stage's result rounded."""
+    return stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
+
+
+def _weights(dtype: str) -> Change:
+    return stage(
+        "parameters", lambda block, right, p: {name: rounded_to(array, dtype) for name, array in right(p).items()}
+    )
+
+
+def _all_in(dtype: str) -> Change:
+    def change(block: Block) -> None:
+        _weights(dtype)(block)
+        for name in ("input", "squeeze", "reduce", "activation", "expand", "gate", "scale"):
+            _rounds(name, dtype)(block)
+
+    return change
+
+
+def _fault(
+    name: str,
+    where: str,
+    sentence: str,
+    source: str,
+    remedy: str,
+    change: Change,
+    dtypes: tuple[str, ...] = WIDE,
+    applies: Wrong = lambda spec: True,
+) -> Fault:
+    return Fault(name, where, sentence, source, remedy, change, applies, dtypes)
+
+
+def _avg(spec: SESpec) -> bool:
+    return spec.squeeze != "max"
+
+
+_HALF = "pytorch#43992, NVIDIA/NeMo#2030, huggingface/candle#3719, ROCm/MIOpen#2109, Tencent/ncnn#2698"
+
+PRECISION = (
+    _fault(
+        "squeeze accumulated in bfloat16",
+        "squeeze",
+        "28 x 28 ones have a mean of 0.326",
+        "flax.nnx.avg_pool in bfloat16",
+        "accumulate in float32",
+        _accumulated("bfloat16"),
+        (*WIDE, "bfloat16"),
+        _avg,
+    ),
+    _fault(
+        "squeeze accumulated in float16",
+        "squeeze",
+        "64 x 64 ones have a mean of 0.5, and 32 x 32 times 500 overflow",
+        _HALF,
+        "accumulate in float32",
+        _accumulated("float16"),
+        (*WIDE, "float16"),
+        _avg,
+    ),
+    _fault(
+        "feature map rounded to bfloat16",
+        "squeeze",
+        "x is rounded on its way in",
+        "autocast",
+        "keep x",
+        _rounds("input", "bfloat16"),
+    ),
+    _fault(
+        "feature map rounded to float16",
+        "squeeze",
+        "x is rounded on its way in",
+        "autocast",
+        "keep x",
+        _rounds("input", "float16"),
+    ),
+    _fault(
+        "squeezed values rounded to bfloat16",
+        "squeeze",
+        "z is rounded",
+        "autocast's linear layers",
+        "keep z",
+        _rounds("squeeze", "bfloat16"),
+    ),
+    _fault(
+        "squeezed values rounded to float16",
+        "squeeze",
+        "z is rounded",
+        "autocast's linear layers",
+        "keep z",
+        _rounds("squeeze", "float16"),
+    ),
+    _fault(
+        "weights rounded to bfloat16",
+        "reduce",
+        "parameters are stored in half",
+        "mixed precision",
+        "keep float32 weights",
+        _weights("bfloat16"),
+    ),
+    _fault(
+        "weights rounded to float16",
+        "reduce",
+        "parameters are stored in half",
+        "mixed precision",
+        "keep float32 weights",
+        _weights("float16"),
+    ),
+    _fault(
+        "products in TF32",
+        "reduce",
+        "both products round their operands to 11 bits",
+        "google/flax#963, jax#7010",
+        "set the matmul precision to highest, or declare products='tf32'",
+        _operands(_cut),
+    ),
+    _fault(
+        "products in bfloat16",
+        "reduce",
+        "both products round their operands to 8 bits",
+        "jax#10413: TPU's default",
+        "set the matmul precision to highest, or declare products='bfloat16'",
+        _operands(lambda values: rounded_to(values, "bfloat16")),
+    ),
+    _fault(
+        "hidden values rounded to bfloat16",
+        "activation",
+        "h is rounded",
+        "autocast",
+        "keep h",
+        _rounds("activation", "bfloat16"),
+        applies=lambda spec: not spec.single_projection,
+    ),
+    _fault(
+        "logits rounded to bfloat16",
+        "expand",
+        "v is rounded",
+        "autocast",
+        "keep the logits",
+        _rounds("expand", "bfloat16"),
+    ),
+    _fault(
+        "gate rounded to bfloat16",
+        "gate",
+        "an error of up to 2^-9 of the gate, though x is float32",
+        "autocast around the gate alone",
+        "keep the gate in x's precision",
+        _rounds("gate", "bfloat16"),
+    ),
+    _fault(
+        "gate rounded to float16",
+        "gate",
+        "an error of up to 2^-12 of the gate, though x is float32",
+        "autocast around the gate alone",
+        "keep the gate in x's precision",
+        _rounds("gate", "float16"),
+    ),
+    _fault(
+        "gate quantised to 8 bits",
+        "gate",
+        "g in steps of 1/255",
+        "quantised models",
+        "keep the gate in x's precision",
+        stage("gate", lambda block, right, v: np.rint(right(v) * 255.0) / 255.0),
+        (*WIDE, "float16"),
+        lambda spec: spec.gate != "identity",
+    ),
+    _fault(
+        "output rounded to bfloat16",
+        "scale",
+        "y is rounded, though its type is wider",
+        "a cast in the wrong place",
+        "round once, to the output's type",
+        _rounds("scale", "bfloat16"),
+    ),
+    _fault(
+        "output rounded to float16",
+        "scale",
+        "y is rounded, though its type is wider",
+        "a cast in the wrong place",
+        "round once, to the output's type",
+        _rounds("scale", "float16"),
+    ),
+    _fault(
+        "float64 computed in float32",
+        "squeeze",
+        "float64 goes in and comes out, and float32 is between",
+        "JAX without jax_enable_x64; keras.ops.mean on the jax and torch backends",
+        "compute in float64",
+        _all_in("float32"),
+        ("float64",),
+    ),
+    _fault(
+        "computed in bfloat16",
+        "squeeze",
+        "every stage is rounded",
+        "autocast over the whole block",
+        "leave autocast in the block",
+        _all_in("bfloat16"),
+    ),
+    _fault(
+        "computed in float16",
+        "squeeze",
+        "every stage is rounded",
+        "autocast over the whole block",
+        "leave autocast in the block",
+        _all_in("float16"),
+    ),
+)

@@ -1,0 +1,320 @@
+"""Wrong squeezes: too few axes, too many, the wrong divisor, the wrong statistic."""
+
+import numpy as np
+
+from se_spec import SESpec
+
+from .block import Array, Block, Parameters
+from .fault import Fault, Wrong, fields, stage
+
+
+def _avg(spec: SESpec) -> bool:
+    return spec.squeeze != "max"
+
+
+def _means(wrong: Wrong) -> Wrong:
+    """A wrong mean, in whichever squeeze has one."""
+
+    def change(block: Block) -> None:
+        right = block.squeeze
+
+        def squeeze(x: Array) -> Array:
+            if block.spec.squeeze == "max":
+                return right(x)
+            mean = wrong(x)
+            return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * x.max(_space(x))
+
+        block.squeeze = squeeze
+
+    return change
+
+
+def _space(x: Array) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
+
+
+def _positions(x: Array) -> int:
+    return int(np.prod(x.shape[1:-1]))
+
+
+def _divided(by: Wrong) -> Wrong:
+    return _means(lambda x: x.sum(_space(x)) / by(x))
+
+
+def _two_branches(block: Block, right: Wrong, z: Array, p: Parameters) -> Array:
+    avg, top = z[0], z[1]
+    if block.spec.single_projection:
+        return block.gate(block.expand(avg, p) + block.expand(top, p))
+    one, other = (block.expand(block.activation(block.reduce(each, p)), p) for each in (avg, top))
+    return block.gate(one + other)
+
+
+def _both_statistics(block: Block) -> None:
+    block.squeeze = lambda x: np.stack([x.mean(_space(x)), x.max(_space(x))])
+    stage("excite", _two_branches)(block)
+
+
+def _square(x: Array) -> Array:
+    side = min(x.shape[1:-1])
+    window = x[(slice(None), *(slice(0, side) for _ in _space(x)))]
+    return window.mean(_space(x))
+
+
+def _channels_first(x: Array) -> Array:
+    return x.mean(tuple(range(2, x.ndim)))
+
+
+def _misread(block: Block) -> None:
+    """Statistics of axis 1, gate along axis 1."""
+    block.squeeze = _channels_first
+    block.scale = lambda x, g, z: (
+        x * block.spec.gain * g.reshape(*g.shape, *(1 for _ in range(x.ndim - 2))) + (x if block.spec.residual else 0.0)
+    )
+
+
+def _quarters(x: Array) -> Array:
+    """An adaptive pool to two parts per axis, each position gated by its own part."""
+    z = x
+    for axis in _space(x):
+        size = x.shape[axis]
+        part = np.minimum(np.arange(size) * 2 // size, 1)
+        means = [np.take(z, np.flatnonzero(part == each), axis).mean(axis, keepdims=True) for each in np.unique(part)]
+        z = np.concatenate([np.repeat(m, int((part == i).sum()), axis) for i, m in enumerate(means)], axis)
+    return z
+
+
+def _local(axis: int) -> Wrong:
+    return _means(lambda x: np.broadcast_to(x.mean(axis, keepdims=True), x.shape))
+
+
+def _over_batch(block: Block, right: Wrong, x: Array) -> Array:
+    z = right(x)
+    return np.broadcast_to(z.mean(0, keepdims=True), z.shape) if len(z) else z
+
+
+def _first_sample(block: Block, right: Wrong, x: Array) -> Array:
+    z = right(x)
+    return np.broadcast_to(z[:1], z.shape)
+
+
+def _even_part(x: Array) -> Array:
+    window = x[(slice(None), *(slice(0, max(1, x.shape[axis] // 2 * 2)) for axis in _space(x)))]
+    return window.mean(_space(x))
+
+
+def _without(x: Array) -> Array:
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    return flat[:, : max(1, flat.shape[1] - 1)].mean(1)
+
+
+def _fault(name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Wrong = _avg) -> Fault:
+    return Fault(name, "squeeze", sentence, source, remedy, change, applies)
+
+
+SQUEEZES = (
+    _fault(
+        "squeeze is the maximum",
+        "maximum over space",
+        "CBAM code",
+        "take what the spec says",
+        fields(squeeze="max"),
+        lambda spec: spec.squeeze != "max",
+    ),
+    _fault(
+        "squeeze is the mean",
+        "mean over space",
+        "a block without the maximum",
+        "take what the spec says",
+        fields(squeeze="avg"),
+        lambda spec: spec.squeeze != "avg",
+    ),
+    _fault(
+        "squeeze is half mean, half maximum",
+        "timm's add_maxpool switched on",
+        "timm SEModule(add_maxpool=True)",
+        "take what the spec says",
+        fields(squeeze="avg_max"),
+        lambda spec: spec.squeeze != "avg_max",
+    ),
+    _fault(
+        "mean plus maximum without the half",
+        "avg + max instead of their mean",
+        "timm's add_maxpool copied",
+        "halve both",
+        stage("squeeze", lambda block, right, x: x.mean(_space(x)) + x.max(_space(x))),
+        lambda spec: spec.squeeze == "avg_max",
+    ),
+    _fault(
+        "two branches of mean and maximum (CBAM)",
+        "both statistics through both projections, logits added",
+        "Woo et al., CBAM",
+        "combine the statistics before the projections",
+        _both_statistics,
+        lambda spec: spec.squeeze == "avg_max",
+    ),
+    _fault(
+        "sum instead of mean",
+        "no division by the number of positions",
+        "a squeeze written as reduce_sum",
+        "divide by H W",
+        _divided(lambda x: 1),
+    ),
+    _fault(
+        "mean over the first spatial axis only",
+        "one gate per column",
+        "axis=1 for axis=(1, 2)",
+        "reduce all spatial axes",
+        _local(1),
+    ),
+    _fault(
+        "mean over the last spatial axis only",
+        "one gate per row",
+        "axis=-2 for axis=(1, 2)",
+        "reduce all spatial axes",
+        _local(-2),
+    ),
+    _fault(
+        "no squeeze: projections on the feature map",
+        "each position has its own gate",
+        "KichangKim/DeepDanbooru#55",
+        "pool first",
+        stage("squeeze", lambda block, right, x: x),
+        lambda spec: True,
+    ),
+    _fault(
+        "adaptive pool to 2 x 2 instead of 1 x 1",
+        "each quarter has its own gate",
+        "AdaptiveAvgPool2d(2)",
+        "pool to one position",
+        _means(_quarters),
+    ),
+    _fault(
+        "square window of the shorter side",
+        "AvgPool2d(x.shape[2]): right where H = W",
+        "DavidLandup0/deepvision#50",
+        "pool over both sizes",
+        _means(_square),
+    ),
+    _fault(
+        "divided by H H instead of H W",
+        "right where H = W",
+        "one size read twice",
+        "divide by H W",
+        _divided(lambda x: x.shape[1] ** (x.ndim - 2)),
+    ),
+    _fault(
+        "divided by n - 1",
+        "an unbiased statistic's divisor",
+        "ddof",
+        "divide by n",
+        _divided(lambda x: max(1, _positions(x) - 1)),
+    ),
+    _fault(
+        "divided by n + 1",
+        "a count that begins at one",
+        "off by one",
+        "divide by n",
+        _divided(lambda x: _positions(x) + 1),
+    ),
+    _fault(
+        "padding averaged in",
+        "one row of zeros on each axis is counted",
+        "NVIDIA/NeMo#3216, k2-fsa/icefall#663",
+        "divide by what is there",
+        _divided(lambda x: np.prod([x.shape[axis] + 1 for axis in _space(x)])),
+    ),
+    _fault(
+        "padding of both sides averaged in",
+        "a border of zeros all around is counted",
+        "count_include_pad=True",
+        "divide by what is there",
+        _divided(lambda x: np.prod([x.shape[axis] + 2 for axis in _space(x)])),
+    ),
+    _fault(
+        "last row and column left out on odd sizes",
+        "pooling by twos without the rest",
+        "VALID padding",
+        "cover the whole map",
+        _means(_even_part),
+    ),
+    _fault(
+        "last position left out",
+        "the mean of all but one",
+        "range(n - 1)",
+        "cover the whole map",
+        _means(_without),
+    ),
+    _fault(
+        "mean over the batch too",
+        "all samples share one gate",
+        "axis=(0, 1, 2); keras batch statistics",
+        "reduce spatial axes only",
+        stage("squeeze", _over_batch),
+        lambda spec: True,
+    ),
+    _fault(
+        "gate of the first sample for all",
+        "z[0] used for every sample",
+        "a gate kept outside the loop",
+        "one gate per sample",
+        stage("squeeze", _first_sample),
+        lambda spec: True,
+    ),
+    _fault(
+        "channels_last read as channels_first",
+        "statistics and gate along axis 1; silent where H = C",
+        "keras-applications#155, tensorflow/tpu#751",
+        "name the data format",
+        _misread,
+        lambda spec: spec.squeeze == "avg" and 1 < spec.channels <= 64,
+    ),
+    _fault(
+        "standard deviation instead of mean",
+        "the second moment",
+        "style statistics",
+        "take the mean",
+        _means(lambda x: x.std(_space(x))),
+    ),
+    _fault(
+        "root mean square instead of mean",
+        "global L2 pooling",
+        "GRN and GCT blocks",
+        "take the mean",
+        _means(lambda x: np.sqrt((x * x).mean(_space(x)))),
+    ),
+    _fault(
+        "mean of |x|",
+        "the sign is lost",
+        "L1 pooling",
+        "take the mean of x",
+        _means(lambda x: np.abs(x).mean(_space(x))),
+    ),
+    _fault(
+        "mean of relu(x)",
+        "negative values are dropped",
+        "SE after an activation: xiaolai-sqlai/mobilenetv3#26",
+        "squeeze x itself",
+        _means(lambda x: np.maximum(x, 0.0).mean(_space(x))),
+    ),
+    _fault(
+        "median instead of mean",
+        "a robust statistic",
+        "habit",
+        "take the mean",
+        _means(lambda x: np.median(x, _space(x))),
+    ),
+    _fault(
+        "centre position instead of mean",
+        "x[H // 2, W // 2]",
+        "a crop that was meant to be a pool",
+        "pool",
+        _means(lambda x: x[(slice(None), *(x.shape[axis] // 2 for axis in _space(x)))]),
+    ),
+    _fault(
+        "one tile of 8 x 8 only",
+        "positions beyond the eighth on an axis are not read",
+        "tiled kernels",
+        "loop over all tiles",
+        _means(lambda x: x[(slice(None), *(slice(0, 8) for _ in _space(x)))].mean(_space(x))),
+    ),
+)

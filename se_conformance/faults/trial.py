@@ -1,0 +1,57 @@
+"""Does the judge find each fault of the catalogue, and call it by its name?"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from se_spec import HardSigmoid, LeakyReLU, SESpec
+
+from ..judge import check
+from ..verdict import Verdict
+from . import CATALOGUE
+from .fault import Fault
+
+SPECS = (
+    SESpec(16, hidden=4, bias=True),
+    SESpec(12, hidden=12, bias=True, activation="hard_swish", gate="hard_sigmoid"),
+    SESpec(24, hidden=6, activation="silu", squeeze="avg_max", gain=2.0, residual=True),
+    SESpec(10, single_projection=True, bias=True, gate="hard_sigmoid"),
+    SESpec(16, hidden=5, bias=True, squeeze="max", activation="gelu", gate="tanh"),
+    SESpec(640, hidden=40),
+    SESpec(20, hidden=32, activation=LeakyReLU(slope=0.15), gate=HardSigmoid(slope=0.2, offset=0.5)),
+    SESpec(16, hidden=8, activation="relu6", gate="relu", bias=True),
+    SESpec(16, hidden=8, activation="tanh", gate="identity"),
+    SESpec(16, hidden=8, activation="sigmoid", bias=True),
+    SESpec(16, hidden=8, activation="gelu_tanh", bias=True),
+    SESpec(8, hidden=3, activation="identity"),
+    SESpec(4, hidden=1),
+)
+"""Blocks on which every fault can be seen, the first two most of them."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One fault in one block. ``place`` is where its name stands among the causes, from 1; 0 if it does not."""
+
+    fault: Fault
+    verdict: Verdict
+
+    @property
+    def killed(self) -> bool:
+        """Whether the judge failed it."""
+        return not self.verdict.passed
+
+    @property
+    def place(self) -> int:
+        """Rank of its own name."""
+        causes = self.verdict.causes
+        return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
+
+
+def tried(specs: Iterable[SESpec], dtype: str, faults: Iterable[Fault] | None = None) -> Iterator[Tried]:
+    """Every fault on every block on which it differs from the right answer in ``dtype``."""
+    for spec in specs:
+        for fault in CATALOGUE.values() if faults is None else faults:
+            if dtype in fault.dtypes and fault.applies(spec):
+                block = fault.block(spec, dtype)
+                vjp = block.vjp if fault.stage == "gradient" else None
+                yield Tried(fault, check(block.function(), spec, vjp=vjp, dtype=dtype, intermediates="float32"))

@@ -1,0 +1,268 @@
+"""Wrong weights and biases: transposed, reshaped, swapped, dropped, permuted; of shapes that fit."""
+
+import numpy as np
+
+from se_spec import SESpec
+
+from .block import Array, Parameters
+from .fault import Change, Fault, Wrong, both, stage
+
+
+def _two(spec: SESpec) -> bool:
+    return not spec.single_projection
+
+
+def _changed(name: str, wrong: Wrong) -> Change:
+    """One parameter in another form."""
+    return stage("parameters", lambda block, right, p: {**right(p), name: wrong(right(p)[name])})
+
+
+def _replaced(wrong: Wrong) -> Change:
+    return stage("parameters", lambda block, right, p: {**right(p), **wrong(right(p))})
+
+
+def _reshaped(w: Array) -> Array:
+    """The buffer of the transpose, read in the order of the original: reshape for transpose."""
+    return w.T.reshape(w.shape)
+
+
+def _shuffled(w: Array) -> Array:
+    """Rows by groups of two, as a channel shuffle leaves them."""
+    half = (len(w) + 1) // 2
+    order = np.argsort(np.concatenate([2 * np.arange(half), 2 * np.arange(len(w) - half) + 1]), kind="stable")
+    return w[order]
+
+
+def _swapped(p: Parameters) -> Parameters:
+    return {"reduce.weight": p["expand.weight"], "expand.weight": p["reduce.weight"]}
+
+
+def _fault(name: str, where: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong) -> Fault:
+    return Fault(name, where, sentence, source, remedy, change, applies)
+
+
+def _wide(spec: SESpec) -> bool:
+    return spec.channels > 1
+
+
+_TRANSPOSE = "transpose, do not reshape; torch and the paper store (out, in), Keras, Flax and Paddle (in, out)"
+_LAYOUT = "PaddlePaddle/docs#5945, zsef123/EfficientNets-PyTorch#4, hujie-frank/SENet#36"
+
+WEIGHTS = (
+    _fault(
+        "reduce.weight transposed",
+        "reduce",
+        "(in, out) loaded as (out, in); silent where hidden = channels",
+        _LAYOUT,
+        _TRANSPOSE,
+        _changed("reduce.weight", np.transpose),
+        lambda spec: _two(spec) and spec.hidden == spec.channels and _wide(spec),
+    ),
+    _fault(
+        "expand.weight transposed",
+        "expand",
+        "(in, out) loaded as (out, in); silent where hidden = channels",
+        _LAYOUT,
+        _TRANSPOSE,
+        _changed("expand.weight", np.transpose),
+        lambda spec: spec.hidden == spec.channels and _wide(spec),
+    ),
+    _fault(
+        "both weights transposed",
+        "reduce",
+        "(in, out) loaded as (out, in), twice",
+        _LAYOUT,
+        _TRANSPOSE,
+        both(_changed("reduce.weight", np.transpose), _changed("expand.weight", np.transpose)),
+        lambda spec: _two(spec) and spec.hidden == spec.channels and _wide(spec),
+    ),
+    _fault(
+        "reduce.weight reshaped instead of transposed",
+        "reduce",
+        "the buffer of (C, R) read as (R, C)",
+        _LAYOUT,
+        _TRANSPOSE,
+        _changed("reduce.weight", _reshaped),
+        lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+    ),
+    _fault(
+        "expand.weight reshaped instead of transposed",
+        "expand",
+        "the buffer of (R, C) read as (C, R)",
+        _LAYOUT,
+        _TRANSPOSE,
+        _changed("expand.weight", _reshaped),
+        lambda spec: 1 < spec.hidden != spec.channels > 1,
+    ),
+    _fault(
+        "both weights reshaped instead of transposed",
+        "reduce",
+        "buffers read in the other order, twice",
+        _LAYOUT,
+        _TRANSPOSE,
+        both(_changed("reduce.weight", _reshaped), _changed("expand.weight", _reshaped)),
+        lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+    ),
+    _fault(
+        "weights swapped",
+        "reduce",
+        "reduce holds expand's weights; silent where hidden = channels",
+        "two tensors of one shape in creation order",
+        "map by name",
+        _replaced(_swapped),
+        lambda spec: _two(spec) and spec.hidden == spec.channels,
+    ),
+    _fault(
+        "weights tied: expand is reduce transposed",
+        "expand",
+        "one tensor for both projections",
+        "autoencoder habit; a converter that aliases",
+        "two tensors",
+        _replaced(lambda p: {"expand.weight": p["reduce.weight"].T}),
+        _two,
+    ),
+    _fault(
+        "reduce.bias ignored",
+        "reduce",
+        "no bias is added to the hidden values",
+        "moskomule/senet.pytorch#44",
+        "build reduce with a bias",
+        _replaced(lambda p: {"reduce.bias": 0.0 * p["reduce.bias"]}),
+        lambda spec: _two(spec) and spec.bias,
+    ),
+    _fault(
+        "expand.bias ignored",
+        "expand",
+        "no bias is added to the logits",
+        "moskomule/senet.pytorch#44",
+        "build expand with a bias",
+        _replaced(lambda p: {"expand.bias": 0.0 * p["expand.bias"]}),
+        lambda spec: spec.bias,
+    ),
+    _fault(
+        "biases ignored",
+        "reduce",
+        "strict=False, or a block built without biases",
+        "moskomule/senet.pytorch#44, titu1994/keras-squeeze-excite-network#5",
+        "build both projections with biases",
+        _replaced(lambda p: {name: 0.0 * p[name] for name in p if name.endswith("bias")}),
+        lambda spec: _two(spec) and spec.bias,
+    ),
+    _fault(
+        "biases swapped",
+        "reduce",
+        "reduce holds expand's bias; silent where hidden = channels",
+        "two tensors of one shape in creation order",
+        "map by name",
+        _replaced(lambda p: {"reduce.bias": p["expand.bias"], "expand.bias": p["reduce.bias"]}),
+        lambda spec: _two(spec) and spec.bias and spec.hidden == spec.channels,
+    ),
+    _fault(
+        "reduce.bias added twice",
+        "reduce",
+        "a layer's own bias and one by hand",
+        "folded batch norm",
+        "add it once",
+        _changed("reduce.bias", lambda b: 2.0 * b),
+        lambda spec: _two(spec) and spec.bias,
+    ),
+    _fault(
+        "expand.bias added twice",
+        "expand",
+        "a layer's own bias and one by hand",
+        "folded batch norm",
+        "add it once",
+        _changed("expand.bias", lambda b: 2.0 * b),
+        lambda spec: spec.bias,
+    ),
+    _fault(
+        "bias subtracted",
+        "expand",
+        "the sign of the biases",
+        "thresholds stored as negative biases",
+        "add them",
+        _replaced(lambda p: {name: -p[name] for name in p if name.endswith("bias")}),
+        lambda spec: spec.bias,
+    ),
+    _fault(
+        "channels of reduce.weight reversed",
+        "reduce",
+        "columns in the opposite order",
+        "BGR habit; flipped buffers",
+        "keep the source's channel order",
+        _changed("reduce.weight", lambda w: w[:, ::-1]),
+        lambda spec: _two(spec) and _wide(spec),
+    ),
+    _fault(
+        "channels of expand.weight reversed",
+        "expand",
+        "rows in the opposite order",
+        "flipped buffers",
+        "keep the source's channel order",
+        _changed("expand.weight", lambda w: w[::-1]),
+        _wide,
+    ),
+    _fault(
+        "channels of expand.weight shuffled by groups",
+        "expand",
+        "rows interleaved",
+        "channel shuffle of ShuffleNet",
+        "keep the source's channel order",
+        _changed("expand.weight", _shuffled),
+        lambda spec: spec.channels > 2,
+    ),
+    _fault(
+        "channels shifted by one",
+        "expand",
+        "the gate of channel c scales channel c + 1",
+        "an index that begins at one",
+        "align gate and channel",
+        stage("gate", lambda block, right, v: np.roll(right(v), 1, -1)),
+        _wide,
+    ),
+    _fault(
+        "hidden units of one weight permuted",
+        "expand",
+        "expand's columns reversed, reduce's rows not",
+        "two tensors in different orders",
+        "permute both or none",
+        _changed("expand.weight", lambda w: w[:, ::-1]),
+        lambda spec: _two(spec) and spec.hidden > 1,
+    ),
+    _fault(
+        "last hidden unit ignored",
+        "reduce",
+        "a width of one less",
+        "braindecode#955; floor for round",
+        "use all hidden units",
+        _changed("reduce.weight", lambda w: w * (np.arange(len(w)) < len(w) - 1)[:, None]),
+        lambda spec: _two(spec) and spec.hidden > 1 and not spec.bias and spec.activation != "sigmoid",
+    ),
+    _fault(
+        "first hidden unit ignored",
+        "reduce",
+        "an index that begins at one",
+        "off by one",
+        "use all hidden units",
+        _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) > 0)),
+        lambda spec: _two(spec) and spec.hidden > 1,
+    ),
+    _fault(
+        "reduce missing",
+        "reduce",
+        "expand sees the squeezed values; silent where hidden = channels",
+        "one Dense of two",
+        "two projections",
+        stage("excite", lambda block, right, z, p: block.gate(block.expand(z, p))),
+        lambda spec: _two(spec) and spec.hidden == spec.channels,
+    ),
+    _fault(
+        "weights scaled by 1/sqrt(fan_in)",
+        "reduce",
+        "an equalised learning rate at run time",
+        "StyleGAN layers",
+        "use the weights as they are",
+        _replaced(lambda p: {name: p[name] / np.sqrt(p[name].shape[1]) for name in p if name.endswith("weight")}),
+        _wide,
+    ),
+)

@@ -1,0 +1,113 @@
+"""The inputs that a block is tried on: each shows mistakes that the others hide."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from se_spec import SESpec, SpecError
+
+from . import probes
+from .cases import DTYPES, Case, Inputs, revealing_parameters, round_to
+
+UNEVEN = {1: (7,), 2: (5, 7), 3: (2, 5, 3)}
+EVEN = {1: (6,), 2: (4, 6), 3: (4, 2, 6)}
+FIVE_LAST = {1: (5,), 2: (7, 5), 3: (2, 3, 5)}
+EQUAL = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}
+LARGE = 1 << 18
+"""Elements of a large map."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One input.
+
+    Args:
+        name: unique among a spec's trials of one rank.
+        inputs: x and dy channels last, in the dtype.
+        gradients: whether they are judged here too.
+    """
+
+    name: str
+    inputs: Inputs
+    gradients: bool = True
+
+
+def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> list[Trial]:
+    """All of them, in the order in which they are run; the same seed gives the same numbers.
+
+    >>> [trial.name for trial in trials(SESpec(8, hidden=2))][:4]
+    ['uneven map', 'exact probe of reduce', 'exact probe of expand', 'even map']
+    """
+    if dtype not in DTYPES:
+        raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
+    if rank not in (1, 2, 3):
+        raise SpecError(f"rank={rank!r} is not allowed; it must be 1, 2 or 3")
+    precision = "float32" if dtype in ("float32", "float64") else "bfloat16"
+
+    def case(samples: int, spatial: tuple[int, ...], number: int) -> Inputs:
+        return Case(spec, rank, dtype, seed=20 * seed + number, samples=samples, spatial=spatial).inputs()
+
+    def probe(part: str) -> Inputs:
+        exact = probes.probe(spec, part=part, precision=precision, rank=rank, seed=seed)
+        x, dy, parameters = exact
+        return Inputs(x.astype(round_to(x, dtype).dtype), round_to(dy, dtype), _rounded(parameters, dtype))
+
+    uneven = case(3, UNEVEN[rank], 0)
+    made = [
+        Trial("uneven map", uneven),
+        Trial("exact probe of reduce", probe("reduce")),
+        Trial("exact probe of expand", probe("expand")),
+        Trial("even map", case(2, EVEN[rank], 1)),
+        Trial("one sample", case(1, UNEVEN[rank], 2)),
+        Trial("as many samples as the last axis is long", case(5, FIVE_LAST[rank], 3)),
+        Trial("equal axes", case(2, EQUAL[rank], 4)),
+        Trial("one position", case(3, (1,) * rank, 5)),
+    ]
+    if rank > 1:
+        made.append(Trial("one row", case(2, (*(1,) * (rank - 1), 9), 6)))
+    if 1 < spec.channels <= 64:
+        made.append(Trial("first axis as long as the channels", case(2, (spec.channels, *(3,) * (rank - 1)), 7)))
+    made.append(Trial("large map", _large(spec, dtype, rank, seed), gradients=False))
+    if dtype == "float16":
+        made.append(Trial("sum beyond float16", _large(spec, dtype, rank, seed, level=500.0), gradients=False))
+    made += [
+        Trial(f"sample {number} alone", Inputs(uneven.x[[number]], uneven.dy[[number]], uneven.parameters))
+        for number in range(3)
+    ]
+    for name, number in (("NaN", np.nan), ("inf", np.inf)):
+        made.append(Trial(name, _with(uneven, number), gradients=False))
+    made.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
+    made.append(Trial("uneven map again", uneven))
+    return made
+
+
+def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> Trial:
+    """The one of that name, as a failed verdict tells it."""
+    found = {each.name: each for each in trials(spec, dtype, rank, seed)}
+    if name not in found:
+        raise SpecError(f"no trial {name!r}; there are {', '.join(map(repr, found))}")
+    return found[name]
+
+
+def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 1.0) -> Inputs:
+    """Positive numbers, so many that half precision loses their sum."""
+    positions = min(4096, max(64, LARGE // spec.channels))
+    side = int(positions ** (1 / rank))
+    rng = np.random.default_rng((seed, 8))
+    shape = (1, *(side,) * (rank - 1), side + 1, spec.channels)
+    x = level * (1.0 + 0.25 * rng.standard_normal(shape))
+    if spec.squeeze != "avg":  # one clear maximum
+        x.reshape(1, -1, spec.channels)[:, side // 2] = 2.5 * level
+    weights = revealing_parameters(x, spec, rng)
+    return Inputs(round_to(x, dtype), round_to(rng.standard_normal(shape), dtype), _rounded(weights, dtype))
+
+
+def _with(inputs: Inputs, number: float) -> Inputs:
+    """One such number, in the second sample."""
+    x = inputs.x.copy()
+    x[(1, *(0,) * (x.ndim - 2), x.shape[-1] // 2)] = number
+    return Inputs(x, inputs.dy, inputs.parameters)
+
+
+def _rounded(parameters: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    return {name: round_to(array, dtype) for name, array in parameters.items()}

@@ -1,0 +1,283 @@
+"""Probes: inputs on which sums are exact in any order, so that no rounding hides a slip.
+
+All terms of a mean or a projection are multiples of one unit, a power of two, and their magnitudes sum to less than
+2**24 units (float32) or 2**8 (bfloat16): every partial sum is a float. Only the nonlinearities and the product with the
+gate can round; expand's sums can after an activation that does.
+"""
+
+import math
+import random
+from typing import NamedTuple
+
+import numpy as np
+
+import se_numpy
+import se_spec
+from se_spec import SESpec, SpecError
+from se_spec.fields import choice, positive_integer, refuse
+
+from .cases import Inputs, gate_kinks, round_to
+
+PARTS = ("reduce", "expand")
+SPATIAL = {
+    "float32": {1: (8,), 2: (2, 4), 3: (2, 4, 2)},
+    "bfloat16": {1: (8,), 2: (2, 4), 3: (2, 1, 4)},
+}
+"""By precision and number of spatial axes: a power of two of positions, for an exact mean."""
+
+HIDDEN_KINKS = (-3.0, 0.0, 3.0, 6.0)
+LOGIT_KINKS = (-3.0, 0.0, 3.0)
+MARGIN = 1e-3
+SHOWN = 2e-5
+WIDE, NARROW, TINY = 2**13, 2**4, 2**2  # large weights are one half to one of so many steps
+_DYING = ("relu", "relu6", "hard_swish", "silu", "gelu", "gelu_tanh")  # 0 or nearly, where the argument is far below 0
+_TRIES = 24
+
+
+class _Grid(NamedTuple):
+    """What one precision has room for: z is 1 to ``levels`` steps of either sign, x is finer."""
+
+    limit: int
+    levels: int
+    z_step: float
+    x_step: float
+    spread: int
+    lift: float
+
+
+_GRIDS = {
+    "float32": _Grid(2**24, levels=15, z_step=2.0**-2, x_step=2.0**-13, spread=2**13, lift=1.0),
+    "bfloat16": _Grid(2**8, levels=5, z_step=2.0**-1, x_step=2.0**-3, spread=2, lift=0.5),
+}
+
+
+class _Wanted(NamedTuple):
+    """Of a projection's sums: about their rms, their largest, what they avoid, whether the first unit's are above 0."""
+
+    size: float
+    most: float
+    kinks: tuple[float, ...]
+    alive: bool = False
+
+
+class _Layer(NamedTuple):
+    weight: np.ndarray
+    bias: np.ndarray
+    out: np.ndarray
+    unit: float
+    clear: bool
+
+
+def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: int = 3, seed: int = 0) -> Inputs:
+    """Inputs in ``precision``, channels last; the same on every machine.
+
+    No hidden value or logit is within 1e-3 of a kink. Where the widths allow, hidden values pass 6.5 and -3.5 and stay
+    within 16, logits pass 3.5 in both directions and stay within 12. Every channel is used, until a sum is full.
+
+    Args:
+        spec: which block.
+        part: ``"reduce"`` or ``"expand"``, the projection with weights of 13 bits in float32. The other's have few, and
+            so has reduce.bias before a wide expand.weight. A single projection is wide, and bfloat16 never is.
+        precision: ``"float32"`` or ``"bfloat16"``: the arithmetic in which the sums are exact.
+        rank: 1, 2 or 3 spatial axes.
+        samples: N, at least 1.
+        seed: another seed, another probe.
+
+    Raises:
+        SpecError: a value is not one of these, or no probe of the spec stays clear of the kinks.
+
+    >>> x, dy, parameters = probe(SESpec(8, hidden=2), part="reduce", precision="float32")
+    >>> x.shape, (parameters["reduce.weight"][0, :3] * 2**12).tolist()
+    ((3, 2, 4, 8), [7865.0, 7357.0, -7647.0])
+    """
+    choice("part", part, PARTS)
+    choice("precision", precision, tuple(_GRIDS))
+    if rank not in SPATIAL[precision]:
+        refuse("rank", rank, "1, 2 or 3")
+    positive_integer("samples", samples)
+    most, best = (False, -1), None
+    for attempt in range(_TRIES):
+        inputs, wishes = _draw_all(spec, part, precision, rank, samples, _Draw(_TRIES * seed + attempt))
+        if wishes and (wishes[-1], sum(wishes)) > most:
+            most, best = (wishes[-1], sum(wishes)), inputs
+        if wishes and all(wishes):
+            break
+    if best is None:
+        raise SpecError(f"no probe of {spec} with {samples} samples stays clear of the kinks; use fewer samples")
+    return best
+
+
+class _Draw:
+    """Numbers from the bytes of the Mersenne Twister, which no version of Python or NumPy changes."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
+        """From low up to high - 1; int64."""
+        raw = np.frombuffer(self._random.randbytes(4 * math.prod(shape)), "<u4").astype(np.int64)
+        return low + (raw >> 4).reshape(shape) % (high - low)
+
+    def signs(self, shape: tuple[int, ...]) -> np.ndarray:
+        """-1 and 1."""
+        return 2 * self.integers(0, 2, shape) - 1
+
+    def order(self, shape: tuple[int, ...], axis: int) -> np.ndarray:
+        """Permutations along an axis."""
+        return self.integers(0, 2**28, shape).argsort(axis, kind="stable")
+
+
+def _draw_all(
+    spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Draw
+) -> tuple[Inputs, list[bool]]:
+    """One draw, and which wishes it grants, the dearest last; no wishes where a kink is too near."""
+    grid = _GRIDS[precision]
+    fine, coarse = (WIDE, NARROW) if precision == "float32" else (TINY, TINY)
+    alive = not spec.bias and spec.activation in _DYING  # else a sample whose hidden values all die has logits of 0
+    x, z = _feature_map(draw, (samples, *SPATIAL[precision][rank], spec.channels), spec.squeeze, grid, alive)
+    weights, clear, wishes = {}, True, []
+    h, unit = z, grid.z_step
+    if not spec.single_projection:
+        bounded = spec.activation in ("sigmoid", "tanh")
+        steps = fine if part == "reduce" else coarse
+        wanted = _Wanted(1.5 if bounded else 6.0, 16.0, HIDDEN_KINKS, alive)
+        reduce = _layer(draw, h, unit, spec.hidden, steps, steps if spec.bias else 0, grid.limit, wanted)
+        weights["reduce.weight"], weights["reduce.bias"] = reduce.weight, reduce.bias
+        h, unit, clear = se_numpy.nonlinearities.activate(reduce.out, spec.activation), reduce.unit, reduce.clear
+        high, low = (2.0, -2.0) if bounded else (6.5, -3.5)
+        wishes += [reduce.out.max() > high, reduce.out.min() < low or (alive and spec.hidden == 1)]
+    steps = fine if part == "expand" or spec.single_projection else coarse
+    wanted = _Wanted(5.0, 12.0, LOGIT_KINKS + gate_kinks(spec.gate))
+    expand = _layer(draw, h, unit, spec.channels, steps, fine if spec.bias else 0, grid.limit, wanted)
+    weights["expand.weight"], weights["expand.bias"] = expand.weight, expand.bias
+    size = np.abs(expand.out)
+    wishes += [expand.out.max() > 3.5, expand.out.min() < -3.5] if spec.channels > 1 else [size.max() > 3.5]
+    wishes += [size.min() < 1.5, size.max() <= wanted.most]  # somewhere the gate is steep
+    dy = draw.integers(-32, 33, x.shape) / 16.0
+    stored = {name: round_to(weights[name], precision) for name in se_spec.parameters.shapes(spec)}
+    inputs = Inputs(round_to(x, precision), round_to(dy, precision), stored)
+    if not (clear and expand.clear):
+        return inputs, []
+    return inputs, [*(bool(wish) for wish in wishes), _shows(inputs, spec, wide=fine is WIDE)]
+
+
+def _shows(inputs: Inputs, spec: SESpec, *, wide: bool) -> bool:
+    """Whether y is not 0 and, where weights are wide, moves by SHOWN of its largest when something is rounded first.
+
+    That is the weights to TF32's 11 bits; x, for a mean, to float16's 11 and to bfloat16's 8.
+    """
+    x, _, weights = inputs
+    t = se_numpy.block.trace(x, spec, weights, "channels_last")
+    size = np.abs(t.x).max(tuple(range(1, x.ndim - 1)))
+    top = np.abs(se_numpy.block.scaled(t, spec, "channels_last")).max()
+
+    def moves(x: np.ndarray, weights: dict[str, np.ndarray]) -> bool:
+        g = se_numpy.excitation(x, spec, weights, data_format="channels_last")
+        return bool((abs(spec.gain) * size * np.abs(g - t.g)).max() > SHOWN * top)
+
+    if not wide:
+        return bool(top)
+    short = {name: _short(array, 11) if name.endswith("weight") else array for name, array in weights.items()}
+    return moves(x, short) and (spec.squeeze == "max" or all(moves(_short(x, bits), weights) for bits in (11, 8)))
+
+
+def _short(values: np.ndarray, bits: int) -> np.ndarray:
+    """Rounded to so many significant bits; float64."""
+    wide = values.astype(np.float64)
+    shifted = wide * (2.0 ** (53 - bits) + 1.0)  # Veltkamp's splitting
+    return shifted - (shifted - wide)
+
+
+def _feature_map(
+    draw: _Draw, shape: tuple[int, ...], squeeze: str, grid: _Grid, alive: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """x, and what is squeezed out of it, which has few bits.
+
+    One position, another for each channel, is the maximum, m + 2e. The others are wide, and the mean is m: differences
+    around a ring sum to 0.
+    """
+    n, channels, positions = shape[0], shape[-1], math.prod(shape[1:-1])
+    z = _means(draw, n, channels, grid, alive)
+    e = grid.lift * draw.integers(1, 3, (n, 1, channels))
+    m = z[:, None] - {"avg": 0.0, "avg_max": 1.0, "max": 2.0}[squeeze] * e
+    ring = 2 * draw.integers(0, grid.spread, (n, positions - 1, channels)) + np.arange(positions - 1)[:, None] % 2
+    others = grid.x_step * (ring - np.roll(ring, 1, 1))
+    others[:, : positions // 2] -= 4.0 * e / positions
+    x = m + np.concatenate([2.0 * e, others], 1)
+    shift = draw.integers(0, positions, ()) + np.arange(n * channels).reshape(n, 1, channels)
+    return np.take_along_axis(x, (np.arange(positions)[:, None] + shift) % positions, 1).reshape(shape), z
+
+
+def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+    """(n, channels), not 0, different between samples and, as far as there are levels, between channels.
+
+    Those of the first channel are above 0 where a hidden unit must stay alive in every sample.
+    """
+    levels = 2 * grid.levels
+    start = draw.order((-(-channels // levels), levels), 1).reshape(-1)[:channels]
+    step = np.array([7, 11, 13, 17])[draw.integers(0, 4, ())]  # without a common divisor with the number of levels
+    level = (start + step * np.arange(n)[:, None]) % levels
+    z = np.where(level < grid.levels, level - grid.levels, level - grid.levels + 1)
+    if alive:
+        z[:, 0] = 1 + level[:, 0] % grid.levels
+    return grid.z_step * z
+
+
+def _layer(
+    draw: _Draw,
+    values: np.ndarray,
+    unit: float,
+    rows: int,
+    steps: int,
+    bias_steps: int,
+    limit: int,
+    wanted: _Wanted,
+) -> _Layer:
+    """Weights for ``values`` (N, columns), multiples of ``unit``: some large, some small, the rest of a row 0.
+
+    Rows whose sums come too near to a kink, or too far, are drawn again.
+    """
+    n, columns = values.shape
+    used = min(columns, max(12, columns // rows + 2))
+    at = np.zeros((rows, used), np.int64)  # the first column is in every row, and all together hold every column
+    if columns > 1:
+        first = np.arange(rows) * (columns - 1) // rows
+        at[:, 1:] = 1 + (first[:, None] + np.arange(used - 1)) % (columns - 1)
+    rms = float(np.sqrt(np.mean(values**2))) or 1.0
+    scale = 2.0 ** round(math.log2(wanted.size / (0.75 * rms * math.sqrt(min(used, 3)))))
+    step = min(scale / steps, 1.0 / unit)  # relu6 cuts at a multiple of the sums' unit
+    unit *= step
+    weight, bias, out = np.zeros((rows, columns)), np.zeros(rows), np.zeros((n, rows))
+    pending = np.arange(rows)
+    for attempt in range(_TRIES):
+        count = len(pending)
+        if bias_steps:
+            odd = bias_steps + 1 + 2 * draw.integers(0, bias_steps // 2, (count,))
+            bias[pending] = draw.signs((count,)) * odd * max(unit, 0.5 / bias_steps)
+        row = step * _rows(draw, count, used, steps)
+        if wanted.alive:  # the first unit follows the first column, and at last nothing else
+            row[pending == 0, 0] = np.abs(row[pending == 0, 0])
+            row[pending == 0, 1:] *= attempt < _TRIES - 4
+        cost = np.cumsum(np.abs(row) * np.abs(values).max(0, initial=0.0)[at[pending]], 1)
+        row[cost + np.abs(bias[pending, None]) >= limit * unit] = 0.0
+        weight[pending[:, None], at[pending]] = row
+        out[:, pending] = values @ weight[pending].T + bias[pending]
+        bad = (np.abs(out[:, pending, None] - np.array(wanted.kinks)) < MARGIN).any((0, 2))
+        if 2 * attempt < _TRIES:
+            bad |= (np.abs(out[:, pending]) > wanted.most).any(0)
+        if wanted.alive:
+            bad |= (pending == 0) & (out[:, pending] < 0).any(0)
+        pending = pending[bad]
+        if not len(pending):
+            break
+    return _Layer(weight, bias, out, unit, not len(pending))
+
+
+def _rows(draw: _Draw, count: int, used: int, steps: int) -> np.ndarray:
+    """(count, used) integers: three of half to all of ``steps``, odd where these are many; then small ones."""
+    large = min(used, 3)
+    rows = np.empty((count, used))
+    rows[:, :large] = draw.integers(steps // 2, steps, (count, large)) | (steps == WIDE)
+    small = steps >> (2 + used.bit_length() // 2)
+    rows[:, large:] = max(small, 1) * draw.integers(1, 4 if small else 2, (count, used - large))
+    return rows * draw.signs((count, used))

@@ -1,0 +1,39 @@
+"""One answer against one frozen vector."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import se_numpy
+from se_numpy.error_bounds import FORMATS
+from se_spec import SESpec
+
+from ..cases import Inputs
+from ..comparison import judged
+from ..outcome import called
+from . import Vector
+
+
+def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], Any], vector: Vector) -> str:
+    """What is wrong with ``function(x, parameters, spec)`` on a vector; empty if nothing is.
+
+    >>> from se_conformance import vectors
+    >>> wrong_with(lambda x, p, spec: 2 * x, vectors.load()[0]).split(":")[0]
+    'y[0, 1, 0, 1]'
+    """
+    inputs = Inputs(vector.x, np.zeros_like(vector.x), vector.parameters)
+    outcome = called(lambda x, parameters: function(x, parameters, vector.spec), inputs)
+    if outcome.raised:
+        return f"raised {outcome.raised}"
+    if outcome.y is None:
+        return f"returned {outcome.returned}, expected an array"
+    if (outcome.y.shape, outcome.y.dtype) != (vector.y.shape, vector.y.dtype):
+        return f"{outcome.y.dtype} {outcome.y.shape}, expected {vector.y.dtype} {vector.y.shape}"
+    bound = se_numpy.error_bound(vector.x, vector.spec, vector.parameters, vector.dtype, data_format="channels_last")
+    want = vector.y.astype(np.float64)
+    bound = bound + FORMATS[vector.dtype].unit * np.abs(want)  # what is expected was rounded, too
+    one = judged("y", outcome.y, want, bound, np.full_like(bound, np.inf))
+    if one.passed:
+        return ""
+    return f"y{list(one.where)}: got {one.got:.9g}, want {one.want:.9g}, bound {one.bound:.2g}, ratio {one.ratio:.3g}"

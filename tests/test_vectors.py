@@ -1,0 +1,180 @@
+"""The frozen vectors: the packaged files are what the generator makes, whoever reads them, and no fault goes unseen."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import se_numpy
+from se_conformance import vectors
+from se_conformance.cases import round_to
+from se_conformance.vectors import MANIFEST, TENSORS
+from se_spec import HardSigmoid, LayoutError, LeakyReLU
+from se_spec.nonlinearities import ACTIVATIONS, GATES
+
+PACKAGED = Path(vectors.__file__).parent
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in (MANIFEST, TENSORS):
+        (tmp_path / name).write_bytes((PACKAGED / name).read_bytes())
+    return tmp_path
+
+
+def test_the_generator_makes_the_packaged_files_to_the_byte(tmp_path: Path) -> None:
+    names = vectors.write(tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [MANIFEST, TENSORS]  # and nothing temporary
+    for name in (MANIFEST, TENSORS):
+        assert (tmp_path / "new" / name).read_bytes() == (PACKAGED / name).read_bytes(), f"{name} is not up to date"
+    assert names == [vector.name for vector in vectors.load()]
+    assert len(set(names)) == len(names)
+    assert vectors.write(tmp_path / "new") == names  # over what is there
+
+
+def test_the_packaged_vectors_are_small_and_cover_what_a_block_can_be() -> None:
+    assert sum((PACKAGED / name).stat().st_size for name in (MANIFEST, TENSORS)) < 64_000
+    loaded = vectors.load()
+    specs = [vector.spec for vector in loaded]
+    assert len(loaded) >= 30
+    assert {spec.activation for spec in specs} >= {*ACTIVATIONS, LeakyReLU(slope=0.1)}
+    assert {spec.gate for spec in specs} >= {*GATES, HardSigmoid(slope=0.2, offset=0.5)}
+    assert {spec.squeeze for spec in specs} == {"avg", "max", "avg_max"}
+    for field, values in {"bias": (0, 1), "residual": (0, 1), "single_projection": (0, 1), "gain": (1, 2)}.items():
+        assert {getattr(spec, field) for spec in specs} == set(values)
+    assert {vector.x.ndim for vector in loaded} == {3, 4, 5}
+    assert {len(vector.x) for vector in loaded} == {1, 2}
+    assert {vector.dtype for vector in loaded} == {"float32", "bfloat16", "float64"}
+
+
+@pytest.mark.parametrize("vector", vectors.load(), ids=lambda vector: vector.name)
+def test_the_oracle_gives_the_answers_of_a_vector(vector: vectors.Vector) -> None:
+    assert {str(array.dtype) for array in (vector.x, vector.y, *vector.parameters.values())} == {vector.dtype}
+    assert str(vector.g.dtype) == ("float64" if vector.dtype == "float64" else "float32")  # N-7
+    arguments = vector.x, vector.spec, vector.parameters
+    near(vector.y, se_numpy.squeeze_excitation(*arguments, data_format="channels_last"))
+    near(vector.g, se_numpy.excitation(*arguments, data_format="channels_last"))
+
+
+def near(stored: np.ndarray, oracle: np.ndarray) -> None:
+    """Within the half unit in the last place that storing costs, and the oracle's own rounding."""
+    assert stored.shape == oracle.shape
+    assert stored.any()
+    info = ml_dtypes.finfo(stored.dtype)
+    _, exponent = np.frexp(np.maximum(np.abs(oracle), float(info.smallest_normal)))
+    half = np.ldexp(0.5, exponent - 1 - info.nmant)
+    assert (np.abs(stored.astype(np.float64) - oracle) <= half + 1e-15 * np.abs(oracle).max()).all()
+
+
+def test_json_and_safetensors_alone_read_them(tmp_path: Path) -> None:
+    code = """
+import hashlib, json, pathlib, safetensors, sys
+folder = pathlib.Path(sys.argv[1])
+manifest = json.loads((folder / "manifest.json").read_text())
+data = (folder / manifest["file"]).read_bytes()
+assert hashlib.sha256(data).hexdigest() == manifest["sha256"]
+tensors = dict(safetensors.deserialize(data))
+assert {name: hashlib.sha256(tensor["data"]).hexdigest() for name, tensor in tensors.items()} == manifest["tensors"]
+for vector in manifest["vectors"]:
+    roles = {role: tensors[name] for role, name in vector["tensors"].items()}
+    assert roles["x"]["shape"] == roles["y"]["shape"] == vector["shape"]
+    assert roles["expand.weight"]["shape"][0] == vector["spec"]["channels"] == vector["shape"][-1]
+assert not [name for name in sys.modules if name.startswith(("se_", "numpy"))]
+print(manifest["count"], len(manifest["vectors"]))
+"""
+    output = subprocess.check_output([sys.executable, "-c", code, PACKAGED], text=True, cwd=tmp_path)
+    assert output.split() == [str(len(vectors.load()))] * 2
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, flip])
+@pytest.mark.parametrize("name", [MANIFEST, TENSORS])
+def test_a_file_that_is_missing_cut_or_changed_is_refused(name: str, harm: Callable[[Path], Any], copy: Path) -> None:
+    assert len(vectors.load(copy)) == len(vectors.load())
+    harm(copy / name)
+    with pytest.raises(LayoutError, match=f"{name}.*install se-suite again"):
+        vectors.load(copy)
+
+
+def drop(manifest: dict[str, Any]) -> None:
+    del manifest["vectors"][3]
+
+
+def drop_and_count(manifest: dict[str, Any]) -> None:
+    drop(manifest)
+    manifest["count"] -= 1
+
+
+def change_gate(manifest: dict[str, Any]) -> None:
+    manifest["vectors"][0]["spec"]["gate"] = "tanh"
+
+
+def other_format(manifest: dict[str, Any]) -> None:
+    manifest["format"] = 2
+
+
+def other_tensor(manifest: dict[str, Any]) -> None:
+    manifest["tensors"]["0"] = "0" * 64
+
+
+def one_tensor_less(manifest: dict[str, Any]) -> None:
+    del manifest["tensors"]["0"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said", "said_when_signed"),
+    [
+        (drop, "manifest_sha256", "count of vectors"),
+        (drop_and_count, "manifest_sha256", "tensors that no vector takes"),
+        (change_gate, "manifest_sha256", None),
+        (other_format, "not of format 1", "not of format 1"),
+        (other_tensor, "manifest_sha256", "sha256 of the tensor 0"),
+        (one_tensor_less, "manifest_sha256", "only one of file and manifest"),
+    ],
+)
+def test_a_manifest_that_is_changed_is_refused(
+    harm: Callable[[dict[str, Any]], None], said: str, said_when_signed: str | None, copy: Path
+) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    harm(manifest)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(LayoutError, match=said):
+        vectors.load(copy)
+    del manifest["manifest_sha256"]
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    (copy / MANIFEST).write_text(json.dumps({**manifest, "manifest_sha256": hashlib.sha256(canonical).hexdigest()}))
+    if said_when_signed:
+        with pytest.raises(LayoutError, match=said_when_signed):
+            vectors.load(copy)
+
+
+def test_a_file_that_is_no_manifest_is_refused(copy: Path) -> None:
+    for text in ("[]", "{", "{}"):
+        (copy / MANIFEST).write_text(text)
+        with pytest.raises(LayoutError, match=r"manifest\.json is not"):
+            vectors.load(copy)
+
+
+def test_bfloat16_goes_through_safetensors_to_the_bit() -> None:
+    values = round_to(np.array([[1.5, -0.0, np.inf], [2.0**-133, 3.0, -7.0]]), "bfloat16")
+    (back,) = vectors._unpacked(vectors._packed({"a": values})).values()
+    assert back.dtype == values.dtype
+    assert back.tobytes() == values.tobytes()
+    many = {str(k): np.full(3, k, np.float32) for k in range(40)}
+    assert vectors._packed(many) == vectors._packed(dict(reversed(many.items())))
