@@ -23,8 +23,8 @@ from .outcome import Outcome, called, called_vjp
 AGREES = 0.35
 LIKELIER = 0.98
 """Up to here a variant is nearer to the answer than the right block is."""
-CONTRADICTS = 1.5
-"""From here on, on one failed trial, it is not looked at further."""
+LOOKED_AT = 40
+"""How many variants are looked at on all inputs, the nearest on one of them first."""
 PAIRED = 40
 """How many pairs are looked at on all inputs."""
 
@@ -74,16 +74,22 @@ class Diagnosis:
 
 
 def diagnose(
-    seen: list[Seen], spec: SESpec, dtype: str, excitation: Callable[..., Any] | None, data_format: str
+    seen: list[Seen],
+    spec: SESpec,
+    dtype: str,
+    function: Callable[..., Any],
+    excitation: Callable[..., Any] | None,
+    data_format: str,
 ) -> Diagnosis:
     """The likeliest causes of what was seen, and the stage."""
     forward = any(one.forward_failed for one in seen)
     candidates = [
-        fault
+        variant
         for fault in CATALOGUE.values()
         if (fault.stage == "gradient") is not forward and dtype in fault.dtypes and fault.applies(spec)
+        for variant in fault.variants()
     ]
-    if forward and _differs_between_calls(seen):
+    if forward and _is_random(seen, function, data_format):
         return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call")
     distance = _forward_distance if forward else _gradient_distance
     ranked = _ranked(((fault,) for fault in candidates), seen, spec, dtype, distance)
@@ -94,8 +100,11 @@ def diagnose(
         together = bool(better)
         ranked = better[:1] + ranked
     ranked = [each for each in ranked if each[0] < LIKELIER][:5]
-    causes = list(dict.fromkeys(fault for _, faults in ranked for fault in faults))
-    scores = tuple(next(score for score, faults in ranked if fault in faults) for fault in causes)
+    if forward and not (ranked and ranked[0][0] < AGREES):
+        ranked = _by_where_it_fails(seen, dtype, candidates) + ranked
+    named = {fault.name: score for score, faults in reversed(ranked) for fault in reversed(faults)}
+    causes = [CATALOGUE[name] for name in reversed(named)]
+    scores = tuple(named[fault.name] for fault in causes)
     if ranked and scores[0] < AGREES:
         stage = min((fault.stage for fault in ranked[0][1]), key=stages.ORDER.index)
     else:
@@ -113,20 +122,33 @@ def _ranked(
     dtype: str,
     distance: Callable[[Block, Seen, Callable[..., Any]], float],
 ) -> Ranked:
-    """Scores, smallest first; exact for the best three, at least so much for the others."""
-    failed = [one for one in seen if one.failed]
-    sieve = min(failed, key=lambda one: (_form(one.outcome)[0] == "raised", one.trial.inputs.x.size))
-    scored: Ranked = []
-    best = [3.0] * 3
+    """Scores, smallest first. Those that one failed trial rules out are not looked at on the others."""
+    failed = sum(one.failed for one in seen)
+    sieve = _sieve(seen)
+    near: list[tuple[float, tuple[Fault, ...]]] = []
     for faults in variants:
         block = broken(spec, faults, dtype)
-        if faults[0].stage != "call" and distance(block, sieve, block.function()) > CONTRADICTS:
-            continue
-        fresh = broken(spec, faults, dtype)  # it may remember the call before
-        score = _score(_distances(fresh, seen, distance), len(failed), best[2])
+        # what remembers calls, or refuses some, cannot be told from one of them
+        d = 0.0 if faults[0].stage == "call" else distance(block, sieve, block.function())
+        near.append((d, faults))
+    near.sort(key=lambda each: each[0])
+    scored: Ranked = []
+    best = [3.0] * 3
+    for number, (d, faults) in enumerate(near):
+        if number >= LOOKED_AT and d >= AGREES:
+            break
+        score = _score(_distances(broken(spec, faults, dtype), seen, distance), failed, best[2])
         best = sorted([*best, score])[:3]
         scored.append((score, faults))
-    return sorted(scored, key=lambda each: each[0])  # stable: the catalogue's order breaks ties
+    order = {faults: number for number, (_, faults) in enumerate(near)}
+    return sorted(scored, key=lambda each: (round(each[0], 6), CATALOGUE_ORDER[each[1][0].name], order[each[1]]))
+
+
+def _sieve(seen: list[Seen]) -> Seen:
+    """A failed trial that tells much: one with numbers, the first, if it is there."""
+    failed = [one for one in seen if one.failed]
+    told = [one for one in failed if one.outcome.y is not None and one.outcome.y.shape == one.trial.inputs.x.shape]
+    return min(told or failed, key=lambda one: (one.trial.gradients is False, one.trial.inputs.x.shape[0] == 1))
 
 
 def _score(distances: Iterator[tuple[bool, float]], failed: int, enough: float) -> float:
@@ -202,29 +224,44 @@ def _form(outcome: Outcome) -> tuple[Any, ...]:
     """What a call did, apart from the numbers; messages and the names of exceptions differ between frameworks."""
     if outcome.raised:
         return ("raised",)
+    modified = {"x" if name == "x" else "a parameter" for name in outcome.modified}
     if outcome.y is None:
-        return ("nothing", outcome.modified)
-    return (outcome.y.shape, outcome.y.dtype.name, outcome.modified)
+        return ("nothing", modified)
+    return (outcome.y.shape, outcome.y.dtype.name, modified)
 
 
-def _differs_between_calls(seen: list[Seen]) -> bool:
-    """The same input, first and last, far apart, and right on average over many zeros: noise, not memory."""
-    calls = {one.trial.name: one.outcome.y for one in seen}
-    first, last = calls.get("uneven map"), calls.get("uneven map again")
-    if first is None or last is None or first.shape != last.shape or first.dtype != last.dtype:
+def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str) -> bool:
+    """One input, again and again: what remembers settles down, what draws lots does not."""
+    by_name = {one.trial.name: one for one in seen}
+    first, last = by_name["uneven map"], by_name["uneven map again"]
+    if first.outcome.y is None or last.outcome.y is None or first.outcome.y.tobytes() == last.outcome.y.tobytes():
         return False
-    if first.tobytes() == last.tobytes():
+    calls = [called(function, first.trial.inputs, data_format).y for _ in range(8)]
+    if any(y is None or y.shape != first.outcome.y.shape for y in calls):
         return False
-    zeros = (np.mean(first == 0), np.mean(last == 0))
-    return bool(min(zeros) > 0.02 and np.mean((first == 0) != (last == 0)) > 0.02)
+    steps = [
+        _rms(b.astype(np.float64) - a.astype(np.float64))
+        for a, b in itertools.pairwise(calls)
+        if a is not None and b is not None
+    ]
+    return max(steps[-3:]) > 0.9 * max(steps[:3]) > 0.0 or min(steps[-3:]) > max(steps[:3])
+
+
+def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) -> Ranked:
+    """Half precision that fails where there is much to add up, and nowhere else, in an order that no variant has."""
+    name = f"squeeze accumulated in {dtype}"
+    where = {one.trial.name for one in seen if one.failed}
+    known = any(fault.name == name for fault in candidates)
+    if known and where <= {"large map", "sum beyond float16", "first axis as long as the channels"} and where:
+        return [(AGREES, (CATALOGUE[name],))]
+    return []
 
 
 def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) -> Ranked:
     """Two faults at once: sieved on one small input that failed, then looked at on all."""
-    numeric = [one for one in seen if one.failed and one.outcome.y is not None and one.trial.inputs.x.size]
-    if not numeric:
+    sieve = _sieve(seen)
+    if sieve.outcome.y is None:
         return []
-    sieve = min(numeric, key=lambda one: ("probe" not in one.trial.name, one.trial.inputs.x.size))
     usable = [fault for fault in candidates if fault.stage != "call"]
     scored = []
     for pair in itertools.permutations(usable, 2):

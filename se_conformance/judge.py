@@ -181,5 +181,7 @@ def _fits(array: np.ndarray | None, x: np.ndarray) -> bool:
 def _settle(verdict: Verdict, run: _Run, rank: int) -> None:
     """Ask for the cause, once, of the first rank that failed."""
     if verdict.diagnosis is None and any(seen.failed for seen in run.seen):
-        verdict.diagnosis = diagnosis.diagnose(run.seen, run.spec, run.dtype, run.excitation, run.data_format)
+        verdict.diagnosis = diagnosis.diagnose(
+            run.seen, run.spec, run.dtype, run.function, run.excitation, run.data_format
+        )
         verdict.diagnosed = rank

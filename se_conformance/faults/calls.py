@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from .block import Array, Block, Parameters
-from .fault import Change, Fault, Wrong, stage
+from .fault import Change, Fault, Wrong, both, stage
+from .precision import all_in
 
 Function = Callable[[Array, Parameters], Array]
 
@@ -175,6 +176,7 @@ CALLS = (
         "return x's type",
         _after(lambda y, x: y.astype(np.float32)),
         dtypes=("float64",),
+        forms=(both(all_in("float32"), _after(lambda y, x: y.astype(np.float32))),),
     ),
     _fault(
         "flattened output",

@@ -1,7 +1,7 @@
 """What a fault is, and how a wrong stage is written."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from se_spec import SESpec
@@ -27,6 +27,7 @@ class Fault:
         change: how a right block becomes this one.
         applies: for which specs it differs from the right answer.
         dtypes: in which it can be seen.
+        forms: other ways to make the same mistake.
     """
 
     name: str
@@ -37,6 +38,11 @@ class Fault:
     change: Change
     applies: Callable[[SESpec], bool] = lambda spec: True
     dtypes: tuple[str, ...] = DTYPES
+    forms: tuple[Change, ...] = ()
+
+    def variants(self) -> tuple["Fault", ...]:
+        """One fault per form, all of one name."""
+        return (self, *(replace(self, change=form, forms=()) for form in self.forms))
 
     def block(self, spec: SESpec, dtype: str = "float64") -> Block:
         """A block with this mistake."""

@@ -57,8 +57,16 @@ def _always(spec: SESpec) -> bool:
     return True
 
 
-def _fault(name: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong | None = None) -> Fault:
-    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always)
+def _fault(
+    name: str,
+    sentence: str,
+    source: str,
+    remedy: str,
+    change: Change,
+    applies: Wrong | None = None,
+    forms: tuple[Change, ...] = (),
+) -> Fault:
+    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always, forms=forms)
 
 
 def _positions(x: Array) -> float:
@@ -80,6 +88,7 @@ GRADIENTS = (
         "a detach or stop_gradient around the gate",
         "differentiate through the gate",
         stage("through_gate", lambda block, right, direct, pooled: direct),
+        forms=(stage("gate_slope", lambda block, right, v: np.zeros_like(v)),),
     ),
     _fault(
         "gradient: direct path missing",

@@ -33,6 +33,12 @@ def _cut(values: Array) -> Array:
     return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
 
 
+def _truncated(values: Array) -> Array:
+    """TF32 by cutting off the bits behind."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.trunc(np.ldexp(mantissa, 11)), exponent - 11)
+
+
 def _operands(cut: Wrong) -> Change:
     """Both products with rounded operands."""
 
@@ -61,7 +67,7 @@ def _weights(dtype: str) -> Change:
     )
 
 
-def _all_in(dtype: str) -> Change:
+def all_in(dtype: str) -> Change:
     def change(block: Block) -> None:
         _weights(dtype)(block)
         for name in ("input", "squeeze", "reduce", "activation", "expand", "gate", "scale"):
@@ -79,8 +85,9 @@ def _fault(
     change: Change,
     dtypes: tuple[str, ...] = WIDE,
     applies: Wrong = lambda spec: True,
+    forms: tuple[Change, ...] = (),
 ) -> Fault:
-    return Fault(name, where, sentence, source, remedy, change, applies, dtypes)
+    return Fault(name, where, sentence, source, remedy, change, applies, dtypes, forms)
 
 
 def _avg(spec: SESpec) -> bool:
@@ -165,6 +172,7 @@ PRECISION = (
         "google/flax#963, jax#7010",
         "set the matmul precision to highest, or declare products='tf32'",
         _operands(_cut),
+        forms=(_operands(_truncated),),
     ),
     _fault(
         "products in bfloat16",
@@ -239,7 +247,7 @@ PRECISION = (
         "float64 goes in and comes out, and float32 is between",
         "JAX without jax_enable_x64; keras.ops.mean on the jax and torch backends",
         "compute in float64",
-        _all_in("float32"),
+        all_in("float32"),
         ("float64",),
     ),
     _fault(
@@ -248,7 +256,7 @@ PRECISION = (
         "every stage is rounded",
         "autocast over the whole block",
         "leave autocast in the block",
-        _all_in("bfloat16"),
+        all_in("bfloat16"),
     ),
     _fault(
         "computed in float16",
@@ -256,6 +264,6 @@ PRECISION = (
         "every stage is rounded",
         "autocast over the whole block",
         "leave autocast in the block",
-        _all_in("float16"),
+        all_in("float16"),
     ),
 )

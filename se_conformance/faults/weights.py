@@ -26,6 +26,17 @@ def _reshaped(w: Array) -> Array:
     return w.T.reshape(w.shape)
 
 
+def _read_on(w: Array) -> Array:
+    """The other way round: the buffer itself, read as the transpose's."""
+    return w.reshape(w.shape[::-1]).T
+
+
+def _by_size(p: Parameters) -> Parameters:
+    """Hidden units in order of the size of their weights, as for pruning; expand's are left."""
+    order = np.argsort(-np.abs(p["reduce.weight"]).sum(1), kind="stable")
+    return {name: p[name][order] for name in ("reduce.weight", "reduce.bias") if name in p}
+
+
 def _shuffled(w: Array) -> Array:
     """Rows by groups of two, as a channel shuffle leaves them."""
     half = (len(w) + 1) // 2
@@ -37,8 +48,10 @@ def _swapped(p: Parameters) -> Parameters:
     return {"reduce.weight": p["expand.weight"], "expand.weight": p["reduce.weight"]}
 
 
-def _fault(name: str, where: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong) -> Fault:
-    return Fault(name, where, sentence, source, remedy, change, applies)
+def _fault(
+    name: str, where: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong, *forms: Change
+) -> Fault:
+    return Fault(name, where, sentence, source, remedy, change, applies, forms=forms)
 
 
 def _wide(spec: SESpec) -> bool:
@@ -84,6 +97,7 @@ WEIGHTS = (
         _TRANSPOSE,
         _changed("reduce.weight", _reshaped),
         lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+        _changed("reduce.weight", _read_on),
     ),
     _fault(
         "expand.weight reshaped instead of transposed",
@@ -93,6 +107,7 @@ WEIGHTS = (
         _TRANSPOSE,
         _changed("expand.weight", _reshaped),
         lambda spec: 1 < spec.hidden != spec.channels > 1,
+        _changed("expand.weight", _read_on),
     ),
     _fault(
         "both weights reshaped instead of transposed",
@@ -102,6 +117,7 @@ WEIGHTS = (
         _TRANSPOSE,
         both(_changed("reduce.weight", _reshaped), _changed("expand.weight", _reshaped)),
         lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+        both(_changed("reduce.weight", _read_on), _changed("expand.weight", _read_on)),
     ),
     _fault(
         "weights swapped",
@@ -228,15 +244,18 @@ WEIGHTS = (
         "permute both or none",
         _changed("expand.weight", lambda w: w[:, ::-1]),
         lambda spec: _two(spec) and spec.hidden > 1,
+        _replaced(_by_size),
+        _changed("expand.weight", lambda w: np.roll(w, 1, 1)),
+        _changed("expand.weight", lambda w: np.roll(w, -1, 1)),
     ),
     _fault(
         "last hidden unit ignored",
-        "reduce",
+        "expand",
         "a width of one less",
         "braindecode#955; floor for round",
         "use all hidden units",
-        _changed("reduce.weight", lambda w: w * (np.arange(len(w)) < len(w) - 1)[:, None]),
-        lambda spec: _two(spec) and spec.hidden > 1 and not spec.bias and spec.activation != "sigmoid",
+        _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) < w.shape[1] - 1)),
+        lambda spec: _two(spec) and spec.hidden > 1,
     ),
     _fault(
         "first hidden unit ignored",

@@ -1,0 +1,42 @@
+"""What every adapter makes of a block."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from se_spec import SESpec
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A block of some framework as functions of NumPy arrays; the block itself is never changed.
+
+    Args:
+        run: ``(x, parameters) -> y``; what a call of the whole is.
+        vjp: ``(x, dy, parameters) -> (dx, dparameters)``, or None.
+        excitation: ``(x, parameters) -> g``, or None.
+        data_format: of x, dy, y and dx.
+        begin: ``(spec, dtype, data_format)``, see ``prepare``.
+    """
+
+    run: Callable[[np.ndarray, Arrays], object]
+    vjp: Callable[[np.ndarray, np.ndarray, Arrays], tuple[np.ndarray, Arrays]] | None
+    excitation: Callable[[np.ndarray, Arrays], object] | None
+    data_format: str
+    begin: Callable[[SESpec, str, str], None]
+
+    def __call__(self, x: np.ndarray, parameters: Arrays) -> object:
+        """``run``; what comes back is an array of the dtype that the block returned, or what else it returned."""
+        return self.run(x, parameters)
+
+    def prepare(self, spec: SESpec, dtype: str) -> None:
+        """Forget the calls before, and refuse early.
+
+        Raises:
+            ParameterError: its parameters are not those of the spec, or it cannot be told which is which.
+            SpecError: it cannot run in ``dtype``, or on maps of any size.
+        """
+        self.begin(spec, dtype, self.data_format)

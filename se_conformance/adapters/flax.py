@@ -1,0 +1,147 @@
+"""Flax NNX and linen modules as functions of NumPy arrays."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import se_spec
+from se_spec import SESpec, SpecError
+
+from .adapted import Adapted, Arrays
+from .matching import Own, match
+
+Values = dict[str, jax.Array]
+
+
+def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+    """The module; its parameters are in x's dtype, which it may make another."""
+    return _adapted(_Nnx(block, names), block, data_format)
+
+
+def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+    """The module; its parameters are in x's dtype, which it may make another."""
+    return _adapted(_Linen(block, names), block, data_format)
+
+
+def _adapted(made: "_Nnx | _Linen", block: Any, data_format: str) -> Adapted:
+    has_gate = inspect.isfunction(getattr(type(block), "excitation", None))  # not a submodule of that name
+
+    def run(x: np.ndarray, parameters: Arrays) -> object:
+        return _to_array(made.call(_own_values(made.matched(x, parameters), parameters), jnp.asarray(x)))
+
+    def excitation(x: np.ndarray, parameters: Arrays) -> object:
+        values = _own_values(made.matched(x, parameters), parameters)
+        return _to_array(made.call(values, jnp.asarray(x), "excitation"))
+
+    def vjp(x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
+        matched = made.matched(x, parameters)
+        _, back = jax.vjp(made.pure, _own_values(matched, parameters), jnp.asarray(x))
+        dvalues, dx = back(jnp.asarray(dy))
+        return np.asarray(dx), {name: one.to_canonical(np.asarray(dvalues[one.name])) for name, one in matched.items()}
+
+    return Adapted(run, vjp, excitation if has_gate else None, data_format, made.begin)
+
+
+class _Nnx:
+    """A copy is kept from call to call, so that a block that remembers is seen to."""
+
+    def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
+        self.block, self.names = block, names
+        self.copy: Any = None
+
+    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+        _refuse_float64(dtype)
+        self._match(se_spec.parameters.shapes(spec))
+        self.copy = None
+
+    def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
+        return self._match({name: array.shape for name, array in parameters.items()})
+
+    def call(self, values: Values, x: jax.Array, method: str = "__call__") -> Any:
+        if self.copy is None:
+            self.copy = nnx.clone(self.block)
+            self.copy.eval()
+        nnx.update(self.copy, self._state(values))
+        return getattr(self.copy, method)(x)
+
+    def pure(self, values: Values, x: jax.Array) -> Any:
+        graph, _, rest = nnx.split(nnx.clone(self.block), nnx.Param, ...)
+        block = nnx.merge(graph, self._state(values), rest)
+        block.eval()
+        return block(x)
+
+    def _state(self, values: Values) -> Any:
+        return nnx.from_flat_state([(path, one.replace(values[_joined(path)])) for path, one in self._flat()])
+
+    def _flat(self) -> list[tuple[tuple[Any, ...], Any]]:
+        return list(nnx.to_flat_state(nnx.state(self.block, nnx.Param)))
+
+    def _match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+        own = [Own(_joined(path), tuple(one.shape), "in") for path, one in self._flat()]
+        return match(shapes, own, self.names, ordered=False)
+
+
+class _Linen:
+    def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
+        self.block, self.names = block, names
+
+    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+        _refuse_float64(dtype)
+        for rank in (2, 1, 3):  # a module that takes none of them is left to the judge
+            space = (2,) * rank
+            shape = (1, spec.channels, *space) if data_format == "channels_first" else (1, *space, spec.channels)
+            try:
+                variables = self._variables(jax.ShapeDtypeStruct(shape, dtype))
+            except Exception:
+                continue
+            self._match(variables, se_spec.parameters.shapes(spec))
+            return
+
+    def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
+        variables = self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return self._match(variables, {name: array.shape for name, array in parameters.items()})
+
+    def call(self, values: Values, x: jax.Array, method: str | None = None) -> Any:
+        others = {}
+        if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # statistics of a norm, say
+            drawn = self.block.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype))
+            others = {name: tree for name, tree in drawn.items() if name != "params"}
+        tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): one for name, one in values.items()})
+        return self.block.apply({**others, "params": tree}, x, method=method)
+
+    def pure(self, values: Values, x: jax.Array) -> Any:
+        return self.call(values, x)
+
+    def _variables(self, x: jax.ShapeDtypeStruct) -> Mapping[str, Any]:
+        variables: Mapping[str, Any] = jax.eval_shape(self.block.init, jax.random.key(0), x)
+        return variables
+
+    def _match(self, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+        flat = flax.traverse_util.flatten_dict(variables.get("params", {}))
+        own = [Own(_joined(path), tuple(one.shape), "in") for path, one in flat.items()]
+        return match(shapes, own, self.names, ordered=False)
+
+
+def _own_values(matched: dict[str, Own], parameters: Arrays) -> Values:
+    return {one.name: jnp.asarray(one.from_canonical(parameters[name])) for name, one in matched.items()}
+
+
+def _joined(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def _to_array(value: Any) -> object:
+    return np.asarray(value) if isinstance(value, jax.Array) else value
+
+
+def _refuse_float64(dtype: str) -> None:
+    if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise SpecError(
+            "JAX would make float64 float32; set jax_enable_x64 (JAX_ENABLE_X64=1) or ask for another dtype"
+        )

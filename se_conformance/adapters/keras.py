@@ -1,0 +1,191 @@
+"""Keras layers and models, on whichever backend, as functions of NumPy arrays."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+import se_spec
+from se_spec import SESpec, SpecError
+
+from .adapted import Adapted, Arrays
+from .matching import Own, match
+
+BACKEND = keras.backend.backend()
+
+
+def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+    """The layer or model; it must be built in the dtype that is asked."""
+    made = _Block(block, names, data_format)
+    has_gate = inspect.isfunction(getattr(type(block), "excitation", None))  # not a layer of that name
+    return Adapted(made.run, made.vjp, made.excitation if has_gate else None, data_format, made.begin)
+
+
+class _Block:
+    """The block itself, called with other values in place of its variables' own.
+
+    What it assigns to its other variables is kept from call to call, so that a block that remembers is seen to.
+    """
+
+    def __init__(self, block: Any, names: Mapping[str, str] | None, data_format: str) -> None:
+        self.given, self.names, self.data_format = block, names, data_format
+        self.block = block if block.built else None
+        self.state: dict[int, Any] = {}
+
+    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+        self.state = {}
+        _refuse_float64(dtype)
+        if not self.given.built:
+            self.block = _built_copy(self.given, spec.channels, dtype, data_format)
+        _refuse_fixed_size(self.block, data_format)
+        _refuse_dtype(self.block, dtype)
+        self._matched(se_spec.parameters.shapes(spec))
+
+    def run(self, x: np.ndarray, parameters: Arrays) -> object:
+        variables, values = self._given(parameters)
+        return _to_array(self._call(variables, values, ops.convert_to_tensor(x)))
+
+    def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
+        variables, values = self._given(parameters)
+        return _to_array(self._call(variables, values, ops.convert_to_tensor(x), "excitation"))
+
+    def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
+        variables, values = self._given(parameters)
+
+        def forward(x: Any, *values: Any) -> Any:
+            return self._call(variables, values, x)
+
+        arguments = [ops.convert_to_tensor(x), *values]
+        dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
+        own = self._matched(_shapes(parameters)).items()
+        return _numpy(dx), {
+            name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
+        }
+
+    def _given(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
+        """Its variables, and what stands in their place: the parameters, in the variables' dtype."""
+        if self.block is None:
+            raise SpecError("the layer is not built; build it, or call prepare first")
+        by_name = dict(_variables(self.block))
+        own = self._matched(_shapes(parameters))
+        variables = [by_name[one.name] for one in own.values()]
+        arrays = (one.from_canonical(parameters[name]) for name, one in own.items())
+        pairs = zip(arrays, variables, strict=True)
+        return variables, [ops.convert_to_tensor(array, dtype=variable.dtype) for array, variable in pairs]
+
+    def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__") -> Any:
+        others = [one for one in self.block.variables if all(one is not variable for variable in variables)]
+        kept = [(one, self.state[id(one)]) for one in others if id(one) in self.state]
+        with keras.StatelessScope(state_mapping=[*zip(variables, values, strict=True), *kept]) as scope:
+            y = getattr(self.block, method)(x)
+        assigned = ((one, scope.get_current_value(one)) for one in others)
+        self.state |= {id(one): value for one, value in assigned if value is not None}
+        return y
+
+    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+        own = [Own(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
+        return match(shapes, own, self.names, ordered=True)
+
+
+def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        y = forward(*arguments)
+    gradients: list[Any] = tape.gradient(y, arguments, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return gradients
+
+
+def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
+    import jax
+
+    _, back = jax.vjp(forward, *arguments)
+    return list(back(dy))
+
+
+def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
+    import torch
+
+    leaves = [one.detach().requires_grad_() for one in arguments]
+    return list(torch.autograd.grad(forward(*leaves), leaves, dy, materialize_grads=True))
+
+
+_VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def _variables(block: Any) -> Iterator[tuple[str, Any]]:
+    """Weights by path, in creation order; a path that comes again has its number behind it."""
+    seen: dict[str, int] = {}
+    for variable in block.weights:
+        number = seen[variable.path] = seen.get(variable.path, 0) + 1
+        yield variable.path if number == 1 else f"{variable.path}:{number}", variable
+
+
+def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
+    """The same layer again, built; on a map of two axes if it takes one."""
+    first = None
+    for rank in (2, 1, 3):
+        space = (None,) * rank
+        shape = (channels, *space) if data_format == "channels_first" else (*space, channels)
+        try:
+            copy = type(layer).from_config(layer.get_config())
+            copy(keras.Input(shape, dtype=dtype))
+        except Exception as error:
+            first = first or error
+            continue
+        return copy
+    raise SpecError(f"the layer is not built, and no copy of it can be ({first}); build it first")
+
+
+def _layers(block: Any) -> Iterator[Any]:
+    """All layers within it that compute something, itself included."""
+    inner = getattr(block, "layers", None) or getattr(block, "_layers", [])
+    if not isinstance(block, (keras.Model, keras.layers.InputLayer)):
+        yield block
+    for layer in inner:
+        yield from _layers(layer)
+
+
+def _refuse_dtype(block: Any, dtype: str) -> None:
+    others = [layer for layer in _layers(block) if layer.compute_dtype != dtype]
+    if others:
+        raise SpecError(
+            f"layer {others[0].name!r} computes in {others[0].compute_dtype}, but {dtype} is asked for; build the "
+            f"block with dtype={dtype!r}, or after keras.config.set_dtype_policy({dtype!r})"
+        )
+
+
+def _refuse_fixed_size(block: Any, data_format: str) -> None:
+    """A functional model is made for the size of its Input."""
+    inputs = getattr(block, "inputs", None) or []
+    if not inputs:
+        return
+    if len(inputs) > 1:
+        raise SpecError(f"the model has {len(inputs)} inputs; it must have one, the feature map")
+    shape = tuple(inputs[0].shape)
+    space = shape[2:] if data_format == "channels_first" else shape[1:-1]
+    if (shape[0], *space) != (None,) * (1 + len(space)):
+        raise SpecError(f"the model takes {shape} alone; build it on keras.Input with None for every spatial axis")
+
+
+def _refuse_float64(dtype: str) -> None:
+    if BACKEND == "jax" and dtype == "float64" and ops.convert_to_tensor(np.zeros(1)).dtype != np.float64:
+        raise SpecError(
+            "JAX would make float64 float32; set jax_enable_x64 (JAX_ENABLE_X64=1) or ask for another dtype"
+        )
+
+
+def _shapes(parameters: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in parameters.items()}
+
+
+def _to_array(value: Any) -> object:
+    return _numpy(value) if ops.is_tensor(value) else value
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(tensor))

@@ -1,0 +1,161 @@
+"""Which of a block's own parameters is which canonical one: by the names given, else by shape, order and words."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from se_spec import ParameterError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+FIRST = {"reduce", "reduction", "squeeze", "down", "first"}
+SECOND = {"expand", "expansion", "excite", "excitation", "up", "second"}
+
+
+@dataclass(frozen=True)
+class Own:
+    """One of a block's own parameters.
+
+    Args:
+        name: as the block calls it.
+        shape: its own; axes of length 1 of a 1x1 convolution may stand behind (O, I) and before (I, O).
+        rows: ``"out"`` where a weight is (O, I), ``"in"`` where it is (I, O).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: str
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """(O, I) of a weight, (O,) of a bias; another shape as it is."""
+        if len(self.shape) < 2:
+            return self.shape
+        core, rest = (self.shape[:2], self.shape[2:]) if self.rows == "out" else (self.shape[-2:], self.shape[:-2])
+        if set(rest) - {1}:
+            return self.shape
+        return core if self.rows == "out" else core[::-1]
+
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        """The array in its own shape; a view where that is possible."""
+        return (array if self.rows == "out" else array.T).reshape(self.shape)
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        """The inverse."""
+        shape = self.canonical_shape
+        return array.reshape(shape) if self.rows == "out" else array.reshape(shape[::-1]).T
+
+
+def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None, *, ordered: bool) -> dict[str, Own]:
+    """Canonical name -> own parameter; each expected one once, none left over.
+
+    Args:
+        expected: canonical names and shapes.
+        own: in creation order, if ``ordered``.
+        names: canonical name -> own name or the end of it; None finds them by shape.
+        ordered: where two have one shape, the first is reduce's; else their names must tell.
+
+    Raises:
+        ParameterError: names all that is missing, left over, misshapen or not to be told apart.
+    """
+    found, faults = _named(expected, own, names) if names is not None else _by_shape(expected, own, ordered)
+    used = [one.name for one in found.values()]
+    faults += [f"left over {one.name!r} {one.shape}" for one in own if one.name not in used]
+    if faults:
+        held = ", ".join(one.name for one in own) or "none"
+        example = ", ".join(f"{name!r}: ..." for name in expected)
+        raise ParameterError(
+            f"the block's parameters do not fit: {'; '.join(faults)}. It has: {held}. "
+            f"To say which is which: se_conformance.adapt(block, names={{{example}}})"
+        )
+    return found
+
+
+def _named(expected: Shapes, own: Sequence[Own], names: Mapping[str, str]) -> tuple[dict[str, Own], list[str]]:
+    found: dict[str, Own] = {}
+    faults = [f"names has {name!r}, expected {', '.join(expected)}" for name in names if name not in expected]
+    for name, shape in expected.items():
+        if name not in names:
+            faults.append(f"names lacks {name} {shape}")
+            continue
+        fitting = with_end(own, names[name])
+        if len(fitting) != 1:
+            several = ", ".join(one.name for one in fitting)
+            faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
+            continue
+        found[name] = fitting[0]
+        if fitting[0].canonical_shape != shape:
+            faults.append(f"{name} is {fitting[0].name!r} {fitting[0].shape}, expected {shape}")
+    given = [one.name for one in found.values()]
+    faults += [f"{name!r} is named {given.count(name)} times" for name in set(given) if given.count(name) > 1]
+    return found, faults
+
+
+def with_end(own: Sequence[Own], name: str) -> list[Own]:
+    """Those of that name, else those whose path ends so."""
+    exact = [one for one in own if one.name == name]
+    return exact or [one for one in own if one.name.endswith(("/" + name, "." + name))]
+
+
+def _by_shape(expected: Shapes, own: Sequence[Own], ordered: bool) -> tuple[dict[str, Own], list[str]]:
+    found: dict[str, Own] = {}
+    faults: list[str] = []
+    for shape in dict.fromkeys(expected.values()):
+        wanted = [name for name in expected if expected[name] == shape]
+        fitting = [one for one in own if one.canonical_shape == shape]
+        if len(fitting) < len(wanted):
+            faults.append(f"missing {' or '.join(wanted) if fitting else ' and '.join(wanted)} {shape}")
+        elif len(fitting) == 2 == len(wanted):
+            first = _first_of(*fitting, ordered=ordered)
+            if first is None:
+                faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {wanted[0]}?")
+            else:
+                fitting.sort(key=lambda one, first=first: one is not first)  # type: ignore[misc]
+        found |= dict(zip(wanted, fitting, strict=False))
+    return found, faults
+
+
+def _first_of(a: Own, b: Own, *, ordered: bool) -> Own | None:
+    """Which is reduce's; None where names do not tell, or tell otherwise than the order."""
+    told = is_first(a.name, b.name)
+    if ordered:
+        return None if told is False else a
+    return None if told is None else a if told else b
+
+
+def is_first(a: str, b: str) -> bool | None:
+    """Whether names say that ``a`` comes before ``b``; None where they do not say.
+
+    >>> is_first("fc1.kernel", "fc2.kernel"), is_first("conv2d", "conv2d_1"), is_first("expand.bias", "reduce.bias")
+    (True, True, False)
+    >>> is_first("alpha", "beta")
+    """
+    left, right = _apart(_words(a), _words(b))
+    for key in (_role, _number):
+        before, after = key(left), key(right)
+        if before is not None and after is not None and before != after:
+            return before < after
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
+
+
+def _apart(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
+    """Without the words that both begin and end with."""
+    for end in (0, -1):
+        while a and b and a[end] == b[end]:
+            a, b = (a[1:], b[1:]) if end == 0 else (a[:-1], b[:-1])
+    return a, b
+
+
+def _role(words: list[str]) -> int | None:
+    role = bool(SECOND.intersection(words)) - bool(FIRST.intersection(words))
+    return role if words else None
+
+
+def _number(words: list[str]) -> list[int] | None:
+    return [int(word) for word in words] if all(word.isdigit() for word in words) else None

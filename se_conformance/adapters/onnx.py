@@ -1,0 +1,200 @@
+"""ONNX models, run by onnxruntime on the CPU, as functions of NumPy arrays."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import se_spec
+from se_spec import SESpec, SpecError
+
+from .adapted import Adapted, Arrays
+from .matching import Own, match
+
+try:
+    import onnx
+    import onnxruntime
+    from onnx import numpy_helper
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"ONNX models need {error.name}: pip install 'se-suite[onnx]'", name=error.name
+    ) from error
+
+
+def adapt_onnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+    """The model's first output; its parameters are the initializers that its products and sums use."""
+    if isinstance(block, (str, os.PathLike)):
+        if not Path(block).is_file():
+            raise SpecError(f"{os.fspath(block)!r} is not a file")
+        block = onnx.load(block)
+    made = _Model(block, names)
+    return Adapted(made.run, None, None, data_format, made.begin)
+
+
+class _Model:
+    """A session is made anew for each call: initializers are part of the model, and are folded with it."""
+
+    def __init__(self, model: Any, names: Mapping[str, str] | None) -> None:
+        self.model, self.names = type(model)(), names
+        self.model.CopyFrom(model)
+        self.own = list(_parameters(self.model.graph))
+
+    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+        _refuse_input(_input(self.model.graph), spec, dtype, data_format)
+        self._matched(se_spec.parameters.shapes(spec))
+
+    def run(self, x: np.ndarray, parameters: Arrays) -> object:
+        matched = self._matched({name: array.shape for name, array in parameters.items()})
+        given = {one.name: one.from_canonical(parameters[name]) for name, one in matched.items()}
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        for initializer in model.graph.initializer:
+            if initializer.name in given:
+                dtype = numpy_helper.to_array(initializer).dtype
+                array = given[initializer.name].astype(dtype)
+                initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # errors alone
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+        return match(shapes, self.own, self.names, ordered=True)
+
+
+@dataclass(frozen=True)
+class _Placed(Own):
+    """An initializer, and where in it each canonical element stands."""
+
+    places: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        return self.places.shape
+
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        flat = np.empty(array.size, array.dtype)
+        flat[self.places.ravel()] = array.ravel()
+        return flat.reshape(self.shape)
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        return array.ravel()[self.places]
+
+
+def _parameters(graph: Any) -> Iterator[_Placed]:
+    """Initializers of floats in the order in which nodes use them; single numbers only where they are added as a bias.
+
+    A tensor that is an initializer moved about is known by the places of its elements in it.
+    """
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    places: dict[str, tuple[str, np.ndarray]] = {}
+    for name, array in constants.items():
+        if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+            places[name] = (name, np.arange(array.size).reshape(array.shape))
+    found: dict[str, _Placed] = {}
+    products: set[str] = set()  # what products put out
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value")
+        if node.op_type in _MOVES and node.input[0] in places:
+            name, moved = places[node.input[0]]
+            places[node.output[0]] = name, _MOVES[node.op_type](moved, node, constants)
+            continue
+        is_product = node.op_type in _WEIGHTS
+        is_sum = node.op_type == "Add" and bool(products.intersection(node.input))
+        for position, tensor in enumerate(node.input):
+            if tensor not in places:
+                continue
+            name, used = places[tensor]
+            if is_product and used.ndim > 1 and position < 2:
+                used = _WEIGHTS[node.op_type](used, node, position)
+            elif used.size == max((1, *used.shape)):
+                used = used.ravel()  # (1, C, 1, 1)
+            if used.size > 1 or used.ndim > 1 or is_sum or is_product:
+                found.setdefault(name, _Placed(name, constants[name].shape, "out", used))
+        if is_product or (node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and node.input[0] in products):
+            products.update(node.output)
+    yield from found.values()
+
+
+def _weight_of_conv(places: np.ndarray, node: Any, position: int) -> np.ndarray:
+    return places.reshape(places.shape[:2]) if set(places.shape[2:]) <= {1} else places
+
+
+def _weight_of_gemm(places: np.ndarray, node: Any, position: int) -> np.ndarray:
+    is_transposed = bool(_attributes(node).get("transB" if position else "transA", 0))
+    return places if is_transposed == bool(position) else places.T
+
+
+def _weight_of_matmul(places: np.ndarray, node: Any, position: int) -> np.ndarray:
+    places = places.reshape(places.shape[-2:]) if set(places.shape[:-2]) <= {1} else places
+    return places.T if position else places
+
+
+_WEIGHTS = {"Conv": _weight_of_conv, "Gemm": _weight_of_gemm, "MatMul": _weight_of_matmul}
+
+
+def _transposed(places: np.ndarray, node: Any, constants: Arrays) -> np.ndarray:
+    return places.transpose(_attributes(node).get("perm"))
+
+
+def _reshaped(places: np.ndarray, node: Any, constants: Arrays) -> np.ndarray:
+    """Also by Squeeze, Unsqueeze and Flatten, whose results have the same order of elements."""
+    operator, values = node.op_type, constants.get(node.input[1]) if len(node.input) > 1 else None
+    if operator == "Flatten":
+        return places.reshape(int(np.prod(places.shape[: _attributes(node).get("axis", 1)])), -1)
+    axes = values if values is not None else _attributes(node).get("axes")
+    axes = None if axes is None else tuple(int(axis) for axis in axes)
+    if operator == "Reshape":
+        assert axes is not None
+        return places.reshape([places.shape[at] if axis == 0 else axis for at, axis in enumerate(axes)])
+    return np.squeeze(places, axes) if operator == "Squeeze" else np.expand_dims(places, axes or ())
+
+
+def _same(places: np.ndarray, node: Any, constants: Arrays) -> np.ndarray:
+    return places
+
+
+_MOVES = {
+    "Identity": _same,
+    "Cast": _same,
+    "Transpose": _transposed,
+    "Reshape": _reshaped,
+    "Squeeze": _reshaped,
+    "Unsqueeze": _reshaped,
+    "Flatten": _reshaped,
+}
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+
+
+def _input(graph: Any) -> Any:
+    initializers = {one.name for one in graph.initializer}
+    inputs = [one for one in graph.input if one.name not in initializers]
+    if len(inputs) != 1:
+        raise SpecError(f"the model has {len(inputs)} inputs; it must have one, the feature map")
+    return inputs[0].type.tensor_type
+
+
+def _refuse_input(tensor: Any, spec: SESpec, dtype: str, data_format: str) -> None:
+    have = onnx.TensorProto.DataType.Name(tensor.elem_type).lower().replace("double", "float64")
+    have = "float32" if have == "float" else have
+    if have != dtype:
+        raise SpecError(f"the model takes {have}, but {dtype} is asked for; export it in that")
+    if dtype == "bfloat16":
+        raise SpecError("onnxruntime takes no bfloat16 arrays; export the model in another dtype")
+    sizes = [one.dim_value if one.HasField("dim_value") else None for one in tensor.shape.dim]
+    if not sizes:
+        return
+    channel = 1 if data_format == "channels_first" else -1
+    channels = sizes.pop(channel)
+    if channels not in (None, spec.channels):
+        raise SpecError(f"the model takes {channels} channels on axis {channel}, the spec has {spec.channels}")
+    if set(sizes) != {None}:
+        raise SpecError("the model takes maps of one size alone; export it with a dynamic batch and spatial axes")
