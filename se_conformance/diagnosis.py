@@ -102,9 +102,12 @@ def diagnose(
     ranked = [each for each in ranked if each[0] < LIKELIER][:5]
     if forward and not (ranked and ranked[0][0] < AGREES):
         ranked = _by_where_it_fails(seen, dtype, candidates) + ranked
-    named = {fault.name: score for score, faults in reversed(ranked) for fault in reversed(faults)}
-    causes = [CATALOGUE[name] for name in reversed(named)]
-    scores = tuple(named[fault.name] for fault in causes)
+    named: dict[str, float] = {}
+    for score, faults in ranked:
+        for fault in faults:
+            named.setdefault(fault.name, score)
+    causes = [CATALOGUE[name] for name in named]
+    scores = tuple(named.values())
     if ranked and scores[0] < AGREES:
         stage = min((fault.stage for fault in ranked[0][1]), key=stages.ORDER.index)
     else:
@@ -231,20 +234,17 @@ def _form(outcome: Outcome) -> tuple[Any, ...]:
 
 
 def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str) -> bool:
-    """One input, again and again: what remembers settles down, what draws lots does not."""
+    """One input, again and again: what remembers goes on or settles, what draws lots turns back at every call."""
     by_name = {one.trial.name: one for one in seen}
     first, last = by_name["uneven map"], by_name["uneven map again"]
     if first.outcome.y is None or last.outcome.y is None or first.outcome.y.tobytes() == last.outcome.y.tobytes():
         return False
-    calls = [called(function, first.trial.inputs, data_format).y for _ in range(8)]
+    calls = [called(function, first.trial.inputs, data_format).y for _ in range(16)]
     if any(y is None or y.shape != first.outcome.y.shape for y in calls):
         return False
-    steps = [
-        _rms(b.astype(np.float64) - a.astype(np.float64))
-        for a, b in itertools.pairwise(calls)
-        if a is not None and b is not None
-    ]
-    return max(steps[-3:]) > 0.9 * max(steps[:3]) > 0.0 or min(steps[-3:]) > max(steps[:3])
+    steps = np.diff(np.array(calls, np.float64).reshape(len(calls), -1), axis=0)
+    turns, lengths = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
+    return bool(turns < -0.1 * lengths) and not np.array_equal(calls[0], calls[2])
 
 
 def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) -> Ranked:
