@@ -75,12 +75,18 @@ class Comparison(NamedTuple):
 
 @np.errstate(invalid="ignore")  # inf times 0
 def reference(
-    inputs: Inputs, spec: SESpec, dtype: str, precision: Precision = KEPT, *, gradients: bool = True
+    inputs: Inputs,
+    spec: SESpec,
+    dtype: str,
+    precision: Precision = KEPT,
+    *,
+    gradients: bool = True,
+    exact: bool = False,
 ) -> Reference:
-    """The oracle's answer and its bounds, float64."""
+    """The oracle's answer and its bounds, float64; ``exact`` for a probe, on which sums do not round."""
     x, dy, parameters = inputs
     r = error_bounds.rounding(dtype, precision.accumulation, precision.products, precision.intermediates)
-    bound = error_bounds.bounds(x, dy if gradients else None, spec, parameters, r, "channels_last")
+    bound = error_bounds.bounds(x, dy if gradients else None, spec, parameters, r, "channels_last", exact=exact)
     t, y = bound.t, se_numpy.block.scaled(bound.t, spec, "channels_last")
     reach = spec.gain * _gate_span(spec, t) + spec.residual
     unasked = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf: only what is not finite counts
@@ -113,8 +119,8 @@ def judged(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray, 
     unasked = np.isfinite(want) & np.isnan(span)
     vague = np.isfinite(want) & ~unasked & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
     ratio[vague | unasked] = -1.0
-    conclusive = int(ratio.size - vague.sum() - unasked.sum())
-    if not conclusive:
+    conclusive = int((np.isfinite(want) & ~vague & ~unasked).sum())
+    if not (ratio.size and ratio.max() >= 0.0):
         return Comparison(quantity, 0.0, difference(got, want), (), np.nan, np.nan, np.nan, 0, int(vague.sum()))
     where = np.unravel_index(int(ratio.argmax()), ratio.shape)
     return Comparison(
@@ -148,7 +154,7 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         ratio = np.abs(got - want) / bound
     ratio = np.where(got == want, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
     excused = np.where(np.isnan(want), np.isnan(got), np.isinf(want) & np.isnan(got))  # a compensated sum: inf - inf

@@ -81,7 +81,7 @@ def _run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
     def over(array: Array) -> Array:
         return np.expand_dims(array, axes)
 
-    avg = kept(_MEANS[style.mean](x.reshape(len(x), n, -1))) if spec.squeeze != "max" else None
+    avg = kept(_MEANS[style.mean](x.reshape(len(x), n, x.shape[-1]))) if spec.squeeze != "max" else None
     top = x.max(axes) if spec.squeeze != "avg" else None
     z: Any = avg if top is None else top if avg is None else kept((avg + top) / 2)
     if spec.single_projection:

@@ -38,8 +38,8 @@ def read_deviations(path: str | Path | None) -> list[Deviation]:
     """
     if path is None:
         return []
-    if not Path(path).is_file():
-        raise SpecError(f"deviations={str(path)!r} is not a file")
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        raise SpecError(f"deviations={path if not isinstance(path, Path) else str(path)!r} is not a file")
     found = []
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         text, _, reason = (part.strip() for part in line.partition("#"))

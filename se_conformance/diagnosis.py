@@ -21,12 +21,18 @@ from .kit import Trial
 from .outcome import Outcome, called, called_vjp
 
 AGREES = 0.35
+EXPLAINS = 0.02
+"""Below it one variant is all there is; above, a second mistake may be beside it."""
 LIKELIER = 0.98
 """Up to here a variant is nearer to the answer than the right block is."""
 LOOKED_AT = 40
-"""How many variants are looked at on all inputs, the nearest on one of them first."""
+"""How many variants are looked at on all inputs, the nearest on one of them first, while none agrees."""
+LIKELY = 12
+"""One of a pair is among that many nearest on their own."""
 PAIRED = 40
 """How many pairs are looked at on all inputs."""
+WIDE = 1 << 15
+"""Elements of an input above which fewer variants are looked at, and no pairs."""
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Seen:
         """Whether the answer itself is wrong, not only its gradients."""
         x, outcome = self.trial.inputs.x, self.outcome
         fits = outcome.y is not None and outcome.y.shape == x.shape and outcome.y.dtype == x.dtype
-        wrong = any(not one.passed for one in self.comparisons if one.quantity in ("y", "g"))
+        wrong = any(not one.passed for one in self.comparisons if one.quantity == "y")
         return not fits or bool(outcome.modified) or wrong
 
 
@@ -83,10 +89,14 @@ def diagnose(
 ) -> Diagnosis:
     """The likeliest causes of what was seen, and the stage."""
     forward = any(one.forward_failed for one in seen)
+    if all(one.outcome.raised for one in seen):  # whatever raises as often would agree
+        return Diagnosis((), (), False, "call")
+    if not forward and all(one.gradient is None for one in seen):  # the answer is right, the gate that is shown is not
+        return Diagnosis((), (), False, "unknown")
     candidates = [
         variant
         for fault in CATALOGUE.values()
-        if (fault.stage == "gradient") is not forward and dtype in fault.dtypes and fault.applies(spec)
+        if (fault.stage == "gradient") is not forward and fault.differs(spec, dtype)
         for variant in fault.variants()
     ]
     if forward and _is_random(seen, function, data_format):
@@ -94,9 +104,10 @@ def diagnose(
     distance = _forward_distance if forward else _gradient_distance
     ranked = _ranked(((fault,) for fault in candidates), seen, spec, dtype, distance)
     together = False
-    if forward and not (ranked and ranked[0][0] < AGREES):
+    if forward and not (ranked and ranked[0][0] < EXPLAINS):
         pairs = _pairs(candidates, seen, spec, dtype)
-        better = [pair for pair in pairs if pair[0] < AGREES]
+        enough = min(AGREES, ranked[0][0] / 4) if ranked else AGREES
+        better = [pair for pair in pairs if pair[0] < enough]
         together = bool(better)
         ranked = better[:1] + ranked
     ranked = [each for each in ranked if each[0] < LIKELIER][:5]
@@ -136,9 +147,9 @@ def _ranked(
         near.append((d, faults))
     near.sort(key=lambda each: each[0])
     scored: Ranked = []
-    best = [3.0] * 3
+    best, looked_at = [3.0] * 3, max(8, LOOKED_AT * WIDE // max(WIDE, sieve.trial.inputs.x.size))
     for number, (d, faults) in enumerate(near):
-        if number >= LOOKED_AT and d >= AGREES:
+        if d >= AGREES and (best[0] < AGREES or number >= looked_at):
             break
         score = _score(_distances(broken(spec, faults, dtype), seen, distance), failed, best[2])
         best = sorted([*best, score])[:3]
@@ -207,9 +218,11 @@ def _distance(got: np.ndarray, variant: np.ndarray, want: np.ndarray, bound: np.
     if not np.array_equal(np.isfinite(got), np.isfinite(variant)):
         return 3.0
     finite = np.isfinite(got) & np.isfinite(want)
-    apart, wrong = got[finite] - variant[finite], got[finite] - want[finite]
-    known = bound[finite & np.isfinite(bound)]
-    scale = _rms(wrong) + _rms(known)
+    apart, wrong = np.abs(got[finite] - variant[finite]), np.abs(got[finite] - want[finite])
+    slack = np.where(np.isfinite(bound[finite]), bound[finite], np.inf)
+    if (wrong > slack).any():  # where the right block is refuted, the variant must not be
+        return _rms(np.maximum(apart - slack, 0.0)) / _rms(np.maximum(wrong - slack, 0.0))
+    scale = _rms(wrong) + _rms(slack[np.isfinite(slack)])
     return _rms(apart) / scale if scale else float(bool(_rms(apart))) * 3.0
 
 
@@ -229,7 +242,7 @@ def _form(outcome: Outcome) -> tuple[Any, ...]:
         return ("raised",)
     modified = {"x" if name == "x" else "a parameter" for name in outcome.modified}
     if outcome.y is None:
-        return ("nothing", modified)
+        return ("nothing", outcome.returned == "NoneType", modified)
     return (outcome.y.shape, outcome.y.dtype.name, modified)
 
 
@@ -239,8 +252,8 @@ def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str)
     first, last = by_name["uneven map"], by_name["uneven map again"]
     if first.outcome.y is None or last.outcome.y is None or first.outcome.y.tobytes() == last.outcome.y.tobytes():
         return False
-    calls = [called(function, first.trial.inputs, data_format).y for _ in range(16)]
-    if any(y is None or y.shape != first.outcome.y.shape for y in calls):
+    calls = [y for _ in range(16) if (y := called(function, first.trial.inputs, data_format).y) is not None]
+    if len(calls) < 16 or any(y.shape != first.outcome.y.shape for y in calls):
         return False
     steps = np.diff(np.array(calls, np.float64).reshape(len(calls), -1), axis=0)
     turns, lengths = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
@@ -259,12 +272,18 @@ def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) ->
 
 def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) -> Ranked:
     """Two faults at once: sieved on one small input that failed, then looked at on all."""
-    sieve = _sieve(seen)
-    if sieve.outcome.y is None:
+    sieve = _sieve([one for one in seen if one.failed and one.trial.exact] or seen)
+    if sieve.outcome.y is None or sieve.trial.inputs.x.size > WIDE:
         return []
     usable = [fault for fault in candidates if fault.stage != "call"]
+    alone = {
+        fault: _forward_distance(block := broken(spec, (fault,), dtype), sieve, block.function()) for fault in usable
+    }
+    likely = set(sorted(usable, key=alone.__getitem__)[:LIKELY])
     scored = []
     for pair in itertools.permutations(usable, 2):
+        if likely.isdisjoint(pair):
+            continue
         if CATALOGUE_ORDER[pair[0].name] > CATALOGUE_ORDER[pair[1].name] and pair[0].stage != pair[1].stage:
             continue  # different stages commute
         try:

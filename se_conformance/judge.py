@@ -1,6 +1,7 @@
 """Is this Squeeze-and-Excitation right? One call, any framework: ``check``."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import diagnosis
-from .comparison import Precision, Reference, Result, compare, reference
+from .comparison import Comparison, Precision, Reference, Result, judged, reference
 from .deviations import read_deviations
 from .kit import Trial, trials
 from .outcome import Outcome, called, called_gate, called_vjp
@@ -30,6 +31,7 @@ def check(
     intermediates: str = "storage",
     seed: int = 0,
     deviations: str | Path | None = None,
+    diagnose: bool = True,
 ) -> Verdict:
     """Judge a block against the oracle, to a bound derived for each input, and name what is wrong.
 
@@ -47,6 +49,7 @@ def check(
         intermediates: in half precision, ``"storage"`` where each is rounded to it, ``"float32"`` where they are kept.
         seed: of the inputs.
         deviations: a text file of trials that are known to fail, one per line (``se_conformance.deviations``).
+        diagnose: whether to look for the cause of a failure.
 
     Returns:
         The verdict. It never raises for what ``function`` does.
@@ -63,22 +66,35 @@ def check(
     """
     from .adapters import adapted
 
+    _refuse_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
     function, vjp, excitation, data_format = adapted(function, spec, dtype, vjp, excitation, data_format)
     if data_format not in FORMATS:
         raise SpecError(f"data_format={data_format!r} is not allowed; it must be one of {', '.join(FORMATS)}")
-    if not ranks:
-        raise SpecError("ranks=() tries nothing; it must hold 1, 2 or 3")
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known = read_deviations(deviations)
     for rank in ranks:
-        run = _Run(function, vjp, excitation, spec, dtype, data_format, precision)
-        for trial in trials(spec, dtype, rank, seed):
-            verdict.findings += run.judge(trial, rank)
+        run = _Run(function, vjp, excitation, spec, dtype, data_format)
+        for trial, against in _prepared(spec, dtype, rank, seed, precision, vjp is not None):
+            verdict.findings += run.judge(trial, against, rank)
             verdict.ran.append((rank, trial.name))
-        _settle(verdict, run, rank)
+        if diagnose:
+            _settle(verdict, run, rank)
     verdict.apply(known)
     return verdict
+
+
+@lru_cache(maxsize=2)  # one block after another is judged by the same spec, forward and backward
+def _prepared(
+    spec: SESpec, dtype: str, rank: int, seed: int, precision: Precision, gradients: bool
+) -> list[tuple[Trial, Reference]]:
+    return [
+        (
+            trial,
+            reference(trial.inputs, spec, dtype, precision, gradients=gradients and trial.gradients, exact=trial.exact),
+        )
+        for trial in trials(spec, dtype, rank, seed)
+    ]
 
 
 class _Run:
@@ -92,16 +108,14 @@ class _Run:
         spec: SESpec,
         dtype: str,
         data_format: str,
-        precision: Precision,
     ) -> None:
         self.function, self.vjp, self.excitation = function, vjp, excitation
-        self.spec, self.dtype, self.data_format, self.precision = spec, dtype, data_format, precision
+        self.spec, self.dtype, self.data_format = spec, dtype, data_format
         self.seen: list[diagnosis.Seen] = []
 
-    def judge(self, trial: Trial, rank: int) -> list[Finding]:
+    def judge(self, trial: Trial, against: Reference, rank: int) -> list[Finding]:
         """Everything that is asked on one input."""
         wants_gradients = self.vjp is not None and trial.gradients
-        against = reference(trial.inputs, self.spec, self.dtype, self.precision, gradients=wants_gradients)
         outcome = called(self.function, trial.inputs, self.data_format)
         found = _structure("y", outcome, trial.inputs.x, self.dtype)
         result = Result(y=outcome.y if _fits(outcome.y, trial.inputs.x) else None)
@@ -123,7 +137,7 @@ class _Run:
                 result = result._replace(
                     dx=seen.gradient.y if _fits(seen.gradient.y, trial.inputs.x) else None, dparameters=fitting
                 )
-        comparisons = compare(result, self._for_returned(against, result))
+        comparisons = _compared(result, self._for_returned(against, result))
         seen.comparisons = comparisons
         seen.failed = bool(found) or any(not one.passed for one in comparisons)
         self.seen.append(seen)
@@ -176,6 +190,28 @@ def _names(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> list[str]
 
 def _fits(array: np.ndarray | None, x: np.ndarray) -> bool:
     return array is not None and array.shape == x.shape
+
+
+def _compared(got: Result, against: Reference) -> list[Comparison]:
+    """What is there; that something is missing has been said."""
+    want, bound, span = (dict(result.arrays()) for result in against)
+    return [judged(name, array, want[name], bound[name], span[name]) for name, array in got.arrays()]
+
+
+def _refuse_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None:
+    if not isinstance(spec, SESpec):
+        raise SpecError(f"spec={spec!r} is not allowed; it must be an SESpec")
+    if (
+        not isinstance(ranks, (tuple, list))
+        or not ranks
+        or any(type(r) is not int or r not in (1, 2, 3) for r in ranks)
+    ):
+        raise SpecError(f"ranks={ranks!r} is not allowed; it must hold 1, 2 or 3")
+    if not isinstance(seed, int) or seed < 0:
+        raise SpecError(f"seed={seed!r} is not allowed; it must be an integer, at least 0")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise SpecError(f"{name}={function!r} is not allowed; it must be a function")
 
 
 def _settle(verdict: Verdict, run: _Run, rank: int) -> None:

@@ -25,24 +25,27 @@ class Trial:
         name: unique among a spec's trials of one rank.
         inputs: x and dy channels last, in the dtype.
         gradients: whether they are judged here too.
+        exact: whether all sums are exact in any order (``probes``).
     """
 
     name: str
     inputs: Inputs
     gradients: bool = True
+    exact: bool = False
 
 
 def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> list[Trial]:
     """All of them, in the order in which they are run; the same seed gives the same numbers.
 
     >>> [trial.name for trial in trials(SESpec(8, hidden=2))][:4]
-    ['uneven map', 'exact probe of reduce', 'exact probe of expand', 'even map']
+    ['uneven map', 'exact probe of squeeze', 'exact probe of reduce', 'exact probe of expand']
     """
     if dtype not in DTYPES:
         raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
     if rank not in (1, 2, 3):
         raise SpecError(f"rank={rank!r} is not allowed; it must be 1, 2 or 3")
-    precision = "float32" if dtype in ("float32", "float64") else "bfloat16"
+    wide = dtype in ("float32", "float64")
+    precision, parts = ("float32", probes.PARTS) if wide else ("bfloat16", probes.PARTS[1:])
 
     def case(samples: int, spatial: tuple[int, ...], number: int) -> Inputs:
         return Case(spec, rank, dtype, seed=20 * seed + number, samples=samples, spatial=spatial).inputs()
@@ -55,8 +58,7 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
     uneven = case(3, UNEVEN[rank], 0)
     made = [
         Trial("uneven map", uneven),
-        Trial("exact probe of reduce", probe("reduce")),
-        Trial("exact probe of expand", probe("expand")),
+        *(Trial(f"exact probe of {part}", probe(part), exact=True) for part in parts),
         Trial("even map", case(2, EVEN[rank], 1)),
         Trial("one sample", case(1, UNEVEN[rank], 2)),
         Trial("as many samples as the last axis is long", case(5, FIVE_LAST[rank], 3)),

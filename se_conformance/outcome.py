@@ -1,6 +1,6 @@
 """One call of somebody's function: what came back, what it did to its arguments, and how both compare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,14 @@ def called(function: Callable[..., Any], inputs: Inputs, data_format: str = "cha
     """Call ``function(x, parameters)`` on copies."""
     x, parameters = _given(inputs.x, data_format), _copies(inputs.parameters)
     try:
-        returned = function(x, parameters)
-    except Exception as error:
+        with np.errstate(all="ignore"):  # inf - inf on the way is no mistake, even where warnings are errors
+            returned = function(x, parameters)
+    except (Exception, SystemExit) as error:
         return Outcome(raised=_one_line(error))
     modified = _modified(inputs, x, parameters, data_format)
     y = as_array(returned)
     if y is None:
-        return Outcome(modified=modified, returned=type(returned).__name__)
+        return Outcome(modified=modified, returned=_kind(returned))
     return Outcome(y=to_channels_last(y, data_format), modified=modified)
 
 
@@ -49,15 +50,23 @@ def called_vjp(
     vjp: Callable[..., Any], inputs: Inputs, data_format: str
 ) -> tuple[Outcome, dict[str, np.ndarray] | None]:
     """Call ``vjp(x, dy, parameters)`` on copies; the outcome's ``y`` is dx."""
-    x, parameters = _given(inputs.x, data_format), _copies(inputs.parameters)
+    x, dy, parameters = _given(inputs.x, data_format), _given(inputs.dy, data_format), _copies(inputs.parameters)
     try:
-        dx, dparameters = vjp(x, _given(inputs.dy, data_format), parameters)
-        found = {name: as_array(array) for name, array in dict(dparameters).items()}
-    except Exception as error:
+        with np.errstate(all="ignore"):
+            returned = vjp(x, dy, parameters)
+    except (Exception, SystemExit) as error:
         return Outcome(raised=_one_line(error)), None
-    modified, dx = _modified(inputs, x, parameters, data_format), as_array(dx)
-    if dx is None or any(array is None for array in found.values()):
-        return Outcome(modified=modified, returned="no array"), None
+    modified = _modified(inputs, x, parameters, data_format)
+    if dy.tobytes() != _given(inputs.dy, data_format).tobytes():
+        modified += ("dy",)
+    if not (isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[1], Mapping)):
+        return Outcome(modified=modified, returned=f"{_kind(returned)}, not (dx, dparameters)"), None
+    dx, found = as_array(returned[0]), {name: as_array(array) for name, array in returned[1].items()}
+    if dx is None:
+        return Outcome(modified=modified, returned=_kind(returned[0])), None
+    if None in [array if array is None else 0 for array in found.values()]:
+        names = ", ".join(str(name) for name, array in found.items() if array is None)
+        return Outcome(modified=modified, returned=f"no array for {names}"), None
     return Outcome(y=to_channels_last(dx, data_format), modified=modified), found  # type: ignore[return-value]
 
 
@@ -87,14 +96,22 @@ def _copies(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _modified(inputs: Inputs, x: np.ndarray, parameters: dict[str, np.ndarray], data_format: str) -> tuple[str, ...]:
     same = x.tobytes() == _given(inputs.x, data_format).tobytes()
-    others = (
-        name
-        for name, array in inputs.parameters.items()
-        if name not in parameters or parameters[name].tobytes() != array.tobytes()
-    )
-    return (*(() if same else ("x",)), *others)
+    others = [name for name, array in inputs.parameters.items() if not _is_same(parameters.get(name), array)]
+    added = [str(name) for name in parameters if name not in inputs.parameters]
+    return (*(() if same else ("x",)), *others, *added)
+
+
+def _is_same(found: Any, array: np.ndarray) -> bool:
+    return isinstance(found, np.ndarray) and found.dtype == array.dtype and found.tobytes() == array.tobytes()
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+    except Exception:
+        text = type(error).__name__
     return text if len(text) < 200 else text[:197] + "..."

@@ -18,7 +18,7 @@ from se_spec.fields import choice, positive_integer, refuse
 
 from .cases import Inputs, gate_kinks, round_to
 
-PARTS = ("reduce", "expand")
+PARTS = ("squeeze", "reduce", "expand")
 SPATIAL = {
     "float32": {1: (8,), 2: (2, 4), 3: (2, 4, 2)},
     "bfloat16": {1: (8,), 2: (2, 4), 3: (2, 1, 4)},
@@ -76,8 +76,9 @@ def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: in
 
     Args:
         spec: which block.
-        part: ``"reduce"`` or ``"expand"``, the projection with weights of 13 bits in float32. The other's have few, and
-            so has reduce.bias before a wide expand.weight. A single projection is wide, and bfloat16 never is.
+        part: ``"squeeze"``, whose values have 13 bits and all weights few; in float32 alone. Or ``"reduce"`` or
+            ``"expand"``, the projection with weights of 13 bits in float32. The other's have few, and so has
+            reduce.bias before a wide expand.weight. A single projection is wide in both, and bfloat16 never is.
         precision: ``"float32"`` or ``"bfloat16"``: the arithmetic in which the sums are exact.
         rank: 1, 2 or 3 spatial axes.
         samples: N, at least 1.
@@ -92,6 +93,8 @@ def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: in
     """
     choice("part", part, PARTS)
     choice("precision", precision, tuple(_GRIDS))
+    if part == "squeeze" and precision == "bfloat16":
+        refuse("part", part, "reduce or expand in bfloat16, which has no room for wide squeezed values")
     if rank not in SPATIAL[precision]:
         refuse("rank", rank, "1, 2 or 3")
     positive_integer("samples", samples)
@@ -134,7 +137,11 @@ def _draw_all(
     grid = _GRIDS[precision]
     fine, coarse = (WIDE, NARROW) if precision == "float32" else (TINY, TINY)
     alive = not spec.bias and spec.activation in _DYING  # else a sample whose hidden values all die has logits of 0
-    x, z = _feature_map(draw, (samples, *SPATIAL[precision][rank], spec.channels), spec.squeeze, grid, alive)
+    if part == "squeeze":
+        grid, fine = grid._replace(z_step=2.0**-11), coarse
+    shape = (samples, *SPATIAL[precision][rank], spec.channels)
+    z = (_wide_means if part == "squeeze" else _means)(draw, samples, spec.channels, grid, alive)
+    x = _feature_map(draw, shape, z, spec.squeeze, grid)
     weights, clear, wishes = {}, True, []
     h, unit = z, grid.z_step
     if not spec.single_projection:
@@ -158,13 +165,13 @@ def _draw_all(
     inputs = Inputs(round_to(x, precision), round_to(dy, precision), stored)
     if not (clear and expand.clear):
         return inputs, []
-    return inputs, [*(bool(wish) for wish in wishes), _shows(inputs, spec, wide=fine is WIDE)]
+    return inputs, [*(bool(wish) for wish in wishes), _shows(inputs, spec, part, wide=precision == "float32")]
 
 
-def _shows(inputs: Inputs, spec: SESpec, *, wide: bool) -> bool:
-    """Whether y is not 0 and, where weights are wide, moves by SHOWN of its largest when something is rounded first.
+def _shows(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
+    """Whether y is not 0 and, where there are wide numbers, moves by SHOWN of its largest when they are rounded first.
 
-    That is the weights to TF32's 11 bits; x, for a mean, to float16's 11 and to bfloat16's 8.
+    That is the squeezed values to float16's 11 bits; or the weights to TF32's 11; and x, for a mean, to 11 and to 8.
     """
     x, _, weights = inputs
     t = se_numpy.block.trace(x, spec, weights, "channels_last")
@@ -177,8 +184,12 @@ def _shows(inputs: Inputs, spec: SESpec, *, wide: bool) -> bool:
 
     if not wide:
         return bool(top)
-    short = {name: _short(array, 11) if name.endswith("weight") else array for name, array in weights.items()}
-    return moves(x, short) and (spec.squeeze == "max" or all(moves(_short(x, bits), weights) for bits in (11, 8)))
+    if part == "squeeze":  # a map whose values are all its mean
+        coarser = np.broadcast_to(_short(t.z, 11).reshape(len(x), *(1,) * (x.ndim - 2), -1), x.shape), weights
+    else:
+        short = {name: _short(array, 11) if name.endswith("weight") else array for name, array in weights.items()}
+        coarser = x, short
+    return moves(*coarser) and (spec.squeeze == "max" or all(moves(_short(x, bits), weights) for bits in (11, 8)))
 
 
 def _short(values: np.ndarray, bits: int) -> np.ndarray:
@@ -188,16 +199,13 @@ def _short(values: np.ndarray, bits: int) -> np.ndarray:
     return shifted - (shifted - wide)
 
 
-def _feature_map(
-    draw: _Draw, shape: tuple[int, ...], squeeze: str, grid: _Grid, alive: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """x, and what is squeezed out of it, which has few bits.
+def _feature_map(draw: _Draw, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
+    """x, out of which z is squeezed.
 
     One position, another for each channel, is the maximum, m + 2e. The others are wide, and the mean is m: differences
     around a ring sum to 0.
     """
     n, channels, positions = shape[0], shape[-1], math.prod(shape[1:-1])
-    z = _means(draw, n, channels, grid, alive)
     e = grid.lift * draw.integers(1, 3, (n, 1, channels))
     m = z[:, None] - {"avg": 0.0, "avg_max": 1.0, "max": 2.0}[squeeze] * e
     ring = 2 * draw.integers(0, grid.spread, (n, positions - 1, channels)) + np.arange(positions - 1)[:, None] % 2
@@ -205,7 +213,7 @@ def _feature_map(
     others[:, : positions // 2] -= 4.0 * e / positions
     x = m + np.concatenate([2.0 * e, others], 1)
     shift = draw.integers(0, positions, ()) + np.arange(n * channels).reshape(n, 1, channels)
-    return np.take_along_axis(x, (np.arange(positions)[:, None] + shift) % positions, 1).reshape(shape), z
+    return np.take_along_axis(x, (np.arange(positions)[:, None] + shift) % positions, 1).reshape(shape)
 
 
 def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
@@ -220,6 +228,15 @@ def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.n
     z = np.where(level < grid.levels, level - grid.levels, level - grid.levels + 1)
     if alive:
         z[:, 0] = 1 + level[:, 0] % grid.levels
+    return grid.z_step * z
+
+
+def _wide_means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+    """(n, channels), different between samples: odd multiples of the step between 1 and 4, signs as above."""
+    level = (draw.integers(0, 3 * 2**10, (channels,)) + 1031 * np.arange(n)[:, None]) % (3 * 2**10)
+    z = draw.signs((n, channels)) * (2 * (2**10 + level) + 1)
+    if alive:
+        z[:, 0] = np.abs(z[:, 0])
     return grid.z_step * z
 
 

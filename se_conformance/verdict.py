@@ -1,6 +1,7 @@
 """What the judge says, in full."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,7 @@ class Verdict:
     def failures(self) -> list[Finding]:
         """What is wrong, known deviations left out, the worst first."""
         wrong = [one for one in self.findings if not one.passed and (one.rank, one.trial) not in self.known]
-        return sorted(wrong, key=lambda one: (one.comparison is None, -one.ratio))
+        return sorted(wrong, key=_severity)
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -89,7 +90,11 @@ class Verdict:
     @property
     def conclusive(self) -> int:
         """Elements that were judged."""
-        return sum(one.comparison.conclusive for one in self.findings if one.comparison)
+        return sum(
+            one.comparison.conclusive
+            for one in self.findings
+            if one.comparison and (one.rank, one.trial) not in self.known
+        )
 
     @property
     def inconclusive(self) -> int:
@@ -145,7 +150,7 @@ class Verdict:
             text.append(
                 f"  outlived line {each.line} of the deviations, {each.pattern!r}: no such trial failed; drop it"
             )
-        if not self.conclusive:
+        if not self.conclusive and not self.failures:
             text.append("  nothing was judged: on every element the bound says nothing")
         return text
 
@@ -215,6 +220,11 @@ class Verdict:
             f"x, dy, parameters = se_conformance.trial({one.trial!r}, {self.spec!r}, "
             f"dtype={self.dtype!r}, rank={one.rank}, seed={self.seed}).inputs"
         )
+
+
+def _severity(one: Finding) -> tuple[bool, bool, float]:
+    """Numbers first, among them those that should be finite."""
+    return one.comparison is None, one.comparison is None or not math.isfinite(one.comparison.want), -one.ratio
 
 
 def _worst(one: Finding) -> list[str]:

@@ -6,6 +6,7 @@ beside each value of the oracle's forward and backward pass stands how far a cor
 any order of summation, with or without fused multiply-adds.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -184,10 +185,17 @@ class Bounds(NamedTuple):
 
 @np.errstate(all="ignore")
 def bounds(
-    x: np.ndarray, dy: np.ndarray | None, spec: SESpec, parameters: Parameters, r: Rounding, data_format: str
+    x: np.ndarray,
+    dy: np.ndarray | None,
+    spec: SESpec,
+    parameters: Parameters,
+    r: Rounding,
+    data_format: str,
+    *,
+    exact: bool = False,
 ) -> Bounds:
-    """The bounds of y and the gate, and of the gradients where ``dy`` is given."""
-    f = _forward(x, spec, parameters, r, data_format)
+    """The bounds of y and the gate, and of the gradients where ``dy`` is given; ``exact`` says that B-17 holds."""
+    f = _forward(x, spec, parameters, r, data_format, exact=exact)
     y, g = _finish(_scale(f, spec, r, data_format)), _finish(r.store(f.t.g, f.g))
     if dy is None:
         return Bounds(f.t, y, g, None, {})
@@ -235,21 +243,32 @@ def rounding(dtype: str, accumulation: str | None, products: str, intermediates:
     )
 
 
-def _forward(x: np.ndarray, spec: SESpec, parameters: Parameters, r: Rounding, data_format: str) -> Forward:
+def _forward(
+    x: np.ndarray, spec: SESpec, parameters: Parameters, r: Rounding, data_format: str, *, exact: bool
+) -> Forward:
     t = trace(x, spec, parameters, data_format)
     axes = se_spec.inputs.spatial_axes(x.ndim, data_format)
     dx = _input_error(t.x, x.dtype.name, r)
     wide = {name: parameters[name].astype(np.float64) for name in se_spec.parameters.shapes(spec)}
     weights = {name: (w, _input_error(w, parameters[name].dtype.name, r)) for name, w in wide.items()}
 
-    z = r.store(t.z, _squeeze(t, dx, spec.squeeze, axes, r), r.once)  # N-1: even where intermediates are kept
+    exact = exact and not any(isinstance(e, np.ndarray) for e in (dx, *(e for _, e in weights.values())))
+    exact = exact and r.operand == 0.0
+    # B-17; else N-1: z may be rounded once even where intermediates are kept
+    z = np.zeros_like(t.z) if exact else r.store(t.z, _squeeze(t, dx, spec.squeeze, axes, r), r.once)
     if spec.single_projection or t.pre is None:
         pre, h = None, z
+    elif exact:
+        pre = np.zeros_like(t.pre)
+        exact = spec.activation in ("relu", "relu6", "identity")
+        h = np.zeros_like(t.h) if exact else r.store(t.h, _nonlinearity(spec.activation, t.pre, pre, r))
     else:
         pre = _projection(t.z, z, t.pre, weights["reduce.weight"], weights.get("reduce.bias"), r)
-        h = _nonlinearity(spec.activation, t.pre, pre, r)
-        h = r.store(t.h, h)
-    logits = _projection(t.h, h, t.logits, weights["expand.weight"], weights.get("expand.bias"), r)
+        h = r.store(t.h, _nonlinearity(spec.activation, t.pre, pre, r))
+    if exact:
+        logits = np.zeros_like(t.logits)
+    else:
+        logits = _projection(t.h, h, t.logits, weights["expand.weight"], weights.get("expand.bias"), r)
     g = _nonlinearity(spec.gate, t.logits, logits, r)
     return Forward(t, dx, z, pre, h, logits, g, weights)
 
@@ -314,9 +333,14 @@ def _gate_in_product(f: Forward, spec: SESpec, r: Rounding) -> Array:
     g = np.abs(f.t.g)
     if spec.gain == 1.0:
         return r.store(g, f.g, r.once)
+    return r.store(abs(spec.gain) * g, _times_gain(g, r.store(g, f.g), spec, r), r.once)
+
+
+def _times_gain(value: Array, e: Array, spec: SESpec, r: Rounding) -> Array:
+    """The error of gain * value: the gain itself rounds, and so does the product, unless it is a power of two."""
     gain = abs(spec.gain)
-    e = gain * r.store(g, f.g)
-    return r.store(gain * g, e + r.unit * (gain * g + e), r.once)
+    is_power_of_two = math.frexp(gain)[0] == 0.5
+    return gain * e + (0.0 if is_power_of_two else r.unit + r.composed) * gain * (np.abs(value) + e)
 
 
 def _backward(
@@ -333,9 +357,9 @@ def _backward(
     terms = (magnitude * size).sum(axes)
     ds = (up * t.x).sum(axes)
     e = (magnitude * f.x + dup * size).sum(axes) + (r.gamma(n) + r.stored) * terms + n * _tiny(r.arithmetic)
-    e = abs(spec.gain) * r.store(ds, np.where(terms <= r.arithmetic.largest, e, np.inf))
+    e = r.store(ds, np.where(terms <= r.arithmetic.largest, e, np.inf))
     dg = spec.gain * ds
-    e = r.fits(dg, e if spec.gain == 1.0 else e + r.composed * (np.abs(dg) + e))
+    e = r.fits(dg, _times_gain(ds, e, spec, r))
 
     dv, e = _through(spec.gate, t.logits, f.logits, f.g, dg, e, r)
     found["expand.weight"], found["expand.bias"] = _outer(dv, e, t.h, f.h, r), _sum(dv, e, r)

@@ -133,6 +133,7 @@ def test_exact_refuses_what_is_not_finite_and_what_does_not_fit() -> None:
 
 SHAPES = [(1, 1), (8, 2), (12, 5), (12, 12), (12, 17), (64, 4), (512, 32), (2048, 128), (2048, 1)]
 BITS = {"float32": 24, "bfloat16": 8}
+PROBES = [("float32", part) for part in PARTS] + [("bfloat16", part) for part in PARTS if part != "squeeze"]
 
 
 def specs(channels: int, hidden: int) -> list[SESpec]:
@@ -150,7 +151,8 @@ def specs(channels: int, hidden: int) -> list[SESpec]:
 @pytest.mark.parametrize("precision", BITS)
 @pytest.mark.parametrize(("channels", "hidden"), [*SHAPES, (1, 512)])
 def test_probes_are_exact_in_any_order(channels: int, hidden: int, precision: str) -> None:
-    for number, (spec, part) in enumerate(itertools.product(specs(channels, hidden), PARTS)):
+    parts = [part for of, part in PROBES if of == precision]
+    for number, (spec, part) in enumerate(itertools.product(specs(channels, hidden), parts)):
         rank = 1 + number % 3
         inputs = probe(spec, part=part, precision=precision, rank=rank)
         assert inputs.x.shape == inputs.dy.shape == (3, *SPATIAL[precision][rank], channels)
@@ -214,7 +216,7 @@ def fits(values: np.ndarray, bits: int) -> None:
 def test_probes_give_the_same_sums_forwards_backwards_and_shuffled(precision: str) -> None:
     spec = SESpec(12, hidden=5, bias=True)
     rng = np.random.default_rng(0)
-    for part in PARTS:
+    for part in [part for of, part in PROBES if of == precision]:
         x, _, parameters = probe(spec, part=part, precision=precision)
         t = se_numpy.block.trace(x, spec, parameters, "channels_last")
         flat = x.reshape(3, -1, 12)
@@ -268,10 +270,19 @@ def test_probes_show_weights_and_maps_that_are_rounded_and_pixels_that_are_dropp
             other = x * se_numpy.block.over_space(spec.gain * g, x.ndim, "channels_last") + spec.residual * x
             return float(np.abs(other - y).max() / np.abs(y).max())
 
-        wide = "expand.weight" if spec.single_projection else f"{part}.weight"
-        for rounding in (tf32, to_bfloat16):
-            assert moved(x, {**parameters, wide: rounding(parameters[wide])}) >= 1e-5, (spec, rounding)
-        assert (np.abs(units(parameters[wide])[0]) >= 2**12).sum(1).min() >= 1
+        if part == "squeeze":
+            z = se_numpy.block.trace(x, spec, parameters, "channels_last").z[:, None].astype(np.float32)
+            for rounding in (tf32, to_bfloat16):
+                assert moved(rounding(z), parameters) >= 1e-5, (spec, rounding)
+            assert (np.abs(units(z)[0]) >= 2**11).all()
+            assert all(
+                np.abs(units(weight)[0]).max() <= 2**5 for name, weight in parameters.items() if "weight" in name
+            )
+        else:
+            wide = "expand.weight" if spec.single_projection else f"{part}.weight"
+            for rounding in (tf32, to_bfloat16):
+                assert moved(x, {**parameters, wide: rounding(parameters[wide])}) >= 1e-5, (spec, rounding)
+            assert (np.abs(units(parameters[wide])[0]) >= 2**12).sum(1).min() >= 1
         if spec.squeeze != "max":
             for dtype in ("float16", "bfloat16"):
                 assert moved(round_to(x, dtype), parameters) >= 1e-5, (spec, dtype)
@@ -283,7 +294,8 @@ def test_probes_show_weights_and_maps_that_are_rounded_and_pixels_that_are_dropp
 
 @pytest.mark.parametrize("precision", BITS)
 def test_probes_use_every_channel_and_every_hidden_unit_and_reach_far(precision: str) -> None:
-    for (channels, hidden), part in itertools.product(SHAPES[1:-1], PARTS):
+    parts = [part for of, part in PROBES if of == precision]
+    for (channels, hidden), part in itertools.product(SHAPES[1:-1], parts):
         for spec in specs(channels, hidden):
             x, _, parameters = probe(spec, part=part, precision=precision)
             t = se_numpy.block.trace(x, spec, parameters, "channels_last")
@@ -305,16 +317,18 @@ def test_probes_use_every_channel_and_every_hidden_unit_and_reach_far(precision:
 def test_probes_are_the_same_everywhere_and_another_for_another_seed() -> None:
     spec = SESpec(12, hidden=5, bias=True)
     digest = hashlib.sha256()
-    for precision, part in itertools.product(BITS, PARTS):
+    for precision, part in PROBES:
         inputs = probe(spec, part=part, precision=precision, seed=3)
         for array in (inputs.x, inputs.dy, *inputs.parameters.values()):
             digest.update(array.tobytes())
         assert (inputs.x != probe(spec, part=part, precision=precision, seed=4).x).any()
-    assert digest.hexdigest() == "04e1e22e9f80d9afde51f1facbb05a8245235805ab974757e7f5acb5e3d7c909"
+    assert digest.hexdigest() == "639c5e3bcad2fa7c3563e58e12ac7ccfdfb3c8cd8d6d3275f69f0e4f2f553cfd"
 
 
 def test_probes_refuse_what_they_do_not_know() -> None:
     spec = SESpec(4, hidden=2)
-    for wrong in ({"part": "squeeze"}, {"precision": "float64"}, {"rank": 4}, {"samples": 0}):
+    with pytest.raises(SpecError, match="part='squeeze' is not allowed; it must be reduce or expand in bfloat16"):
+        probe(spec, part="squeeze", precision="bfloat16")
+    for wrong in ({"part": "scale"}, {"precision": "float64"}, {"rank": 4}, {"samples": 0}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             probe(spec, **{"part": "reduce", "precision": "float32", **wrong})

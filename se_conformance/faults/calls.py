@@ -263,7 +263,7 @@ CALLS = (
         "overflow guards",
         "let inf through",
         stage("input", _clipped),
-        dtypes=("float64", "float32", "bfloat16", "float16"),
+        half=lambda spec: spec.gate not in ("relu", "identity"),  # a gate above 1 makes float16's largest inf again
     ),
     _fault(
         "None returned",

@@ -27,6 +27,7 @@ class Fault:
         change: how a right block becomes this one.
         applies: for which specs it differs from the right answer.
         dtypes: in which it can be seen.
+        half: for which of these specs it can be seen in half precision.
         forms: other ways to make the same mistake.
     """
 
@@ -39,6 +40,11 @@ class Fault:
     applies: Callable[[SESpec], bool] = lambda spec: True
     dtypes: tuple[str, ...] = DTYPES
     forms: tuple[Change, ...] = ()
+    half: Callable[[SESpec], bool] = lambda spec: True
+
+    def differs(self, spec: SESpec, dtype: str) -> bool:
+        """Whether it can be told from the right answer."""
+        return dtype in self.dtypes and self.applies(spec) and (dtype in ("float64", "float32") or self.half(spec))
 
     def variants(self) -> tuple["Fault", ...]:
         """One fault per form, all of one name."""

@@ -6,6 +6,7 @@ from se_numpy.nonlinearities import activate, gate, sigmoid
 from se_spec import HardSigmoid, SESpec
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
+from ..cases import DTYPES
 from .block import Array, Block
 from .fault import Fault, Wrong, fields, stage
 
@@ -26,7 +27,7 @@ def _another(name: str, what: str, **numbers: float) -> Fault:
         "write the slope and the offset; never rely on a framework's default",
         fields(gate=other),
         lambda spec: _hard(spec) and hard_sigmoid_numbers(spec.gate) != other,
-        ("float64",) if other.slope == 0.1666667 else ("float64", "float32", "bfloat16", "float16"),
+        {0.16667: DTYPES[:2], 0.1666667: DTYPES[:1]}.get(other.slope, DTYPES),  # below what the others resolve
     )
 
 

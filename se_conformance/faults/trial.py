@@ -47,11 +47,17 @@ class Tried:
         return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
 
 
-def tried(specs: Iterable[SESpec], dtype: str, faults: Iterable[Fault] | None = None) -> Iterator[Tried]:
-    """Every fault on every block on which it differs from the right answer in ``dtype``."""
+def tried(specs: Iterable[SESpec], dtype: str, *, diagnose: bool = True) -> Iterator[Tried]:
+    """Every fault, in each of its forms, on every block on which it differs from the right answer in ``dtype``."""
     for spec in specs:
-        for fault in CATALOGUE.values() if faults is None else faults:
-            if dtype in fault.dtypes and fault.applies(spec):
-                block = fault.block(spec, dtype)
-                vjp = block.vjp if fault.stage == "gradient" else None
-                yield Tried(fault, check(block.function(), spec, vjp=vjp, dtype=dtype, intermediates="float32"))
+        for name in CATALOGUE:
+            for fault in CATALOGUE[name].variants():
+                if fault.differs(spec, dtype):
+                    yield Tried(fault, judged(fault, spec, dtype, diagnose=diagnose))
+
+
+def judged(fault: Fault, spec: SESpec, dtype: str, *, diagnose: bool = True) -> Verdict:
+    """What the judge says of a block with this mistake, whose other intermediates are kept."""
+    block = fault.block(spec, dtype)
+    vjp = block.vjp if fault.stage == "gradient" else None
+    return check(block.function(), spec, vjp=vjp, dtype=dtype, intermediates="float32", diagnose=diagnose)

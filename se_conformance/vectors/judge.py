@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-import se_numpy
-from se_numpy.error_bounds import FORMATS
+from se_numpy import error_bounds
 from se_spec import SESpec
 
 from ..cases import Inputs
@@ -30,9 +29,10 @@ def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
         return f"returned {outcome.returned}, expected an array"
     if (outcome.y.shape, outcome.y.dtype) != (vector.y.shape, vector.y.dtype):
         return f"{outcome.y.dtype} {outcome.y.shape}, expected {vector.y.dtype} {vector.y.shape}"
-    bound = se_numpy.error_bound(vector.x, vector.spec, vector.parameters, vector.dtype, data_format="channels_last")
+    r = error_bounds.rounding(vector.dtype, None, "dtype", "storage")
+    bound = error_bounds.bounds(vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True).y
     want = vector.y.astype(np.float64)
-    bound = bound + FORMATS[vector.dtype].unit * np.abs(want)  # what is expected was rounded, too
+    bound = bound + error_bounds.FORMATS[vector.dtype].unit * np.abs(want)  # what is expected was rounded, too
     one = judged("y", outcome.y, want, bound, np.full_like(bound, np.inf))
     if one.passed:
         return ""
