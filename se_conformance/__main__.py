@@ -30,8 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     return NOTHING
 
 
-_EXTRAS = {"torch": "torch", "keras": "keras", "tensorflow": "keras", "jax": "flax", "flax": "flax"} | dict.fromkeys(
-    ("rich", "matplotlib", "sklearn", "ml_dtypes", "safetensors"), "conformance"
+_EXTRAS = (
+    {"torch": "torch", "keras": "keras", "tensorflow": "keras", "jax": "flax", "flax": "flax"}
+    | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx")
+    | dict.fromkeys(("rich", "matplotlib", "sklearn", "ml_dtypes", "safetensors"), "conformance")
 )
 
 
@@ -86,6 +88,8 @@ def _run(options: argparse.Namespace) -> int:
 
     sys.path.insert(0, os.getcwd())
     spec = _spec(options)
+    if options.json and not options.json.parent.is_dir():
+        raise SEError(f"--json={options.json}: there is no folder {options.json.parent}")
     colour = _colour()
     verdicts = []
     for dtype in options.dtype or ["float32"]:
@@ -113,6 +117,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _faults(options: argparse.Namespace) -> int:
+    from .cases import DTYPES
     from .faults import CATALOGUE, EQUIVALENT
     from .faults.trial import SPECS, tried
 
@@ -122,6 +127,9 @@ def _faults(options: argparse.Namespace) -> int:
         for name, reason in EQUIVALENT.items():
             print(f"equivalent {name}: {reason}")
         return PASS
+    for dtype in options.dtype or ():
+        if dtype not in DTYPES:
+            raise SEError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
     colour = _colour()
     missed = done = first = third = 0
     for dtype in options.dtype or ["float32"]:
@@ -196,7 +204,7 @@ def _named(target: str) -> Any:
     if target.endswith(".onnx"):
         return Path(target)
     module, colon, name = target.partition(":")
-    if not colon:
+    if not (module and colon and name):
         raise SEError(f"{target!r} is not module:name")
     try:
         found: Any = importlib.import_module(module)

@@ -49,8 +49,9 @@ def test_bias_gain_and_residual_add_what_they_round() -> None:
     """With a bias, v = 1 + 1: (n + 1) for z, two roundings of each term of size 1 + 1."""
     biased = LINE.replace(bias=True)
     assert in_units(excitation_error_bound(*ones(4, biased), data_format="channels_last")) == 5 + 2 * 2
-    gained = LINE.replace(gain=2.0)
-    assert in_units(error_bound(*ones(4, gained), data_format="channels_last")) == 2 * (5 + 1) + 2 + 2
+    for gain, rounded in ((2.0, 0), (3.0, 2 * 3)):  # a power of two does not round, nor does its product
+        gained = LINE.replace(gain=gain)
+        assert in_units(error_bound(*ones(4, gained), data_format="channels_last")) == gain * (5 + 1) + rounded + gain
     residual = LINE.replace(residual=True)
     assert in_units(error_bound(*ones(4, residual), data_format="channels_last")) == 5 + 1 + 1 + 2 * 2
 
@@ -68,6 +69,20 @@ def test_half_precision_rounds_what_it_stores() -> None:
     stored = error_bound(x, spec, parameters, "bfloat16", data_format="channels_last")
     assert in_units(kept, unit) == pytest.approx(3, abs=0.03)
     assert in_units(stored, unit) == pytest.approx(4, abs=0.05)
+
+
+def test_b17_where_sums_are_exact_the_gate_and_one_product_are_left() -> None:
+    x, spec, parameters = ones(4)
+
+    def bound(x: np.ndarray, parameters: dict[str, np.ndarray], products: str = "dtype") -> error_bounds.Bounds:
+        r = rounding("float32", None, products, "storage")
+        return error_bounds.bounds(x, None, spec, parameters, r, "channels_last", exact=True)
+
+    assert in_units(bound(x, parameters).y) == 1
+    assert in_units(bound(x, parameters).g) == 0
+    assert in_units(bound(x, parameters, "tf32").y) > 2**14  # declared: operands round all the same
+    third = {"expand.weight": np.full((1, 1), 1 / 3)}  # not of float32, nor is a sum of it
+    assert in_units(bound(x, third).y) > 4 / 3
 
 
 def test_declared_products_are_counted_once_per_operand() -> None:
