@@ -4,7 +4,8 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-numpy test-torch test-keras test-flax lint format docs wheel clean
+.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers accuracy lint format docs wheel clean
+RUNS ?= 100000
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +27,18 @@ test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 
 test-flax: .venv-flax/ready-flax  ## the same with Flax
 	SE_TARGETS=flax .venv-flax/bin/python -m pytest
+
+soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
+	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md
+
+faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype: found, and named? half an hour
+	$(VENV)/bin/se-check faults --all --dtype float64 --dtype float32 --dtype bfloat16 --dtype float16
+
+peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they are installed
+	$(RUN) se_conformance.peers
+
+accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; an hour
+	$(RUN) se_conformance.accuracy --out docs/accuracy.json
 
 lint: $(VENV)/ready-all  ## check style, format and types
 	$(RUN) ruff check .

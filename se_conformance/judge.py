@@ -10,7 +10,7 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import diagnosis
-from .comparison import Comparison, Precision, Reference, Result, judged, reference
+from .comparison import Precision, Reference, Result, compare, reference
 from .deviations import read_deviations
 from .kit import Trial, trials
 from .outcome import Outcome, called, called_gate, called_vjp
@@ -122,7 +122,7 @@ class _Run:
         if self.excitation is not None:
             g, wrong = self._gate(trial, against)
             found, result = found + wrong, result._replace(g=g)
-        seen = diagnosis.Seen(trial, against, outcome, result.g)
+        seen = diagnosis.Seen(trial, against, outcome)
         if wants_gradients and self.vjp is not None:
             seen.gradient, dparameters = called_vjp(self.vjp, trial.inputs, self.data_format)
             found += _structure("dx", seen.gradient, trial.inputs.x, self.dtype)
@@ -133,12 +133,11 @@ class _Run:
                     for name, array in trial.inputs.parameters.items()
                     if name in dparameters and dparameters[name].shape == array.shape
                 }
-                seen.dparameters = fitting
                 result = result._replace(
                     dx=seen.gradient.y if _fits(seen.gradient.y, trial.inputs.x) else None, dparameters=fitting
                 )
-        comparisons = _compared(result, self._for_returned(against, result))
-        seen.comparisons = comparisons
+        comparisons = compare(result, self._for_returned(against, result), partial=True)
+        seen.result, seen.comparisons, seen.malformed = result, comparisons, bool(found)
         seen.failed = bool(found) or any(not one.passed for one in comparisons)
         self.seen.append(seen)
         told = [Finding(rank, trial.name, "call", message=message) for message in found]
@@ -190,12 +189,6 @@ def _names(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> list[str]
 
 def _fits(array: np.ndarray | None, x: np.ndarray) -> bool:
     return array is not None and array.shape == x.shape
-
-
-def _compared(got: Result, against: Reference) -> list[Comparison]:
-    """What is there; that something is missing has been said."""
-    want, bound, span = (dict(result.arrays()) for result in against)
-    return [judged(name, array, want[name], bound[name], span[name]) for name, array in got.arrays()]
 
 
 def _refuse_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None:

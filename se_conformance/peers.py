@@ -1,15 +1,18 @@
 """What the judge says of other people's blocks: ``python -m se_conformance.peers`` prints docs/PEERS.md.
 
-Each framework, and each backend of Keras, is asked in a process of its own; what is not installed is listed as that.
+Each framework, and each backend of Keras, is asked in a process of its own; what is not installed has no row.
 Half precision is judged with its intermediates in half precision, as frameworks compute.
 """
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,7 @@ from se_spec import SESpec
 
 from .cases import DTYPES
 from .targets import TARGETS, Worker
+from .verdict import Finding
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,11 @@ class Peer:
 
     Args:
         name: as its users import it.
-        modules: that must be importable; the first is of the distribution whose version is told.
+        modules: that must be importable; the first is its distribution's.
         target: of ``TARGETS``, in whose process it is asked.
-        spec: what it should be.
+        preset: of ``SESpec``: what it should be.
         make: ``(dtype) -> block``.
+        channels, fields: of the preset.
         ranks: of the maps that it is for.
         data_format: where it is not its framework's.
         finding: what is wrong with it, for people; empty where nothing is.
@@ -37,11 +42,23 @@ class Peer:
     name: str
     modules: tuple[str, ...]
     target: str
-    spec: SESpec
+    preset: str
     make: Callable[[str], Any]
+    channels: int = 64
+    fields: dict[str, Any] = field(default_factory=dict)
     ranks: tuple[int, ...] = (2,)
     data_format: str | None = None
     finding: str = ""
+
+    @property
+    def spec(self) -> SESpec:
+        """What it should be."""
+        return SESpec.preset(self.preset, self.channels, **self.fields)
+
+    @property
+    def title(self) -> str:
+        """Its name, and where Keras runs."""
+        return f"{self.name} on {self.target.split()[1]}" if self.target.startswith("keras") else self.name
 
     @property
     def installed(self) -> bool:
@@ -51,35 +68,42 @@ class Peer:
     @property
     def version(self) -> str:
         """Of its distribution."""
-        return importlib.metadata.version(_DISTRIBUTIONS.get(self.modules[0], self.modules[0]))
-
-
-_DISTRIBUTIONS = {"keras_cv": "keras-cv", "keras_hub": "keras-hub"}
+        module = self.modules[0]
+        return f"{module} {importlib.metadata.version(module.replace('_', '-'))}"
 
 
 class Row(NamedTuple):
-    """What was said of a peer in one dtype."""
+    """What was said of a peer in one dtype; ``failed`` are trials, and ``ran`` counts them all."""
 
     passed: bool
     ratio: float
     cause: str
     failed: tuple[str, ...]
     ran: int
+    worst: str
+
+    @property
+    def cell(self) -> str:
+        """As in the table."""
+        return f"{self.ratio:.2f}" if self.passed else f"FAILS: {self.cause}"
 
 
 def judge(peer: Peer, dtype: str) -> Row:
     """Ask in this process, which must be one for its target."""
     from . import adapt, check
 
-    block = adapt(_quietly(peer.make, dtype), data_format=peer.data_format)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        block = adapt(peer.make(dtype), data_format=peer.data_format)
     verdict = check(block, peer.spec, dtype=dtype, ranks=peer.ranks)
-    failed = {(one.rank, one.trial) for one in verdict.failures}
-    names = tuple(trial for rank, trial in verdict.ran if (rank, trial) in failed)
-    cause = ""
-    if verdict.diagnosis is not None and verdict.failures:
-        told = "" if verdict.diagnosis.agrees else "resembles "
-        cause = told + verdict.causes[0] if verdict.causes else f"none of the catalogue, departs at {verdict.stage}"
-    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran))
+    failed = {one.trial for one in verdict.failures}
+    names = tuple(dict.fromkeys(trial for _, trial in verdict.ran if trial in failed))
+    found, cause = verdict.diagnosis, ""
+    if found is not None and not verdict.passed:
+        cause = "none of the catalogue" + (f", departs at {found.stage}" if found.stage != "unknown" else "")
+        if found.agrees:  # what it resembles at best is no cause
+            cause = " and ".join(one.name for one in found.causes[: 2 if found.together else 1])
+    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), _worst(verdict.failures))
 
 
 def judge_named(name: str, target: str, dtype: str) -> Row:
@@ -87,31 +111,72 @@ def judge_named(name: str, target: str, dtype: str) -> Row:
     return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
 
-def asked(peers: Iterable[Peer], dtypes: tuple[str, ...] = DTYPES) -> Iterator[tuple[Peer, str, Row]]:
-    """Every installed peer in every dtype, one process per target."""
+def _worst(failures: list[Finding]) -> str:
+    """The largest error relative to the largest value; the message where there are no numbers."""
+    errors = [(one.comparison.error, one.quantity) for one in failures if one.comparison is not None]
+    if not errors:
+        return failures[0].message if failures else ""
+    error, quantity = max((each for each in errors if each[0] < float("inf")), default=max(errors))
+    return f"{quantity} is off by up to {error:.1e} of its largest value"
+
+
+def page(peers: Iterable[Peer]) -> str:
+    """docs/PEERS.md, of those that are installed, one process per target."""
     workers: dict[str, Worker] = {}
+    table: list[tuple[Peer, list[Row]]] = []
     try:
         for peer in peers:
-            if not peer.installed:
-                continue
-            worker = workers.setdefault(peer.target, workers.get(peer.target) or Worker(TARGETS[peer.target]))
-            for dtype in dtypes:
-                yield peer, dtype, worker.call(judge_named, peer.name, peer.target, dtype)
+            if peer.installed:
+                worker = workers.setdefault(peer.target, workers.get(peer.target) or Worker(TARGETS[peer.target]))
+                table.append((peer, [worker.call(judge_named, peer.name, peer.target, dtype) for dtype in DTYPES]))
+        versions = [worker.versions() for worker in workers.values()]
     finally:
         for worker in workers.values():
             worker.close()
+    return "\n".join([*_head(versions), *(_line(*each) for each in table), *_findings(table)]) + "\n"
 
 
-def _quietly(make: Callable[[str], Any], dtype: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # theirs
-        return make(dtype)
+def _head(versions: list[str]) -> list[str]:
+    return [
+        "# Blocks of other libraries, judged",
+        "",
+        "Written by `python -m se_conformance.peers --out docs/PEERS.md`: what `check` of this project says of each",
+        "block, forward and backward, in four dtypes. A number is the largest error as a fraction of what rounding can",
+        "do; 1 is the limit. Each block is judged as what its own library means it to be, and in half precision each",
+        "of its intermediates may be rounded. Run with " + "; ".join(dict.fromkeys(versions)) + ".",
+        "",
+        f"| block | version | judged as | {' | '.join(DTYPES)} |",
+        f"|{'---|' * (3 + len(DTYPES))}",
+    ]
+
+
+def _line(peer: Peer, rows: list[Row]) -> str:
+    fields = "".join(f", {name}={value!r}" for name, value in peer.fields.items())
+    judged_as = f"`{peer.preset}`, {peer.channels} channels{fields}"
+    return f"| {peer.title} | {peer.version} | {judged_as} | {' | '.join(row.cell for row in rows)} |"
+
+
+def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
+    text = ["", "## Findings"]
+    for peer, rows in table:
+        failed = [(dtype, row) for dtype, row in zip(DTYPES, rows, strict=True) if not row.passed]
+        if failed:
+            said = "; ".join(
+                f"{dtype}: {len(row.failed)} of {row.ran} trials fail ({_trials(row)}), {row.worst}, {row.cause}"
+                for dtype, row in failed
+            )
+            text += ["", f"**{peer.title}.** {peer.finding or 'Not explained yet.'} The judge: {said}."]
+    return text
+
+
+def _trials(row: Row) -> str:
+    return ", ".join(row.failed) if len(row.failed) < 4 else f"{', '.join(row.failed[:2])}, ..."
 
 
 def _get(path: str) -> Any:
     """An object by its dotted path, imported."""
     module, _, name = path.rpartition(".")
-    if module.partition(".")[0] in ("timm", "torchvision"):
+    if module.partition(".")[0] in ("timm", "torchvision", "transformers"):
         _declare_operators_of_torchvision()
     return getattr(importlib.import_module(module), name)
 
@@ -125,11 +190,11 @@ def _declare_operators_of_torchvision() -> None:
     The wheel in the package index is built for CUDA, and beside a CPU build of torch its library does not load. Its
     blocks need none of it, but its import says something of two operators that only the library would declare.
     """
-    import torch
-
     found = importlib.util.find_spec("torchvision")
     if _declared or found is None or found.origin is None:
         return
+    import torch
+
     try:
         torch.ops.load_library(Path(found.origin).with_name("_C.so"))
     except OSError:
@@ -139,27 +204,36 @@ def _declare_operators_of_torchvision() -> None:
         _declared.append(library)
 
 
-def _torch(path: str, *arguments: Any, **options: str) -> Callable[[str], Any]:
-    """A class and its arguments; an option that is a string of torch.nn names a class of it."""
+def _torch(
+    path: str,
+    preset: str,
+    *arguments: Any,
+    role: str = "",
+    channels: int = 64,
+    fields: dict[str, Any] | None = None,
+    ranks: tuple[int, ...] = (2,),
+    data_format: str | None = None,
+    finding: str = "",
+    **options: Any,
+) -> Peer:
+    """A class of PyTorch and its arguments; an option like ``"nn.SiLU"`` names a class of torch."""
 
     def make(dtype: str) -> Any:
-        import torch
-
-        resolved = {
-            name: getattr(torch.nn, value.removeprefix("nn.")) if str(value).startswith("nn.") else value
-            for name, value in options.items()
+        named = {
+            name: _get(f"torch.{value}") if str(value).startswith("nn.") else value for name, value in options.items()
         }
-        return _get(path)(*arguments, **resolved)
+        return _get(path)(*arguments, **named)
 
-    return make
+    package = path.partition(".")[0]
+    modules = ("timm", "torchvision") if package == "timm" else (package,)
+    return Peer(path + role, modules, "torch", preset, make, channels, fields or {}, ranks, data_format, finding)
 
 
 def _mobilenet_v3_of_timm(dtype: str) -> Any:
-    from torch import nn
-
-    block = _get("timm.models._efficientnet_blocks.SqueezeExcite")
     width = _get("timm.models._efficientnet_builder.round_channels")
-    return block(72, rd_round_fn=width, force_act_layer=nn.ReLU, gate_layer="hard_sigmoid")
+    return _get(_EFFICIENTNET_OF_TIMM)(
+        72, rd_round_fn=width, force_act_layer=_get("torch.nn.ReLU"), gate_layer="hard_sigmoid"
+    )
 
 
 def _efficientnet_of_transformers(dtype: str) -> Any:
@@ -167,226 +241,164 @@ def _efficientnet_of_transformers(dtype: str) -> Any:
     return _get("transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer")(config, 64, 64)
 
 
-def _regnet_of_transformers_in_flax(dtype: str) -> Any:
-    import jax.numpy as jnp
+def _keras_mobilenet_v3(backend: str, *, finding: str = "") -> Peer:
+    def make(dtype: str) -> Any:
+        x = _map_of_keras(72, dtype)
+        return _get("keras.Model")(x, _get("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, ""))
 
-    layer = _get("transformers.models.regnet.modeling_flax_regnet.FlaxRegNetSELayer")
-    return layer(in_channels=64, reduced_channels=16, dtype=jnp.dtype(dtype))
-
-
-def _mobilenet_v3_of_keras(dtype: str) -> Any:
-    keras = _keras(dtype)
-    x = keras.Input((None, None, 72), dtype=dtype)
-    return keras.Model(x, _get("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, ""))
+    name = "keras.applications.mobilenet_v3._se_block"
+    return Peer(name, ("keras",), f"keras {backend}", "keras.mobilenet_v3", make, 72, finding=finding)
 
 
-def _efficientnet_of_keras(dtype: str) -> Any:
-    """From the squeeze to the product of the second stage's first block: 96 channels, a quarter of 16 hidden."""
-    keras = _keras(dtype)
-    net = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(None, None, 3))
-    squeeze, product = net.get_layer("block2a_se_squeeze"), net.get_layer("block2a_se_excite")
-    return keras.Model(squeeze.input, product.output)
+def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
+    """From squeeze to product of a block as in B0's second stage: 16 channels made 96, hidden a quarter of 16."""
 
+    def make(dtype: str) -> Any:
+        x = _map_of_keras(16, dtype)
+        y = _get("keras.src.applications.efficientnet.block")(x, filters_in=16, expand_ratio=6, se_ratio=0.25)
+        net = _get("keras.Model")(x, y)
+        return _get("keras.Model")(net.get_layer("se_squeeze").input, net.get_layer("se_excite").output)
 
-def _squeeze_and_excite_of_keras_cv(dtype: str) -> Any:
-    keras = _keras(dtype)
-    layer = _get("keras_cv.src.layers.regularization.squeeze_excite.SqueezeAndExcite2D")(64)
-    layer(keras.Input((None, None, 64), dtype=dtype))
-    return layer
+    name, fields = "keras.applications.efficientnet.block", {"basis": 16}
+    return Peer(name, ("keras",), f"keras {backend}", "keras.efficientnet", make, 96, fields, finding=finding)
 
 
 def _squeeze_and_excite_of_keras_hub(dtype: str) -> Any:
-    keras = _keras(dtype)
+    x = _map_of_keras(64, dtype)
     layer = _get("keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D")(64, 16, name="se")
-    layer(keras.Input((None, None, 64), dtype=dtype))
+    layer(x)
     return layer
 
 
-def _keras(dtype: str) -> Any:
-    import keras
-
-    keras.config.set_dtype_policy(dtype)
-    return keras
+def _map_of_keras(channels: int, dtype: str) -> Any:
+    _get("keras.config.set_dtype_policy")(dtype)
+    return _get("keras.Input")((None, None, channels), dtype=dtype)
 
 
-def _of(name: str, channels: int = 64, **fields: Any) -> SESpec:
-    return SESpec.preset(name, channels, **fields)
+_SE, _ESE = "timm.layers.SEModule", "timm.layers.EffectiveSEModule"
+_CL = "timm.layers.squeeze_excite.SqueezeExciteCl"
+_EFFICIENTNET_OF_TIMM = "timm.models._efficientnet_blocks.SqueezeExcite"
+_VISION = "torchvision.ops.SqueezeExcitation"
+_MONAI = "monai.networks.blocks"
+_PYTORCHCV = "pytorchcv.models.common.att.SEBlock"
+_REGNET = "transformers.models.regnet.modeling_regnet.RegNetSELayer"
+_QWEN = "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.SqueezeExcitationBlock"
 
+_HARD_SIGMOID_OF_TORCH = (
+    "The output is right; the gradients are no better than float32. `torch.nn.functional.hardsigmoid` multiplies by "
+    "1/6 in its backward pass on the CPU, and makes the float64 constant from `1.0f / 6.0f`: 3e-8 too much."
+)
+_MEAN_OF_KERAS = (
+    "Keras' `ops.mean`, which the pooling layer calls, casts to float32 on this backend, float64 too, and back: the "
+    "squeeze has an error of 1e-7, and with it all that follows. With another mean the block passes."
+)
+_SIXTH_OF_KERAS = (
+    "Two roundings to float32. Keras' `ops.mean` casts to it on this backend, float64 too; and `ops.multiply` of a "
+    "tensor and a Python number makes a float32 tensor of the number, here the 1/6 of the gate: 3e-8 too much."
+)
+_TWO_AXES = (
+    "Made for images: it means over axes 1 and 2 whatever the rank, so a volume has a gate for each position of its "
+    "last axis, and no error says so. A comment in its code asks for the fix."
+)
+_VIEW = "Right, but for an empty batch: `w.view(x.size(0), -1)` cannot tell what -1 stands for where N is 0."
 
-_TIMM = ("timm", "torchvision")
-_EFFICIENTNET_BLOCKS = "timm.models._efficientnet_blocks.SqueezeExcite"
-
-PEERS = (
-    Peer("timm.layers.SEModule", _TIMM, "torch", _of("timm.SEModule"), _torch("timm.layers.SEModule", 64)),
-    Peer(
-        "timm.layers.SEModule(add_maxpool=True)",
-        _TIMM,
-        "torch",
-        _of("timm.SEModule.add_maxpool"),
-        _torch("timm.layers.SEModule", 64, add_maxpool=True),
+_TORCH = (
+    _torch(_SE, "timm.SEModule", 64),
+    _torch(_SE, "timm.SEModule.add_maxpool", 64, add_maxpool=True, role="(add_maxpool=True)"),
+    _torch(_SE, "timm.SEModule", 64, bias=False, role="(bias=False)", fields={"bias": False}),
+    _torch(_ESE, "timm.EffectiveSEModule", 64, finding=_HARD_SIGMOID_OF_TORCH),
+    _torch(
+        _ESE,
+        "timm.EffectiveSEModule",
+        64,
+        add_maxpool=True,
+        role="(add_maxpool=True)",
+        fields={"squeeze": "avg_max"},
+        finding=_HARD_SIGMOID_OF_TORCH,
     ),
-    Peer(
-        "timm.layers.SqueezeExcite(bias=False)",
-        _TIMM,
-        "torch",
-        _of("timm.SEModule", bias=False),
-        _torch("timm.layers.SqueezeExcite", 64, bias=False),
+    _torch(_CL, "timm.SqueezeExciteCl", 64, data_format="channels_last"),
+    _torch(
+        _CL, "timm.SqueezeExciteCl", 64, role=", volumes", ranks=(3,), data_format="channels_last", finding=_TWO_AXES
     ),
+    _torch(_EFFICIENTNET_OF_TIMM, "timm.SqueezeExcite", 64),
+    _torch(_EFFICIENTNET_OF_TIMM, "timm.efficientnet", 64, act_layer="nn.SiLU", role=" in EfficientNet"),
     Peer(
-        "timm.layers.EffectiveSEModule",
-        _TIMM,
+        f"{_EFFICIENTNET_OF_TIMM} in MobileNetV3",
+        ("timm", "torchvision"),
         "torch",
-        _of("timm.EffectiveSEModule"),
-        _torch("timm.layers.EffectiveSEModule", 64),
+        "timm.mobilenetv3",
+        _mobilenet_v3_of_timm,
+        72,
+        finding=_HARD_SIGMOID_OF_TORCH,
     ),
-    Peer(
-        "timm.layers.EffectiveSEModule(add_maxpool=True)",
-        _TIMM,
-        "torch",
-        _of("timm.EffectiveSEModule", squeeze="avg_max"),
-        _torch("timm.layers.EffectiveSEModule", 64, add_maxpool=True),
-    ),
-    Peer(
-        "timm.layers.squeeze_excite.SqueezeExciteCl",
-        _TIMM,
-        "torch",
-        _of("timm.SqueezeExciteCl"),
-        _torch("timm.layers.squeeze_excite.SqueezeExciteCl", 64),
-        data_format="channels_last",
-    ),
-    Peer(
-        "timm.layers.squeeze_excite.SqueezeExciteCl, 3-D maps",
-        _TIMM,
-        "torch",
-        _of("timm.SqueezeExciteCl"),
-        _torch("timm.layers.squeeze_excite.SqueezeExciteCl", 64),
-        ranks=(3,),
-        data_format="channels_last",
-    ),
-    Peer(
-        _EFFICIENTNET_BLOCKS,
-        _TIMM,
-        "torch",
-        _of("timm.SqueezeExcite"),
-        _torch(_EFFICIENTNET_BLOCKS, 64),
-    ),
-    Peer(
-        f"{_EFFICIENTNET_BLOCKS} in EfficientNet",
-        _TIMM,
-        "torch",
-        _of("timm.efficientnet"),
-        _torch(_EFFICIENTNET_BLOCKS, 64, act_layer="nn.SiLU"),
-    ),
-    Peer(f"{_EFFICIENTNET_BLOCKS} in MobileNetV3", _TIMM, "torch", _of("timm.mobilenetv3", 72), _mobilenet_v3_of_timm),
-    Peer("timm.models.hgnet.EseModule", _TIMM, "torch", _of("timm.hgnet"), _torch("timm.models.hgnet.EseModule", 64)),
-    Peer(
-        "timm.models.senet.SEModule", _TIMM, "torch", _of("timm.legacy"), _torch("timm.models.senet.SEModule", 64, 16)
-    ),
-    Peer(
-        "torchvision.ops.SqueezeExcitation",
-        ("torchvision",),
-        "torch",
-        _of("torchvision.SqueezeExcitation", hidden=16),
-        _torch("torchvision.ops.SqueezeExcitation", 64, 16),
-    ),
-    Peer(
-        "torchvision.ops.SqueezeExcitation in EfficientNet",
-        ("torchvision",),
-        "torch",
-        _of("torchvision.efficientnet"),
-        _torch("torchvision.ops.SqueezeExcitation", 64, 16, activation="nn.SiLU"),
-    ),
-    Peer(
-        "torchvision.ops.SqueezeExcitation in MobileNetV3",
-        ("torchvision",),
-        "torch",
-        _of("torchvision.mobilenet_v3", 72),
-        _torch("torchvision.ops.SqueezeExcitation", 72, 24, scale_activation="nn.Hardsigmoid"),
+    _torch("timm.models.hgnet.EseModule", "timm.hgnet", 64),
+    _torch("timm.models.senet.SEModule", "timm.legacy", 64, 16),
+    _torch(_VISION, "torchvision.SqueezeExcitation", 64, 16, fields={"hidden": 16}),
+    _torch(_VISION, "torchvision.efficientnet", 64, 16, activation="nn.SiLU", role=" in EfficientNet"),
+    _torch(
+        _VISION,
+        "torchvision.mobilenet_v3",
+        72,
+        24,
+        scale_activation="nn.Hardsigmoid",
+        role=" in MobileNetV3",
+        channels=72,
+        finding=_HARD_SIGMOID_OF_TORCH,
     ),
     *(
-        Peer(
-            f"monai.networks.blocks.ChannelSELayer, {rank}-D maps",
-            ("monai",),
-            "torch",
-            _of("monai.ChannelSELayer"),
-            _torch("monai.networks.blocks.ChannelSELayer", rank, 64),
-            ranks=(rank,),
-        )
+        _torch(f"{_MONAI}.ChannelSELayer", "monai.ChannelSELayer", rank, 64, role=f", {rank}-D", ranks=(rank,))
         for rank in (1, 2, 3)
     ),
+    _torch(f"{_MONAI}.ResidualSELayer", "monai.ResidualSELayer", 2, 64),
+    _torch(_PYTORCHCV, "pytorchcv", 64),
+    _torch(_PYTORCHCV, "pytorchcv", 64, use_conv=False, role="(use_conv=False)", finding=_VIEW),
     Peer(
-        "monai.networks.blocks.ResidualSELayer",
-        ("monai",),
-        "torch",
-        _of("monai.ResidualSELayer"),
-        _torch("monai.networks.blocks.ResidualSELayer", 2, 64),
-    ),
-    Peer(
-        "pytorchcv.models.common.att.SEBlock",
-        ("pytorchcv",),
-        "torch",
-        _of("pytorchcv"),
-        _torch("pytorchcv.models.common.att.SEBlock", 64),
-    ),
-    Peer(
-        "pytorchcv.models.common.att.SEBlock(use_conv=False)",
-        ("pytorchcv",),
-        "torch",
-        _of("pytorchcv"),
-        _torch("pytorchcv.models.common.att.SEBlock", 64, use_conv=False),
-    ),
-    Peer(
-        "transformers, EfficientNetSqueezeExciteLayer",
+        "transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer",
         ("transformers",),
         "torch",
-        _of("hf.efficientnet"),
+        "hf.efficientnet",
         _efficientnet_of_transformers,
     ),
+    _torch(_REGNET, "hf.regnet", 64, 16),
+    _torch(_QWEN, "hf.qwen2_5_omni", 64, 16, 64, fields={"hidden": 16}, ranks=(1,)),
+)
+_KERAS = (
+    _keras_mobilenet_v3("tensorflow"),
+    _keras_mobilenet_v3("jax", finding=_MEAN_OF_KERAS),
+    _keras_mobilenet_v3("torch", finding=_SIXTH_OF_KERAS),
+    _keras_efficientnet("tensorflow"),
+    _keras_efficientnet("jax", finding=_MEAN_OF_KERAS),
+    _keras_efficientnet("torch", finding=_MEAN_OF_KERAS),
     Peer(
-        "transformers, RegNetSELayer",
-        ("transformers",),
-        "torch",
-        _of("hf.regnet"),
-        _torch("transformers.models.regnet.modeling_regnet.RegNetSELayer", 64, 16),
-    ),
-    Peer(
-        "transformers, SqueezeExcitationBlock of Qwen2.5-Omni",
-        ("transformers",),
-        "torch",
-        _of("hf.qwen2_5_omni", hidden=16),
-        _torch("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.SqueezeExcitationBlock", 64, 16, 64),
-        ranks=(1,),
-    ),
-    Peer(
-        "transformers, FlaxRegNetSELayer",
-        ("transformers",),
-        "linen",
-        _of("hf.regnet"),
-        _regnet_of_transformers_in_flax,
-    ),
-    *(
-        Peer(name, modules, target, spec, make)
-        for target in ("keras tensorflow", "keras jax", "keras torch")
-        for name, modules, spec, make in (
-            (
-                "keras.applications MobileNetV3, _se_block",
-                ("keras",),
-                _of("keras.mobilenet_v3", 72),
-                _mobilenet_v3_of_keras,
-            ),
-            (
-                "keras.applications EfficientNetB0, block2a_se",
-                ("keras",),
-                _of("keras.efficientnet", 96, basis=16),
-                _efficientnet_of_keras,
-            ),
-            ("keras_cv.layers.SqueezeAndExcite2D", ("keras_cv",), _of("keras_cv"), _squeeze_and_excite_of_keras_cv),
-            (
-                "keras_hub, SqueezeAndExcite2D of MobileNet",
-                ("keras_hub",),
-                _of("keras_hub", hidden=16),
-                _squeeze_and_excite_of_keras_hub,
-            ),
-        )
+        "keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D",
+        ("keras_hub",),
+        "keras tensorflow",
+        "keras_hub",
+        _squeeze_and_excite_of_keras_hub,
+        fields={"hidden": 16},
     ),
 )
+PEERS = (*_TORCH, *_KERAS)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("python -m se_conformance.peers", description="judge blocks of other libraries")
+    parser.add_argument("--out", type=Path, help="a file to write instead of printing")
+    out: Path | None = parser.parse_args(arguments).out
+    missing = dict.fromkeys(peer.modules[0] for peer in PEERS if not peer.installed)
+    if out is not None and missing:
+        sys.exit(f"{out} would lack rows: {', '.join(missing)} is not installed; without --out the others are printed")
+    text = page(PEERS)
+    if out is None:
+        print(text, end="")
+        return
+    partial = out.with_name(out.name + ".part")
+    partial.write_text(text)
+    os.replace(partial, out)
+
+
+if __name__ == "__main__":
+    from se_conformance.peers import main as run  # not __main__'s Row, which no other process could send
+
+    run()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,13 +137,10 @@ class Verdict:
             text += _worst(numeric[0])
         elif self.findings and self.conclusive:
             text.append(f"  worst    ratio {self.worst_ratio:.2f} of the bound")
-        text += [f"  in       {one.trial!r}, rank {one.rank}: {one.message}" for one in self.failures if one.message][
-            :6
-        ]
+        text += self._messages()
         if failed:
-            text.append(
-                "  failed   " + ", ".join(f"{trial} ({rank}-D)" for rank, trial in self.ran if (rank, trial) in failed)
-            )
+            names = ", ".join(f"{trial} ({rank}-D)" for rank, trial in self.ran if (rank, trial) in failed)
+            text += _wrapped("  failed   ", names)
             text.append("  again    " + self._again())
         for (rank, trial), each in self.known.items():
             text.append(f"  known    {trial} ({rank}-D): {each.reason}")
@@ -201,18 +199,22 @@ class Verdict:
         found = self.diagnosis
         if not found.causes:
             return [f"  cause    none of the catalogue; departs at: {found.stage}"]
-        first, *others = found.causes
+        told = 2 if found.together else 1
         verb = "agrees with" if found.agrees else "resembles"
-        names = f"{first.name} and {others[0].name}, together" if found.together else first.name
-        text = [
-            f"  cause    {verb}: {names}",
-            f"           {first.sentence} [{first.source}]",
-            f"           to do: {first.remedy}",
-        ]
-        rest = others[1:] if found.together else others
-        if rest and not found.agrees:
-            text.append(f"           or: {', '.join(fault.name for fault in rest)}")
+        names = " and ".join(fault.name for fault in found.causes[:told]) + (", together" if found.together else "")
+        text = [f"  cause    {verb}: {names}"]
+        for fault in found.causes[:told]:
+            text += _wrapped("           ", f"{fault.sentence} [{fault.source}]")
+            text += _wrapped("           ", f"to do: {fault.remedy}")
+        if found.causes[told:] and not found.agrees:
+            text += _wrapped("           ", "or: " + ", ".join(fault.name for fault in found.causes[told:]))
         return [*text, f"  stage    {found.stage}"]
+
+    def _messages(self) -> list[str]:
+        """What went wrong apart from numbers: the first few."""
+        told = [one for one in self.failures if one.message]
+        text = [f"  in       {one.trial!r}, {one.rank}-D: {one.message}" for one in told[:3]]
+        return text + ([f"           and {len(told) - 3} more"] if len(told) > 3 else [])
 
     def _again(self) -> str:
         one = self.failures[0]
@@ -222,9 +224,14 @@ class Verdict:
         )
 
 
-def _severity(one: Finding) -> tuple[bool, bool, float]:
-    """Numbers first, among them those that should be finite."""
-    return one.comparison is None, one.comparison is None or not math.isfinite(one.comparison.want), -one.ratio
+def _severity(one: Finding) -> tuple[bool, bool, bool, float]:
+    """Numbers first, among them those that should be finite; y before gates and gradients, which follow from less."""
+    is_finite = one.comparison is not None and math.isfinite(one.comparison.want)
+    return one.comparison is None, not is_finite, one.quantity != "y", -one.ratio
+
+
+def _wrapped(indent: str, text: str) -> list[str]:
+    return textwrap.wrap(text, 120, initial_indent=indent, subsequent_indent=" " * len(indent))
 
 
 def _worst(one: Finding) -> list[str]:
@@ -232,9 +239,9 @@ def _worst(one: Finding) -> list[str]:
     assert c is not None
     if not c.where:
         return [f"  worst    {one.quantity} of {one.trial!r}, {one.rank}-D: another shape"]
-    at = ", ".join(map(str, c.where))
+    at, layout = ", ".join(map(str, c.where)), " (channels last)" if one.quantity in ("y", "dx") else ""
     return [
-        f"  worst    {one.quantity}[{at}] (channels last) of {one.trial!r}, {one.rank}-D",
+        f"  worst    {one.quantity}[{at}]{layout} of {one.trial!r}, {one.rank}-D",
         f"           got {c.got:.9g}, want {c.want:.9g}, bound {c.bound:.2g}, ratio {c.ratio:.3g}",
     ]
 

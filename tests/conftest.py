@@ -1,8 +1,8 @@
 """Which frameworks a run is about, and the processes that answer for them.
 
-``SE_TARGETS`` names families (numpy, torch, keras, flax, and conformance, the extra that ``se-check parity`` needs),
-comma-separated; without it all. A family that is named and not installed fails one test; a family that is not named is
-not run, and the summary says so; a named family of which no test passed fails the run.
+``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, the extra that ``se-check parity`` needs, and
+peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one test;
+a family that is not named is not run, and the summary says so; a named family of which no test passed fails the run.
 """
 
 import importlib
@@ -16,7 +16,14 @@ import pytest
 from se_conformance.cases import FACTORS, covering_array
 from se_conformance.targets import TARGETS, Target, Worker
 
-FAMILIES = {"numpy": "numpy", "torch": "torch", "keras": "keras", "flax": "flax", "conformance": "rich"}
+FAMILIES = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "keras": "keras",
+    "flax": "flax",
+    "conformance": "rich",
+    "peers": "timm",
+}
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
 matrix: "defaultdict[tuple[str, str], Counter[tuple[int, str]]]" = defaultdict(Counter)

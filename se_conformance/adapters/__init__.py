@@ -45,7 +45,7 @@ def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str |
     Raises:
         SpecError: the block is none of these, or ``data_format`` is neither.
 
-    >>> adapt(3)
+    >>> adapt(3)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     se_spec.errors.SpecError: block is a builtins.int; it must be a torch.nn.Module, a Keras 3 layer or model, ...
     """

@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from se_spec import SESpec
 
 Arrays = dict[str, np.ndarray]
+
+
+def gate_of(block: Any, excitation: Callable[..., object]) -> Callable[..., object] | None:
+    """``excitation`` if the block is this project's; a stranger's method of that name may be anything."""
+    return excitation if isinstance(getattr(block, "spec", None), SESpec) else None
 
 
 @dataclass(frozen=True)

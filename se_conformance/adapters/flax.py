@@ -1,6 +1,5 @@
 """Flax NNX and linen modules as functions of NumPy arrays."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from flax import nnx
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays
+from .adapted import Adapted, Arrays, gate_of
 from .matching import Own, match
 
 Values = dict[str, jax.Array]
@@ -30,8 +29,6 @@ def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -
 
 
 def _adapted(made: "_Nnx | _Linen", block: Any, data_format: str) -> Adapted:
-    has_gate = inspect.isfunction(getattr(type(block), "excitation", None))  # not a submodule of that name
-
     def run(x: np.ndarray, parameters: Arrays) -> object:
         return _to_array(made.call(_own_values(made.matched(x, parameters), parameters), jnp.asarray(x)))
 
@@ -41,11 +38,12 @@ def _adapted(made: "_Nnx | _Linen", block: Any, data_format: str) -> Adapted:
 
     def vjp(x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
         matched = made.matched(x, parameters)
-        _, back = jax.vjp(made.pure, _own_values(matched, parameters), jnp.asarray(x))
-        dvalues, dx = back(jnp.asarray(dy))
+        arguments = _own_values(matched, parameters), jnp.asarray(x)
+        # Compiled, as it is trained, and soon: op by op, each would be compiled alone.
+        dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(made.pure, *arguments)[1](dy))(arguments, jnp.asarray(dy))
         return np.asarray(dx), {name: one.to_canonical(np.asarray(dvalues[one.name])) for name, one in matched.items()}
 
-    return Adapted(run, vjp, excitation if has_gate else None, data_format, made.begin)
+    return Adapted(run, vjp, gate_of(block, excitation), data_format, made.begin)
 
 
 class _Nnx:

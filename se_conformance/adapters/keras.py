@@ -1,6 +1,6 @@
 """Keras layers and models, on whichever backend, as functions of NumPy arrays."""
 
-import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +11,7 @@ from keras import ops
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays
+from .adapted import Adapted, Arrays, gate_of
 from .matching import Own, match
 
 BACKEND = keras.backend.backend()
@@ -20,8 +20,7 @@ BACKEND = keras.backend.backend()
 def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
     """The layer or model; it must be built in the dtype that is asked."""
     made = _Block(block, names, data_format)
-    has_gate = inspect.isfunction(getattr(type(block), "excitation", None))  # not a layer of that name
-    return Adapted(made.run, made.vjp, made.excitation if has_gate else None, data_format, made.begin)
+    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin)
 
 
 class _Block:
@@ -31,8 +30,8 @@ class _Block:
     """
 
     def __init__(self, block: Any, names: Mapping[str, str] | None, data_format: str) -> None:
-        self.given, self.names, self.data_format = block, names, data_format
-        self.block = block if block.built else None
+        self.given, self.names = block, names
+        self.block: Any = block if block.built else None
         self.state: dict[int, Any] = {}
 
     def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
@@ -56,7 +55,7 @@ class _Block:
         variables, values = self._given(parameters)
 
         def forward(x: Any, *values: Any) -> Any:
-            return self._call(variables, values, x)
+            return self._call(variables, values, x, keep=False)  # a transformation's tracers must not stay
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
@@ -76,13 +75,14 @@ class _Block:
         pairs = zip(arrays, variables, strict=True)
         return variables, [ops.convert_to_tensor(array, dtype=variable.dtype) for array, variable in pairs]
 
-    def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__") -> Any:
+    def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__", *, keep: bool = True) -> Any:
         others = [one for one in self.block.variables if all(one is not variable for variable in variables)]
         kept = [(one, self.state[id(one)]) for one in others if id(one) in self.state]
         with keras.StatelessScope(state_mapping=[*zip(variables, values, strict=True), *kept]) as scope:
             y = getattr(self.block, method)(x)
-        assigned = ((one, scope.get_current_value(one)) for one in others)
-        self.state |= {id(one): value for one, value in assigned if value is not None}
+        if keep:
+            assigned = ((one, scope.get_current_value(one)) for one in others)
+            self.state |= {id(one): value for one, value in assigned if value is not None}
         return y
 
     def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
@@ -103,8 +103,10 @@ def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> l
 def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
     import jax
 
-    _, back = jax.vjp(forward, *arguments)
-    return list(back(dy))
+    def vjp(arguments: list[Any], dy: Any) -> list[Any]:
+        return list(jax.vjp(forward, *arguments)[1](dy))
+
+    return jax.jit(vjp)(arguments, dy)  # as it is trained, and soon: op by op, each would be compiled alone
 
 
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
@@ -138,7 +140,8 @@ def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
             first = first or error
             continue
         return copy
-    raise SpecError(f"the layer is not built, and no copy of it can be ({first}); build it first")
+    why = " ".join(re.sub("\x1b\\[[0-9]*m", "", str(first)).split())  # Keras' own comes in bold
+    raise SpecError(f"the layer is not built, and no copy of it can be ({why}); build it first")
 
 
 def _layers(block: Any) -> Iterator[Any]:

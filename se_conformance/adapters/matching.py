@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class Own:
             return self.shape
         return core if self.rows == "out" else core[::-1]
 
+    def flipped(self) -> "Own":
+        """The same with (O, I) and (I, O) exchanged."""
+        return replace(self, rows="in" if self.rows == "out" else "out")
+
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """The array in its own shape; a view where that is possible."""
         return (array if self.rows == "out" else array.T).reshape(self.shape)
@@ -54,7 +58,7 @@ def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None,
     Args:
         expected: canonical names and shapes.
         own: in creation order, if ``ordered``.
-        names: canonical name -> own name or the end of it; None finds them by shape.
+        names: canonical name -> own name or the end of it, a weight in either orientation; None finds them by shape.
         ordered: where two have one shape, the first is reduce's; else their names must tell.
 
     Raises:
@@ -85,9 +89,10 @@ def _named(expected: Shapes, own: Sequence[Own], names: Mapping[str, str]) -> tu
             several = ", ".join(one.name for one in fitting)
             faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
             continue
-        found[name] = fitting[0]
-        if fitting[0].canonical_shape != shape:
-            faults.append(f"{name} is {fitting[0].name!r} {fitting[0].shape}, expected {shape}")
+        one = fitting[0]
+        found[name] = one if one.canonical_shape == shape else one.flipped()
+        if found[name].canonical_shape != shape:
+            faults.append(f"{name} is {one.name!r} {one.shape}, expected {shape}")
     given = [one.name for one in found.values()]
     faults += [f"{name!r} is named {given.count(name)} times" for name in set(given) if given.count(name) > 1]
     return found, faults
@@ -108,21 +113,24 @@ def _by_shape(expected: Shapes, own: Sequence[Own], ordered: bool) -> tuple[dict
         if len(fitting) < len(wanted):
             faults.append(f"missing {' or '.join(wanted) if fitting else ' and '.join(wanted)} {shape}")
         elif len(fitting) == 2 == len(wanted):
-            first = _first_of(*fitting, ordered=ordered)
-            if first is None:
+            told = is_first(fitting[0].name, fitting[1].name)
+            if (told is None and not ordered) or (told is False and ordered):
                 faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {wanted[0]}?")
-            else:
-                fitting.sort(key=lambda one, first=first: one is not first)  # type: ignore[misc]
+            elif told is False:
+                fitting.reverse()
         found |= dict(zip(wanted, fitting, strict=False))
-    return found, faults
+    return found, faults or _crossed(found, own, ordered)
 
 
-def _first_of(a: Own, b: Own, *, ordered: bool) -> Own | None:
-    """Which is reduce's; None where names do not tell, or tell otherwise than the order."""
-    told = is_first(a.name, b.name)
-    if ordered:
-        return None if told is False else a
-    return None if told is None else a if told else b
+def _crossed(found: dict[str, Own], own: Sequence[Own], ordered: bool) -> list[str]:
+    """Each weight has the other's shape where both are stored in another orientation than their framework's."""
+    reduce, expand = found.get("reduce.weight"), found.get("expand.weight")
+    if reduce is None or expand is None:
+        return []
+    told = is_first(reduce.name, expand.name)
+    if told is False or (told is None and ordered and own.index(reduce) > own.index(expand)):
+        return [f"{reduce.name!r} {reduce.shape} has the shape of reduce.weight, and comes second: is it transposed?"]
+    return []
 
 
 def is_first(a: str, b: str) -> bool | None:
@@ -133,10 +141,10 @@ def is_first(a: str, b: str) -> bool | None:
     >>> is_first("alpha", "beta")
     """
     left, right = _apart(_words(a), _words(b))
-    for key in (_role, _number):
-        before, after = key(left), key(right)
-        if before is not None and after is not None and before != after:
-            return before < after
+    if _role(left) != _role(right):
+        return _role(left) < _role(right)
+    if left != right and all(word.isdigit() for word in left + right):
+        return [int(word) for word in left] < [int(word) for word in right]
     return None
 
 
@@ -152,10 +160,6 @@ def _apart(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
     return a, b
 
 
-def _role(words: list[str]) -> int | None:
-    role = bool(SECOND.intersection(words)) - bool(FIRST.intersection(words))
-    return role if words else None
-
-
-def _number(words: list[str]) -> list[int] | None:
-    return [int(word) for word in words] if all(word.isdigit() for word in words) else None
+def _role(words: list[str]) -> int:
+    """-1 of a word for the first, 1 for the second, 0 of neither or both."""
+    return bool(SECOND.intersection(words)) - bool(FIRST.intersection(words))

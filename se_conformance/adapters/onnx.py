@@ -114,7 +114,8 @@ def _parameters(graph: Any) -> Iterator[_Placed]:
                 used = _WEIGHTS[node.op_type](used, node, position)
             elif used.size == max((1, *used.shape)):
                 used = used.ravel()  # (1, C, 1, 1)
-            if used.size > 1 or used.ndim > 1 or is_sum or is_product:
+            is_bias = (is_sum or is_product) and constants[name].ndim > 0  # not the 3 of relu6(x + 3) / 6
+            if used.size > 1 or used.ndim > 1 or is_bias:
                 found.setdefault(name, _Placed(name, constants[name].shape, "out", used))
         if is_product or (node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and node.input[0] in products):
             products.update(node.output)

@@ -1,7 +1,6 @@
 """PyTorch modules as functions of NumPy arrays."""
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +11,14 @@ import torch
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays
+from .adapted import Adapted, Arrays, gate_of
 from .matching import Own, match
 
 
 def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> Adapted:
     """The module, run in eval mode and in x's dtype."""
     made = _Block(block, names)
-    has_gate = inspect.isfunction(getattr(type(block), "excitation", None))  # not a submodule of that name
-    return Adapted(made.run, made.vjp, made.excitation if has_gate else None, data_format, made.begin)
+    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin)
 
 
 class _Block:
@@ -45,30 +43,28 @@ class _Block:
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
         block, x_there, _ = self._given(x, parameters)
         with torch.no_grad():
-            return _to_array(block.excitation(x_there))  # type: ignore[operator]
+            return _to_array(block.excitation(x_there))
 
     def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        block, x_there, leaves = self._given(x, parameters)
+        block, x_there, own = self._given(x, parameters)
         y = block(x_there.requires_grad_())
-        dy_there = _to_tensor(dy).to(y.device)
-        dx, *gradients = torch.autograd.grad(y, [x_there, *leaves.values()], dy_there, materialize_grads=True)
-        back = {name: _numpy(one).reshape(parameters[name].shape) for name, one in zip(leaves, gradients, strict=True)}
-        return _numpy(dx), back
+        weights = dict(block.named_parameters())
+        leaves = [x_there, *(weights[one.name] for one in own.values())]
+        dx, *gradients = torch.autograd.grad(y, leaves, _to_tensor(dy).to(y.device), materialize_grads=True)
+        pairs = zip(own.items(), gradients, strict=True)
+        return _numpy(dx), {name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in pairs}
 
-    def _given(
-        self, x: np.ndarray, parameters: Arrays
-    ) -> tuple[torch.nn.Module, torch.Tensor, dict[str, torch.Tensor]]:
-        """The copy, x, and the parameters: on a CPU all share memory with the arrays, so that changes can be seen."""
+    def _given(self, x: np.ndarray, parameters: Arrays) -> tuple[Any, torch.Tensor, dict[str, Own]]:
+        """The copy, x, and which parameter is which; on a CPU they share the arrays' memory, so that changes show."""
         x_there = _to_tensor(x)
         block = self._copy(x_there.dtype)
-        own = dict(block.named_parameters())
-        leaves = {}
-        for name, one in self._matched({name: array.shape for name, array in parameters.items()}).items():
-            leaves[name] = own[one.name]
-            value = _to_tensor(one.from_canonical(parameters[name]))
-            leaves[name].data = value.to(leaves[name].device, leaves[name].dtype)
-        device = next((leaf.device for leaf in leaves.values()), x_there.device)
-        return block, x_there.to(device), leaves
+        weights, device = dict(block.named_parameters()), x_there.device
+        own = self._matched({name: array.shape for name, array in parameters.items()})
+        for name, one in own.items():
+            weight = weights[one.name]
+            weight.data = _to_tensor(one.from_canonical(parameters[name])).to(weight.device, weight.dtype)
+            device = weight.device
+        return block, x_there.to(device), own
 
     def _copy(self, dtype: torch.dtype) -> torch.nn.Module:
         if dtype not in self.copies:

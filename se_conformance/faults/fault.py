@@ -28,6 +28,7 @@ class Fault:
         applies: for which specs it differs from the right answer.
         dtypes: in which it can be seen.
         half: for which of these specs it can be seen in half precision.
+        rank: of the maps on which it is seen.
         forms: other ways to make the same mistake.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     dtypes: tuple[str, ...] = DTYPES
     forms: tuple[Change, ...] = ()
     half: Callable[[SESpec], bool] = lambda spec: True
+    rank: int = 2
 
     def differs(self, spec: SESpec, dtype: str) -> bool:
         """Whether it can be told from the right answer."""

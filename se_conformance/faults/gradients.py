@@ -6,6 +6,7 @@ from se_numpy.nonlinearities import gate_derivative
 from se_spec import HardSigmoid, SESpec
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
+from ..cases import DTYPES
 from .block import Array, Block, Parameters, over
 from .fault import Change, Fault, Wrong, stage
 
@@ -65,8 +66,9 @@ def _fault(
     change: Change,
     applies: Wrong | None = None,
     forms: tuple[Change, ...] = (),
+    dtypes: tuple[str, ...] = DTYPES,
 ) -> Fault:
-    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always, forms=forms)
+    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always, dtypes, forms)
 
 
 def _positions(x: Array) -> float:
@@ -225,5 +227,14 @@ GRADIENTS = (
         "divide by H W",
         stage("through_gate", lambda block, right, direct, pooled: direct + pooled * _positions(direct)),
         lambda spec: spec.squeeze == "avg",
+    ),
+    _fault(
+        "gradient: float64 computed in float32",
+        "a constant or a step of the backward pass is in float32",
+        "torch's hardsigmoid on the CPU multiplies by 1.0f / 6.0f; keras.ops.mean on the jax and torch backends",
+        "compute in float64",
+        stage("gate_slope", lambda block, right, v: right(v).astype(np.float32).astype(np.float64)),
+        lambda spec: spec.gate not in ("relu", "identity"),
+        dtypes=("float64",),
     ),
 )

@@ -1,5 +1,7 @@
 """Wrong squeezes: too few axes, too many, the wrong divisor, the wrong statistic."""
 
+from typing import Any
+
 import numpy as np
 
 from se_spec import SESpec
@@ -83,7 +85,7 @@ def _quarters(x: Array) -> Array:
     return z
 
 
-def _local(axis: int) -> Wrong:
+def _local(axis: int | tuple[int, ...]) -> Wrong:
     return _means(lambda x: np.broadcast_to(x.mean(axis, keepdims=True), x.shape))
 
 
@@ -107,8 +109,10 @@ def _without(x: Array) -> Array:
     return flat[:, : max(1, flat.shape[1] - 1)].mean(1)
 
 
-def _fault(name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Wrong = _avg) -> Fault:
-    return Fault(name, "squeeze", sentence, source, remedy, change, applies)
+def _fault(
+    name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Wrong = _avg, **more: Any
+) -> Fault:
+    return Fault(name, "squeeze", sentence, source, remedy, change, applies, **more)
 
 
 SQUEEZES = (
@@ -172,6 +176,14 @@ SQUEEZES = (
         "axis=-2 for axis=(1, 2)",
         "reduce all spatial axes",
         _local(-2),
+    ),
+    _fault(
+        "mean over the first two axes of a volume",
+        "one gate for each position of the last axis",
+        "timm's SqueezeExciteCl: x.mean((1, 2)) whatever the rank",
+        "reduce all spatial axes",
+        _local((1, 2)),
+        rank=3,
     ),
     _fault(
         "no squeeze: projections on the feature map",

@@ -60,4 +60,12 @@ def judged(fault: Fault, spec: SESpec, dtype: str, *, diagnose: bool = True) -> 
     """What the judge says of a block with this mistake, whose other intermediates are kept."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
-    return check(block.function(), spec, vjp=vjp, dtype=dtype, intermediates="float32", diagnose=diagnose)
+    return check(
+        block.function(),
+        spec,
+        vjp,
+        dtype=dtype,
+        ranks=(fault.rank,),
+        intermediates="float32",
+        diagnose=diagnose,
+    )

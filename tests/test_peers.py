@@ -1,0 +1,37 @@
+"""docs/PEERS.md says of other people's blocks what the judge says of them."""
+
+from pathlib import Path
+
+import pytest
+
+from se_conformance.cases import DTYPES
+from se_conformance.peers import PEERS, judge_named
+from se_conformance.targets import TARGETS
+
+TEXT = (Path(__file__).parents[1] / "docs" / "PEERS.md").read_text()
+ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.splitlines() if line.startswith("| ")}
+
+ASKED = [
+    pytest.param(peer, dtype, id=f"{peer.title} {dtype}", marks=pytest.mark.framework(family, "peers"))
+    for peer in PEERS
+    for family in [TARGETS[peer.target].family]
+    if peer.modules[0] in ("timm", "torchvision", "keras") and not TARGETS[peer.target].missing
+    for dtype in (("float32", "bfloat16") if family == "torch" else ("float32",))
+]
+
+
+def test_the_page_has_a_row_for_each_peer_and_a_finding_for_each_that_fails():
+    assert list(ROWS) == ["block", *(peer.title for peer in PEERS)]
+    for peer in PEERS:
+        fails = any(cell.startswith("FAILS") for cell in ROWS[peer.title])
+        assert fails == bool(peer.finding) == (f"**{peer.title}.** {peer.finding}" in TEXT), peer.title
+
+
+@pytest.mark.parametrize(("peer", "dtype"), ASKED)
+def test_a_peer_is_judged_as_the_page_says(workers, peer, dtype):
+    row = workers(peer.target).call(judge_named, peer.name, peer.target, dtype)
+    cell = ROWS[peer.title][DTYPES.index(dtype)]
+    if row.passed:
+        assert 0.0 < float(cell) <= 1.0, row
+    else:
+        assert cell == row.cell
