@@ -213,7 +213,7 @@ class Verdict:
     def _messages(self) -> list[str]:
         """What went wrong apart from numbers: the first few."""
         told = [one for one in self.failures if one.message]
-        text = [f"  in       {one.trial!r}, {one.rank}-D: {one.message}" for one in told[:3]]
+        text = [_cut(f"  in       {one.trial!r}, {one.rank}-D: {one.message}") for one in told[:3]]
         return text + ([f"           and {len(told) - 3} more"] if len(told) > 3 else [])
 
     def _again(self) -> str:
@@ -228,6 +228,11 @@ def _severity(one: Finding) -> tuple[bool, bool, bool, float]:
     """Numbers first, among them those that should be finite; y before gates and gradients, which follow from less."""
     is_finite = one.comparison is not None and math.isfinite(one.comparison.want)
     return one.comparison is None, not is_finite, one.quantity != "y", -one.ratio
+
+
+def _cut(line: str) -> str:
+    """Frameworks' own messages are long."""
+    return line[:117] + "..." if len(line) > 120 and " raised " in line else line
 
 
 def _wrapped(indent: str, text: str) -> list[str]:
