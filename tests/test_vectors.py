@@ -16,7 +16,8 @@ import se_numpy
 from se_conformance import vectors
 from se_conformance.cases import round_to
 from se_conformance.vectors import MANIFEST, TENSORS
-from se_spec import HardSigmoid, LayoutError, LeakyReLU
+from se_conformance.vectors.judge import wrong_with
+from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
 PACKAGED = Path(vectors.__file__).parent
@@ -178,3 +179,17 @@ def test_bfloat16_goes_through_safetensors_to_the_bit() -> None:
     assert back.tobytes() == values.tobytes()
     many = {str(k): np.full(3, k, np.float32) for k in range(40)}
     assert vectors._packed(many) == vectors._packed(dict(reversed(many.items())))
+
+
+@pytest.mark.parametrize("vector", vectors.load(), ids=lambda vector: vector.name)
+def test_a_vector_tells_its_activation_and_its_gate_from_others(vector: vectors.Vector) -> None:
+    spec = vector.spec
+    others = [spec.replace(gate=gate) for gate in ("sigmoid", "hard_sigmoid", "tanh") if gate != spec.gate]
+    if not spec.single_projection and (vector.dtype != "bfloat16" or vector.name.startswith("activation")):
+        others += [spec.replace(activation=name) for name in ("relu", "silu", "identity") if name != spec.activation]
+    for other in others:
+
+        def wrong(x: np.ndarray, parameters: dict[str, np.ndarray], spec: SESpec, other: SESpec = other) -> np.ndarray:
+            return se_numpy.squeeze_excitation(x, other, parameters, data_format="channels_last").astype(x.dtype)
+
+        assert wrong_with(wrong, vector), other

@@ -104,7 +104,7 @@ def _recipes() -> Iterator[_Recipe]:
     base, both = SESpec(6, hidden=4, bias=True), ("float32", "bfloat16")
     for activation in (*ACTIVATIONS, LeakyReLU(slope=0.1)):
         name = "leaky_relu" if isinstance(activation, LeakyReLU) else activation
-        dtypes = {"relu": both, "gelu": (*both, "float64")}.get(name, ("float32",))
+        dtypes = {"relu": both, "gelu": ("float32", "float64")}.get(name, ("float32",))
         yield _Recipe(f"activation {name}", base.replace(activation=activation), dtypes)
     for gate in (*GATES, HardSigmoid(slope=0.2, offset=0.5)):
         name = "hard_sigmoid 0.2" if isinstance(gate, HardSigmoid) else gate

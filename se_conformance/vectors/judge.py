@@ -19,7 +19,7 @@ def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
 
     >>> from se_conformance import vectors
     >>> wrong_with(lambda x, p, spec: 2 * x, vectors.load()[0]).split(":")[0]
-    'y[0, 1, 0, 1]'
+    'y[0, 1, 2, 1]'
     """
     inputs = Inputs(vector.x, np.zeros_like(vector.x), vector.parameters)
     outcome = called(lambda x, parameters: function(x, parameters, vector.spec), inputs)
