@@ -315,7 +315,8 @@ def _projection(
 
 
 def _nonlinearity(name: Nonlinearity, v: Array, e: Array, r: Rounding) -> Array:
-    return sensitivities.change(name, v, e) + sensitivities.evaluation(name, v, e, r.composed) + _tiny(r.arithmetic)
+    error = sensitivities.change(name, v, e) + sensitivities.evaluation(name, v, e, r.composed) + _tiny(r.arithmetic)
+    return r.fits(sensitivities.on_the_way(name, v, e), error)
 
 
 def _scale(f: Forward, spec: SESpec, r: Rounding, data_format: str) -> Array:
@@ -404,6 +405,7 @@ def _through(
         off = off + stored * (np.abs(1.0 - 2.0 * f) if name == "sigmoid" else 2.0 * np.abs(f)) + stored**2
     size = (np.abs(d) + e) * (np.abs(slope) + off)
     error = np.abs(d) * off + e * (np.abs(slope) + off) + 2.0 * r.composed * size + _tiny(r.arithmetic)
+    error = r.fits(sensitivities.on_the_way_back(name, v, e_v), error)
     return d * slope, r.store(d * slope, error)
 
 

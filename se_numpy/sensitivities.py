@@ -1,4 +1,4 @@
-"""How each activation and gate passes errors on, and what evaluating it adds: docs/ERROR_BOUNDS.md, B-9 to B-12.
+"""How each activation and gate passes errors on, and what evaluating it adds: docs/ERROR_BOUNDS.md, B-9 to B-12, B-18.
 
 For f at v with |t - v| <= e: ``change`` bounds |f(t) - f(v)|, ``derivative_change`` bounds |f'(t) - f'(v)|, and
 ``evaluation`` and ``derivative_evaluation`` bound what a correct program adds to f(t) and f'(t), in arithmetic of unit
@@ -116,6 +116,18 @@ def derivative_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> A
         case "gelu_tanh":
             return u * (2.0 * tanh + 10.0) * (1.0 + 0.8 * largest * (1.0 + 0.134 * largest**2))
     raise AssertionError(name)
+
+
+def on_the_way(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """The largest magnitude that a usual formula of f writes down; v (v + 3) / 6 and v (1 + erf) / 2 divide last."""
+    largest: Array = np.abs(v) + e
+    return {"hard_swish": 6.0, "gelu": 2.0, "gelu_tanh": 2.0}.get(str(name), 1.0) * largest
+
+
+def on_the_way_back(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """The same for f': where the cube in gelu_tanh is inf, its slope is, and 1 - tanh^2 is 0."""
+    largest: Array = np.abs(v) + e
+    return largest**3 if name == "gelu_tanh" else on_the_way(name, v, e)
 
 
 def _accuracy(u: float) -> dict[str, tuple[float, float]]:
