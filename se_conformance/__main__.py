@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--spec", help='which block it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
     run.add_argument("--channels", type=int, help="of the preset")
     run.add_argument("--hidden", type=int, help="instead of the preset's width")
+    run.add_argument("--basis", type=int, help="of which the preset's width is a part, where it is not the channels")
     run.add_argument("--vjp", metavar="MODULE:NAME", help="vjp(x, dy, parameters) -> (dx, dparameters)")
     run.add_argument("--excitation", metavar="MODULE:NAME", help="excitation(x, parameters) -> g")
     run.add_argument("--dtype", action="append", help="float64, float32, bfloat16, float16; may be repeated (float32)")
@@ -195,7 +196,8 @@ def _spec(options: argparse.Namespace) -> SESpec:
         return SESpec.from_json(options.spec)
     if options.channels is None:
         raise SEError("--preset needs --channels")
-    width = {} if options.hidden is None else {"hidden": options.hidden}
+    given = {"hidden": options.hidden, "basis": options.basis}
+    width = {name: value for name, value in given.items() if value is not None}
     return SESpec.preset(options.preset, options.channels, **width)
 
 

@@ -1,8 +1,9 @@
 """What is wrong with it? The catalogue's wrong variants, on the same inputs, and which of them it agrees with.
 
-A variant's distance on one input is rms(got - variant) / (rms(got - right) + rms(bound)): near 0 where the variant says
-what the function said, 1 where it explains nothing, more where it contradicts. A variant agrees when its distances over
-all inputs, those that passed included, stay below ``AGREES``.
+A variant's distance on one input compares what is left beyond the bound: rms(|got - variant| - bound) over
+rms(|got - right| - bound). It is near 0 where the variant says what the function said, 1 where it explains nothing,
+more where it contradicts; where the right block is not refuted, the bound itself is the scale. A variant agrees when
+its distances over all inputs, those that passed included, stay below ``AGREES``.
 """
 
 import itertools

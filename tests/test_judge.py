@@ -438,6 +438,27 @@ def test_a_wrong_gradient_is_named() -> None:
     assert {one.quantity for one in verdict.failures} == {"d reduce.bias"}
 
 
+def test_float64_that_was_float32_on_the_way_is_recognised_by_its_bound() -> None:
+    """In whatever order and wherever: no variant has just these roundings."""
+
+    def narrow(array: Array) -> Array:
+        return array.astype("float32").astype(array.dtype)
+
+    verdict = check(Block(squeeze=lambda x: narrow(mean(x[:, ::-1].astype("float32")))), SPEC, dtype="float64")
+    assert verdict.causes[0] == "float64 computed in float32"
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.agrees
+
+    def back(x: Array, dy: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+        dx, dp = RIGHT.vjp(x, dy, parameters)
+        return dx, {name: narrow(array) for name, array in dp.items()}
+
+    verdict = check(RIGHT, SPEC, vjp=back, dtype="float64")
+    assert verdict.causes[0] == "gradient: float64 computed in float32"
+    more = check(Block(squeeze=lambda x: mean(x) * (1 + 1e-4)), SPEC, dtype="float64")
+    assert more.causes[:1] != ("float64 computed in float32",)
+
+
 def test_a_gate_may_keep_its_axes() -> None:
     last = check(RIGHT, SPEC, excitation=lambda x, p: RIGHT.excitation(x, p)[:, None, None])
     block = Block(data_format="channels_first")
