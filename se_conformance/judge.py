@@ -74,8 +74,8 @@ def check(
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known = read_deviations(deviations)
     for rank in ranks:
-        run = _Run(function, vjp, excitation, spec, dtype, data_format)
-        for trial, against in _prepared(spec, dtype, rank, seed, precision, vjp is not None):
+        run = Run(function, vjp, excitation, spec, dtype, data_format)
+        for trial, against in prepared(spec, dtype, rank, seed, precision, vjp is not None):
             verdict.findings += run.judge(trial, against, rank)
             verdict.ran.append((rank, trial.name))
         if diagnose:
@@ -85,9 +85,10 @@ def check(
 
 
 @lru_cache(maxsize=2)  # one block after another is judged by the same spec, forward and backward
-def _prepared(
+def prepared(
     spec: SESpec, dtype: str, rank: int, seed: int, precision: Precision, gradients: bool
 ) -> list[tuple[Trial, Reference]]:
+    """Every trial, and what a right block answers."""
     return [
         (
             trial,
@@ -97,7 +98,7 @@ def _prepared(
     ]
 
 
-class _Run:
+class Run:
     """All trials of one rank, in order: a function that remembers shows it."""
 
     def __init__(
@@ -207,7 +208,7 @@ def _refuse_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> Non
             raise SpecError(f"{name}={function!r} is not allowed; it must be a function")
 
 
-def _settle(verdict: Verdict, run: _Run, rank: int) -> None:
+def _settle(verdict: Verdict, run: Run, rank: int) -> None:
     """Ask for the cause, once, of the first rank that failed."""
     if verdict.diagnosis is None and any(seen.failed for seen in run.seen):
         verdict.diagnosis = diagnosis.diagnose(

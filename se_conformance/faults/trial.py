@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from se_spec import HardSigmoid, LeakyReLU, SESpec
 
-from ..judge import check
+from ..comparison import KEPT
+from ..judge import Run, check, prepared
 from ..verdict import Verdict
 from . import CATALOGUE
 from .fault import Fault
@@ -47,25 +48,30 @@ class Tried:
         return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
 
 
-def tried(specs: Iterable[SESpec], dtype: str, *, diagnose: bool = True) -> Iterator[Tried]:
+def tried(specs: Iterable[SESpec], dtype: str) -> Iterator[Tried]:
     """Every fault, in each of its forms, on every block on which it differs from the right answer in ``dtype``."""
+    for spec, fault in differing(specs, dtype):
+        yield Tried(fault, judged(fault, spec, dtype))
+
+
+def differing(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
+    """What ``tried`` tries."""
     for spec in specs:
-        for name in CATALOGUE:
-            for fault in CATALOGUE[name].variants():
-                if fault.differs(spec, dtype):
-                    yield Tried(fault, judged(fault, spec, dtype, diagnose=diagnose))
+        for named in CATALOGUE.values():
+            yield from ((spec, fault) for fault in named.variants() if fault.differs(spec, dtype))
 
 
-def judged(fault: Fault, spec: SESpec, dtype: str, *, diagnose: bool = True) -> Verdict:
+def judged(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
     """What the judge says of a block with this mistake, whose other intermediates are kept."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
-    return check(
-        block.function(),
-        spec,
-        vjp,
-        dtype=dtype,
-        ranks=(fault.rank,),
-        intermediates="float32",
-        diagnose=diagnose,
-    )
+    return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
+
+
+def survives(fault: Fault, spec: SESpec, dtype: str) -> bool:
+    """Whether no trial shows it; the first that does is the last that is run."""
+    block = fault.block(spec, dtype)
+    vjp = block.vjp if fault.stage == "gradient" else None
+    run = Run(block.function(), vjp, None, spec, dtype, "channels_last")
+    asked = prepared(spec, dtype, fault.rank, 0, KEPT, vjp is not None)
+    return all(one.passed for trial, against in asked for one in run.judge(trial, against, fault.rank))
