@@ -91,8 +91,8 @@ def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: 
     return found[name]
 
 
-def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 1.0) -> Inputs:
-    """Positive numbers, so many that half precision loses their sum."""
+def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) -> Inputs:
+    """Positive numbers, so many that half precision loses their sum; not 1, half a step at 256 in bfloat16."""
     positions = min(4096, max(64, LARGE // spec.channels))
     side = int(positions ** (1 / rank))
     rng = np.random.default_rng((seed, 8))
@@ -101,7 +101,18 @@ def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 1.0) -
     if spec.squeeze != "avg":  # one clear maximum
         x.reshape(1, -1, spec.channels)[:, side // 2] = 2.5 * level
     weights = revealing_parameters(x, spec, rng)
+    if not spec.single_projection:
+        _share_a_sign(x, weights, rng)
     return Inputs(round_to(x, dtype), round_to(rng.standard_normal(shape), dtype), _rounded(weights, dtype))
+
+
+def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Hidden values between 1 and 5 from weights of one sign, so that channels that are wrong alike do not cancel."""
+    z, size = x.mean(tuple(range(1, x.ndim - 1)))[0], np.abs(weights["reduce.weight"])
+    wanted = rng.uniform(1.0, 5.0, len(size)) - weights.get("reduce.bias", 0.0)
+    weights["reduce.weight"] = size * (wanted / (size @ z))[:, None]
+    logits = weights["expand.weight"] @ (wanted + weights.get("reduce.bias", 0.0))
+    weights["expand.weight"] *= 2.0 / max(float(np.sqrt(np.mean(logits**2))), 1e-3)
 
 
 def _with(inputs: Inputs, number: float) -> Inputs:

@@ -1,5 +1,7 @@
 """Too little precision: half where float32 is due, TF32 where nobody declared it, float32 where float64 was asked."""
 
+import math
+
 import numpy as np
 
 from se_numpy.error_bounds import rounded_to
@@ -17,7 +19,7 @@ def _accumulated(dtype: str) -> Change:
     def wrong(block: Block, right: Wrong, x: Array) -> Array:
         if block.spec.squeeze == "max":
             return right(x)
-        flat = rounded_to(x.reshape(len(x), -1, x.shape[-1]), dtype)
+        flat = rounded_to(x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), dtype)
         total = np.zeros((len(x), x.shape[-1]))
         for position in range(flat.shape[1]):
             total = rounded_to(total + flat[:, position], dtype)

@@ -1,5 +1,6 @@
 """Wrong squeezes: too few axes, too many, the wrong divisor, the wrong statistic."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _even_part(x: Array) -> Array:
 
 
 def _without(x: Array) -> Array:
-    flat = x.reshape(len(x), -1, x.shape[-1])
+    flat = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
     return flat[:, : max(1, flat.shape[1] - 1)].mean(1)
 
 
