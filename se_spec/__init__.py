@@ -6,6 +6,7 @@
 """
 
 from . import inputs as inputs
+from . import networks as networks
 from . import nonlinearities as nonlinearities
 from . import parameters as parameters
 from . import widths as widths
@@ -15,6 +16,8 @@ from .errors import ParameterError as ParameterError
 from .errors import SEError as SEError
 from .errors import ShapeError as ShapeError
 from .errors import SpecError as SpecError
+from .networks import NetworkSpec as NetworkSpec
+from .networks import network as network
 from .nonlinearities import HardSigmoid as HardSigmoid
 from .nonlinearities import LeakyReLU as LeakyReLU
 from .presets import PRESETS as PRESETS
