@@ -180,6 +180,15 @@ padding=(3, 3), groups=1, bias=False)
     return tuple(graph.layers)
 
 
+def _padding(rule: str, kernel: int, stride: int) -> Padding:
+    """The rule as numbers, unless they depend on the size: SAME does where a window has a stride."""
+    if rule == "ceil":
+        return (0, stride - 1)
+    if rule == "symmetric" or kernel == 1 or (stride == 1 and kernel % 2):
+        return (kernel // 2, kernel // 2)
+    return "same"
+
+
 class _Graph:
     """The layers so far; each method adds some on top of the layer ``x`` and returns the last one's name."""
 
@@ -197,7 +206,7 @@ class _Graph:
         return self.add(kind(name, (x,), self.channels[x], self.channels[x], **attributes))
 
     def conv(self, name: str, x: str, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> str:
-        padding: Padding = "same" if self.network.padding == "same" else (kernel // 2, kernel // 2)
+        padding = _padding(self.network.padding, kernel, stride)
         bias = self.network.conv_bias
         return self.add(Convolution(name, (x,), self.channels[x], channels, kernel, stride, padding, groups, bias))
 
@@ -209,11 +218,12 @@ class _Graph:
 
     def pool(self, name: str, x: str, step: PoolStep) -> str:
         rule = self.network.pool_padding if step.stride > 1 else "symmetric"
-        symmetric = (step.kernel // 2, step.kernel // 2)
-        padding: Padding = "same" if rule == "same" else (0, step.stride - 1) if rule == "ceil" else symmetric
         counted = step.pool == "avg" and self.network.count_padding
-        attributes = {"kernel": step.kernel, "stride": step.stride, "padding": padding, "count_padding": counted}
-        return self.same(Pooling, name, x, pool=step.pool, **attributes)
+        return self.window(name, x, step.pool, step.kernel, step.stride, rule, counted)
+
+    def window(self, name: str, x: str, pool: str, kernel: int, stride: int, rule: str, counted: bool) -> str:
+        padding, channels = _padding(rule, kernel, stride), self.channels[x]
+        return self.add(Pooling(name, (x,), channels, channels, pool, kernel, stride, padding, counted))
 
     def se(self, prefix: str, x: str, place: str) -> str:
         if self.network.se is None or self.network.se_at != place:
@@ -282,8 +292,7 @@ class _Graph:
         elif shortcut.entry == "shared":
             x = shared
         if shortcut.pool and stride > 1:
-            attributes = {"kernel": shortcut.pool, "stride": stride, "padding": "same", "count_padding": False}
-            x = self.same(Pooling, f"{prefix}.pool", x, pool="avg", **attributes)
+            x = self.window(f"{prefix}.pool", x, "avg", shortcut.pool, stride, "same", False)
             stride = 1
         if shortcut.channels == "zeros":
             return self.zeros(f"{prefix}.zeros", x, channels)

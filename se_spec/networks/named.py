@@ -1,8 +1,9 @@
 """The named networks, each as its source builds it: ``network("se_resnet50")``.
 
 Names without a prefix are the authors' own (hujie-frank/SENet 0262d43, models/*.prototxt), the same without SE, and
-``se_resnet18``/``34``, which the authors do not have: their stem, pooling and biases on basic units (the parameters of
-timm's ``legacy_seresnet18``/``34``, which have one ReLU more per unit). ``se_resnet20``/``32``/``56`` are moskomule's for CIFAR. Others carry their system:
+``se_resnet18``/``34``, which the authors do not have: their stem, pooling and biases on basic units (the
+parameters of timm's ``legacy_seresnet18``/``34``, which have one ReLU more per unit). ``se_resnet20``/``32``/``56`` are
+moskomule's for CIFAR. Others carry their system:
 
 ===============  =========================================================================================
 ``timm.``        1.0.31: ``legacy_*`` (Cadene's port of the authors' nets), ``seresnet50``, ``seresnext50_32x4d``
@@ -174,7 +175,7 @@ def network(name: str, **overrides: Any) -> NetworkSpec:
         SpecError: no such name, no such field, or a value that is not allowed.
 
     >>> network("se_resnet50").parameter_count(), network("se_resnet50", se={"reduction": 8}).parameter_count()
-    (28088024, 30587992)
+    (28088024, 30586920)
     >>> network("resnet50") == network("se_resnet50", se=None)
     True
     >>> network("chainer.se_resnet_n18_r16").parameter_count()
