@@ -5,6 +5,9 @@
 4
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import inputs as inputs
 from . import nonlinearities as nonlinearities
 from . import parameters as parameters
@@ -24,4 +27,17 @@ from .widths import make_divisible as make_divisible
 from .widths import rounded_width as rounded_width
 from .widths import truncated_width as truncated_width
 
+if TYPE_CHECKING:
+    from . import networks as networks
+    from .networks import NetworkSpec as NetworkSpec
+    from .networks import network as network
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``networks``, ``network`` and ``NetworkSpec``, imported when first used: a block waits for no network."""
+    if name not in ("networks", "network", "NetworkSpec"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(".networks", __name__)
+    return module if name == "networks" else getattr(module, name)

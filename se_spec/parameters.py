@@ -5,21 +5,32 @@ Every implementation moves parameters as a plain ``dict[str, numpy.ndarray]``: W
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ParameterError
 from .spec import SESpec
+
+if TYPE_CHECKING:
+    from .networks import NetworkSpec
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """The storage types that every implementation knows; bfloat16 in NumPy is ``ml_dtypes.bfloat16``."""
 
 
-def shapes(spec: SESpec) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a block's parameters, in order (K-1).
+def shapes(spec: "SESpec | NetworkSpec") -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a block's or a network's parameters, in order (K-1).
+
+    A network's names are paths (``se_spec.networks.layers``): convolutions have ``weight`` (O, I / groups, kh, kw),
+    batch norms ``scale``, ``offset``, ``mean``, ``variance``, dense layers ``weight`` (O, I); both ``bias`` if any.
 
     >>> shapes(SESpec(64, bias=True))
     {'reduce.weight': (4, 64), 'reduce.bias': (4,), 'expand.weight': (64, 4), 'expand.bias': (64,)}
+    >>> from se_spec import network
+    >>> list(shapes(network("se_resnet50")).items())[-3:]
+    [('stage4.block2.se.expand.bias', (2048,)), ('classifier.weight', (1000, 2048)), ('classifier.bias', (1000,))]
     """
+    if not isinstance(spec, SESpec):
+        return spec.parameter_shapes()
     channels, hidden = spec.channels, spec.hidden
     names = {
         "reduce.weight": (hidden, channels),
