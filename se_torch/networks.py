@@ -133,7 +133,10 @@ class Convolution(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, also without a scale; torch's momentum is the share of the new statistic."""
+    """``nn.BatchNorm2d``, also without a scale; torch's momentum is the share of the new statistic.
+
+    Its running variance is that of n - 1, where Keras and Flax take n.
+    """
 
     def __init__(self, layer: kinds.BatchNorm, **options: Any) -> None:
         super().__init__(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)

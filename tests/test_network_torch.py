@@ -48,7 +48,7 @@ SE = {"reduction": 4, "bias": True}
 BRANCHES = ((ConvStep(8, 1),), (PoolStep("max", 3, 1), ConvStep(4, 1)), (PoolStep("avg", 3, 1), ConvStep(4, 3)))
 REDUCTION = ((ConvStep(8, 3, 2),), (PoolStep("avg", 3, 2),))
 INCEPTION = NetworkSpec(
-    Stem((ConvStep(8, 4, 2), PoolStep()), input_norm=True),
+    Stem((PoolStep(kernel=2), ConvStep(8, 4, 2)), input_norm=True),  # maxima of negative numbers, too
     (Inception((BRANCHES, REDUCTION)),),
     padding="same",
     pool_padding="same",
@@ -57,7 +57,7 @@ INCEPTION = NetworkSpec(
     num_classes=5,
 )
 BOTTLENECKS = NetworkSpec(
-    Stem((ConvStep(8, 3), PoolStep())),
+    Stem((PoolStep(), ConvStep(8, 3))),
     (Stage(2, 16, (8, 8)), Stage(2, 32, (16, 16), 2)),
     head=Head(dropout=0.5),
     groups=4,
@@ -305,7 +305,7 @@ def test_every_parameter_has_a_gradient(net):
 def test_running_statistics_keep_the_networks_share_and_dropout_is_of_training_alone():
     model = se_torch.SENet(BOTTLENECKS.replace(momentum=0.75), dtype=torch.float64)
     x = torch.from_numpy(images(BOTTLENECKS, 23, 30))
-    first = model.stem.conv1(x)
+    first = model.stem.conv1(model.stem.pool1(x))
     assert not torch.equal(model(x), model(x))
     model.eval()
     expected = (1 - 0.75**2) * first.mean((0, 2, 3))  # two steps, from 0
