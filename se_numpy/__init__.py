@@ -14,4 +14,5 @@ from .error_bounds import error_bound as error_bound
 from .error_bounds import excitation_error_bound as excitation_error_bound
 from .error_bounds import vjp_error_bound as vjp_error_bound
 from .gradients import vjp as vjp
+from .networks import senet as senet
 from .parameters import initialize as initialize

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import se_spec
-from se_spec import SESpec, SpecError
+from se_spec import NetworkSpec, SESpec, SpecError
 
 from .nonlinearities import Array, activate, gate
 
@@ -112,7 +112,9 @@ def over_space(g: Array, rank: int, data_format: str) -> Array:
     return np.expand_dims(g, se_spec.inputs.spatial_axes(rank, data_format))
 
 
-def checked(x: Any, spec: SESpec, parameters: Parameters, data_format: str) -> tuple[Array, dict[str, Array]]:
+def checked(
+    x: Any, spec: SESpec | NetworkSpec, parameters: Parameters, data_format: str
+) -> tuple[Array, dict[str, Array]]:
     """x and the parameters in float64, or the error that says what is wrong with them."""
     if data_format not in ("channels_first", "channels_last"):
         raise SpecError(f"data_format={data_format!r} is not allowed; it must be 'channels_first' or 'channels_last'")

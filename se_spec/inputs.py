@@ -1,11 +1,14 @@
 """What a feature map must be, from facts alone, so that five implementations refuse in one voice (SPEC X-1 to X-5)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ShapeError
 from .parameters import FLOATS
 from .spec import SESpec
+
+if TYPE_CHECKING:
+    from .networks import NetworkSpec
 
 _LAYOUTS = {"channels_first": "(N, C, *spatial)", "channels_last": "(N, *spatial, C)"}
 
@@ -19,17 +22,20 @@ def spatial_axes(rank: int, data_format: str) -> tuple[int, ...]:
     return tuple(range(2, rank)) if data_format == "channels_first" else tuple(range(1, rank - 1))
 
 
-def check(shape: Sequence[int | None], dtype: Any, spec: SESpec, data_format: str) -> None:
-    """Refuse a feature map that the spec does not define; a dimension of None is not known yet and passes.
+def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec", data_format: str) -> None:
+    """Refuse a feature map, or a network's images, that the spec does not define; a dimension of None is not known yet.
 
     Raises:
         InputError: integers, bools or complex numbers (X-4).
-        ShapeError: not 1 to 3 spatial axes (X-1), not ``spec.channels`` channels (X-2), no spatial extent (X-3).
+        ShapeError: not 1 to 3 spatial axes, 2 of images (X-1), not ``spec.channels`` channels (X-2), no spatial
+            extent (X-3).
     """
     check_dtype("x", dtype)
     facts = f"x has shape {tuple(shape)}, expected {_LAYOUTS[data_format]} with C = {spec.channels}"
-    if len(shape) not in (3, 4, 5):
-        raise ShapeError(f"{facts} and 1, 2 or 3 spatial axes (rank 3, 4 or 5), got rank {len(shape)}")
+    block = isinstance(spec, SESpec)
+    if len(shape) not in ((3, 4, 5) if block else (4,)):
+        axes = "1, 2 or 3 spatial axes (rank 3, 4 or 5)" if block else "2 spatial axes (rank 4)"
+        raise ShapeError(f"{facts} and {axes}, got rank {len(shape)}")
     channels = shape[1 if data_format == "channels_first" else -1]
     if channels is not None and channels != spec.channels:
         raise ShapeError(f"{facts}, got {channels} channels; is x {data_format}?")

@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation for PyTorch, channels first.
+"""Squeeze-and-Excitation for PyTorch, channels first: the block, and networks that have it.
 
 >>> import torch, se_torch as se
 >>> block = se.SqueezeExcitation(64, reduction=16)
@@ -12,5 +12,6 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("se_torch needs PyTorch: pip install 'se-suite[torch]'", name=error.name) from error
 
 from .block import SqueezeExcitation as SqueezeExcitation
+from .networks import SENet as SENet
 from .parameters import get_parameters as get_parameters
 from .parameters import set_parameters as set_parameters

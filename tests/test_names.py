@@ -9,8 +9,8 @@ import se_numpy
 from se_spec import SESpec
 
 TABLE = {
-    "se_numpy": ["squeeze_excitation", "excitation", "initialize", "vjp"],
-    "se_torch": ["SqueezeExcitation", "set_parameters", "get_parameters"],
+    "se_numpy": ["squeeze_excitation", "excitation", "senet", "initialize", "vjp"],
+    "se_torch": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
     "se_keras": ["SqueezeExcitation", "squeeze_excitation", "excitation", "set_parameters", "get_parameters"],
     "se_flax": ["SqueezeExcitation", "set_parameters", "get_parameters"],
     "se_flax.nnx": ["SqueezeExcitation", "set_parameters", "get_parameters"],

@@ -9,6 +9,7 @@
 from .counts import output_length as output_length
 from .counts import pads as pads
 from .counts import sizes as sizes
+from .counts import spent as spent
 from .named import NETWORKS as NETWORKS
 from .named import network as network
 from .parts import ConvStep as ConvStep

@@ -55,6 +55,20 @@ def sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
     return found
 
 
+def spent(layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
+    """By layer, whose results no layer after it takes, so that who walks the list need not keep every map.
+
+    >>> from se_spec import network
+    >>> spent(network("se_resnet20").layers)["stage1.block0.add"]
+    ('stem.relu1', 'stage1.block0.se')
+    """
+    last = {name: layer.name for layer in layers for name in layer.inputs}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, taker in last.items():
+        found[taker] = (*found.get(taker, ()), name)
+    return found
+
+
 def parameter_count(layers: Iterable[Layer]) -> int:
     """Numbers that a gradient reaches: all but running means and variances."""
     return sum(

@@ -1,0 +1,83 @@
+"""The oracle of networks: the flat list of layers, walked in float64 (docs/SPEC.md, M-1 to M-6)."""
+
+from typing import Any
+
+import numpy as np
+
+from se_spec import NetworkSpec
+from se_spec.networks import layers as kinds
+from se_spec.networks import sizes, spent
+
+from . import layers
+from .block import Parameters, checked, squeeze_excitation
+from .nonlinearities import Array
+
+
+@np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
+def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> Array:
+    """The logits that a network gives at inference: batch norm by its running statistics, dropout the identity.
+
+    Args:
+        x: images, any float type; (N, C, H, W) or (N, H, W, C), with C = ``net.channels``.
+        net: which network.
+        parameters: the canonical parameters, any float type.
+        data_format: ``"channels_first"`` or ``"channels_last"``.
+
+    Returns:
+        float64 array (N, ``net.num_classes``).
+
+    Raises:
+        InputError: x is not a NumPy array of floats.
+        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        ParameterError: names or shapes do not fit the network.
+
+    >>> from se_spec import network
+    >>> import se_numpy
+    >>> net = network("se_resnet20")
+    >>> x = np.ones((2, 32, 32, 3), np.float32)
+    >>> senet(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last").shape
+    (2, 10)
+    """
+    x, weights = checked(x, net, parameters, data_format)
+    if data_format == "channels_last":
+        x = np.moveaxis(x, -1, 1)
+    sizes(net.layers, x.shape[2:])  # M-9
+    maps, no_more = {kinds.INPUT: x}, spent(net.layers)
+    for layer in net.layers:
+        own = {name: weights.pop(f"{layer.name}.{name}") for name in layer.parameter_shapes()}
+        y = _result(layer, [maps[name] for name in layer.inputs], own)
+        maps[layer.name] = y
+        for name in no_more.get(layer.name, ()):
+            del maps[name]
+    return y
+
+
+def _result(layer: kinds.Layer, inputs: list[Array], own: dict[str, Any]) -> Array:
+    """What one layer makes of its inputs and its own parameters."""
+    x = inputs[0]
+    match layer:
+        case kinds.Convolution():
+            return layers.convolution(x, **own, stride=layer.stride, padding=layer.padding, groups=layer.groups)
+        case kinds.BatchNorm():
+            return layers.batch_norm(x, **{"scale": np.ones(layer.in_channels), **own}, epsilon=layer.epsilon)
+        case kinds.ReLU():
+            return layers.relu(x)
+        case kinds.Pooling(pool="max"):
+            return layers.max_pool(x, layer.kernel, layer.stride, layer.padding)
+        case kinds.Pooling(pool="avg"):
+            return layers.avg_pool(x, layer.kernel, layer.stride, layer.padding, count_padding=layer.count_padding)
+        case kinds.SqueezeExcitation():
+            return squeeze_excitation(x, layer.spec, own, data_format="channels_first")
+        case kinds.Addition():
+            return inputs[0] + inputs[1]
+        case kinds.Concatenation():
+            return np.concatenate(inputs, axis=1)
+        case kinds.ZeroChannels():
+            return layers.zero_channels(x, layer.before, layer.after)
+        case kinds.GlobalPooling():
+            return layers.global_pool(x)
+        case kinds.Dropout():
+            return x
+        case kinds.Dense():
+            return layers.dense(x, **own)
+    raise AssertionError(layer)

@@ -1,0 +1,212 @@
+"""A network as a PyTorch module, channels first: the flat list of layers, each a module at its path.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
+M-1 to M-10. What torch's own layers do not have is written out: padding that depends on the size or differs between the
+two sides, batch norm without a scale.
+"""
+
+import math
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import se_spec
+from se_spec import NetworkSpec
+from se_spec.networks import layers as kinds
+from se_spec.networks import pads, sizes, spent
+
+from .block import SqueezeExcitation
+
+
+class SENet(nn.Module):
+    """From images to logits.
+
+    Args:
+        net: which network.
+        device: of the parameters and running statistics.
+        dtype: of the same.
+
+    Input shape: (N, ``net.channels``, H, W), of the parameters' dtype; any memory format.
+    Output shape: (N, ``net.num_classes``).
+
+    Every layer is a submodule, and the names in the ``state_dict`` are the canonical ones (SPEC M-5), but that a batch
+    norm's are torch's own. New parameters are those of SPEC M-10.
+
+    Raises:
+        InputError: x is not a tensor of floats.
+        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+
+    >>> from se_spec import network
+    >>> model = SENet(network("se_resnet20")).eval()
+    >>> model(torch.ones(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    >>> model.stage2.block0.shortcut.conv
+    Convolution(16, 32, kernel_size=(1, 1), stride=(2, 2), bias=False)
+    >>> list(model.state_dict())[:3]
+    ['stem.conv1.weight', 'stem.bn1.weight', 'stem.bn1.bias']
+    """
+
+    def __init__(
+        self, net: NetworkSpec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = net
+        no_more = spent(net.layers)
+        self._steps = [(layer.name, layer.inputs, no_more.get(layer.name, ())) for layer in net.layers]
+        for layer in net.layers:
+            _place(self, layer.name, _module(layer, {"device": device, "dtype": dtype}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        maps = {kinds.INPUT: x}
+        for path, inputs, no_more in self._steps:
+            layer = reduce(getattr, path.split("."), self)  # not get_submodule, which takes as long as a small layer
+            maps[path] = x = layer(*[maps[name] for name in inputs])
+            for name in no_more:
+                del maps[name]
+        return x
+
+    def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
+        se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
+        if not torch.compiler.is_compiling():
+            sizes(self.spec.layers, (x.shape[2], x.shape[3]))  # M-9
+
+
+def _place(module: nn.Module, path: str, layer: nn.Module) -> None:
+    """Make ``layer`` the submodule at a path, with what leads there."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in module._modules:
+            module.add_module(parent, nn.ModuleDict())
+        module = module.get_submodule(parent)
+    module.add_module(name, layer)
+
+
+def _module(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
+    match layer:
+        case kinds.Convolution():
+            return Convolution(layer, **options)
+        case kinds.BatchNorm():
+            return BatchNorm(layer, **options)
+        case kinds.ReLU():
+            return nn.ReLU()
+        case kinds.Pooling():
+            return Pooling(layer)
+        case kinds.SqueezeExcitation():
+            return SqueezeExcitation(layer.spec, **options)
+        case kinds.Addition():
+            return Addition()
+        case kinds.Concatenation():
+            return Concatenation()
+        case kinds.ZeroChannels():
+            return ZeroChannels(layer)
+        case kinds.GlobalPooling():
+            return GlobalPooling()
+        case kinds.Dropout():
+            return nn.Dropout(layer.rate)
+        case kinds.Dense():
+            return nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias, **options)  # K-4 as it is
+    raise AssertionError(layer)
+
+
+class Convolution(nn.Conv2d):
+    """``nn.Conv2d``, with TensorFlow's SAME where a stride makes it depend on the size (M-2)."""
+
+    def __init__(self, layer: kinds.Convolution, **options: Any) -> None:
+        padding = 0 if layer.padding == "same" else layer.padding[0]  # a convolution's other paddings are symmetric
+        channels, window = (layer.in_channels, layer.out_channels), (layer.kernel, layer.stride, padding)
+        super().__init__(*channels, *window, groups=layer.groups, bias=layer.bias, **options)
+        self.same = layer.padding == "same"
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # the bias: K-4
+        fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
+        nn.init.normal_(self.weight, std=math.sqrt(2.0 / fan_out))  # M-10
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_padded(x, self.kernel_size[0], self.stride[0], "same") if self.same else x)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d``, also without a scale; torch's momentum is the share of the new statistic.
+
+    Its running variance is that of n - 1, where Keras and Flax take n.
+    """
+
+    def __init__(self, layer: kinds.BatchNorm, **options: Any) -> None:
+        super().__init__(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)
+        if not layer.scale:
+            self.register_parameter("weight", None)
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Pooling(nn.Module):
+    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+
+    def __init__(self, layer: kinds.Pooling) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        window = (layer.kernel, layer.stride)
+        if layer.pool == "max":
+            return F.max_pool2d(_padded(x, *window, layer.padding, -math.inf), *window)
+        y = F.avg_pool2d(_padded(x, *window, layer.padding), *window)
+        if layer.count_padding:
+            return y
+        return y / F.avg_pool2d(_padded(torch.ones_like(x[:1, :1]), *window, layer.padding), *window)
+
+    def extra_repr(self) -> str:
+        names = ("pool", "kernel", "stride", "padding", "count_padding")
+        return ", ".join(f"{name}={getattr(self.layer, name)!r}" for name in names)
+
+
+class Addition(nn.Module):
+    """The sum of two maps."""
+
+    def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
+        return branch + shortcut
+
+
+class Concatenation(nn.Module):
+    """Maps one behind the other along the channels."""
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return torch.cat(maps, 1)
+
+
+class ZeroChannels(nn.Module):
+    """Channels of zeros before and after."""
+
+    def __init__(self, layer: kinds.ZeroChannels) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, self.layer.before, self.layer.after))
+
+    def extra_repr(self) -> str:
+        return f"before={self.layer.before}, after={self.layer.after}"
+
+
+class GlobalPooling(nn.Module):
+    """The mean over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def _padded(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, value: float = 0.0) -> Tensor:
+    rows, columns = (pads(length, kernel, stride, padding) for length in x.shape[2:])
+    return F.pad(x, (*columns, *rows), value=value) if any((*rows, *columns)) else x
