@@ -1,0 +1,99 @@
+"""Networks that are small and have every kind of layer, with parameters that reveal mistakes; for every framework."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import se_numpy
+from se_spec import NetworkSpec, network
+from se_spec.networks import NETWORKS, Head, Inception, PoolStep, Shortcut, Stage, Stem
+from se_spec.networks.parts import ConvStep
+
+
+def families() -> dict[str, NetworkSpec]:
+    """The named networks with SE, cut to two units and then one per stage; one of those that this makes equal."""
+    found: dict[NetworkSpec, str] = {}
+    for name in NETWORKS:
+        net = network(name, num_classes=7, momentum=0.9)
+        stages = [
+            dataclasses.replace(stage, units=1 if index else 2) if isinstance(stage, Stage) else stage
+            for index, stage in enumerate(net.stages)
+        ]
+        if net.se is not None:
+            found.setdefault(net.replace(stages=tuple(stages)), name)
+    return {name: net for net, name in found.items()}
+
+
+FAMILIES = families()
+SIZES = {"se_bn_inception": (32, 64), "taki.se_resnext_cifar": (9, 14)}
+"""Of the families that do not take, or need, the usual (33, 41)."""
+
+SE = {"reduction": 4, "bias": True}
+BRANCHES = ((ConvStep(8, 1),), (PoolStep("max", 3, 1), ConvStep(4, 1)), (PoolStep("avg", 3, 1), ConvStep(4, 3)))
+REDUCTION = ((ConvStep(8, 3, 2),), (PoolStep("avg", 3, 2),))
+INCEPTION = NetworkSpec(
+    Stem((PoolStep(kernel=2), ConvStep(8, 4, 2)), input_norm=True),  # maxima of negative numbers, too
+    (Inception((BRANCHES, REDUCTION)),),
+    padding="same",
+    pool_padding="same",
+    count_padding=False,
+    se=SE,
+    num_classes=5,
+)
+BOTTLENECKS = NetworkSpec(
+    Stem((PoolStep(), ConvStep(8, 3))),
+    (Stage(2, 16, (8, 8)), Stage(2, 32, (16, 16), 2)),
+    head=Head(dropout=0.5),
+    groups=4,
+    pool_padding="ceil",
+    se=SE,
+    num_classes=5,
+)
+ZEROS = NetworkSpec(
+    Stem((ConvStep(8, 3),), norm=False),
+    (Stage(1, 8, (8,)), Stage(2, 12, (12,), 2)),
+    Head("conv", before=("bn", "relu")),
+    Shortcut("zeros", pool=2, zeros="both", entry="norm_relu"),
+    order="pre",
+    conv_bias=True,
+    se=SE,
+    num_classes=5,
+)
+SMALL = {
+    "Inception, SAME": INCEPTION,
+    "pre-activation, zeros": ZEROS,
+    **{f"bottlenecks, SE {at}": BOTTLENECKS.replace(se_at=at) for at in ("standard", "pre", "post", "identity")},
+}
+every_family = pytest.mark.parametrize("name", FAMILIES)
+every_small_one = pytest.mark.parametrize("net", SMALL.values(), ids=SMALL)
+
+
+def weights_of(net, seed=0):
+    """New parameters, but batch norms that are not the identity."""
+    random = np.random.default_rng(seed)
+    values = se_numpy.initialize(net, seed, dtype="float64")
+    for name, value in values.items():
+        kind = name.rpartition(".")[2]
+        if kind in ("scale", "variance"):
+            value[...] = random.uniform(0.5, 1.5, value.shape)
+        elif kind in ("offset", "mean"):
+            value[...] = random.normal(0.0, 0.2, value.shape)
+    return values
+
+
+def images(net, height, width, samples=2):
+    """Channels first."""
+    return np.random.default_rng(1).normal(0.3, 1.0, (samples, net.channels, height, width))
+
+
+def difference(got, want):
+    """The largest, relative to the largest value; only between finite numbers of one shape."""
+    got = np.asarray(got, np.float64)
+    assert got.shape == want.shape
+    assert np.isfinite(want).all() and len(np.unique(want)) == want.size
+    return abs(got - want).max() / abs(want).max()
+
+
+def as_bytes(values):
+    return {name: (value.dtype.name, value.shape, value.tobytes()) for name, value in values.items()}
