@@ -11,6 +11,8 @@ from typing import Any
 
 from se_spec import SEError, SESpec
 
+from .files import replacing
+
 PASS, FAIL, NOTHING = 0, 1, 2
 Colour = Callable[[str, str], str]
 
@@ -111,7 +113,8 @@ def _run(options: argparse.Namespace) -> int:
         first, *rest = verdict.lines()
         print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
     if options.json:
-        _write(options.json, json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
     if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
         return NOTHING
     return PASS if all(verdict.passed for verdict in verdicts) else FAIL
@@ -234,13 +237,6 @@ def _colour() -> Colour:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return lambda text, name: text
     return lambda text, name: f"\x1b[{codes[name]}m{text}\x1b[0m"
-
-
-def _write(path: Path, text: str) -> None:
-    """Never half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

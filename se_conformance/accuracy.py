@@ -28,6 +28,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from .files import replacing
+
 Function = Callable[[np.ndarray], np.ndarray]
 
 FUNCTIONS = ("exp", "sigmoid", "tanh", "erf")
@@ -291,9 +293,8 @@ def run_part(dtype: str, part: int, path: Path) -> None:
         for key, errors in measure(dtype, x).items():
             total.setdefault(key, Errors()).add(errors)
     found = {"setting": setting(), "notes": functions(dtype)[1], "rows": {key: asdict(e) for key, e in total.items()}}
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(found))
-    unfinished.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found))
 
 
 @functools.cache
@@ -415,7 +416,6 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     todo = missing_parts(options.state, options.dtypes)
     begun = time.monotonic()
     with workers(options.processes) as pool:
@@ -426,7 +426,8 @@ def main() -> None:
             print(f"{done} of {len(todo)} parts, {100 * done // len(todo)} %, {left:.0f} minutes left", flush=True)
     document = table(options.state, options.dtypes)
     lines = ",\n".join(json.dumps(one) for one in document.pop("rows"))
-    options.out.write_text(json.dumps(document, indent=1)[:-2] + f',\n "rows": [\n{lines}\n]}}\n')
+    with replacing(options.out) as temporary:
+        temporary.write_text(json.dumps(document, indent=1)[:-2] + f',\n "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ class Inputs(NamedTuple):
     dy: np.ndarray
     parameters: dict[str, np.ndarray]
 
+    def rounded(self, dtype: str) -> "Inputs":
+        """All of them in a dtype, rounded once."""
+        stored = {name: round_to(array, dtype) for name, array in self.parameters.items()}
+        return Inputs(round_to(self.x, dtype), round_to(self.dy, dtype), stored)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -82,11 +87,7 @@ class Case:
         if self.spec.squeeze != "avg" and x.size:
             _raise_one(x, rng)
         weights = revealing_parameters(x, self.spec, rng)
-        return Inputs(
-            round_to(x, self.dtype),
-            round_to(rng.standard_normal(self.shape), self.dtype),
-            {name: round_to(array, self.dtype) for name, array in weights.items()},
-        )
+        return Inputs(x, rng.standard_normal(self.shape), weights).rounded(self.dtype)
 
     def _reveals(self, inputs: Inputs) -> bool:
         if 0 in self.shape:

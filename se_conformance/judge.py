@@ -16,8 +16,6 @@ from .kit import Trial, trials
 from .outcome import Outcome, called, called_gate, called_vjp
 from .verdict import Finding, Verdict
 
-FORMATS = ("channels_last", "channels_first")
-
 
 def check(
     function: Any,
@@ -68,8 +66,6 @@ def check(
 
     _refuse_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
     function, vjp, excitation, data_format = adapted(function, spec, dtype, vjp, excitation, data_format)
-    if data_format not in FORMATS:
-        raise SpecError(f"data_format={data_format!r} is not allowed; it must be one of {', '.join(FORMATS)}")
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known = read_deviations(deviations)

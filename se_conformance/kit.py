@@ -7,7 +7,7 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import probes
-from .cases import DTYPES, Case, Inputs, revealing_parameters, round_to
+from .cases import DTYPES, Case, Inputs, revealing_parameters
 
 UNEVEN = {1: (7,), 2: (5, 7), 3: (2, 5, 3)}
 EVEN = {1: (6,), 2: (4, 6), 3: (4, 2, 6)}
@@ -44,21 +44,17 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
         raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
     if rank not in (1, 2, 3):
         raise SpecError(f"rank={rank!r} is not allowed; it must be 1, 2 or 3")
-    wide = dtype in ("float32", "float64")
-    precision, parts = ("float32", probes.PARTS) if wide else ("bfloat16", probes.PARTS[1:])
 
     def case(samples: int, spatial: tuple[int, ...], number: int) -> Inputs:
         return Case(spec, rank, dtype, seed=20 * seed + number, samples=samples, spatial=spatial).inputs()
 
     def probe(part: str) -> Inputs:
-        exact = probes.probe(spec, part=part, precision=precision, rank=rank, seed=seed)
-        x, dy, parameters = exact
-        return Inputs(x.astype(round_to(x, dtype).dtype), round_to(dy, dtype), _rounded(parameters, dtype))
+        return probes.probe_for(dtype, spec, part=part, rank=rank, seed=seed)
 
     uneven = case(3, UNEVEN[rank], 0)
     made = [
         Trial("uneven map", uneven),
-        *(Trial(f"exact probe of {part}", probe(part), exact=True) for part in parts),
+        *(Trial(f"exact probe of {part}", probe(part), exact=True) for part in probes.parts(dtype)),
         Trial("even map", case(2, EVEN[rank], 1)),
         Trial("one sample", case(1, UNEVEN[rank], 2)),
         Trial("as many samples as the last axis is long", case(5, FIVE_LAST[rank], 3)),
@@ -103,7 +99,7 @@ def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) 
     weights = revealing_parameters(x, spec, rng)
     if not spec.single_projection:
         _share_a_sign(x, weights, rng)
-    return Inputs(round_to(x, dtype), round_to(rng.standard_normal(shape), dtype), _rounded(weights, dtype))
+    return Inputs(x, rng.standard_normal(shape), weights).rounded(dtype)
 
 
 def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -120,7 +116,3 @@ def _with(inputs: Inputs, number: float) -> Inputs:
     x = inputs.x.copy()
     x[(1, *(0,) * (x.ndim - 2), x.shape[-1] // 2)] = number
     return Inputs(x, inputs.dy, inputs.parameters)
-
-
-def _rounded(parameters: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    return {name: round_to(array, dtype) for name, array in parameters.items()}

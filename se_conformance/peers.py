@@ -8,7 +8,6 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from se_spec import SESpec
 
 from .cases import DTYPES
+from .files import replacing
 from .targets import TARGETS, Worker
 from .verdict import Finding
 
@@ -393,9 +393,8 @@ def main(arguments: list[str] | None = None) -> None:
     if out is None:
         print(text, end="")
         return
-    partial = out.with_name(out.name + ".part")
-    partial.write_text(text)
-    os.replace(partial, out)
+    with replacing(out) as temporary:
+        temporary.write_text(text)
 
 
 if __name__ == "__main__":

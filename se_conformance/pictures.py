@@ -8,6 +8,7 @@ import se_numpy
 from se_spec import SESpec
 
 from .cases import revealing_parameters
+from .files import replacing
 from .photographs import photographs, to_patches, to_pixels
 
 
@@ -37,8 +38,6 @@ def save_gates(path: Path) -> None:
         for panel in row[:2]:
             panel.axis("off")
     figure.suptitle(f"{spec}, random weights: what a photograph contains decides which of its channels are kept")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, dpi=60, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=60, format="png")
     pyplot.close(figure)
-    partial.replace(path)

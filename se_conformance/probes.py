@@ -7,7 +7,7 @@ gate can round; expand's sums can after an activation that does.
 
 import math
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class _Layer(NamedTuple):
     out: np.ndarray
     unit: float
     clear: bool
+
+
+def parts(dtype: str) -> tuple[str, ...]:
+    """The probes that there are for a dtype: half precision has no room for wide squeezed values."""
+    return PARTS if dtype in ("float64", "float32") else PARTS[1:]
+
+
+def probe_for(dtype: str, spec: SESpec, **options: Any) -> Inputs:
+    """A probe stored in ``dtype``: float64 gets float32's, float16 bfloat16's. Options and errors as ``probe``."""
+    precision = "float32" if dtype in ("float64", "float32") else "bfloat16"
+    return probe(spec, precision=precision, **options).rounded(dtype)
 
 
 def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: int = 3, seed: int = 0) -> Inputs:

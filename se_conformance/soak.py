@@ -24,6 +24,7 @@ from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
 from . import correct, probes
 from .cases import DTYPES, Inputs, round_to
 from .comparison import KEPT, Reference, Result, compare, reference
+from .files import replacing
 from .targets import TARGETS, Target, Worker, load
 
 LARGEST, USUAL = 4 << 20, 64 << 10
@@ -173,11 +174,8 @@ def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Input
 
 def draw_probe(spec: SESpec, rank: int, dtype: str, seed: int) -> Inputs:
     """Numbers on which sums are exact."""
-    wide = dtype in ("float64", "float32")
-    precision, parts = ("float32", probes.PARTS) if wide else ("bfloat16", probes.PARTS[1:])
-    made = probes.probe(spec, part=parts[seed % len(parts)], precision=precision, rank=rank, seed=seed)
-    stored = {name: round_to(array, dtype) for name, array in made.parameters.items()}
-    return Inputs(round_to(made.x, dtype), round_to(made.dy, dtype), stored)
+    parts = probes.parts(dtype)
+    return probes.probe_for(dtype, spec, part=parts[seed % len(parts)], rank=rank, seed=seed)
 
 
 def judge(got: Result, against: Reference, what: str) -> Tally:
@@ -247,7 +245,8 @@ def soak(runs: int, console: Console, out: Path | None) -> int:
     page = report(tallies, time.monotonic() - begun)
     console.print(page, highlight=False, soft_wrap=True)
     if out is not None:
-        out.write_text(page)
+        with replacing(out) as temporary:
+            temporary.write_text(page)
     if not tallies:
         return 2
     return int(any(tally.alarms for tally in tallies.values()))

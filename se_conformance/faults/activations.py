@@ -3,14 +3,10 @@
 import numpy as np
 
 from se_numpy.nonlinearities import activate
-from se_spec import LeakyReLU, SESpec
+from se_spec import LeakyReLU
 
 from .block import Array, Block, Parameters
-from .fault import Fault, Wrong, fields, stage
-
-
-def _hidden(spec: SESpec) -> bool:
-    return not spec.single_projection
+from .fault import Fault, Wrong, fields, stage, two_projections
 
 
 def _instead(name: str, kind: str | LeakyReLU, source: str) -> Fault:
@@ -21,7 +17,7 @@ def _instead(name: str, kind: str | LeakyReLU, source: str) -> Fault:
         source,
         "replace it by the spec's activation",
         fields(activation=kind),
-        lambda spec: _hidden(spec) and spec.activation != kind,
+        lambda spec: two_projections(spec) and spec.activation != kind,
         half=lambda spec: {spec.activation, kind} != {"gelu", "gelu_tanh"},  # at most 4.7e-4 apart
     )
 
@@ -39,7 +35,7 @@ ACTIVATIONS = (
         "a hidden layer without activation=...",
         "apply the spec's activation between the projections",
         stage("activation", lambda block, right, u: u),
-        lambda spec: _hidden(spec) and spec.activation != "identity",
+        lambda spec: two_projections(spec) and spec.activation != "identity",
     ),
     _instead("relu", "relu", "the default of most blocks"),
     _instead("silu", "silu", "EfficientNet code used for another net"),
@@ -59,7 +55,7 @@ ACTIVATIONS = (
         "a layer's fused activation, and the bias added after it",
         "add the bias first",
         stage("excite", _before_bias),
-        lambda spec: _hidden(spec) and spec.bias and spec.activation != "identity",
+        lambda spec: two_projections(spec) and spec.bias and spec.activation != "identity",
     ),
     Fault(
         "activation applied twice",
@@ -68,7 +64,7 @@ ACTIVATIONS = (
         "a fused activation and a layer of its own",
         "apply it once",
         stage("activation", lambda block, right, u: right(right(u))),
-        lambda spec: _hidden(spec) and spec.activation not in ("relu", "relu6", "identity"),
+        lambda spec: two_projections(spec) and spec.activation not in ("relu", "relu6", "identity"),
     ),
     Fault(
         "activation on the squeezed values too",
@@ -77,7 +73,7 @@ ACTIVATIONS = (
         "an activation before each layer",
         "activate after reduce only",
         stage("squeeze", lambda block, right, x: activate(right(x), block.spec.activation)),
-        lambda spec: _hidden(spec) and spec.activation != "identity",
+        lambda spec: two_projections(spec) and spec.activation != "identity",
     ),
     Fault(
         "activation on the logits too",
@@ -87,7 +83,7 @@ ACTIVATIONS = (
         "activate after reduce only",
         stage("expand", lambda block, right, h, p: activate(right(h, p), block.spec.activation)),
         lambda spec: (
-            _hidden(spec) and spec.activation != "identity" and (spec.activation, spec.gate) != ("relu", "relu")
+            two_projections(spec) and spec.activation != "identity" and (spec.activation, spec.gate) != ("relu", "relu")
         ),
     ),
     Fault(
@@ -97,7 +93,7 @@ ACTIVATIONS = (
         "in-place activations; d-li14/mobilenetv3.pytorch#18: SE before or after the activation",
         "keep x as it came",
         stage("input", lambda block, right, x: activate(x, block.spec.activation)),
-        lambda spec: _hidden(spec) and spec.activation != "identity",
+        lambda spec: two_projections(spec) and spec.activation != "identity",
     ),
     Fault(
         "absolute value as activation",
@@ -106,6 +102,6 @@ ACTIVATIONS = (
         "a sign lost in fixed-point code",
         "apply the spec's activation",
         stage("activation", lambda block, right, u: np.abs(u)),
-        _hidden,
+        two_projections,
     ),
 )

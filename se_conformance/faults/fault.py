@@ -4,14 +4,35 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from se_spec import SESpec
+from se_spec import HardSigmoid, SESpec
 
 from ..cases import DTYPES
 from .block import Block
 
 Change = Callable[[Block], None]
+Applies = Callable[[SESpec], bool]
 Wrong = Callable[..., Any]
 """A stage in another form."""
+
+
+def always(spec: SESpec) -> bool:
+    """Of every block."""
+    return True
+
+
+def two_projections(spec: SESpec) -> bool:
+    """Of a block with hidden values."""
+    return not spec.single_projection
+
+
+def averages(spec: SESpec) -> bool:
+    """Of a squeeze that has a mean."""
+    return spec.squeeze != "max"
+
+
+def hard_gate(spec: SESpec) -> bool:
+    """Of a hard sigmoid, whatever its numbers."""
+    return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
 
 
 @dataclass(frozen=True)
@@ -38,10 +59,10 @@ class Fault:
     source: str
     remedy: str
     change: Change
-    applies: Callable[[SESpec], bool] = lambda spec: True
+    applies: Applies = always
     dtypes: tuple[str, ...] = DTYPES
     forms: tuple[Change, ...] = ()
-    half: Callable[[SESpec], bool] = lambda spec: True
+    half: Applies = always
     rank: int = 2
 
     def differs(self, spec: SESpec, dtype: str) -> bool:

@@ -3,16 +3,12 @@
 import numpy as np
 
 from se_numpy.nonlinearities import activate, gate, sigmoid
-from se_spec import HardSigmoid, SESpec
+from se_spec import HardSigmoid
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
 from .block import Array, Block
-from .fault import Fault, Wrong, fields, stage
-
-
-def _hard(spec: SESpec) -> bool:
-    return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
+from .fault import Fault, Wrong, always, fields, hard_gate, stage, two_projections
 
 
 def _another(name: str, what: str, **numbers: float) -> Fault:
@@ -26,7 +22,7 @@ def _another(name: str, what: str, **numbers: float) -> Fault:
         ),
         "write the slope and the offset; never rely on a framework's default",
         fields(gate=other),
-        lambda spec: _hard(spec) and hard_sigmoid_numbers(spec.gate) != other,
+        lambda spec: hard_gate(spec) and hard_sigmoid_numbers(spec.gate) != other,
         {0.16667: DTYPES[:2], 0.1666667: DTYPES[:1]}.get(other.slope, DTYPES),  # below what the others resolve
     )
 
@@ -39,7 +35,7 @@ def _instead(kind: str, source: str) -> Fault:
         source,
         f"replace {kind} by the spec's gate",
         fields(gate=kind),
-        lambda spec: spec.gate != kind and not (kind == "hard_sigmoid" and _hard(spec)),
+        lambda spec: spec.gate != kind and not (kind == "hard_sigmoid" and hard_gate(spec)),
     )
 
 
@@ -75,7 +71,7 @@ GATES = (
         "logits beyond both ends show it",
         "clip to [low, high]",
         stage("gate", lambda block, right, v: _line(block, v)),
-        _hard,
+        hard_gate,
     ),
     Fault(
         "hard_sigmoid clipped above only",
@@ -84,7 +80,7 @@ GATES = (
         "logits beyond both ends show it",
         "clip at low too",
         stage("gate", lambda block, right, v: np.minimum(_line(block, v), hard_sigmoid_numbers(block.spec.gate).high)),
-        _hard,
+        hard_gate,
     ),
     Fault(
         "hard_sigmoid clipped below only",
@@ -93,7 +89,7 @@ GATES = (
         "logits beyond both ends show it",
         "clip at high too",
         stage("gate", lambda block, right, v: np.maximum(_line(block, v), hard_sigmoid_numbers(block.spec.gate).low)),
-        _hard,
+        hard_gate,
     ),
     _instead("sigmoid", "torchvision and Keras MobileNetV3 ports"),
     _instead("hard_sigmoid", "MobileNetV3 code used for a sigmoid net; the difference is 0.07 at most"),
@@ -107,7 +103,7 @@ GATES = (
         "attention blocks by habit",
         "gate each channel by itself",
         stage("gate", _softmax),
-        lambda spec: True,
+        always,
     ),
     Fault(
         "gate applied twice in a row",
@@ -133,7 +129,7 @@ GATES = (
         "braindecode and others; arguments of a config in the wrong order",
         "activation first, gate last",
         stage("excite", _swapped),
-        lambda spec: not spec.single_projection and spec.activation != spec.gate,
+        lambda spec: two_projections(spec) and spec.activation != spec.gate,
     ),
     Fault(
         "gain inside the gate",

@@ -3,12 +3,11 @@
 import numpy as np
 
 from se_numpy.nonlinearities import gate_derivative
-from se_spec import HardSigmoid, SESpec
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
 from .block import Array, Block, Parameters, over
-from .fault import Change, Fault, Wrong, stage
+from .fault import Applies, Change, Fault, Wrong, always, hard_gate, stage, two_projections
 
 
 def _weights(wrong: Wrong) -> Change:
@@ -54,33 +53,21 @@ def _spread(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> t
     return direct + np.broadcast_to(pooled.mean(axes, keepdims=True), x.shape), found
 
 
-def _always(spec: SESpec) -> bool:
-    return True
-
-
 def _fault(
     name: str,
     sentence: str,
     source: str,
     remedy: str,
     change: Change,
-    applies: Wrong | None = None,
+    applies: Applies = always,
     forms: tuple[Change, ...] = (),
     dtypes: tuple[str, ...] = DTYPES,
 ) -> Fault:
-    return Fault(name, "gradient", sentence, source, remedy, change, applies or _always, dtypes, forms)
+    return Fault(name, "gradient", sentence, source, remedy, change, applies, dtypes, forms)
 
 
 def _positions(x: Array) -> float:
     return float(np.prod(x.shape[1:-1]))
-
-
-def _hard(spec: SESpec) -> bool:
-    return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
-
-
-def _two(spec: SESpec) -> bool:
-    return not spec.single_projection
 
 
 GRADIENTS = (
@@ -120,7 +107,7 @@ GRADIENTS = (
         "pytorch#51438: right forward, wrong backward",
         "0 where the gate is clipped",
         stage("gate_slope", _saturated),
-        _hard,
+        hard_gate,
     ),
     _fault(
         "gradient: sigmoid's derivative for the hard sigmoid",
@@ -128,7 +115,7 @@ GRADIENTS = (
         "a fused backward pass",
         "the slope inside, 0 outside",
         stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
-        _hard,
+        hard_gate,
     ),
     _fault(
         "gradient: activation's derivative is 1",
@@ -136,7 +123,7 @@ GRADIENTS = (
         "a custom backward pass",
         "multiply by the activation's derivative",
         stage("activation_slope", lambda block, right, u: np.ones_like(u)),
-        lambda spec: _two(spec) and spec.activation != "identity",
+        lambda spec: two_projections(spec) and spec.activation != "identity",
     ),
     _fault(
         "gradient: first sample only",
@@ -166,7 +153,7 @@ GRADIENTS = (
         "requires_grad off",
         "train it",
         _weights(lambda name, d, x: 0.0 * d if name == "reduce.weight" else d),
-        _two,
+        two_projections,
     ),
     _fault(
         "gradient: expand.weight's is zero",

@@ -5,10 +5,9 @@ import math
 import numpy as np
 
 from se_numpy.error_bounds import rounded_to
-from se_spec import SESpec
 
 from .block import Array, Block, Parameters
-from .fault import Change, Fault, Wrong, stage
+from .fault import Applies, Change, Fault, Wrong, always, averages, stage, two_projections
 
 WIDE = ("float64", "float32")
 
@@ -86,14 +85,10 @@ def _fault(
     remedy: str,
     change: Change,
     dtypes: tuple[str, ...] = WIDE,
-    applies: Wrong = lambda spec: True,
+    applies: Applies = always,
     forms: tuple[Change, ...] = (),
 ) -> Fault:
     return Fault(name, where, sentence, source, remedy, change, applies, dtypes, forms)
-
-
-def _avg(spec: SESpec) -> bool:
-    return spec.squeeze != "max"
 
 
 _HALF = "pytorch#43992, NVIDIA/NeMo#2030, huggingface/candle#3719, ROCm/MIOpen#2109, Tencent/ncnn#2698"
@@ -107,7 +102,7 @@ PRECISION = (
         "accumulate in float32",
         _accumulated("bfloat16"),
         (*WIDE, "bfloat16"),
-        _avg,
+        averages,
     ),
     _fault(
         "squeeze accumulated in float16",
@@ -117,7 +112,7 @@ PRECISION = (
         "accumulate in float32",
         _accumulated("float16"),
         (*WIDE, "float16"),
-        _avg,
+        averages,
     ),
     _fault(
         "feature map rounded to bfloat16",
@@ -191,7 +186,7 @@ PRECISION = (
         "autocast",
         "keep h",
         _rounds("activation", "bfloat16"),
-        applies=lambda spec: not spec.single_projection,
+        applies=two_projections,
     ),
     _fault(
         "logits rounded to bfloat16",

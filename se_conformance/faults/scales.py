@@ -7,7 +7,7 @@ import numpy as np
 from se_spec import SESpec
 
 from .block import Array, Block, over
-from .fault import Fault, Wrong, fields, stage
+from .fault import Applies, Fault, Wrong, always, fields, stage
 
 
 def _on_width(block: Block, right: Wrong, x: Array, g: Array, z: Array) -> Array:
@@ -52,12 +52,8 @@ def _not_odd_edge(x: Array) -> Array:
     return inside[None, ..., None]
 
 
-def _always(spec: SESpec) -> bool:
-    return True
-
-
-def _fault(name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Wrong | None = None) -> Fault:
-    return Fault(name, "scale", sentence, source, remedy, change, applies or _always)
+def _fault(name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Applies = always) -> Fault:
+    return Fault(name, "scale", sentence, source, remedy, change, applies)
 
 
 def _small(spec: SESpec) -> bool:
@@ -93,7 +89,6 @@ SCALES = (
         "nfnets and mmcls return the gate",
         "scale once",
         stage("scale", lambda block, right, x, g, z: right(x, g * g, z)),
-        lambda spec: spec.gate != "identity" or True,
     ),
     _fault(
         "squeezed values scaled instead of x",

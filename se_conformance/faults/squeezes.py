@@ -5,14 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from se_spec import SESpec
-
 from .block import Array, Block, Parameters
-from .fault import Fault, Wrong, fields, stage
-
-
-def _avg(spec: SESpec) -> bool:
-    return spec.squeeze != "max"
+from .fault import Applies, Fault, Wrong, always, averages, fields, stage
 
 
 def _means(wrong: Wrong) -> Wrong:
@@ -111,7 +105,7 @@ def _without(x: Array) -> Array:
 
 
 def _fault(
-    name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Wrong = _avg, **more: Any
+    name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Applies = averages, **more: Any
 ) -> Fault:
     return Fault(name, "squeeze", sentence, source, remedy, change, applies, **more)
 
@@ -123,7 +117,7 @@ SQUEEZES = (
         "CBAM code",
         "take what the spec says",
         fields(squeeze="max"),
-        lambda spec: spec.squeeze != "max",
+        averages,
     ),
     _fault(
         "squeeze is the mean",
@@ -192,7 +186,7 @@ SQUEEZES = (
         "KichangKim/DeepDanbooru#55",
         "pool first",
         stage("squeeze", lambda block, right, x: x),
-        lambda spec: True,
+        always,
     ),
     _fault(
         "adaptive pool to 2 x 2 instead of 1 x 1",
@@ -263,7 +257,7 @@ SQUEEZES = (
         "axis=(0, 1, 2); keras batch statistics",
         "reduce spatial axes only",
         stage("squeeze", _over_batch),
-        lambda spec: True,
+        always,
     ),
     _fault(
         "gate of the first sample for all",
@@ -271,7 +265,7 @@ SQUEEZES = (
         "a gate kept outside the loop",
         "one gate per sample",
         stage("squeeze", _first_sample),
-        lambda spec: True,
+        always,
     ),
     _fault(
         "channels_last read as channels_first",

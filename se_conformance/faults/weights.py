@@ -5,11 +5,7 @@ import numpy as np
 from se_spec import SESpec
 
 from .block import Array, Parameters
-from .fault import Change, Fault, Wrong, both, stage
-
-
-def _two(spec: SESpec) -> bool:
-    return not spec.single_projection
+from .fault import Applies, Change, Fault, Wrong, both, stage, two_projections
 
 
 def _changed(name: str, wrong: Wrong) -> Change:
@@ -49,7 +45,7 @@ def _swapped(p: Parameters) -> Parameters:
 
 
 def _fault(
-    name: str, where: str, sentence: str, source: str, remedy: str, change: Change, applies: Wrong, *forms: Change
+    name: str, where: str, sentence: str, source: str, remedy: str, change: Change, applies: Applies, *forms: Change
 ) -> Fault:
     return Fault(name, where, sentence, source, remedy, change, applies, forms=forms)
 
@@ -69,7 +65,7 @@ WEIGHTS = (
         _LAYOUT,
         _TRANSPOSE,
         _changed("reduce.weight", np.transpose),
-        lambda spec: _two(spec) and spec.hidden == spec.channels and _wide(spec),
+        lambda spec: two_projections(spec) and spec.hidden == spec.channels and _wide(spec),
     ),
     _fault(
         "expand.weight transposed",
@@ -87,7 +83,7 @@ WEIGHTS = (
         _LAYOUT,
         _TRANSPOSE,
         both(_changed("reduce.weight", np.transpose), _changed("expand.weight", np.transpose)),
-        lambda spec: _two(spec) and spec.hidden == spec.channels and _wide(spec),
+        lambda spec: two_projections(spec) and spec.hidden == spec.channels and _wide(spec),
     ),
     _fault(
         "reduce.weight reshaped instead of transposed",
@@ -96,7 +92,7 @@ WEIGHTS = (
         _LAYOUT,
         _TRANSPOSE,
         _changed("reduce.weight", _reshaped),
-        lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+        lambda spec: two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
         _changed("reduce.weight", _read_on),
     ),
     _fault(
@@ -116,7 +112,7 @@ WEIGHTS = (
         _LAYOUT,
         _TRANSPOSE,
         both(_changed("reduce.weight", _reshaped), _changed("expand.weight", _reshaped)),
-        lambda spec: _two(spec) and 1 < spec.hidden != spec.channels > 1,
+        lambda spec: two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
         both(_changed("reduce.weight", _read_on), _changed("expand.weight", _read_on)),
     ),
     _fault(
@@ -126,7 +122,7 @@ WEIGHTS = (
         "two tensors of one shape in creation order",
         "map by name",
         _replaced(_swapped),
-        lambda spec: _two(spec) and spec.hidden == spec.channels,
+        lambda spec: two_projections(spec) and spec.hidden == spec.channels,
     ),
     _fault(
         "weights tied: expand is reduce transposed",
@@ -135,7 +131,7 @@ WEIGHTS = (
         "autoencoder habit; a converter that aliases",
         "two tensors",
         _replaced(lambda p: {"expand.weight": p["reduce.weight"].T}),
-        _two,
+        two_projections,
     ),
     _fault(
         "reduce.bias ignored",
@@ -144,7 +140,7 @@ WEIGHTS = (
         "moskomule/senet.pytorch#44",
         "build reduce with a bias",
         _replaced(lambda p: {"reduce.bias": 0.0 * p["reduce.bias"]}),
-        lambda spec: _two(spec) and spec.bias,
+        lambda spec: two_projections(spec) and spec.bias,
     ),
     _fault(
         "expand.bias ignored",
@@ -162,7 +158,7 @@ WEIGHTS = (
         "moskomule/senet.pytorch#44, titu1994/keras-squeeze-excite-network#5",
         "build both projections with biases",
         _replaced(lambda p: {name: 0.0 * p[name] for name in p if name.endswith("bias")}),
-        lambda spec: _two(spec) and spec.bias,
+        lambda spec: two_projections(spec) and spec.bias,
     ),
     _fault(
         "biases swapped",
@@ -171,7 +167,7 @@ WEIGHTS = (
         "two tensors of one shape in creation order",
         "map by name",
         _replaced(lambda p: {"reduce.bias": p["expand.bias"], "expand.bias": p["reduce.bias"]}),
-        lambda spec: _two(spec) and spec.bias and spec.hidden == spec.channels,
+        lambda spec: two_projections(spec) and spec.bias and spec.hidden == spec.channels,
     ),
     _fault(
         "reduce.bias added twice",
@@ -180,7 +176,7 @@ WEIGHTS = (
         "folded batch norm",
         "add it once",
         _changed("reduce.bias", lambda b: 2.0 * b),
-        lambda spec: _two(spec) and spec.bias,
+        lambda spec: two_projections(spec) and spec.bias,
     ),
     _fault(
         "expand.bias added twice",
@@ -207,7 +203,7 @@ WEIGHTS = (
         "BGR habit; flipped buffers",
         "keep the source's channel order",
         _changed("reduce.weight", lambda w: w[:, ::-1]),
-        lambda spec: _two(spec) and _wide(spec),
+        lambda spec: two_projections(spec) and _wide(spec),
     ),
     _fault(
         "channels of expand.weight reversed",
@@ -243,7 +239,7 @@ WEIGHTS = (
         "two tensors in different orders",
         "permute both or none",
         _changed("expand.weight", lambda w: w[:, ::-1]),
-        lambda spec: _two(spec) and spec.hidden > 1,
+        lambda spec: two_projections(spec) and spec.hidden > 1,
         _replaced(_by_size),
         _changed("expand.weight", lambda w: np.roll(w, 1, 1)),
         _changed("expand.weight", lambda w: np.roll(w, -1, 1)),
@@ -255,7 +251,7 @@ WEIGHTS = (
         "braindecode#955; floor for round",
         "use all hidden units",
         _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) < w.shape[1] - 1)),
-        lambda spec: _two(spec) and spec.hidden > 1,
+        lambda spec: two_projections(spec) and spec.hidden > 1,
     ),
     _fault(
         "first hidden unit ignored",
@@ -264,7 +260,7 @@ WEIGHTS = (
         "off by one",
         "use all hidden units",
         _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) > 0)),
-        lambda spec: _two(spec) and spec.hidden > 1,
+        lambda spec: two_projections(spec) and spec.hidden > 1,
     ),
     _fault(
         "reduce missing",
@@ -273,7 +269,7 @@ WEIGHTS = (
         "one Dense of two",
         "two projections",
         stage("excite", lambda block, right, z, p: block.gate(block.expand(z, p))),
-        lambda spec: _two(spec) and spec.hidden == spec.channels,
+        lambda spec: two_projections(spec) and spec.hidden == spec.channels,
     ),
     _fault(
         "weights scaled by 1/sqrt(fan_in)",

@@ -7,7 +7,6 @@ float64 where y is. Maps are channels last.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from se_spec.nonlinearities import ACTIVATIONS, GATES
 
 from .. import exact
 from ..cases import round_to
-from ..probes import probe
+from ..files import replacing
+from ..probes import probe_for
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "vectors.safetensors"
@@ -67,7 +67,6 @@ def load(folder: str | Path | None = None) -> list[Vector]:
 def write(folder: str | Path) -> list[str]:
     """Compute all vectors and write both files, each complete or not at all; the vectors' names."""
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     vectors = [_made(recipe, dtype) for recipe in _recipes() for dtype in recipe.dtypes]
     tensors, entries = _shared(vectors)
     data = _packed(tensors)
@@ -84,9 +83,8 @@ def write(folder: str | Path) -> list[str]:
     }
     text = _as_text({"manifest_sha256": _manifest_sha256(manifest), **manifest})
     for name, content in ((TENSORS, data), (MANIFEST, text.encode())):
-        temporary = place / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.replace(place / name)
+        with replacing(place / name) as temporary:
+            temporary.write_bytes(content)
     return [vector.name for vector in vectors]
 
 
@@ -129,11 +127,7 @@ def _recipes() -> Iterator[_Recipe]:
 
 def _made(recipe: _Recipe, dtype: str) -> Vector:
     """The probe and its exact answer; float64 gets the probe of float32."""
-    precision = "float32" if dtype == "float64" else dtype
-    x, _, parameters = probe(
-        recipe.spec, part=recipe.part, precision=precision, rank=recipe.rank, samples=recipe.samples
-    )
-    x, parameters = round_to(x, dtype), {name: round_to(array, dtype) for name, array in parameters.items()}
+    x, _, parameters = probe_for(dtype, recipe.spec, part=recipe.part, rank=recipe.rank, samples=recipe.samples)
     answer = exact.block(x, recipe.spec, parameters)
     wide = "float64" if dtype == "float64" else "float32"
     y, g = exact.rounded(answer.y, dtype), exact.rounded(answer.g, wide)
