@@ -8,11 +8,24 @@
 dtype('float64')
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .block import excitation as excitation
 from .block import squeeze_excitation as squeeze_excitation
 from .error_bounds import error_bound as error_bound
 from .error_bounds import excitation_error_bound as excitation_error_bound
 from .error_bounds import vjp_error_bound as vjp_error_bound
 from .gradients import vjp as vjp
-from .networks import senet as senet
 from .parameters import initialize as initialize
+
+if TYPE_CHECKING:
+    from .networks import senet as senet
+
+
+def __getattr__(name: str) -> Any:
+    """``senet``, imported when first used: a block waits for no network."""
+    if name != "senet":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .networks import senet
+
+    return senet

@@ -5,14 +5,17 @@ It shares no arithmetic with the implementations that it judges, and is written 
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import se_spec
-from se_spec import NetworkSpec, SESpec, SpecError
+from se_spec import SESpec, SpecError
 
 from .nonlinearities import Array, activate, gate
+
+if TYPE_CHECKING:
+    from se_spec import NetworkSpec
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -113,7 +116,7 @@ def over_space(g: Array, rank: int, data_format: str) -> Array:
 
 
 def checked(
-    x: Any, spec: SESpec | NetworkSpec, parameters: Parameters, data_format: str
+    x: Any, spec: "SESpec | NetworkSpec", parameters: Parameters, data_format: str
 ) -> tuple[Array, dict[str, Array]]:
     """x and the parameters in float64, or the error that says what is wrong with them."""
     if data_format not in ("channels_first", "channels_last"):

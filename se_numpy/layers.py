@@ -9,7 +9,7 @@ from functools import reduce
 
 import numpy as np
 
-from se_spec.networks import pads
+from se_spec.networks import output_length, pads
 from se_spec.networks.layers import Padding
 
 from .block import mean
@@ -27,7 +27,7 @@ def convolution(
              [73., 84.]]]])
     """
     outputs, inputs, kernel, _ = weight.shape
-    height, width = _positions(x, kernel, stride, padding)
+    height, width = (output_length(length, kernel, stride, padding) for length in x.shape[2:])
     taps = weight.reshape(groups, outputs // groups, inputs, kernel * kernel)
     products = (
         np.ascontiguousarray(taps[..., position]) @ window.reshape(len(x), groups, inputs, height * width)
@@ -99,16 +99,11 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def _windows(x: Array, kernel: int, stride: int, padding: Padding, value: float) -> Iterator[Array]:
     """For each position within the window, row by row, the map (N, C, H', W') of what stands there."""
     before_and_after = [pads(length, kernel, stride, padding) for length in x.shape[2:]]
-    height, width = _positions(x, kernel, stride, padding)
+    height, width = (output_length(length, kernel, stride, padding) for length in x.shape[2:])
     x = np.pad(x, [(0, 0), (0, 0), *before_and_after], constant_values=value)
     for row in range(kernel):
         for column in range(kernel):
             yield x[:, :, row : row + stride * height : stride, column : column + stride * width : stride]
-
-
-def _positions(x: Array, kernel: int, stride: int, padding: Padding) -> list[int]:
-    """H' and W': how often the window fits."""
-    return [(n + sum(pads(n, kernel, stride, padding)) - kernel) // stride + 1 for n in x.shape[2:]]
 
 
 def _per_channel(values: Array) -> Array:

@@ -1,17 +1,21 @@
 """Seeded parameters for tests, examples and vectors."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import se_spec
-from se_spec import NetworkSpec, SESpec
-from se_spec.networks import layers
+from se_spec import SESpec
 
 from .nonlinearities import Array
 
+if TYPE_CHECKING:
+    from se_spec import NetworkSpec
+    from se_spec.networks import layers
 
-def initialize(spec: SESpec | NetworkSpec, seed: int, *, dtype: str = "float32") -> dict[str, np.ndarray]:
+
+def initialize(spec: "SESpec | NetworkSpec", seed: int, *, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Canonical parameters: uniform from ±1/sqrt(fan_in) (K-4), but a network's convolutions and batch norms (M-10).
 
     Args:
@@ -35,7 +39,9 @@ def initialize(spec: SESpec | NetworkSpec, seed: int, *, dtype: str = "float32")
     return {name: value.astype(dtype) for name, value in drawn.items()}
 
 
-def _layer(layer: layers.Layer, random: np.random.Generator) -> dict[str, Array]:
+def _layer(layer: "layers.Layer", random: np.random.Generator) -> dict[str, Array]:
+    from se_spec.networks import layers
+
     shapes = layer.parameter_shapes()
     match layer:
         case layers.Convolution():

@@ -1,5 +1,6 @@
 """Checks of single fields: each returns the value in its canonical type or raises ``SpecError``."""
 
+import json
 import math
 from numbers import Integral, Real
 from typing import Any, NoReturn
@@ -47,6 +48,14 @@ def choice(field: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
         refuse(field, value, "one of " + ", ".join(map(repr, allowed)))
     return value
+
+
+def parsed(text: str, what: str) -> Any:
+    """JSON as data; ``what`` is for the error."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"{what} must be JSON, but {error}") from None
 
 
 def refuse(field: str, value: Any, allowed: str) -> NoReturn:

@@ -180,11 +180,7 @@ class SESpec:
         Raises:
             SpecError: not JSON, or not a spec.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise SpecError(f"a spec must be JSON, but {error}") from None
-        return cls.from_dict(data)
+        return cls.from_dict(fields.parsed(text, "a spec"))
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(SESpec))

@@ -54,6 +54,7 @@ class SENet(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = net
+        self._fitting: set[tuple[int, int]] = set()
         no_more = spent(net.layers)
         self._steps = [(layer.name, layer.inputs, no_more.get(layer.name, ())) for layer in net.layers]
         for layer in net.layers:
@@ -73,8 +74,10 @@ class SENet(nn.Module):
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
-        if not torch.compiler.is_compiling():
-            sizes(self.spec.layers, (x.shape[2], x.shape[3]))  # M-9
+        size = (x.shape[2], x.shape[3])
+        if size not in self._fitting and not torch.compiler.is_compiling():
+            sizes(self.spec.layers, size)  # M-9
+            self._fitting.add(size)  # asked once: of 450 layers it takes a millisecond
 
 
 def _place(module: nn.Module, path: str, layer: nn.Module) -> None:

@@ -528,3 +528,8 @@ def test_m7_timms_own_models_have_as_many_parameters_of_the_same_shapes(name: st
 def test_describing_networks_imports_nothing_else() -> None:
     code = "import sys, se_spec; se_spec.network('se_resnet50').layers; print('numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_a_block_waits_for_no_network() -> None:
+    code = "import sys, se_numpy, se_spec; print('se_spec.networks' in sys.modules, callable(se_numpy.senet))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False True"

@@ -11,6 +11,11 @@ from se_spec import SESpec
 Arrays = dict[str, np.ndarray]
 
 
+def shapes_of(parameters: Arrays) -> dict[str, tuple[int, ...]]:
+    """By name."""
+    return {name: array.shape for name, array in parameters.items()}
+
+
 def gate_of(block: Any, excitation: Callable[..., object]) -> Callable[..., object] | None:
     """``excitation`` if the block is this project's; a stranger's method of that name may be anything."""
     return excitation if isinstance(getattr(block, "spec", None), SESpec) else None

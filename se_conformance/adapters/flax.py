@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 
 import se_spec
-from se_spec import SESpec, SpecError
+from se_spec import SESpec
 
-from .adapted import Adapted, Arrays, gate_of
+from .adapted import Adapted, Arrays, gate_of, shapes_of
+from .jax import refuse_float64
 from .matching import Own, match
 
 Values = dict[str, jax.Array]
@@ -54,12 +55,12 @@ class _Nnx:
         self.copy: Any = None
 
     def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
-        _refuse_float64(dtype)
+        refuse_float64(dtype)
         self._match(se_spec.parameters.shapes(spec))
         self.copy = None
 
     def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
-        return self._match({name: array.shape for name, array in parameters.items()})
+        return self._match(shapes_of(parameters))
 
     def call(self, values: Values, x: jax.Array, method: str = "__call__") -> Any:
         if self.copy is None:
@@ -90,7 +91,7 @@ class _Linen:
         self.block, self.names = block, names
 
     def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
-        _refuse_float64(dtype)
+        refuse_float64(dtype)
         for rank in (2, 1, 3):  # a module that takes none of them is left to the judge
             space = (2,) * rank
             shape = (1, spec.channels, *space) if data_format == "channels_first" else (1, *space, spec.channels)
@@ -103,7 +104,7 @@ class _Linen:
 
     def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
         variables = self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))
-        return self._match(variables, {name: array.shape for name, array in parameters.items()})
+        return self._match(variables, shapes_of(parameters))
 
     def call(self, values: Values, x: jax.Array, method: str | None = None) -> Any:
         others = {}
@@ -136,10 +137,3 @@ def _joined(path: tuple[Any, ...]) -> str:
 
 def _to_array(value: Any) -> object:
     return np.asarray(value) if isinstance(value, jax.Array) else value
-
-
-def _refuse_float64(dtype: str) -> None:
-    if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-        raise SpecError(
-            "JAX would make float64 float32; set jax_enable_x64 (JAX_ENABLE_X64=1) or ask for another dtype"
-        )

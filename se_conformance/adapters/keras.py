@@ -11,7 +11,7 @@ from keras import ops
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, gate_of
+from .adapted import Adapted, Arrays, gate_of, shapes_of
 from .matching import Own, match
 
 BACKEND = keras.backend.backend()
@@ -36,7 +36,10 @@ class _Block:
 
     def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
         self.state = {}
-        _refuse_float64(dtype)
+        if BACKEND == "jax":
+            from .jax import refuse_float64
+
+            refuse_float64(dtype)
         if not self.given.built:
             self.block = _built_copy(self.given, spec.channels, dtype, data_format)
         _refuse_fixed_size(self.block, data_format)
@@ -59,7 +62,7 @@ class _Block:
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
-        own = self._matched(_shapes(parameters)).items()
+        own = self._matched(shapes_of(parameters)).items()
         return _numpy(dx), {
             name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
         }
@@ -69,7 +72,7 @@ class _Block:
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))
-        own = self._matched(_shapes(parameters))
+        own = self._matched(shapes_of(parameters))
         variables = [by_name[one.name] for one in own.values()]
         arrays = (one.from_canonical(parameters[name]) for name, one in own.items())
         pairs = zip(arrays, variables, strict=True)
@@ -173,17 +176,6 @@ def _refuse_fixed_size(block: Any, data_format: str) -> None:
     space = shape[2:] if data_format == "channels_first" else shape[1:-1]
     if (shape[0], *space) != (None,) * (1 + len(space)):
         raise SpecError(f"the model takes {shape} alone; build it on keras.Input with None for every spatial axis")
-
-
-def _refuse_float64(dtype: str) -> None:
-    if BACKEND == "jax" and dtype == "float64" and ops.convert_to_tensor(np.zeros(1)).dtype != np.float64:
-        raise SpecError(
-            "JAX would make float64 float32; set jax_enable_x64 (JAX_ENABLE_X64=1) or ask for another dtype"
-        )
-
-
-def _shapes(parameters: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in parameters.items()}
 
 
 def _to_array(value: Any) -> object:

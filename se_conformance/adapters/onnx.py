@@ -11,7 +11,7 @@ import numpy as np
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays
+from .adapted import Adapted, Arrays, shapes_of
 from .matching import Own, match
 
 try:
@@ -47,7 +47,7 @@ class _Model:
         self._matched(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
-        matched = self._matched({name: array.shape for name, array in parameters.items()})
+        matched = self._matched(shapes_of(parameters))
         given = {one.name: one.from_canonical(parameters[name]) for name, one in matched.items()}
         model = type(self.model)()
         model.CopyFrom(self.model)

@@ -11,7 +11,7 @@ import torch
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, gate_of
+from .adapted import Adapted, Arrays, gate_of, shapes_of
 from .matching import Own, match
 
 
@@ -59,7 +59,7 @@ class _Block:
         x_there = _to_tensor(x)
         block = self._copy(x_there.dtype)
         weights, device = dict(block.named_parameters()), x_there.device
-        own = self._matched({name: array.shape for name, array in parameters.items()})
+        own = self._matched(shapes_of(parameters))
         for name, one in own.items():
             weight = weights[one.name]
             weight.data = _to_tensor(one.from_canonical(parameters[name])).to(weight.device, weight.dtype)

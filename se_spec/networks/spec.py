@@ -225,11 +225,7 @@ class NetworkSpec:
         Raises:
             SpecError: not JSON, or not a network.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise SpecError(f"a network must be JSON, but {error}") from None
-        return cls.from_dict(data)
+        return cls.from_dict(fields.parsed(text, "a network"))
 
 
 FIELDS = tuple(one.name for one in dataclass_fields(NetworkSpec))
