@@ -8,8 +8,9 @@ a family that is not named is not run, and the summary says so; a named family o
 import importlib
 import importlib.util
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,10 @@ FAMILIES = {
 }
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
-matrix: "defaultdict[tuple[str, str], Counter[tuple[int, str]]]" = defaultdict(Counter)
-"""(implementation, dtype) -> (rank, "output" or "gradient") -> cases that matched the oracle."""
+Cells = dict[tuple[str, str, int, str], int]
+"""(implementation, dtype, rank, "output" or "gradient") -> cases that matched the oracle."""
 
+_matched: Counter[tuple[str, str, int, str]] = Counter()
 _passed: Counter[str] = Counter()
 _left_out: Counter[str] = Counter()
 
@@ -78,8 +80,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed:
-        _passed.update(dict(report.user_properties).get("families", ()))
+    """What a test recorded; where tests run in several processes, this is how the summary hears of it."""
+    if report.when == "call":
+        noted = dict(report.user_properties)
+        _matched.update(noted.get("cells", {}))
+        _passed.update(noted.get("families", ()) if report.passed else ())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The same for what was left out: each process collects all, and leaves out the same."""
+    _left_out.clear()
+    _left_out.update(node.workeroutput["left_out"])
 
 
 @pytest.fixture(autouse=True)
@@ -87,20 +99,33 @@ def _note_families(request: pytest.FixtureRequest, record_property: Callable[[st
     record_property("families", (*_families(request.node), "numpy"))
 
 
+@pytest.fixture
+def cells(record_property: Callable[[str, object], None]) -> Cells:
+    """A test's own count, which the summary adds to the others'."""
+    counted: Cells = {}
+    record_property("cells", counted)
+    return counted
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.OK and _ran_nothing(session.config):
+    if hasattr(session.config, "workeroutput"):  # one of several processes, which saw but its own tests
+        session.config.workeroutput["left_out"] = dict(_left_out)
+    elif exitstatus == pytest.ExitCode.OK and _ran_nothing(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write = terminalreporter.write_line
-    if matrix:
+    if _matched:
         write("")
         write(f"covering array: {len(covering_array())} cases hold every triple of values of {len(FACTORS)} factors")
         write("cases that matched the oracle, output/gradient per number of spatial axes", bold=True)
         write(f"{'implementation':<22}{'dtype':<10}" + "".join(f"{f'{rank}-D':>12}" for rank in (1, 2, 3)))
-        for (name, dtype), cells in matrix.items():
-            counts = (f"{cells[rank, 'output']}/{cells[rank, 'gradient']}" for rank in (1, 2, 3))
+        for name, dtype in dict.fromkeys(key[:2] for key in _matched):
+            matched = (
+                {what: _matched[name, dtype, rank, what] for what in ("output", "gradient")} for rank in (1, 2, 3)
+            )
+            counts = (f"{of['output']}/{of['gradient']}" for of in matched)
             write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
     for target in TARGETS.values():
         if target.family in REQUESTED and target.missing:
