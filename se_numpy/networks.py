@@ -1,5 +1,7 @@
 """The oracle of networks: the flat list of layers, walked in float64 (docs/SPEC.md, M-1 to M-6)."""
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,10 @@ from se_spec.networks import layers as kinds
 from se_spec.networks import sizes, spent
 
 from . import layers
-from .block import Parameters, checked, squeeze_excitation
+from .block import Parameters, checked, excitation, squeeze_excitation
 from .nonlinearities import Array
 
 
-@np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
 def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> Array:
     """The logits that a network gives at inference: batch norm by its running statistics, dropout the identity.
 
@@ -38,6 +39,34 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     >>> senet(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last").shape
     (2, 10)
     """
+    _, _, logits = deque(_walk(x, net, parameters, data_format), maxlen=1).pop()  # the last; no other is kept
+    return logits
+
+
+def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> dict[str, Array]:
+    """The gate of every block, by the layer's name, float64 (N, C). Arguments and errors as ``senet``.
+
+    >>> from se_spec import network
+    >>> import se_numpy
+    >>> net = network("se_resnet20")
+    >>> x = np.ones((2, 32, 32, 3), np.float32)
+    >>> found = gates(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last")
+    >>> len(found), found["stage3.block2.se"].shape
+    (9, (2, 64))
+    """
+    return {
+        layer.name: excitation(entry, layer.spec, own, data_format="channels_first")
+        for layer, (entry, own), _ in _walk(x, net, parameters, data_format)
+        if isinstance(layer, kinds.SqueezeExcitation)
+    }
+
+
+Step = tuple[kinds.Layer, tuple[Array, dict[str, Array]], Array]
+"""A layer; its first input and its own parameters; what it gives."""
+
+
+def _walk(x: np.ndarray, net: NetworkSpec, parameters: Parameters, data_format: str) -> Iterator[Step]:
+    """Every layer in order; maps that no later layer takes are let go."""
     x, weights = checked(x, net, parameters, data_format)
     if data_format == "channels_last":
         x = np.moveaxis(x, -1, 1)
@@ -45,13 +74,14 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     maps, no_more = {kinds.INPUT: x}, spent(net.layers)
     for layer in net.layers:
         own = {name: weights.pop(f"{layer.name}.{name}") for name in layer.parameter_shapes()}
-        y = _result(layer, [maps[name] for name in layer.inputs], own)
-        maps[layer.name] = y
+        inputs = [maps[name] for name in layer.inputs]
+        maps[layer.name] = _result(layer, inputs, own)
+        yield layer, (inputs[0], own), maps[layer.name]
         for name in no_more.get(layer.name, ()):
             del maps[name]
-    return y
 
 
+@np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
 def _result(layer: kinds.Layer, inputs: list[Array], own: dict[str, Any]) -> Array:
     """What one layer makes of its inputs and its own parameters."""
     x = inputs[0]

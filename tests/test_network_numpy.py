@@ -144,6 +144,13 @@ def test_m1_m3_a_unit_by_hand(order: str, se_at: str, pooled: float) -> None:
         np.testing.assert_allclose(logits, [[7 * pooled + 1]], rtol=1e-14)
 
 
+def test_gates_of_a_unit_by_hand() -> None:
+    net, values = by_hand("post")
+    x = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
+    found = se_numpy.networks.gates(x, net, values, data_format="channels_last")
+    assert {name: g.tolist() for name, g in found.items()} == {"stage1.block0.se": [[15 * 4]]}  # the mean itself
+
+
 def test_m4_a_shortcut_that_averages_and_adds_channels() -> None:
     # Stride 2 on a 3 x 1 image of 1, 3, 8: averages 2 and 8 (the border is not counted), and a channel of zeros.
     stage = Stage(1, 2, (1,), 2)
