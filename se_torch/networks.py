@@ -75,7 +75,7 @@ class SENet(nn.Module):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
         size = (x.shape[2], x.shape[3])
-        if size not in self._fitting and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and size not in self._fitting:
             sizes(self.spec.layers, size)  # M-9
             self._fitting.add(size)  # asked once: of 450 layers it takes a millisecond
 
@@ -212,4 +212,5 @@ class GlobalPooling(nn.Module):
 
 def _padded(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, value: float = 0.0) -> Tensor:
     rows, columns = (pads(length, kernel, stride, padding) for length in x.shape[2:])
-    return F.pad(x, (*columns, *rows), value=value) if any((*rows, *columns)) else x
+    unknown = padding == "same" and torch.compiler.is_compiling()  # not asked, or the graph would be of this size alone
+    return F.pad(x, (*columns, *rows), value=value) if unknown or any((*rows, *columns)) else x

@@ -263,7 +263,11 @@ def test_compiled_and_exported_in_one_graph(net):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     want = logits_of(model, x).numpy()
     assert difference(logits_of(compiled, x), want) < 1e-12
-    assert difference(logits_of(torch.export.export(model, (x,)).module(), x), want) < 1e-12
+    sizes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    exported = torch.export.export(model, (torch.ones(2, 3, 17, 20, dtype=x.dtype),), dynamic_shapes=sizes).module()
+    assert difference(logits_of(exported, x), want) < 1e-12
+    larger = torch.from_numpy(images(net, 32, 47, samples=3))
+    assert difference(logits_of(exported, larger), logits_of(model, larger).numpy()) < 1e-12
     assert as_bytes(se_torch.get_parameters(compiled)) == as_bytes(values)
 
 

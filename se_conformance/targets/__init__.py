@@ -6,14 +6,19 @@ frameworks out of each other's way.
 
 import importlib
 import importlib.util
+import math
 import multiprocessing
 import os
+import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from se_spec import SESpec
+import numpy as np
+
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import DTYPES, Inputs
 from ..comparison import Result
@@ -102,6 +107,13 @@ class Worker:
         options = {**self.target.options, "gradients": gradients, **changed}
         return self._pool.submit(_run, self.target.module, spec, inputs, options)
 
+    def logits(
+        self, net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, *, repeats: int = 0, **changed: str
+    ) -> "Future[Logits]":
+        """What a network makes of images (N, H, W, C) at inference, in the dtype of both; and how long it takes."""
+        options = {**self.target.options, **changed}
+        return self._pool.submit(_logits, self.target.module, net, parameters, x, options, repeats)
+
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Any importable function, in the target's process."""
         return self._pool.submit(function, *arguments).result()
@@ -137,6 +149,30 @@ def load(module: str) -> Any:
 
 def _versions(module: str) -> str:
     return str(load(module).versions())
+
+
+class Logits(NamedTuple):
+    """(N, classes), and the median time of the repeated calls in seconds; NaN without repeats."""
+
+    values: np.ndarray
+    seconds: float
+
+
+def _logits(
+    module: str,
+    net: NetworkSpec,
+    parameters: dict[str, np.ndarray],
+    x: np.ndarray,
+    options: dict[str, object],
+    repeats: int,
+) -> Logits:
+    predict: Callable[[np.ndarray], np.ndarray] = load(module).predictor(net, parameters, **options)
+    values, times = predict(x), []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        predict(x)
+        times.append(time.perf_counter() - begun)
+    return Logits(values, statistics.median(times) if times else math.nan)
 
 
 def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:

@@ -4,38 +4,51 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable
+from functools import cache
 
+import numpy as np
 import onnxruntime
 import torch
 
-from se_spec import SESpec
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
-from .torch import block_of, to_array, to_tensor
+from .torch import block_of, network_of, to_array, to_tensor
 
 
 def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
-    """Forward and gate; onnxruntime has no gradients."""
-    x = to_tensor(inputs.x).cpu()
-    session = onnxruntime.InferenceSession(exported(spec, inputs), providers=["CPUExecutionProvider"])
-    feeds = {session.get_inputs()[0].name: x.numpy()}
-    y, g = session.run(None, feeds)
+    """Forward and gate; onnxruntime has no gradients. Traced at another size, so that a baked-in one would show."""
+    block = _WithGate(block_of(spec, inputs.parameters, to_tensor(inputs.x).dtype))
+    rank = inputs.x.ndim
+    session = _session(block, (2, spec.channels, *range(4, 2 + rank)), [axis for axis in range(rank) if axis != 1])
+    y, g = session(to_tensor(inputs.x))
     return Result(to_array(torch.from_numpy(y)), g)
 
 
-def exported(spec: SESpec, inputs: Inputs) -> bytes:
-    """The model, traced at a size that is not the input's, so that a baked-in size would show."""
-    block = _WithGate(block_of(spec, inputs.parameters, to_tensor(inputs.x).dtype)).cpu()
-    rank = inputs.x.ndim
-    example = torch.ones((2, spec.channels, *range(4, 2 + rank)), dtype=to_tensor(inputs.x).dtype)
-    dynamic = {axis: torch.export.Dim(f"axis{axis}") for axis in range(rank) if axis != 1}
+def predictor(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits (N, classes) of images (N, H, W, C), in the parameters' dtype; a graph for each H and W."""
+    model = network_of(net, parameters).eval()
+    graph = cache(lambda height, width: _session(model, (2, net.channels, height, width), [0]))
+    return lambda x: graph(*x.shape[1:3])(to_tensor(x))[0]
+
+
+def _session(
+    model: torch.nn.Module, shape: tuple[int, ...], dynamic: list[int]
+) -> Callable[[torch.Tensor], list[np.ndarray]]:
+    """The model, traced at a shape of which some axes may change."""
+    example = torch.ones(shape, dtype=next(model.parameters()).dtype)
+    shapes = {axis: torch.export.Dim(f"axis{axis}") for axis in dynamic}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own
-        program = torch.onnx.export(block, (example,), dynamic_shapes=(dynamic,), dynamo=True, verbose=False)
+        program = torch.onnx.export(model.cpu(), (example,), dynamic_shapes=(shapes,), dynamo=True, verbose=False)
     assert program is not None
-    return program.model_proto.SerializeToString()
+    serialized = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(serialized, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x.cpu().numpy()})
 
 
 class _WithGate(torch.nn.Module):

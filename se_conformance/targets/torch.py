@@ -1,11 +1,13 @@
 """``se_torch`` as a function of NumPy arrays."""
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 import torch
 
 import se_torch
-from se_spec import SESpec
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
@@ -37,6 +39,30 @@ def block_of(
     block = se_torch.SqueezeExcitation(spec, device=device(), dtype=dtype)
     se_torch.set_parameters(block, parameters)
     return block
+
+
+def predictor(
+    net: NetworkSpec, parameters: dict[str, np.ndarray], *, layout: str = "contiguous", mode: str = "eager"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
+    model = network_of(net, parameters).eval()
+    if layout == "channels_last":
+        model.to(memory_format=torch.channels_last)
+    torch.compiler.reset()
+    forward = torch.compile(model, fullgraph=True) if mode == "compile" else model
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return _numpy(forward(to_tensor(x, layout)))
+
+    return predict
+
+
+def network_of(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> se_torch.SENet:
+    """A network that holds these parameters, in their dtype."""
+    model = se_torch.SENet(net, device=device(), dtype=getattr(torch, parameters["classifier.weight"].dtype.name))
+    se_torch.set_parameters(model, parameters)
+    return model
 
 
 def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:

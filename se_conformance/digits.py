@@ -1,0 +1,60 @@
+"""Handwritten digits and a small network for them: real images that an installed package ships."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from se_spec import NetworkSpec, network
+from se_spec.networks import Stage
+
+HELD_OUT = 500
+BATCH = 32
+
+
+class Digits(NamedTuple):
+    """Images (N, 8, 8, 1) in [-1, 1] and their labels (N,); to train on, and held out."""
+
+    x: np.ndarray
+    labels: np.ndarray
+    x_held_out: np.ndarray
+    labels_held_out: np.ndarray
+
+
+def digits(dtype: str = "float32") -> Digits:
+    """The 1,797 images that scikit-learn ships, always split alike.
+
+    >>> x, labels, x_held_out, labels_held_out = digits()
+    >>> x.shape, x_held_out.shape, np.bincount(labels_held_out).tolist()
+    ((1297, 8, 8, 1), (500, 8, 8, 1), [47, 51, 49, 57, 48, 52, 47, 52, 53, 44])
+    """
+    from sklearn.datasets import load_digits
+
+    given = load_digits()
+    x, labels = (given.images[..., None] / 8.0 - 1.0).astype(dtype), given.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(x))
+    train, held_out = order[HELD_OUT:], order[:HELD_OUT]
+    return Digits(x[train], labels[train], x[held_out], labels[held_out])
+
+
+def small_network(**overrides: Any) -> NetworkSpec:
+    """SE-ResNet-8 for 8 x 8 images: SE-ResNet-20 with one unit per stage, reduction 4.
+
+    >>> net = small_network()
+    >>> net.parameter_count(), net.macs(), net.added_by_se()
+    (80442, 766208, (2688, 2688))
+    """
+    net = network("se_resnet20", channels=1, input_size=8, se={"reduction": 4})
+    stages = [replace(stage, units=1) for stage in net.stages if isinstance(stage, Stage)]
+    return net.replace(stages=stages, **overrides)
+
+
+def batches(x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """So many batches, drawn anew each time that all images were seen; what does not fill a batch is left out."""
+    random, order = np.random.default_rng(seed), np.zeros(0, np.int64)
+    for _ in range(steps):
+        if len(order) < BATCH:
+            order = random.permutation(len(x))
+        chosen, order = order[:BATCH], order[BATCH:]
+        yield x[chosen], labels[chosen]

@@ -1,0 +1,184 @@
+"""Every named network in every implementation, from the same weights: how far are the logits from the oracle's?
+
+In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
+same weights and images is the measure, and nobody's may be more than twice as large (medians over some seeds).
+"""
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import se_numpy
+from se_spec import NetworkSpec, network
+from se_spec.networks import NETWORKS
+
+from .files import replacing
+from .targets import TARGETS, Target, Worker
+
+LIMIT = 1e-9
+"""Of the largest logit, in float64."""
+ALLOWANCE = 2.0
+"""Times PyTorch's own error, in float32."""
+SEEDS = 5
+JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
+
+
+@dataclass
+class Row:
+    """One network: by target, the largest relative error in float64, and the median one in float32."""
+
+    name: str
+    net: NetworkSpec
+    also: list[str] = field(default_factory=list)
+    double: dict[str, float] = field(default_factory=dict)
+    single: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is too far off; a NaN is."""
+        found = [
+            f"{self.name}: {target} in float64 is {error:.1e} off, more than {LIMIT:.0e}"
+            for target, error in self.double.items()
+            if not error <= LIMIT
+        ]
+        own = self.single.get("torch", math.inf)
+        return found + [
+            f"{self.name}: {target} in float32 is {error:.1e} off, more than {ALLOWANCE:g} times torch's {own:.1e}"
+            for target, error in self.single.items()
+            if not error <= ALLOWANCE * own
+        ]
+
+
+def rows() -> list[Row]:
+    """Every named network; those that differ only in what training alone shows share a row."""
+    found: dict[NetworkSpec, Row] = {}
+    for name in NETWORKS:
+        net = network(name)
+        row = found.setdefault(net.replace(momentum=0.9, input_size=1), Row(name, net))
+        if row.name != name:
+            row.also.append(name)
+    return list(found.values())
+
+
+def drawn(net: NetworkSpec, seed: int) -> dict[str, np.ndarray]:
+    """New parameters in float32, but batch norms that are not the identity: each changes every channel otherwise."""
+    random = np.random.default_rng(seed)
+    values = se_numpy.initialize(net, seed)
+    for name, value in values.items():
+        kind = name.rpartition(".")[2]
+        if kind in ("scale", "variance"):
+            value[...] = random.uniform(0.5, 1.5, value.shape)
+        elif kind in ("offset", "mean"):
+            value[...] = random.normal(0.0, 0.2, value.shape)
+    return values
+
+
+def images(net: NetworkSpec, seed: int) -> np.ndarray:
+    """Two of (64, 96), not square, not centred, in float32; the nets for CIFAR get (24, 32)."""
+    size = (24, 32) if net.input_size <= 32 else (64, 96)
+    return np.random.default_rng((1, seed)).normal(0.3, 1.0, (2, *size, net.channels)).astype(np.float32)
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference in terms of the largest value."""
+    return float(abs(got.astype(np.float64) - want).max() / abs(want).max())
+
+
+def judge(row: Row, workers: dict[str, Worker], seeds: int) -> None:
+    """Fill a row: float64 from the first seed, float32 from all."""
+    single: dict[str, list[float]] = {name: [] for name in workers}
+    for seed in range(seeds):
+        parameters, x = drawn(row.net, seed), images(row.net, seed)
+        want = se_numpy.senet(x, row.net, parameters, data_format="channels_last")
+
+        def ask(
+            name: str, dtype: str, parameters: dict[str, np.ndarray] = parameters, x: np.ndarray = x
+        ) -> tuple[str, str, np.ndarray]:
+            values = {key: value.astype(dtype) for key, value in parameters.items()}
+            got = workers[name].logits(row.net, values, x.astype(dtype)).result().values
+            if got.dtype != dtype:
+                raise TypeError(f"{name} answered {row.name} in {got.dtype}, asked for {dtype}")
+            return name, dtype, got
+
+        asked = [(name, dtype) for dtype in (("float64", "float32") if seed == 0 else ("float32",)) for name in workers]
+        with ThreadPoolExecutor(2) as pool:
+            for name, dtype, got in pool.map(lambda each: ask(*each), asked):
+                if dtype == "float64":
+                    row.double[name] = relative_error(got, want)
+                else:
+                    single[name].append(relative_error(got, want))
+    row.single = {name: statistics.median(errors) for name, errors in single.items()}
+
+
+def networks(names: Iterable[str], seeds: int, out: Path | None, console: Console) -> int:
+    """Judge networks, print the page; 1 if one is too far off, 2 if nothing was compared."""
+    begun, wanted = time.monotonic(), set(names)
+    chosen = [row for row in rows() if not wanted or wanted & {row.name, *row.also}]
+    targets = [target for target in JUDGED if not target.missing]
+    workers = {target.name: Worker(target) for target in targets}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for row in progress.track(chosen, description="networks"):
+            judge(row, workers, seeds)
+            if not console.is_terminal:
+                console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
+    versions = dict.fromkeys(worker.versions() for worker in workers.values())
+    for worker in workers.values():
+        worker.close()
+    text = page(chosen, targets, seeds, time.monotonic() - begun, ", ".join(versions))
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    faults = [fault for row in chosen for fault in row.faults]
+    for fault in faults:
+        console.print(fault, style="red", highlight=False)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(text)
+    return 1 if faults else 0 if targets and chosen else 2
+
+
+def page(found: list[Row], targets: list[Target], seeds: int, seconds: float, versions: str) -> str:
+    """Markdown."""
+    names = [target.name for target in targets]
+    lines = [
+        "# Networks",
+        "",
+        "`make networks` builds every network that `se_spec.network` names in every implementation, with the same drawn",
+        "weights and statistics, and compares the logits of two images of 64 × 96 (24 × 32 for CIFAR) with the oracle's.",
+        f"Errors are relative to the largest logit. float64 must be within {LIMIT:.0e}; in float32 the median of {seeds}",
+        f"seeds must be at most {ALLOWANCE:g} times PyTorch's own. {seconds / 60:.0f} minutes on {os.cpu_count()} processors,",
+        f"{platform.machine()}; {versions}.",
+        "",
+        "## What they are",
+        "",
+        "Parameters are the learnable ones; multiply-adds those of convolutions and dense layers for one image of the",
+        "source's size. *Added by SE* is against the same network without.",
+        "",
+        "| network | the same at inference | parameters | GMACs | parameters added by SE | multiply-adds added by SE |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in found:
+        net, same = row.net, ", ".join(f"`{name}`" for name in row.also)
+        more = [f"{n:,} ({n / (total - n):+.2%})" for n, total in zip(net.added_by_se(), _totals(net), strict=True)]
+        cells = more if net.se is not None else ["–", "–"]
+        lines.append(
+            f"| `{row.name}` | {same} | {net.parameter_count():,} | {net.macs() / 1e9:.3f} | {' | '.join(cells)} |"
+        )
+    for dtype in ("float64", "float32"):
+        lines += ["", f"## {dtype}", "", f"| network | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+        for row in found:
+            errors = row.double if dtype == "float64" else row.single
+            lines.append(f"| `{row.name}` | {' | '.join(f'{errors[name]:.1e}' for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _totals(net: NetworkSpec) -> tuple[int, int]:
+    return net.parameter_count(), net.macs()

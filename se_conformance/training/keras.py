@@ -1,0 +1,41 @@
+"""The course in Keras, on whichever backend the process has."""
+
+from typing import Any
+
+import keras
+
+import se_keras
+from se_spec import NetworkSpec
+
+from . import Batches, Course, Parameters, Trained
+
+
+class SGD(keras.optimizers.SGD):
+    """With the weight decay added to the gradient; Keras' own takes it off the weight, apart from the momentum."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__(course.learning_rate, course.momentum)
+        self.decay = course.weight_decay
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient + self.decay * variable, variable, learning_rate)
+
+
+def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+    """By ``train_on_batch``, whose losses and learning rate have the type that Keras calls ``floatx``."""
+    model = _model(net, parameters)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(SGD(course), loss)
+    losses = []
+    for x, labels in batches:
+        model.reset_metrics()  # or it would give the mean of all batches so far
+        losses.append(float(model.train_on_batch(x, labels)))
+    return Trained(losses, se_keras.get_parameters(model))
+
+
+def _model(net: NetworkSpec, parameters: Parameters) -> keras.Model:
+    dtype = parameters["classifier.weight"].dtype.name
+    keras.config.set_floatx(dtype)
+    model = se_keras.senet(net, dtype=dtype)
+    se_keras.set_parameters(model, parameters)
+    return model

@@ -1,0 +1,44 @@
+"""The course in Flax linen."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import se_flax
+from se_spec import NetworkSpec
+
+from . import Batches, Course, Parameters, Trained
+
+
+def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+    """Under ``jax.jit``; optax adds the weight decay before the momentum."""
+    model, variables = _model(net, parameters)
+    decay = optax.add_decayed_weights(course.weight_decay)
+    optimizer = optax.chain(decay, optax.sgd(course.learning_rate, course.momentum))
+
+    def loss_of(params: Any, statistics: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        logits, changed = model.apply(
+            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), changed["batch_stats"]
+
+    @jax.jit
+    def step(params: Any, statistics: Any, state: Any, x: jax.Array, labels: jax.Array) -> tuple[Any, ...]:
+        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, x, labels)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), statistics, state, loss
+
+    params, statistics = variables["params"], variables["batch_stats"]
+    state = optimizer.init(params)
+    losses = []
+    for x, labels in batches:
+        params, statistics, state, loss = step(params, statistics, state, jnp.asarray(x), jnp.asarray(labels))
+        losses.append(float(loss))
+    return Trained(losses, se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}))
+
+
+def _model(net: NetworkSpec, parameters: Parameters) -> tuple[se_flax.linen.SENet, Any]:
+    model = se_flax.linen.SENet(net, param_dtype=parameters["classifier.weight"].dtype)
+    return model, se_flax.linen.set_parameters(model, parameters)

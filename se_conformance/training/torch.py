@@ -1,0 +1,26 @@
+"""The course in PyTorch."""
+
+import torch
+from torch.nn import functional as F
+
+import se_torch
+from se_spec import NetworkSpec
+
+from ..targets.torch import network_of, to_tensor
+from . import Batches, Course, Parameters, Trained
+
+
+def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+    """Its own SGD adds the weight decay to the gradient."""
+    model = network_of(net, parameters).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), course.learning_rate, course.momentum, weight_decay=course.weight_decay
+    )
+    losses = []
+    for x, labels in batches:
+        loss = F.cross_entropy(model(to_tensor(x)), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return Trained(losses, se_torch.get_parameters(model))
