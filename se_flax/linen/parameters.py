@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -22,6 +21,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
 
     >>> block = SqueezeExcitation(8, hidden=2)
     >>> parameters = {"reduce.weight": np.ones((2, 8)), "expand.weight": np.ones((8, 2))}
+    >>> import jax
     >>> jax.tree.map(np.shape, set_parameters(block, parameters))
     {'params': {'expand': {'kernel': (2, 8)}, 'reduce': {'kernel': (8, 2)}}}
     """
@@ -43,7 +43,14 @@ def get_parameters(
             come in the order of the variables, which JAX sorts.
 
     Raises:
-        ParameterError: variables of ``block`` are missing or abstract.
+        ParameterError: a parameter of ``block`` is missing, or one is abstract.
+
+    >>> import jax
+    >>> from se_spec import network
+    >>> model = SENet(network("se_resnet20"))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), np.ones((1, 8, 8, 3), np.float32))
+    >>> list(get_parameters(variables, model))[:5]
+    ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
     names = None if block is None else se_spec.parameters.shapes(block.spec)
     return from_tree(variables["params"], variables.get("batch_stats", {}), names=names)

@@ -17,8 +17,8 @@ from .networks import SENet
 def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray]) -> None:
     """Copy canonical parameters into a block or network, cast to its own dtype (SPEC K-2, K-3).
 
-    It may be abstract (``nnx.eval_shape``): then nothing is drawn at random only to be overwritten. (What a network's
-    dropout draws from is no parameter, and stays abstract until ``nnx.reseed(model, dropout=0)``.)
+    It may be abstract (``nnx.eval_shape``): then nothing is drawn at random only to be overwritten. (The key of a
+    network's dropout is no parameter and stays abstract; ``nnx.reseed(model, default=0)`` sets one of ``nnx.Rngs(0)``.)
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen, or a layer has been replaced; nothing has
