@@ -36,8 +36,8 @@ class SENet(nnx.Module):
     Output shape: (N, ``net.num_classes``).
 
     Every layer is a submodule at its canonical path (SPEC M-5). New parameters are those of SPEC M-10. Like every new
-    NNX module it is in training mode: ``model.eval()``, or ``nnx.view(model, use_running_average=True,
-    deterministic=True)``, has it use the running statistics and drop nothing.
+    NNX module it is in training mode; after ``model.eval()`` it uses the running statistics and drops nothing.
+    ``nnx.view(model, use_running_average=True)`` does so beside it, with ``deterministic=True`` where it has dropout.
 
     Raises:
         InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
