@@ -1,5 +1,6 @@
 """``se_flax.SENet``, NNX and linen: against the oracle, and what a Flax user asks of it besides."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from .small_networks import (
 )
 
 pytestmark = pytest.mark.framework("flax")
-jax, nnx, se_flax = OnDemand("jax"), OnDemand("flax.nnx"), OnDemand("se_flax")
+flax, jax, nnx, se_flax = OnDemand("flax"), OnDemand("jax"), OnDemand("flax.nnx"), OnDemand("se_flax")
 
 APIS = ("nnx", "linen")
 both = pytest.mark.parametrize("api", APIS)
@@ -57,8 +58,13 @@ def build(api, net, values, param_dtype="float64", dtype=None):
     return {"nnx": nnx_network, "linen": linen_network}[api](net, values, param_dtype=param_dtype, dtype=dtype)
 
 
+@cache
+def abstract_model(net, **dtypes):
+    return nnx.eval_shape(lambda: se_flax.SENet(net, rngs=nnx.Rngs(0), **dtypes))
+
+
 def nnx_model(net, values, **dtypes):
-    model = nnx.eval_shape(lambda: se_flax.SENet(net, rngs=nnx.Rngs(0), **dtypes))
+    model = nnx.clone(abstract_model(net, **dtypes))
     se_flax.set_parameters(model, values)
     nnx.reseed(model, default=0)
     return model
@@ -127,14 +133,13 @@ def bits(tree):
     return [(leaf.dtype, leaf.tobytes()) for leaf in map(np.asarray, jax.tree.leaves(tree))]
 
 
-def judge(net, x):
-    values = weights_of(net)
-    want = se_numpy.senet(x, net, values, data_format="channels_first")
-    networks = [build(api, net, values) for api in APIS]
-    got = [np.asarray(quickly(network.forward)(network.state, last(x))) for network in networks]
-    assert got[0].dtype == np.float64
-    assert difference(got[0], want) < 1e-12
-    assert bits(got[0]) == bits(got[1])
+def as_linen(state):
+    """NNX's state as linen's variables: the same names, in two collections."""
+    variables = {}
+    for path, leaf in nnx.to_flat_state(state):
+        collection = "batch_stats" if isinstance(leaf, nnx.BatchStat) else "params"
+        variables[(collection, *path)] = leaf.get_value()
+    return flax.traverse_util.unflatten_dict(variables)
 
 
 # The right answer
@@ -142,13 +147,28 @@ def judge(net, x):
 
 @every_family
 def test_m1_m7_every_family_is_the_oracles(name):
-    judge(FAMILIES[name], images(FAMILIES[name], *SIZES.get(name, (33, 41)), samples=1))
+    net = FAMILIES[name]
+    values, x = weights_of(net), images(net, *SIZES.get(name, (33, 41)), samples=1)
+    want = se_numpy.senet(x, net, values, data_format="channels_first")
+    network, linen = build("nnx", net, values), se_flax.linen.SENet(net, param_dtype="float64")
+
+    def logits(state, x):  # of one state, so that XLA compiles once what is the same in both
+        return network.forward(state, x), linen.apply(as_linen(state), x)
+
+    for got in quickly(logits)(network.state, last(x)):
+        assert got.dtype == np.float64
+        assert difference(got, want) < 1e-12
 
 
 @every_small_one
 @pytest.mark.parametrize("size", [(23, 30), (16, 9)])
 def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles(net, size):
-    judge(net, images(net, *size))
+    values, x = weights_of(net), images(net, *size)
+    want = se_numpy.senet(x, net, values, data_format="channels_first")
+    networks = [build(api, net, values) for api in APIS]
+    one, other = (np.asarray(quickly(network.forward)(network.state, last(x))) for network in networks)
+    assert difference(one, want) < 1e-12
+    assert bits(one) == bits(other)
 
 
 @both
@@ -161,9 +181,9 @@ def test_op_by_op_and_compiled_are_the_oracles(api):
 
 
 @both
-@every_kind
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_n2_logits_have_the_dtype_of_x_or_the_one_that_is_asked_for(api, net, dtype, tolerance):
+def test_n2_logits_have_the_dtype_of_x_or_the_one_that_is_asked_for(api, dtype, tolerance):
+    net = INCEPTION
     values, x = weights_of(net), images(net, 23, 30)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     own, asked = build(api, net, values, dtype), build(api, net, values, "float32", dtype)
@@ -230,7 +250,7 @@ def test_m5_layers_and_variables_are_found_by_their_paths():
 
 @every_small_one
 def test_m6_learnable_are_those_that_the_network_counts(net):
-    model = nnx.eval_shape(lambda: se_flax.SENet(net, rngs=nnx.Rngs(0)))
+    model = abstract_model(net)
     x = jax.numpy.ones((1, 23, 30, 3), "float32")
     shapes = jax.eval_shape(se_flax.linen.SENet(net).init, jax.random.key(0), x)
     for learned in (nnx.state(model, nnx.Param), shapes["params"]):
@@ -287,7 +307,7 @@ def test_k2_a_layer_that_is_replaced_is_named_and_nothing_is_set():
 
 
 def test_k2_an_abstract_model_has_no_parameters_until_they_are_set():
-    model = nnx.eval_shape(lambda: se_flax.SENet(BOTTLENECKS, rngs=nnx.Rngs(0)))
+    model = nnx.clone(abstract_model(BOTTLENECKS))
     with pytest.raises(ParameterError, match=r"stem\.conv1\.weight is abstract"):
         se_flax.get_parameters(model)
     se_flax.set_parameters(model, weights_of(BOTTLENECKS))
@@ -308,7 +328,7 @@ def test_n6_float64_parameters_and_images_without_x64_are_refused(api):
 def test_m10_new_parameters_have_the_documented_distributions():
     net = BOTTLENECKS.replace(stages=(Stage(1, 256, (128, 128)),), groups=32, conv_bias=True, num_classes=500)
     model = quickly(lambda: nnx.split(se_flax.SENet(net, rngs=nnx.Rngs(0)))[1])()
-    graph = nnx.graphdef(nnx.eval_shape(lambda: se_flax.SENet(net, rngs=nnx.Rngs(0))))
+    graph = nnx.graphdef(abstract_model(net))
     linen = se_flax.linen.SENet(net)
     variables = quickly(linen.init)(jax.random.key(0), jax.numpy.ones((1, 9, 9, 3), "float32"))
     for values in (
@@ -405,9 +425,10 @@ def test_a_step_changes_no_dtype(api, dtype):
 def test_nnx_trains_in_place_and_has_flaxs_modes():
     import optax
 
-    model = nnx_model(ZEROS, weights_of(ZEROS), param_dtype="float64")
+    net = ZEROS.replace(stages=(Stage(1, 8, (8,)),))
+    model = nnx_model(net, weights_of(net), param_dtype="float64")
     optimizer = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
-    x, before = last(images(ZEROS, 17, 20, samples=4)), se_flax.get_parameters(model)
+    x, before = last(images(net, 17, 20, samples=4)), se_flax.get_parameters(model)
 
     @nnx.jit
     def step(model, optimizer, x):
@@ -418,7 +439,7 @@ def test_nnx_trains_in_place_and_has_flaxs_modes():
     losses = [float(step(model, optimizer, x)) for _ in range(4)]
     assert losses == sorted(set(losses), reverse=True)
     after = se_flax.get_parameters(model)
-    for name in ("stem.conv1.weight", "stage1.block0.se.expand.bias", "stage2.block1.bn2.mean", "head.bn1.variance"):
+    for name in ("stem.conv1.weight", "stage1.block0.se.expand.bias", "stage1.block0.bn2.mean", "head.bn1.variance"):
         assert not np.array_equal(before[name], after[name]), name
     inference = nnx.view(model, use_running_average=True)
     logits = inference(x)
