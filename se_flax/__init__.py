@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation for Flax, channels last: NNX here, linen as ``se_flax.linen``.
+"""Squeeze-and-Excitation for Flax, channels last, the block and networks: NNX here, linen as ``se_flax.linen``.
 
 >>> import jax.numpy as jnp, se_flax as se
 >>> from flax import nnx
@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 
 from . import linen as linen
 from . import nnx as nnx
+from .nnx import SENet as SENet
 from .nnx import SqueezeExcitation as SqueezeExcitation
 from .nnx import get_parameters as get_parameters
 from .nnx import set_parameters as set_parameters

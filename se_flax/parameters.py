@@ -1,32 +1,41 @@
 """Canonical NumPy parameters as Flax trees and back: ``reduce.weight`` (R, C) is the transpose of ``reduce/kernel``.
 
-NNX and linen share this page and nothing else.
+A convolution's kernel is (k, k, I / groups, O), and a batch norm has Flax's names. NNX and linen share this page and
+nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 import se_spec
-from se_spec import InputError, SESpec
+from se_spec import InputError, NetworkSpec, ParameterError, SESpec
 
-Tree = dict[str, dict[str, Any]]
+STATISTICS = ("mean", "var")
+"""What training tracks and no gradient reaches, by Flax's names."""
+
+_FLAX = {"weight": "kernel", "offset": "bias", "variance": "var"}
+_CANONICAL = {"kernel": "weight", "var": "variance"}
+_BLOCK = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
+
+Path = tuple[str, ...]
 
 
-def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec) -> Tree:
-    """Canonical parameters as ``{"reduce": {"kernel": (C, R), "bias": (R,)}, "expand": ...}`` (SPEC K-2).
+def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec) -> dict[Path, np.ndarray]:
+    """Canonical parameters by path: ``{("reduce", "kernel"): (C, R), ("reduce", "bias"): (R,), ...}`` (SPEC K-2).
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen.
     """
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
-    tree: Tree = {}
+    tree = {}
     for name, array in parameters.items():
-        projection, _, kind = name.partition(".")
-        tree.setdefault(projection, {})["kernel" if kind == "weight" else kind] = array.T
+        *path, kind = name.split(".")
+        tree[(*path, _FLAX.get(kind, kind))] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     return tree
 
 
@@ -50,12 +59,30 @@ def kept(dtype: Any) -> np.dtype:
     return wanted
 
 
-def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The inverse of ``to_tree``, in canonical order; the arrays are copies."""
-    return {
-        f"{projection}.{kind}": np.array(np.asarray(tree[projection]["kernel" if kind == "weight" else kind]).T)
-        for projection in ("reduce", "expand")
-        if projection in tree
-        for kind in ("weight", "bias")
-        if kind == "weight" or tree[projection].get("bias") is not None
-    }
+def from_tree(*trees: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The inverse of ``to_tree``, from nested trees; the arrays are copies.
+
+    Args:
+        trees: parameters or their gradients, and statistics if there are any.
+        names: which ones, in which order; without, all, those of a block in canonical order.
+
+    Raises:
+        ParameterError: a name is not in the trees, or has a shape and no values yet.
+    """
+    flat = {path: value for tree in trees for path, value in flatten_dict(tree).items() if value is not None}
+    found = {}
+    for (*path, kind), value in flat.items():
+        of_batch_norm = kind == "bias" and (*path, "kernel") not in flat
+        found[".".join([*path, "offset" if of_batch_norm else _CANONICAL.get(kind, kind)])] = value
+    if names is None:
+        names = sorted(found, key=lambda name: _BLOCK.index(name) if name in _BLOCK else 0)
+    return {name: _to_array(name, found.get(name)) for name in names}
+
+
+def _to_array(name: str, value: Any) -> np.ndarray:
+    if value is None:
+        raise ParameterError(f"{name} is not there; was its layer replaced?")
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise ParameterError(f"{name} is abstract; call set_parameters first")
+    array = np.asarray(value)
+    return np.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T, order="C")

@@ -12,9 +12,9 @@ TABLE = {
     "se_numpy": ["squeeze_excitation", "excitation", "senet", "initialize", "vjp"],
     "se_torch": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
     "se_keras": ["SqueezeExcitation", "squeeze_excitation", "excitation", "set_parameters", "get_parameters"],
-    "se_flax": ["SqueezeExcitation", "set_parameters", "get_parameters"],
-    "se_flax.nnx": ["SqueezeExcitation", "set_parameters", "get_parameters"],
-    "se_flax.linen": ["SqueezeExcitation", "set_parameters", "get_parameters"],
+    "se_flax": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
+    "se_flax.nnx": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
+    "se_flax.linen": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
 }
 FAMILY = {"se_torch": "torch", "se_keras": "keras", "se_flax": "flax"}
 

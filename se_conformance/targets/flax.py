@@ -11,7 +11,7 @@ from flax import nnx
 
 import se_flax
 from se_flax.parameters import from_tree
-from se_spec import SESpec
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
@@ -64,6 +64,18 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 
 
 _API = {"nnx": _nnx, "linen": _linen}
+
+
+def logits(net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, *, api: str) -> np.ndarray:
+    """What a network makes of images (N, H, W, C) at inference, under one jit; its parameters in the dtype of x."""
+    if api == "linen":
+        model = se_flax.linen.SENet(net, param_dtype=x.dtype)
+        return np.asarray(jax.jit(model.apply)(se_flax.linen.set_parameters(model, parameters), x))
+    model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=x.dtype, rngs=nnx.Rngs(0)))
+    se_flax.set_parameters(model, parameters)
+    model.eval()
+    graph, state, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)  # the rest is abstract: keys of dropout
+    return np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state, rest)(x))(state, x))
 
 
 def versions() -> str:

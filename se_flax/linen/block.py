@@ -18,7 +18,7 @@ from se_spec import SESpec
 from ..parameters import kept
 from .nonlinearities import activate, gate
 
-_FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
+FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
 
 
 class SqueezeExcitation(nn.Module):
@@ -93,8 +93,8 @@ class SqueezeExcitation(nn.Module):
             dtype=z.dtype,
             param_dtype=kept(self.param_dtype),
             precision=jax.lax.Precision.HIGHEST,
-            kernel_init=_FAN_IN_UNIFORM,
-            bias_init=_uniform(z.shape[-1]),
+            kernel_init=FAN_IN_UNIFORM,
+            bias_init=uniform(z.shape[-1]),
             name=name,
         )
         return dense(z)
@@ -120,7 +120,7 @@ def _over_space(g: jax.Array, rank: int) -> jax.Array:
     return jnp.expand_dims(g, tuple(range(1, rank - 1)))
 
 
-def _uniform(fan_in: int) -> nn.initializers.Initializer:
+def uniform(fan_in: int) -> nn.initializers.Initializer:
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

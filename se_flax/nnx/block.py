@@ -19,7 +19,7 @@ from se_spec import SESpec
 from ..parameters import kept
 from .nonlinearities import activate, gate
 
-_FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
+FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
 
 
 class SqueezeExcitation(nnx.Module):
@@ -61,12 +61,12 @@ class SqueezeExcitation(nnx.Module):
             nnx.Linear,
             use_bias=spec.bias,
             param_dtype=kept(param_dtype),
-            kernel_init=_FAN_IN_UNIFORM,
+            kernel_init=FAN_IN_UNIFORM,
             rngs=rngs,
         )
         if not spec.single_projection:  # E-4
-            self.reduce = linear(spec.channels, spec.hidden, bias_init=_uniform(spec.channels))
-        self.expand = linear(spec.hidden, spec.channels, bias_init=_uniform(spec.hidden))
+            self.reduce = linear(spec.channels, spec.hidden, bias_init=uniform(spec.channels))
+        self.expand = linear(spec.hidden, spec.channels, bias_init=uniform(spec.hidden))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = _widened(x, self.spec, self.dtype)
@@ -112,7 +112,7 @@ def _over_space(g: jax.Array, rank: int) -> jax.Array:
     return jnp.expand_dims(g, tuple(range(1, rank - 1)))
 
 
-def _uniform(fan_in: int) -> nnx.initializers.Initializer:
+def uniform(fan_in: int) -> nnx.initializers.Initializer:
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -1,0 +1,268 @@
+"""A network as a Flax linen module, channels last: the flat list of layers, each a module at its path.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
+M-1 to M-10. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
+in the parameters' dtype, poolings and batch norm that widen half precision.
+"""
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import unflatten_dict
+from jax.typing import DTypeLike
+
+import se_spec
+from se_spec import NetworkSpec
+from se_spec.networks import layers as kinds
+from se_spec.networks import output_length, pads, sizes, spent
+
+from ..parameters import kept
+from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
+
+
+class SENet(nn.Module):
+    """From images to logits.
+
+    Args:
+        spec: which network.
+        dtype: of the computation and the logits; None is the dtype of x.
+        param_dtype: of the parameters and running statistics.
+
+    Input shape: (N, H, W, ``spec.channels``), any float dtype.
+    Output shape: (N, ``spec.num_classes``).
+
+    Every layer is a submodule, and its variables are nested as its canonical path is (SPEC M-5). New parameters are
+    those of SPEC M-10. A call uses the running statistics and drops nothing; with ``train=True`` batches are normalised
+    by their own statistics, of which ``mutable=["batch_stats"]`` returns the running ones, and what dropout drops is
+    drawn from the key ``dropout``.
+
+    Raises:
+        InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
+        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+
+    >>> from se_spec import network
+    >>> model, x = SENet(network("se_resnet20")), jnp.ones((2, 32, 32, 3))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), x)
+    >>> model.apply(variables, x).shape
+    (2, 10)
+    >>> variables["params"]["stage2"]["block0"]["shortcut"]["conv"]["kernel"].shape
+    (1, 1, 16, 32)
+    >>> y, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    >>> list(updates)
+    ['batch_stats']
+    """
+
+    spec: NetworkSpec
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        tree = unflatten_dict({tuple(layer.name.split(".")): layer for layer in self.spec.layers})
+        _place(self, tree, kept(self.param_dtype))
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = _checked(x, self.spec, self.dtype)
+        maps, no_more = {kinds.INPUT: x}, spent(self.spec.layers)
+        modes = {kinds.BatchNorm: {"use_running_average": not train}, kinds.Dropout: {"deterministic": not train}}
+        for layer in self.spec.layers:
+            module = reduce(getattr, layer.name.split("."), self)
+            maps[layer.name] = x = module(*[maps[name] for name in layer.inputs], **modes.get(type(layer), {}))
+            for name in no_more.get(layer.name, ()):
+                del maps[name]
+        return x
+
+
+def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+    se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
+    sizes(net.layers, (x.shape[1], x.shape[2]))  # M-9
+    return jnp.asarray(x, kept(dtype or x.dtype))
+
+
+class Group(nn.Module):
+    """Layers below one name; linen nests variables as modules are nested."""
+
+    tree: Mapping[str, Any]
+    param_dtype: DTypeLike
+
+    def setup(self) -> None:
+        _place(self, self.tree, self.param_dtype)
+
+
+def _place(module: nn.Module, tree: Mapping[str, Any], param_dtype: DTypeLike) -> None:
+    """Make layers, and groups of layers, submodules by their names."""
+    for name, value in tree.items():
+        make = Group if isinstance(value, Mapping) else _module
+        setattr(module, name, make(value, param_dtype))
+
+
+def _module(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
+    match layer:
+        case kinds.Convolution():
+            return _convolution(layer, param_dtype)
+        case kinds.BatchNorm():
+            return _batch_norm(layer, param_dtype)
+        case kinds.ReLU():
+            return ReLU()
+        case kinds.Pooling():
+            return Pooling(layer)
+        case kinds.SqueezeExcitation():
+            return SqueezeExcitation(layer.spec, param_dtype=param_dtype)
+        case kinds.Addition():
+            return Addition()
+        case kinds.Concatenation():
+            return Concatenation()
+        case kinds.ZeroChannels():
+            return ZeroChannels(layer)
+        case kinds.GlobalPooling():
+            return GlobalPooling()
+        case kinds.Dropout():
+            return nn.Dropout(layer.rate)
+        case kinds.Dense():
+            return _dense(layer, param_dtype)
+    raise AssertionError(layer)
+
+
+def _as_x(*arrays: Any, **_: Any) -> list[Any]:
+    """Parameters in the dtype of x, whatever they are stored in, where Flax would promote x too."""
+    return [None if array is None else array.astype(arrays[0].dtype) for array in arrays]
+
+
+def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
+    """``nn.Conv`` in x's dtype and never in TF32; Flax's SAME is TensorFlow's (M-2)."""
+    fan_in = layer.kernel**2 * layer.in_channels // layer.groups
+    return nn.Conv(
+        layer.out_channels,
+        (layer.kernel, layer.kernel),
+        layer.stride,
+        padding=_padding(layer.padding),
+        feature_group_count=layer.groups,
+        use_bias=layer.bias,
+        promote_dtype=_as_x,
+        precision=jax.lax.Precision.HIGHEST,
+        kernel_init=nn.initializers.variance_scaling(2.0 * layer.groups, "fan_out", "normal"),  # M-10
+        bias_init=uniform(fan_in),
+        param_dtype=param_dtype,
+    )
+
+
+def _batch_norm(layer: kinds.BatchNorm, param_dtype: DTypeLike) -> "BatchNorm":
+    return BatchNorm(
+        momentum=layer.momentum,
+        epsilon=layer.epsilon,
+        use_scale=layer.scale,
+        use_fast_variance=False,  # which cancels where the mean is large
+        force_float32_reductions=False,  # which would have the statistics in float32
+        param_dtype=param_dtype,
+    )
+
+
+class BatchNorm(nn.BatchNorm):
+    """``nn.BatchNorm`` with statistics that keep the parameters' dtype in training; half precision is widened.
+
+    Flax's momentum is the share of the old statistic, its running variance that of n, where torch takes n - 1.
+    """
+
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+        y = super().__call__(_widened(x), **options).astype(x.dtype)
+        if self.is_mutable_collection("batch_stats"):
+            for name in ("mean", "var"):
+                value = self.get_variable("batch_stats", name)
+                self.put_variable("batch_stats", name, value.astype(self.param_dtype))
+        return y
+
+
+class ReLU(nn.Module):
+    """``max(x, 0)``."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(x)
+
+
+class Pooling(nn.Module):
+    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+
+    layer: kinds.Pooling
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer = self.layer
+        if layer.pool == "max":
+            return reduce(jnp.maximum, _windows(x, layer))
+        window = ((layer.kernel, layer.kernel), (layer.stride, layer.stride), _padding(layer.padding))
+        y = nn.avg_pool(_widened(x), *window, count_include_pad=layer.count_padding)
+        return y.astype(x.dtype)
+
+
+def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
+    """For each position within the window the map of what stands there.
+
+    Of some windows nn.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
+    """
+    kernel, stride = layer.kernel, layer.stride
+    rows, columns = (pads(length, kernel, stride, layer.padding) for length in x.shape[1:3])
+    height, width = (output_length(length, kernel, stride, layer.padding) for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
+    return [
+        x[:, row : row + stride * height : stride, column : column + stride * width : stride]
+        for row in range(kernel)
+        for column in range(kernel)
+    ]
+
+
+class Addition(nn.Module):
+    """The sum of two maps."""
+
+    def __call__(self, branch: jax.Array, shortcut: jax.Array) -> jax.Array:
+        return branch + shortcut
+
+
+class Concatenation(nn.Module):
+    """Maps one behind the other along the channels."""
+
+    def __call__(self, *maps: jax.Array) -> jax.Array:
+        return jnp.concatenate(maps, -1)
+
+
+class ZeroChannels(nn.Module):
+    """Channels of zeros before and after."""
+
+    layer: kinds.ZeroChannels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.layer.before, self.layer.after)))
+
+
+class GlobalPooling(nn.Module):
+    """The mean over all positions."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean((1, 2))
+
+
+def _dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
+    """``nn.Dense`` in x's dtype and never in TF32."""
+    return nn.Dense(
+        layer.out_channels,
+        use_bias=layer.bias,
+        promote_dtype=_as_x,
+        precision=jax.lax.Precision.HIGHEST,
+        kernel_init=FAN_IN_UNIFORM,  # K-4
+        bias_init=uniform(layer.in_channels),
+        param_dtype=param_dtype,
+    )
+
+
+def _padding(padding: kinds.Padding) -> Any:
+    """In Flax's words."""
+    return "SAME" if padding == "same" else (padding, padding)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """At least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

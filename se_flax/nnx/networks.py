@@ -1,0 +1,273 @@
+"""A network as a Flax NNX module, channels last: the flat list of layers, each a module at its path.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
+M-1 to M-10. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
+in the parameters' dtype, poolings and batch norm that widen half precision.
+"""
+
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+import se_spec
+from se_spec import NetworkSpec
+from se_spec.networks import layers as kinds
+from se_spec.networks import output_length, pads, sizes, spent
+
+from ..parameters import kept
+from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
+
+
+class SENet(nnx.Module):
+    """From images to logits.
+
+    Args:
+        net: which network.
+        dtype: of the computation and the logits; None is the dtype of x.
+        param_dtype: of the parameters and running statistics.
+        rngs: the key ``params`` draws the parameters, ``dropout`` what dropout drops.
+
+    Input shape: (N, H, W, ``net.channels``), any float dtype.
+    Output shape: (N, ``net.num_classes``).
+
+    Every layer is a submodule at its canonical path (SPEC M-5). New parameters are those of SPEC M-10. Like every new
+    NNX module it is in training mode; after ``model.eval()`` it uses the running statistics and drops nothing.
+    ``nnx.view(model, use_running_average=True)`` does so beside it, with ``deterministic=True`` where it has dropout.
+
+    Raises:
+        InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
+        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+
+    >>> from se_spec import network
+    >>> model = SENet(network("se_resnet20"), rngs=nnx.Rngs(0))
+    >>> model.eval()
+    >>> model(jnp.ones((2, 32, 32, 3))).shape
+    (2, 10)
+    >>> model.stage2.block0.shortcut.conv.kernel.shape
+    (1, 1, 16, 32)
+    """
+
+    def __init__(
+        self,
+        net: NetworkSpec,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.spec = net
+        self.dtype = dtype
+        for layer in net.layers:
+            _place(self, layer.name, _module(layer, {"param_dtype": kept(param_dtype), "rngs": rngs}))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _checked(x, self.spec, self.dtype)
+        maps, no_more = {kinds.INPUT: x}, spent(self.spec.layers)
+        for layer in self.spec.layers:
+            module = reduce(getattr, layer.name.split("."), self)
+            maps[layer.name] = x = module(*[maps[name] for name in layer.inputs])
+            for name in no_more.get(layer.name, ()):
+                del maps[name]
+        return x
+
+
+def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+    se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
+    sizes(net.layers, (x.shape[1], x.shape[2]))  # M-9
+    return jnp.asarray(x, kept(dtype or x.dtype))
+
+
+def _place(module: nnx.Module, path: str, layer: nnx.Module) -> None:
+    """Make ``layer`` the submodule at a path, with what leads there."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if not hasattr(module, parent):
+            setattr(module, parent, nnx.Dict())
+        module = getattr(module, parent)
+    setattr(module, name, layer)
+
+
+def _module(layer: kinds.Layer, options: dict[str, Any]) -> nnx.Module:
+    match layer:
+        case kinds.Convolution():
+            return Convolution(layer, **options)
+        case kinds.BatchNorm():
+            return BatchNorm(layer, **options)
+        case kinds.ReLU():
+            return ReLU()
+        case kinds.Pooling():
+            return Pooling(layer)
+        case kinds.SqueezeExcitation():
+            return SqueezeExcitation(layer.spec, **options)
+        case kinds.Addition():
+            return Addition()
+        case kinds.Concatenation():
+            return Concatenation()
+        case kinds.ZeroChannels():
+            return ZeroChannels(layer)
+        case kinds.GlobalPooling():
+            return GlobalPooling()
+        case kinds.Dropout():
+            return nnx.Dropout(layer.rate, rngs=options["rngs"])
+        case kinds.Dense():
+            return Dense(layer, **options)
+    raise AssertionError(layer)
+
+
+def _as_x(arrays: tuple[Any, ...], **_: Any) -> tuple[Any, ...]:
+    """Parameters in the dtype of x, whatever they are stored in, where Flax would promote x too."""
+    return tuple(None if array is None else array.astype(arrays[0].dtype) for array in arrays)
+
+
+class Convolution(nnx.Conv):
+    """``nnx.Conv`` in x's dtype and never in TF32; Flax's SAME is TensorFlow's (M-2)."""
+
+    def __init__(self, layer: kinds.Convolution, **options: Any) -> None:
+        fan_in = layer.kernel**2 * layer.in_channels // layer.groups
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            (layer.kernel, layer.kernel),
+            layer.stride,
+            padding=_padding(layer.padding),
+            feature_group_count=layer.groups,
+            use_bias=layer.bias,
+            promote_dtype=_as_x,
+            precision=jax.lax.Precision.HIGHEST,
+            kernel_init=nnx.initializers.variance_scaling(2.0 * layer.groups, "fan_out", "normal"),  # M-10
+            bias_init=uniform(fan_in),
+            **options,
+        )
+
+
+class BatchNorm(nnx.BatchNorm):
+    """``nnx.BatchNorm`` with statistics of the parameters' dtype, where Flax has float32; half precision is widened.
+
+    Flax's momentum is the share of the old statistic, its running variance that of n, where torch takes n - 1.
+    """
+
+    def __init__(self, layer: kinds.BatchNorm, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        super().__init__(
+            layer.in_channels,
+            momentum=layer.momentum,
+            epsilon=layer.epsilon,
+            use_scale=layer.scale,
+            use_fast_variance=False,  # which cancels where the mean is large
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        for name in ("mean", "var"):
+            start = getattr(self, name)[...].astype(param_dtype)
+            setattr(self, name, Statistic(start))
+
+    def __call__(self, x: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+        return super().__call__(_widened(x), *arguments, **options).astype(x.dtype)
+
+
+class Statistic(nnx.BatchStat):
+    """Training computes it in at least float32; stored it is in its own dtype, where JAX would warn of the cast."""
+
+    def __setitem__(self, key: Any, value: jax.Array) -> None:
+        super().__setitem__(key, value.astype(self.dtype))
+
+
+class ReLU(nnx.Module):
+    """``max(x, 0)``."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(x)
+
+
+class Pooling(nnx.Module):
+    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+
+    def __init__(self, layer: kinds.Pooling) -> None:
+        self.layer = layer
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer = self.layer
+        if layer.pool == "max":
+            return reduce(jnp.maximum, _windows(x, layer))
+        window = ((layer.kernel, layer.kernel), (layer.stride, layer.stride), _padding(layer.padding))
+        y = nnx.avg_pool(_widened(x), *window, count_include_pad=layer.count_padding)
+        return y.astype(x.dtype)
+
+
+def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
+    """For each position within the window the map of what stands there.
+
+    Of some windows nnx.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
+    """
+    kernel, stride = layer.kernel, layer.stride
+    rows, columns = (pads(length, kernel, stride, layer.padding) for length in x.shape[1:3])
+    height, width = (output_length(length, kernel, stride, layer.padding) for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
+    return [
+        x[:, row : row + stride * height : stride, column : column + stride * width : stride]
+        for row in range(kernel)
+        for column in range(kernel)
+    ]
+
+
+class Addition(nnx.Module):
+    """The sum of two maps."""
+
+    def __call__(self, branch: jax.Array, shortcut: jax.Array) -> jax.Array:
+        return branch + shortcut
+
+
+class Concatenation(nnx.Module):
+    """Maps one behind the other along the channels."""
+
+    def __call__(self, *maps: jax.Array) -> jax.Array:
+        return jnp.concatenate(maps, -1)
+
+
+class ZeroChannels(nnx.Module):
+    """Channels of zeros before and after."""
+
+    def __init__(self, layer: kinds.ZeroChannels) -> None:
+        self.layer = layer
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.layer.before, self.layer.after)))
+
+
+class GlobalPooling(nnx.Module):
+    """The mean over all positions."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean((1, 2))
+
+
+class Dense(nnx.Linear):
+    """``nnx.Linear`` in x's dtype and never in TF32."""
+
+    def __init__(self, layer: kinds.Dense, **options: Any) -> None:
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            use_bias=layer.bias,
+            promote_dtype=_as_x,
+            precision=jax.lax.Precision.HIGHEST,
+            kernel_init=FAN_IN_UNIFORM,  # K-4
+            bias_init=uniform(layer.in_channels),
+            **options,
+        )
+
+
+def _padding(padding: kinds.Padding) -> Any:
+    """In Flax's words."""
+    return "SAME" if padding == "same" else (padding, padding)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """At least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
