@@ -66,16 +66,33 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 _API = {"nnx": _nnx, "linen": _linen}
 
 
-def logits(net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, *, api: str) -> np.ndarray:
-    """What a network makes of images (N, H, W, C) at inference, under one jit; its parameters in the dtype of x."""
-    if api == "linen":
-        model = se_flax.linen.SENet(net, param_dtype=x.dtype)
-        return np.asarray(jax.jit(model.apply)(se_flax.linen.set_parameters(model, parameters), x))
-    model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=x.dtype, rngs=nnx.Rngs(0)))
+def predictor(
+    net: NetworkSpec, parameters: dict[str, np.ndarray], *, api: str, mode: str = "eager"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
+    forward, state = _NETWORK[api](net, parameters)
+    compiled = jax.jit(forward) if mode == "jit" else forward
+    return lambda x: np.asarray(compiled(state, jnp.asarray(x)))
+
+
+Forward = tuple[Callable[[Any, jax.Array], jax.Array], Any]
+
+
+def _nnx_network(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Forward:
+    dtype = parameters["classifier.weight"].dtype
+    model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
     se_flax.set_parameters(model, parameters)
     model.eval()
     graph, state, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)  # the rest is abstract: keys of dropout
-    return np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state, rest)(x))(state, x))
+    return lambda state, x: nnx.merge(graph, state, rest)(x), state
+
+
+def _linen_network(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Forward:
+    model = se_flax.linen.SENet(net, param_dtype=parameters["classifier.weight"].dtype)
+    return model.apply, se_flax.linen.set_parameters(model, parameters)
+
+
+_NETWORK = {"nnx": _nnx_network, "linen": _linen_network}
 
 
 def versions() -> str:

@@ -36,7 +36,7 @@ def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Bat
     for x, labels in batches:
         params, statistics, state, loss = step(params, statistics, state, jnp.asarray(x), jnp.asarray(labels))
         losses.append(float(loss))
-    return Trained(losses, se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}))
+    return Trained(losses, se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model))
 
 
 def _model(net: NetworkSpec, parameters: Parameters) -> tuple[se_flax.linen.SENet, Any]:
