@@ -121,6 +121,7 @@ def _over_space(g: jax.Array, rank: int) -> jax.Array:
 
 
 def uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Of a bias; its own shape does not tell what its layer takes."""
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -47,14 +47,11 @@ class SENet(nn.Module):
 
     >>> from se_spec import network
     >>> model, x = SENet(network("se_resnet20")), jnp.ones((2, 32, 32, 3))
-    >>> variables = jax.jit(model.init)(jax.random.key(0), x)
-    >>> model.apply(variables, x).shape
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)  # shapes; jax.jit(model.init) draws them
+    >>> jax.eval_shape(model.apply, variables, x).shape
     (2, 10)
     >>> variables["params"]["stage2"]["block0"]["shortcut"]["conv"]["kernel"].shape
     (1, 1, 16, 32)
-    >>> y, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    >>> list(updates)
-    ['batch_stats']
     """
 
     spec: NetworkSpec
@@ -200,7 +197,7 @@ class Pooling(nn.Module):
 
 
 def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
-    """For each position within the window the map of what stands there.
+    """For each position within the window the map of what stands there, minus infinity in the padding.
 
     Of some windows nn.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
     """

@@ -45,11 +45,10 @@ def get_parameters(
     Raises:
         ParameterError: a parameter of ``block`` is missing, or one is abstract.
 
-    >>> import jax
     >>> from se_spec import network
     >>> model = SENet(network("se_resnet20"))
-    >>> variables = jax.jit(model.init)(jax.random.key(0), np.ones((1, 8, 8, 3), np.float32))
-    >>> list(get_parameters(variables, model))[:5]
+    >>> ones = {name: np.ones(shape) for name, shape in model.spec.parameter_shapes().items()}
+    >>> list(get_parameters(set_parameters(model, ones), model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
     names = None if block is None else se_spec.parameters.shapes(block.spec)

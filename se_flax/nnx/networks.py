@@ -201,7 +201,7 @@ class Pooling(nnx.Module):
 
 
 def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
-    """For each position within the window the map of what stands there.
+    """For each position within the window the map of what stands there, minus infinity in the padding.
 
     Of some windows nnx.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
     """

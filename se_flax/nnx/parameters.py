@@ -41,7 +41,9 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     >>> {name: array.shape for name, array in get_parameters(block).items()}
     {'reduce.weight': (2, 8), 'expand.weight': (8, 2)}
     >>> from se_spec import network
-    >>> list(get_parameters(SENet(network("se_resnet20"), rngs=nnx.Rngs(0))))[:5]
+    >>> model = nnx.eval_shape(lambda: SENet(network("se_resnet20"), rngs=nnx.Rngs(0)))
+    >>> set_parameters(model, {name: np.ones(shape) for name, shape in model.spec.parameter_shapes().items()})
+    >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
     state = nnx.state(block, (nnx.Param, nnx.BatchStat))
