@@ -163,7 +163,7 @@ def _logits(
     net: NetworkSpec,
     parameters: dict[str, np.ndarray],
     x: np.ndarray,
-    options: dict[str, object],
+    options: dict[str, str],
     repeats: int,
 ) -> Logits:
     predict: Callable[[np.ndarray], np.ndarray] = load(module).predictor(net, parameters, **options)
