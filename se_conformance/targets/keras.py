@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 import se_keras
-from se_spec import SESpec
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
@@ -37,6 +37,13 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
     model = keras.Model(x, se_keras.squeeze_excitation(x, spec=spec, name="se"))
     se_keras.set_parameters(model, parameters, name="se")
     return model
+
+
+def logits(net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Of images, channels last, at inference, in their dtype."""
+    model = se_keras.senet(net, dtype=x.dtype.name)
+    se_keras.set_parameters(model, parameters)
+    return _numpy(model(x))
 
 
 def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:
