@@ -19,6 +19,7 @@ from se_spec.networks import output_length, sizes
 
 from .block import SqueezeExcitation, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
 
+_LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
 _registered = keras.saving.register_keras_serializable("se_keras")
 
 
@@ -43,8 +44,8 @@ def senet(
     A layer's name is its path (SPEC M-5) with underscores for dots. New parameters are those of SPEC M-10.
 
     Raises:
-        InputError: the dtype is not a float, or the backend has it not.
-        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        InputError: the dtype is not one of floats.
+        ShapeError: an ``input_shape`` of wrong rank or channel count, or one that the strides do not take.
 
     >>> from se_spec import network
     >>> model = senet(network("se_resnet20"))
@@ -138,7 +139,7 @@ def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> A
         case kinds.ZeroChannels():
             return ZeroChannels(layer.before, layer.after, **options)(x)
         case kinds.GlobalPooling():
-            return GlobalPooling(**options)(x)
+            return GlobalPooling(**_LAYOUT, **options)(x)
         case kinds.Dropout():
             return keras.layers.Dropout(layer.rate, **options)(x)
         case kinds.Dense():
@@ -153,7 +154,7 @@ def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> A
     same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
     if not same and any(layer.padding):
         pad = {**options, "name": f"{options['name']}_pad"}
-        x = keras.layers.ZeroPadding2D((layer.padding, layer.padding), **pad)(x)
+        x = keras.layers.ZeroPadding2D((layer.padding, layer.padding), **_LAYOUT, **pad)(x)
     return keras.layers.Conv2D(
         layer.out_channels,
         layer.kernel,
@@ -165,6 +166,7 @@ def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> A
             stddev=math.sqrt(2.0 / (area * layer.out_channels // layer.groups))  # M-10
         ),
         bias_initializer=uniform(area * layer.in_channels // layer.groups),
+        **_LAYOUT,
         **options,
     )(x)
 
@@ -180,6 +182,9 @@ class Images(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         refuse_narrowed(x, self.compute_dtype)
         return x
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": self.spec.to_dict()}
@@ -232,13 +237,14 @@ class Pooling(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         window = (self.kernel, self.stride)
         if self.pool == "max":
-            highest = ops.max_pool(self._padded(x, -math.inf), *window)
-            lost = ops.max_pool(self._padded(ops.cast(x != x, x.dtype)), *window)  # TensorFlow drops NaN on a CPU
-            return ops.where(lost > 0, math.nan, highest)
-        y = ops.average_pool(self._padded(x), *window)
+            highest = ops.max_pool(self._padded(x, -math.inf), *window, **_LAYOUT)
+            # TensorFlow drops NaN on a CPU.
+            lost = ops.max_pool(self._padded(ops.cast(x != x, x.dtype)), *window, **_LAYOUT) > 0
+            return ops.where(lost, math.nan, highest)
+        y = ops.average_pool(self._padded(x), *window, **_LAYOUT)
         if self.count_padding:
             return y
-        return y / ops.average_pool(self._padded(ops.ones_like(x[:1, :, :, :1])), *window)
+        return y / ops.average_pool(self._padded(ops.ones_like(x[:1, :, :, :1])), *window, **_LAYOUT)
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         window = (self.kernel, self.stride, self.padding)
@@ -279,8 +285,8 @@ class ZeroChannels(keras.layers.Layer):
 
 
 @_registered
-class GlobalPooling(keras.layers.Layer):
-    """The mean over all positions; Keras' own is float32 on the jax and torch backends."""
+class GlobalPooling(keras.layers.GlobalAveragePooling2D):
+    """Keras', whose mean is float32 on the jax and torch backends."""
 
     def call(self, x: Any) -> Any:
         return ops.cast(mean(widened(x), (1, 2)), x.dtype)
