@@ -105,8 +105,7 @@ def judge(row: Row, workers: dict[str, Worker], seeds: int) -> None:
             name: str, dtype: str, parameters: dict[str, np.ndarray] = parameters, x: np.ndarray = x
         ) -> tuple[str, str, np.ndarray]:
             values = {key: value.astype(dtype) for key, value in parameters.items()}
-            eager = {"mode": "eager"} if "mode" in TARGETS[name].options else {}
-            got = workers[name].logits(row.net, values, x.astype(dtype), **eager).result().values
+            got = workers[name].logits(row.net, values, x.astype(dtype), mode="eager").result().values
             if got.dtype != dtype:
                 raise TypeError(f"{name} answered {row.name} in {got.dtype}, asked for {dtype}")
             return name, dtype, got
@@ -153,10 +152,10 @@ def page(found: list[Row], targets: list[Target], seeds: int, seconds: float, ve
         "# Networks",
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same drawn",
-        "weights and statistics, and compares the logits of two images of 64 × 96 (24 × 32 for CIFAR) with the oracle's.",
-        f"Errors are relative to the largest logit. float64 must be within {LIMIT:.0e}; in float32 the median of {seeds}",
-        f"seeds must be at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX compiles each operation, not",
-        "the whole (`make test` and `make demo` do that).",
+        "weights and statistics, and compares the logits of two images of 64 × 96 (24 × 32 for CIFAR) with the",
+        f"oracle's. Errors are relative to the largest logit. float64 must be within {LIMIT:.0e}; in float32 the median",
+        f"of {seeds} seeds must be at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX compiles each",
+        "operation, not the whole (`make test` and `make demo` do that).",
         "",
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
         "",

@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation for Keras 3, channels last, on any backend.
+"""Squeeze-and-Excitation for Keras 3, channels last, on any backend: the block, and networks that have it.
 
 >>> import keras, se_keras as se
 >>> x = keras.Input((None, None, 64))
@@ -15,5 +15,7 @@ except ModuleNotFoundError as error:
 from .block import SqueezeExcitation as SqueezeExcitation
 from .block import excitation as excitation
 from .block import squeeze_excitation as squeeze_excitation
+from .networks import SENet as SENet
+from .networks import senet as senet
 from .parameters import get_parameters as get_parameters
 from .parameters import set_parameters as set_parameters

@@ -83,7 +83,7 @@ class SqueezeExcitation(keras.layers.Layer):
         self._dtype_is_given = dtype is not None
 
     def __call__(self, x: Any, **options: Any) -> Any:
-        _refuse_foreign(x)
+        refuse_foreign(x)
         se_spec.inputs.check(x.shape, keras.backend.standardize_dtype(x.dtype), self.spec, "channels_last")
         self._take_dtype_of(x)
         return super().__call__(x, **options)
@@ -95,16 +95,12 @@ class SqueezeExcitation(keras.layers.Layer):
         self.expand_kernel, self.expand_bias = self._projection("expand", hidden, channels)
 
     def call(self, x: Any, gate_only: bool = False) -> Any:
-        kind = keras.backend.standardize_dtype(x.dtype)
-        if kind != self.compute_dtype:  # JAX without jax_enable_x64
-            raise InputError(
-                f"{self.compute_dtype} is asked for, but Keras' backend made it {kind}; allow it or convert x"
-            )
-        wide = ops.cast(x, "float64" if kind == "float64" else "float32")  # N-1
+        refuse_narrowed(x, self.compute_dtype)
+        wide = widened(x)
         z = _squeeze(wide, self.spec.squeeze)
         if not self.spec.single_projection:  # E-4
-            z = activate(_project(z, self.reduce_kernel, self.reduce_bias), self.spec.activation)  # E-1, E-2
-        g = gate(_project(z, self.expand_kernel, self.expand_bias), self.spec.gate)  # E-3
+            z = activate(project(z, self.reduce_kernel, self.reduce_bias), self.spec.activation)  # E-1, E-2
+        g = gate(project(z, self.expand_kernel, self.expand_bias), self.spec.gate)  # E-3
         if gate_only:
             return g
         y = wide * _over_space(self.spec.gain * g, len(x.shape))  # C-1, C-2
@@ -128,8 +124,8 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def _projection(self, name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
         def weight(kind: str, shape: tuple[int, ...]) -> Any:
-            uniform = keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)  # K-4; one would repeat its draw
-            return self.add_weight(name=f"{name}_{kind}", shape=shape, initializer=uniform, autocast=False)  # N-4
+            initializer = uniform(fan_in)  # one for each, since it would repeat its draw
+            return self.add_weight(name=f"{name}_{kind}", shape=shape, initializer=initializer, autocast=False)  # N-4
 
         return weight("kernel", (fan_in, fan_out)), weight("bias", (fan_out,)) if self.spec.bias else None
 
@@ -141,14 +137,15 @@ class SqueezeExcitation(keras.layers.Layer):
 
 def _layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: dict[str, Any]) -> SqueezeExcitation:
     if spec is None:
-        _refuse_foreign(x)
+        refuse_foreign(x)
         if len(x.shape) == 0 or x.shape[-1] is None:
             raise ShapeError(f"x has shape {tuple(x.shape)}, expected a known number of channels on its last axis")
         return SqueezeExcitation(x.shape[-1], name=name, dtype=dtype, **fields)
     return SqueezeExcitation(spec, name=name, dtype=dtype, **fields)
 
 
-def _refuse_foreign(x: Any) -> None:
+def refuse_foreign(x: Any) -> None:
+    """X-5."""
     if not (ops.is_tensor(x) or isinstance(x, keras.KerasTensor) or type(x).__module__ == "numpy"):
         backend = keras.backend.backend()
         raise se_spec.inputs.refuse_type(
@@ -156,22 +153,43 @@ def _refuse_foreign(x: Any) -> None:
         )
 
 
-def _squeeze(x: Any, kind: str) -> Any:
-    axes = tuple(range(1, len(x.shape) - 1))
-    # Not ops.mean, which computes float64 in float32 on the jax and torch backends.
-    mean = ops.sum(x, axes) / ops.cast(math.prod(ops.shape(x)[1:-1]), x.dtype)  # S-1
-    if kind == "avg":
-        return mean
-    # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
-    highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
-    highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
-    return highest if kind == "max" else 0.5 * mean + 0.5 * highest  # S-3
+def refuse_narrowed(x: Any, dtype: str) -> None:
+    """What should be float64 and is not, as under JAX without jax_enable_x64 (N-6)."""
+    kind = keras.backend.standardize_dtype(x.dtype)
+    if kind != dtype:
+        raise InputError(f"{dtype} is asked for, but Keras' backend made it {kind}; allow it or convert x")
 
 
-def _project(z: Any, kernel: Any, bias: Any) -> Any:
+def widened(x: Any) -> Any:
+    """Half precision as float32 (N-1)."""
+    return ops.cast(x, "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32")
+
+
+def mean(x: Any, axes: tuple[int, ...]) -> Any:
+    """Not ``ops.mean``, which computes float64 in float32 on the jax and torch backends."""
+    extents = ops.shape(x)
+    return ops.sum(x, axes) / ops.cast(math.prod(extents[axis] for axis in axes), x.dtype)
+
+
+def project(z: Any, kernel: Any, bias: Any) -> Any:
     """The projection in z's dtype, whatever the parameters are stored in."""
     h = z @ ops.cast(kernel, z.dtype)  # not ops.matmul, which computes float64 in float32 on the torch backend
     return h if bias is None else h + ops.cast(bias, z.dtype)
+
+
+def uniform(fan_in: int) -> keras.initializers.Initializer:
+    """Of new parameters (K-4)."""
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def _squeeze(x: Any, kind: str) -> Any:
+    axes = tuple(range(1, len(x.shape) - 1))
+    if kind == "avg":
+        return mean(x, axes)  # S-1
+    # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
+    highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
+    highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
+    return highest if kind == "max" else 0.5 * mean(x, axes) + 0.5 * highest  # S-3
 
 
 def _over_space(g: Any, rank: int) -> Any:

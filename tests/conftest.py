@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from se_conformance.cases import FACTORS, covering_array
-from se_conformance.targets import TARGETS, Target, Worker
+from se_conformance.targets import TARGETS, Target, Worker, device
 
 FAMILIES = {
     "numpy": "numpy",
@@ -25,6 +25,7 @@ FAMILIES = {
     "conformance": "rich",
     "peers": "timm",
 }
+KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
@@ -147,6 +148,25 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     yield get
     for worker in started.values():
         worker.close()
+
+
+@pytest.fixture(scope="session")
+def tf() -> Iterator[Any]:
+    """TensorFlow, with Keras on it, in this process."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    tensorflow = importlib.import_module("tensorflow")
+    assert importlib.import_module("keras").backend.backend() == "tensorflow"
+    with tensorflow.device("CPU" if device() == "cpu" else "GPU"):
+        yield tensorflow
+
+
+@pytest.fixture(params=KERAS_BACKENDS)
+def on(request: pytest.FixtureRequest, workers: Callable[[str], Worker]) -> Callable[..., Any]:
+    """Runs an importable function on a backend of Keras, TensorFlow in this process."""
+    if request.param == "keras tensorflow":
+        request.getfixturevalue("tf")
+        return lambda function, *arguments: function(*arguments)
+    return workers(request.param).call
 
 
 def _families(item: pytest.Item) -> list[str]:

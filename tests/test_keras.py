@@ -5,9 +5,7 @@ own, and returns its arrays for this process to judge.
 """
 
 import contextlib
-import importlib
 import json
-import os
 import random
 
 import numpy as np
@@ -15,10 +13,11 @@ import pytest
 
 from se_conformance import Case, Inputs, Result, compare, reference
 from se_conformance.cases import DTYPES, round_to
-from se_conformance.targets import TARGETS, Target, Worker, device
+from se_conformance.targets import TARGETS, Target, Worker
 from se_spec import HardSigmoid, InputError, LeakyReLU, ParameterError, SESpec, ShapeError
 
-from .conftest import OnDemand
+from .conftest import KERAS_BACKENDS, OnDemand
+from .small_networks import INCEPTION
 
 pytestmark = [
     pytest.mark.framework("keras"),
@@ -26,7 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
 
-BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
 SPECS = [
     SESpec(12, hidden=6, bias=True),
     SESpec(12, hidden=6, bias=True, activation="silu", squeeze="max", residual=True),
@@ -38,24 +36,6 @@ RICH = SPECS[2]
 
 
 keras, se_keras = OnDemand("keras"), OnDemand("se_keras")
-
-
-@pytest.fixture(scope="session")
-def tf():
-    """TensorFlow, with Keras on it, in this process."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    tensorflow = importlib.import_module("tensorflow")
-    assert keras.backend.backend() == "tensorflow"
-    with tensorflow.device("CPU" if device() == "cpu" else "GPU"):
-        yield tensorflow
-
-
-@pytest.fixture(params=BACKENDS)
-def on(request, workers):
-    if request.param == "keras tensorflow":
-        request.getfixturevalue("tf")
-        return lambda function, *arguments: function(*arguments)
-    return workers(request.param).call
 
 
 # Symbolic tensors
@@ -159,12 +139,12 @@ def test_n1_a_float16_mean_neither_stalls_nor_overflows(on, value, side):
     judge(on(answers, spec, inputs), inputs, spec, "float16")
 
 
-@pytest.mark.skipif("keras jax" not in BACKENDS, reason="needs JAX")
+@pytest.mark.skipif("keras jax" not in KERAS_BACKENDS, reason="needs JAX")
 def test_n6_jax_without_float64_refuses_it():
     target = TARGETS["keras jax"]
     worker = Worker(Target("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"}))
     try:
-        assert worker.call(errors_in_float64) == ["InputError"] * 4
+        assert worker.call(errors_in_float64) == ["InputError"] * 5
     finally:
         worker.close()
 
@@ -173,7 +153,8 @@ def errors_in_float64():
     symbol, x = keras.Input((None, 12), dtype="float64"), np.ones((2, 7, 12))
     block, model = se_keras.SqueezeExcitation(12), keras.Model(symbol, se_keras.squeeze_excitation(symbol))
     functions = (block, block.excitation, model, se_keras.SqueezeExcitation(12, dtype="float64"))
-    return [error_of(function, x) for function in functions]
+    refused = [error_of(function, x) for function in functions]
+    return [*refused, error_of(se_keras.senet(INCEPTION, dtype="float64"), np.ones((1, 16, 9, 3)))]
 
 
 def error_of(function, x):

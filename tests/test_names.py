@@ -11,7 +11,15 @@ from se_spec import SESpec
 TABLE = {
     "se_numpy": ["squeeze_excitation", "excitation", "senet", "initialize", "vjp"],
     "se_torch": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
-    "se_keras": ["SqueezeExcitation", "squeeze_excitation", "excitation", "set_parameters", "get_parameters"],
+    "se_keras": [
+        "SqueezeExcitation",
+        "squeeze_excitation",
+        "excitation",
+        "SENet",
+        "senet",
+        "set_parameters",
+        "get_parameters",
+    ],
     "se_flax": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
     "se_flax.nnx": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],
     "se_flax.linen": ["SqueezeExcitation", "SENet", "set_parameters", "get_parameters"],

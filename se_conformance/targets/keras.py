@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 import se_keras
-from se_spec import SESpec
+from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
@@ -37,6 +37,24 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
     model = keras.Model(x, se_keras.squeeze_excitation(x, spec=spec, name="se"))
     se_keras.set_parameters(model, parameters, name="se")
     return model
+
+
+def predictor(
+    net: NetworkSpec, parameters: dict[str, np.ndarray], *, mode: str = "eager"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
+    model = se_keras.senet(net, dtype=parameters["classifier.weight"].dtype.name)
+    se_keras.set_parameters(model, parameters)
+    forward = _jitted(model) if mode == "jit" else _forward(model, mode)
+    return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
+
+
+def _jitted(model: keras.Model) -> Callable[[Any], Any]:
+    import jax
+
+    weights, rest = ([one.value for one in each] for each in (model.trainable_variables, model.non_trainable_variables))
+    compiled = jax.jit(lambda weights, rest, x: model.stateless_call(weights, rest, x)[0])
+    return lambda x: compiled(weights, rest, x)
 
 
 def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:

@@ -1,0 +1,300 @@
+"""A network as a functional Keras model, channels last: the flat list of layers, each a layer of its path's name.
+
+Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
+M-1 to M-10. What Keras' own layers do not have on every backend is written out: maxima over minus infinity, averages
+over zeros, and float64.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+import se_spec
+from se_spec import NetworkSpec
+from se_spec.networks import layers as kinds
+from se_spec.networks import output_length, sizes
+
+from .block import SqueezeExcitation, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
+
+_LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
+_registered = keras.saving.register_keras_serializable("se_keras")
+
+
+def senet(
+    net: NetworkSpec,
+    *,
+    input_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    dtype: Any = None,
+) -> "SENet":
+    """A new network, from images to logits.
+
+    Args:
+        net: which network.
+        input_shape: (H, W, ``net.channels``), H and W None where they may be any; both are if it is left out.
+        name: of the model.
+        dtype: of every layer, a dtype or a policy; None is Keras' policy.
+
+    Returns:
+        A functional model with ``spec``, from (N, H, W, ``net.channels``) to (N, ``net.num_classes``).
+
+    A layer's name is its path (SPEC M-5) with underscores for dots. New parameters are those of SPEC M-10.
+
+    Raises:
+        InputError: the dtype is not one of floats.
+        ShapeError: an ``input_shape`` of wrong rank or channel count, or one that the strides do not take.
+
+    >>> from se_spec import network
+    >>> model = senet(network("se_resnet20"))
+    >>> tuple(model(ops.ones((2, 32, 32, 3))).shape)
+    (2, 10)
+    >>> tuple(model.get_layer("stage2_block0_shortcut_conv").kernel.shape)
+    (1, 1, 16, 32)
+    >>> [variable.path for variable in model.variables[:3]]
+    ['stem_conv1/kernel', 'stem_bn1/gamma', 'stem_bn1/beta']
+    """
+    policy = keras.dtype_policies.get(dtype)
+    input_shape = (None, None, net.channels) if input_shape is None else tuple(input_shape)
+    _check((None, *input_shape), policy.variable_dtype, net)
+    _check_size(input_shape[:2], net)
+    x = keras.Input(input_shape, dtype=policy.variable_dtype)
+    maps = {kinds.INPUT: Images(net, name=kinds.INPUT, dtype=policy)(x)}
+    for layer in net.layers:
+        inputs = [maps[path] for path in layer.inputs]
+        maps[layer.name] = y = _result(layer, inputs, {"name": layer_name(layer.name), "dtype": policy})
+    return SENet(x, y, name=name)
+
+
+@_registered
+class SENet(keras.Model):
+    """What ``senet`` makes: a functional model that knows its spec, and refuses images that it does not define.
+
+    Keras saves and clones it as any functional model, changed layers and all.
+
+    Input shape: (N, H, W, C) with C = ``spec.channels``, of any float type that Keras casts to the network's.
+    Output shape: (N, ``spec.num_classes``).
+
+    Raises:
+        InputError: x is not a tensor of floats of Keras' backend.
+        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+    """
+
+    _sizes: frozenset[tuple[int | None, ...]] = frozenset()
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """Which network it is."""
+        return self.get_layer(kinds.INPUT).spec
+
+    def __call__(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        refuse_foreign(inputs)
+        _check(inputs.shape, keras.backend.standardize_dtype(inputs.dtype), self.spec)
+        size = tuple(inputs.shape[1:3])
+        if size not in self._sizes:
+            _check_size(size, self.spec)
+            self._sizes |= {size}
+        return super().__call__(inputs, *arguments, **options)
+
+
+def layer_name(path: str) -> str:
+    """A layer's name in Keras, whose torch backend refuses dots.
+
+    >>> layer_name("stage1.block0.conv1")
+    'stage1_block0_conv1'
+    """
+    return path.replace(".", "_")
+
+
+def _check(shape: Sequence[int | None], dtype: str, net: NetworkSpec) -> None:
+    se_spec.inputs.check(shape, dtype, net, "channels_last")
+
+
+def _check_size(size: tuple[int | None, ...], net: NetworkSpec) -> None:
+    height, width = size
+    if height is not None and width is not None:
+        sizes(net.layers, (height, width))  # M-9
+
+
+def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> Any:
+    x = inputs[0]
+    match layer:
+        case kinds.Convolution():
+            return _convolution(layer, x, options)
+        case kinds.BatchNorm():
+            return BatchNorm(momentum=layer.momentum, epsilon=layer.epsilon, scale=layer.scale, **options)(x)
+        case kinds.ReLU():
+            return keras.layers.ReLU(**options)(x)
+        case kinds.Pooling():
+            window = (layer.pool, layer.kernel, layer.stride, layer.padding)
+            return Pooling(*window, count_padding=layer.count_padding, **options)(x)
+        case kinds.SqueezeExcitation():
+            return SqueezeExcitation(layer.spec, **options)(x)
+        case kinds.Addition():
+            return keras.layers.Add(**options)(inputs)
+        case kinds.Concatenation():
+            return keras.layers.Concatenate(**options)(inputs)
+        case kinds.ZeroChannels():
+            return ZeroChannels(layer.before, layer.after, **options)(x)
+        case kinds.GlobalPooling():
+            return GlobalPooling(**_LAYOUT, **options)(x)
+        case kinds.Dropout():
+            return keras.layers.Dropout(layer.rate, **options)(x)
+        case kinds.Dense():
+            new = {"kernel_initializer": uniform(layer.in_channels), "bias_initializer": uniform(layer.in_channels)}
+            return Dense(layer.out_channels, use_bias=layer.bias, **new, **options)(x)
+    raise AssertionError(layer)
+
+
+def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
+    """Keras' own, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
+    area = layer.kernel * layer.kernel
+    same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
+    if not same and any(layer.padding):
+        pad = {**options, "name": f"{options['name']}_pad"}
+        x = keras.layers.ZeroPadding2D((layer.padding, layer.padding), **_LAYOUT, **pad)(x)
+    return keras.layers.Conv2D(
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        "same" if same else "valid",
+        groups=layer.groups,
+        use_bias=layer.bias,
+        kernel_initializer=keras.initializers.RandomNormal(
+            stddev=math.sqrt(2.0 / (area * layer.out_channels // layer.groups))  # M-10
+        ),
+        bias_initializer=uniform(area * layer.in_channels // layer.groups),
+        **_LAYOUT,
+        **options,
+    )(x)
+
+
+@_registered
+class Images(keras.layers.Layer):
+    """What comes in, as it is. The network's spec stands here, where Keras' saving and cloning keep it."""
+
+    def __init__(self, spec: NetworkSpec | dict[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.spec = NetworkSpec.from_dict(spec) if isinstance(spec, dict) else spec
+
+    def call(self, x: Any) -> Any:
+        refuse_narrowed(x, self.compute_dtype)
+        return x
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "spec": self.spec.to_dict()}
+
+
+@_registered
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras', which computes float64 in float32 on the jax and torch backends.
+
+    Its variance, the running one too, is that of n, where torch's running one is that of n - 1; and the mean of squared
+    distances on the torch backend too, where Keras takes the difference of two means, which cancel.
+    """
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        wide = widened(x)
+        if training and self.trainable:
+            axes = (0, 1, 2)
+            of_batch = mean(wide, axes)
+            statistics = (of_batch, mean(ops.square(wide - of_batch), axes))
+            for running, new in zip((self.moving_mean, self.moving_variance), statistics, strict=True):
+                running.assign(ops.cast(running, wide.dtype) * self.momentum + new * (1.0 - self.momentum))
+        else:
+            statistics = (ops.cast(self.moving_mean, wide.dtype), ops.cast(self.moving_variance, wide.dtype))
+        factor = 1.0 / ops.sqrt(statistics[1] + self.epsilon)
+        if self.scale:
+            factor = factor * ops.cast(self.gamma, wide.dtype)
+        return ops.cast((wide - statistics[0]) * factor + ops.cast(self.beta, wide.dtype), self.compute_dtype)
+
+
+@_registered
+class Pooling(keras.layers.Layer):
+    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2).
+
+    Keras' own pad as SAME, count no padding, and on the torch backend repeat the map's edge instead of zeros.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        kernel: int,
+        stride: int,
+        padding: kinds.Padding | list[int],
+        count_padding: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.pool, self.kernel, self.stride, self.count_padding = pool, kernel, stride, count_padding
+        self.padding: kinds.Padding = padding if isinstance(padding, str) else (padding[0], padding[1])
+
+    def call(self, x: Any) -> Any:
+        window = (self.kernel, self.stride)
+        if self.pool == "max":
+            highest = ops.max_pool(self._padded(x, -math.inf), *window, **_LAYOUT)
+            # TensorFlow drops NaN on a CPU.
+            lost = ops.max_pool(self._padded(ops.cast(x != x, x.dtype)), *window, **_LAYOUT) > 0
+            return ops.where(lost, math.nan, highest)
+        y = ops.average_pool(self._padded(x), *window, **_LAYOUT)
+        if self.count_padding:
+            return y
+        return y / ops.average_pool(self._padded(ops.ones_like(x[:1, :, :, :1])), *window, **_LAYOUT)
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        window = (self.kernel, self.stride, self.padding)
+        size = (None if length is None else output_length(length, *window) for length in shape[1:3])
+        return (shape[0], *size, shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        own = ("pool", "kernel", "stride", "padding", "count_padding")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+    def _padded(self, x: Any, value: float = 0.0) -> Any:
+        rows, columns = (self._pads(length) for length in ops.shape(x)[1:3])
+        return ops.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=value)
+
+    def _pads(self, length: Any) -> tuple[Any, Any]:
+        """``se_spec.networks.pads``, but in a TensorFlow graph the length is a tensor, which ``max`` does not take."""
+        if self.padding != "same":
+            return self.padding
+        missing = self.kernel - self.stride + -length % self.stride
+        if self.kernel < self.stride:
+            missing = (missing + abs(missing)) // 2  # max(missing, 0)
+        return missing // 2, missing - missing // 2
+
+
+@_registered
+class ZeroChannels(keras.layers.Layer):
+    """Channels of zeros before and after."""
+
+    def __init__(self, before: int, after: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.before, self.after = before, after
+
+    def call(self, x: Any) -> Any:
+        return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "before": self.before, "after": self.after}
+
+
+@_registered
+class GlobalPooling(keras.layers.GlobalAveragePooling2D):
+    """Keras', whose mean is float32 on the jax and torch backends."""
+
+    def call(self, x: Any) -> Any:
+        return ops.cast(mean(widened(x), (1, 2)), x.dtype)
+
+
+@_registered
+class Dense(keras.layers.Dense):
+    """Keras', whose product is float32 on the torch backend."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return project(x, self.kernel, self.bias)
