@@ -5,8 +5,9 @@ RUN = $(VENV)/bin/python -m
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers accuracy lint format docs wheel clean
+.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers networks demo accuracy lint format docs wheel clean
 RUNS ?= 100000
+FRAMEWORK ?= torch
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,12 @@ faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype:
 
 peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they are installed
 	$(RUN) se_conformance.peers
+
+networks: $(VENV)/ready-all  ## every named network in every implementation; writes docs/NETWORKS.md; an hour
+	$(RUN) se_conformance.networks --out docs/NETWORKS.md
+
+demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
+	$(RUN) se_conformance.demo --framework $(FRAMEWORK)
 
 accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; an hour
 	$(RUN) se_conformance.accuracy --out docs/accuracy.json

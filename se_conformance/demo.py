@@ -37,18 +37,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m se_conformance.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--framework", choices=[*TRAINERS, "flax"], default="torch", help="that trains (%(default)s)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each network, with SE and without (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="%(default)s")
     parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="for weights and pictures (%(default)s)")
     options = parser.parse_args(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=100)
-    return demo({"flax": "nnx"}.get(options.framework, options.framework), options.seeds, options.folder, console)
+    return demo(
+        {"flax": "nnx"}.get(options.framework, options.framework),
+        options.seeds,
+        options.epochs,
+        options.folder,
+        console,
+    )
 
 
-def demo(trainer: str, seeds: int, folder: Path, console: Console) -> int:
+def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) -> int:
     """All of it; see ``main``."""
     data, net, weights = digits(), small_network(), folder / "se_resnet8.safetensors"
     os.environ.update(TARGETS[TRAINERS[trainer]].environment)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        begun, steps = time.monotonic(), steps_of(data)
+        begun, steps = time.monotonic(), steps_of(data, epochs)
         lessons = progress.track(batches(data.x, data.labels, steps), total=steps, description=f"train in {trainer}")
         trained = train(trainer, net, se_numpy.initialize(net, seed=0), Course(), lessons)
         console.print(
@@ -60,15 +67,15 @@ def demo(trainer: str, seeds: int, folder: Path, console: Console) -> int:
         parameters = load(weights)
         want = se_numpy.senet(data.x_held_out, net, parameters, data_format="channels_last")
         same = run_everywhere(net, parameters, want, data, progress, console)
-        compare_without_se(trainer, seeds, data, progress, console)
+        compare_without_se(trainer, seeds, epochs, data, progress, console)
     gates = se_numpy.networks.gates(data.x_held_out, net, parameters, data_format="channels_last")
     draw(gates, data.labels_held_out, folder, console)
     return int(not same or accuracy(want, data) < NEEDED)
 
 
-def steps_of(data: Digits) -> int:
+def steps_of(data: Digits, epochs: int) -> int:
     """Batches in all epochs."""
-    return EPOCHS * (len(data.x) // BATCH)
+    return epochs * (len(data.x) // BATCH)
 
 
 def accuracy(logits: np.ndarray, data: Digits) -> float:
@@ -121,12 +128,14 @@ def run_everywhere(
     return same
 
 
-def compare_without_se(trainer: str, seeds: int, data: Digits, progress: Progress, console: Console) -> None:
+def compare_without_se(
+    trainer: str, seeds: int, epochs: int, data: Digits, progress: Progress, console: Console
+) -> None:
     """Train with SE and without, from the same seeds, and say what the difference is worth."""
     nets = [small_network(), small_network(se=None)]
     workers = [Worker(TARGETS[TRAINERS[trainer]]) for _ in nets]
     futures = [
-        [worker.begin(lesson, trainer, net, seed) for seed in range(seeds)]
+        [worker.begin(lesson, trainer, net, seed, epochs) for seed in range(seeds)]
         for net, worker in zip(nets, workers, strict=True)
     ]
     order = [future for pair in zip(*futures, strict=True) for future in pair]
@@ -167,12 +176,12 @@ def worth(differences: list[float]) -> str:
     return said if abs(mean) > 3 * error else f"{said}: nothing that these seeds can show"
 
 
-def lesson(trainer: str, net: NetworkSpec, seed: int) -> tuple[float, float]:
+def lesson(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[float, float]:
     """Train from a seed: the accuracy, and the seconds that it took after the first steps."""
     data, seen = digits(), []
 
     def timed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in batches(data.x, data.labels, steps_of(data), seed):
+        for batch in batches(data.x, data.labels, steps_of(data, epochs), seed):
             seen.append(time.perf_counter())
             yield batch
 

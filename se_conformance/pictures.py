@@ -49,13 +49,13 @@ def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.nd
         gates: (N, C) by the block's name.
         labels: (N,), the class of each sample.
     """
-    with _figure(path, len(gates), 1, (12, 3.6 * len(gates))) as (_, axes):
+    with _figure(path, len(gates), 1, (12, 3.6 * len(gates)), sharey=True) as (_, axes):
         for panel, (name, g) in zip(np.atleast_1d(axes), gates.items(), strict=True):
             channels = np.arange(g.shape[1])
             for label in np.unique(labels):
                 panel.plot(channels, g[labels == label].mean(0), color=f"C{label}", linewidth=1.0, label=str(label))
             panel.plot(channels, g.mean(0), color="black", linewidth=2.0, label="all")
-            panel.set(title=f"{name}: mean gate of each channel, per digit", ylim=(0, 1), xlim=(0, g.shape[1] - 1))
+            panel.set(title=f"{name}: mean gate of each channel, per digit", xlim=(0, g.shape[1] - 1))
         panel.set_xlabel("channel")
         panel.legend(ncol=11, loc="lower center", bbox_to_anchor=(0.5, -0.42), frameon=False)
 

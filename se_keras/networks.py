@@ -1,7 +1,7 @@
 """A network as a functional Keras model, channels last: the flat list of layers, each a layer of its path's name.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-10. What Keras' own layers do not have on every backend is written out: maxima over minus infinity, averages
+M-1 to M-11. What Keras' own layers do not have on every backend is written out: maxima over minus infinity, averages
 over zeros, and float64.
 """
 

@@ -1,7 +1,7 @@
 """A network as a PyTorch module, channels first: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-10. What torch's own layers do not have is written out: padding that depends on the size or differs between the
+M-1 to M-11. What torch's own layers do not have is written out: padding that depends on the size or differs between the
 two sides, batch norm without a scale.
 """
 

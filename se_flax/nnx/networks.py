@@ -1,7 +1,7 @@
 """A network as a Flax NNX module, channels last: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-10. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
+M-1 to M-11. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
 in the parameters' dtype, poolings and batch norm that widen half precision.
 """
 
