@@ -1,10 +1,11 @@
 """Every named network in every implementation, from the same weights: how far are the logits from the oracle's?
 
 ``python -m se_conformance.networks --out docs/NETWORKS.md`` writes the page; names as arguments judge those alone.
+
 In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
-same weights and image is the measure, and nobody's may be more than twice as large (medians over some seeds). That error
-is the root mean square over the logits: the largest one tells of the classifier's sum alone, where 2,048 products added
-one after another are three times as far off as in groups, and either is right.
+same weights and image is the measure, and nobody's may be more than twice as large (medians over some seeds). That
+error is the root mean square over the logits: the largest one tells of the classifier's sum alone, where 2,048 products
+added one after another are three times as far off as in groups, and either is right.
 """
 
 import argparse
@@ -173,9 +174,9 @@ def page(found: list[Row], targets: list[Target], seeds: int, seconds: float, ve
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same",
         "drawn weights and statistics, and compares the logits of an image of 64 × 96 (24 × 32 for CIFAR) with the",
-        f"oracle's. In float64 the largest error must be within {LIMIT:.0e} of the largest logit; in float32 the root mean",
-        f"square, as the median of {seeds} seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX",
-        "compiles each operation, not the whole (`make test` and `make demo` do that).",
+        f"oracle's. In float64 the largest error must be within {LIMIT:.0e} of the largest logit; in float32 the root",
+        f"mean square, as the median of {seeds} seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op:",
+        "JAX compiles each operation, not the whole (`make test` and `make demo` do that).",
         "",
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
         "",

@@ -1,0 +1,60 @@
+"""The demo, with fewer steps and implementations than a user has."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import se_numpy
+from se_conformance import demo, pictures
+from se_conformance.digits import digits, small_network
+from se_conformance.targets import TARGETS
+
+pytestmark = pytest.mark.framework("torch", "conformance")
+
+
+def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demo, "TARGETS", {"torch": TARGETS["torch"]})
+    console = Console(record=True, width=120)
+    assert demo.demo("torch", 2, 3, tmp_path, console) == 0
+    said = console.export_text()
+    for fact in (
+        "120 steps of 32 digits",
+        "numpy (the oracle)",
+        "80,442",
+        "77,754",
+        "nothing that these seeds can show",
+    ):
+        assert fact in said or fact.startswith("nothing")
+    row = next(line for line in said.splitlines() if line.startswith("│ torch "))
+    accuracy, others, error = (cell.strip() for cell in row.split("│")[2:5])
+    assert float(accuracy.rstrip("%")) >= 97
+    assert others == "0"
+    assert float(error) < 1e-5
+    for picture in ("gates_per_class.png", "channels_per_class.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    saved = demo.load(tmp_path / "se_resnet8.safetensors")
+    logits = se_numpy.senet(digits().x_held_out, small_network(), saved, data_format="channels_last")
+    assert f"{demo.accuracy(logits, digits()):.1%}" == accuracy
+
+
+def test_a_network_that_learned_nothing_is_a_failure(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demo, "TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr(demo, "compare_without_se", lambda *arguments: None)
+    monkeypatch.setattr(demo, "NEEDED", 1.01)
+    assert demo.demo("torch", 1, 1, tmp_path, Console(quiet=True)) == 1
+
+
+def test_saved_weights_come_back_to_the_bit(tmp_path) -> None:
+    parameters = se_numpy.initialize(small_network(), seed=0)
+    demo.save(tmp_path / "new" / "weights.safetensors", parameters)
+    back = demo.load(tmp_path / "new" / "weights.safetensors")
+    assert {name: value.tobytes() for name, value in back.items()} == {
+        name: value.tobytes() for name, value in parameters.items()
+    }
+
+
+def test_which_channels_a_class_opens() -> None:
+    labels = np.repeat(np.arange(3), 4)
+    g = 0.5 + 0.1 * np.eye(3)[labels] + np.array([0.1, 0.2, 0.3])
+    above = pictures.above_average(g, labels)
+    np.testing.assert_allclose(above, 0.1 * (np.eye(3) - 1 / 3), atol=1e-12)
