@@ -194,8 +194,8 @@ class Images(keras.layers.Layer):
 class BatchNorm(keras.layers.BatchNormalization):
     """Keras', which computes float64 in float32 on the jax and torch backends.
 
-    Its variance, the running one too, is that of n, where torch's running one is that of n - 1; and the mean of squared
-    distances on the torch backend too, where Keras takes the difference of two means, which cancel.
+    Its variance is the mean of squared distances; Keras takes on the torch backend a difference of means, which cancel.
+    The running one is that of n, where torch's is that of n - 1.
     """
 
     def call(self, x: Any, training: bool | None = None) -> Any:
@@ -256,6 +256,8 @@ class Pooling(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
     def _padded(self, x: Any, value: float = 0.0) -> Any:
+        if self.padding == (0, 0):
+            return x
         rows, columns = (self._pads(length) for length in ops.shape(x)[1:3])
         return ops.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=value)
 
