@@ -106,29 +106,34 @@ def mean_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def judge(row: Row, workers: dict[str, Worker], seeds: int) -> None:
-    """Fill a row: float64 from the first seed, float32 from all."""
+    """Fill a row: float64 from the first seed, float32 from all; two at a time, the oracle among them."""
     single: dict[str, list[float]] = {name: [] for name in workers}
     for seed in range(seeds):
         parameters, x = drawn(row.net, seed), images(row.net, seed)
-        want = se_numpy.senet(x, row.net, parameters, data_format="channels_last")
-
-        def ask(
-            name: str, dtype: str, parameters: dict[str, np.ndarray] = parameters, x: np.ndarray = x
-        ) -> tuple[str, str, np.ndarray]:
-            values = {key: value.astype(dtype) for key, value in parameters.items()}
-            got = workers[name].logits(row.net, values, x.astype(dtype), mode="eager").result().values
-            if got.dtype != dtype:
-                raise TypeError(f"{name} answered {row.name} in {got.dtype}, asked for {dtype}")
-            return name, dtype, got
-
-        asked = [(name, dtype) for dtype in (("float64", "float32") if seed == 0 else ("float32",)) for name in workers]
+        dtypes = ("float64", "float32") if seed == 0 else ("float32",)
         with ThreadPoolExecutor(2) as pool:
-            for name, dtype, got in pool.map(lambda each: ask(*each), asked):
-                if dtype == "float64":
-                    row.double[name] = largest_error(got, want)
-                else:
-                    single[name].append(mean_error(got, want))
+            oracle = pool.submit(se_numpy.senet, x, row.net, parameters, data_format="channels_last")
+            answers = {
+                (name, dtype): pool.submit(ask, worker, row.net, parameters, x, dtype)
+                for dtype in dtypes
+                for name, worker in workers.items()
+            }
+        want = oracle.result()
+        for (name, dtype), answer in answers.items():
+            if dtype == "float64":
+                row.double[name] = largest_error(answer.result(), want)
+            else:
+                single[name].append(mean_error(answer.result(), want))
     row.single = {name: statistics.median(errors) for name, errors in single.items()}
+
+
+def ask(worker: Worker, net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, dtype: str) -> np.ndarray:
+    """A target's logits, which must be of the dtype that was asked for."""
+    values = {name: value.astype(dtype) for name, value in parameters.items()}
+    got = worker.logits(net, values, x.astype(dtype), mode="eager").result().values
+    if got.dtype != dtype:
+        raise TypeError(f"{worker.target.name} answered in {got.dtype}, asked for {dtype}")
+    return got
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -177,7 +177,7 @@ def test_op_by_op_and_compiled_are_the_oracles(api):
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     network = build(api, net, values)
     assert difference(network.forward(network.state, last(x)), want) < 1e-12
-    assert difference(load("flax").predictor(net, values, api=api, mode="jit")(last(x)), want) < 1e-12
+    assert difference(load("flax").network(net, "float64", api=api, mode="jit")(values)(last(x)), want) < 1e-12
 
 
 @both

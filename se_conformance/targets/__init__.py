@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,13 +167,25 @@ def _logits(
     options: dict[str, str],
     repeats: int,
 ) -> Logits:
-    predict: Callable[[np.ndarray], np.ndarray] = load(module).predictor(net, parameters, **options)
+    predict = _built(module, net, parameters["classifier.weight"].dtype.name, tuple(options.items()))(parameters)
     values, times = predict(x), []
     for _ in range(repeats):
         begun = time.perf_counter()
         predict(x)
         times.append(time.perf_counter() - begun)
     return Logits(values, statistics.median(times) if times else math.nan)
+
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Images (N, H, W, C) to logits (N, classes), at inference."""
+Build = Callable[[dict[str, np.ndarray]], Predict]
+"""Parameters to what a network makes of images with them; what a target's ``network(net, dtype, **options)`` gives."""
+
+
+@lru_cache(maxsize=1)  # the same network with other parameters comes next, if at all
+def _built(module: str, net: NetworkSpec, dtype: str, options: tuple[tuple[str, str], ...]) -> Build:
+    build: Build = load(module).network(net, dtype, **dict(options))
+    return build
 
 
 def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:

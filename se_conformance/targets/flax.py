@@ -1,6 +1,7 @@
 """``se_flax``, NNX and linen, as a function of NumPy arrays."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax
@@ -15,6 +16,7 @@ from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
+from . import Build, Predict
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:
@@ -66,30 +68,37 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 _API = {"nnx": _nnx, "linen": _linen}
 
 
-def predictor(
-    net: NetworkSpec, parameters: dict[str, np.ndarray], *, api: str, mode: str = "eager"
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
-    forward, state = _NETWORK[api](net, parameters)
+def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> Build:
+    """A network, op by op or under one jit."""
+    forward, state_of = _NETWORK[api](net, dtype)
     compiled = jax.jit(forward) if mode == "jit" else forward
-    return lambda x: np.asarray(compiled(state, jnp.asarray(x)))
+
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+        state = state_of(parameters)
+        return lambda x: np.asarray(compiled(state, jnp.asarray(x)))
+
+    return with_parameters
 
 
-Forward = tuple[Callable[[Any, jax.Array], jax.Array], Any]
+Network = tuple[Callable[[Any, jax.Array], jax.Array], Callable[[dict[str, np.ndarray]], Any]]
+"""State and images to logits; parameters to the state."""
 
 
-def _nnx_network(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Forward:
-    dtype = parameters["classifier.weight"].dtype
+def _nnx_network(net: NetworkSpec, dtype: str) -> Network:
     model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
-    se_flax.set_parameters(model, parameters)
     model.eval()
-    graph, state, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)  # the rest is abstract: keys of dropout
-    return lambda state, x: nnx.merge(graph, state, rest)(x), state
+    graph, _, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)  # the rest is abstract: keys of dropout
+
+    def state_of(parameters: dict[str, np.ndarray]) -> Any:
+        se_flax.set_parameters(model, parameters)
+        return nnx.state(model, (nnx.Param, nnx.BatchStat))
+
+    return lambda state, x: nnx.merge(graph, state, rest)(x), state_of
 
 
-def _linen_network(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Forward:
-    model = se_flax.linen.SENet(net, param_dtype=parameters["classifier.weight"].dtype)
-    return model.apply, se_flax.linen.set_parameters(model, parameters)
+def _linen_network(net: NetworkSpec, dtype: str) -> Network:
+    model = se_flax.linen.SENet(net, param_dtype=dtype)
+    return model.apply, partial(se_flax.linen.set_parameters, model)
 
 
 _NETWORK = {"nnx": _nnx_network, "linen": _linen_network}

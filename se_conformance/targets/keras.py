@@ -13,6 +13,7 @@ from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
+from . import Build, Predict
 
 BACKEND = keras.backend.backend()
 
@@ -39,22 +40,28 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
     return model
 
 
-def predictor(
-    net: NetworkSpec, parameters: dict[str, np.ndarray], *, mode: str = "eager"
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
-    model = se_keras.senet(net, dtype=parameters["classifier.weight"].dtype.name)
-    se_keras.set_parameters(model, parameters)
+def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
+    """A network of unknown image size, eager or compiled."""
+    model = se_keras.senet(net, dtype=dtype)
     forward = _jitted(model) if mode == "jit" else _forward(model, mode)
-    return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
+
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+        se_keras.set_parameters(model, parameters)
+        return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
+
+    return with_parameters
 
 
 def _jitted(model: keras.Model) -> Callable[[Any], Any]:
     import jax
 
-    weights, rest = ([one.value for one in each] for each in (model.trainable_variables, model.non_trainable_variables))
     compiled = jax.jit(lambda weights, rest, x: model.stateless_call(weights, rest, x)[0])
-    return lambda x: compiled(weights, rest, x)
+
+    def forward(x: Any) -> Any:
+        each = (model.trainable_variables, model.non_trainable_variables)
+        return compiled(*([one.value for one in variables] for variables in each), x)
+
+    return forward
 
 
 def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:

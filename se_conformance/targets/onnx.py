@@ -11,11 +11,13 @@ import numpy as np
 import onnxruntime
 import torch
 
+import se_torch
 from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
-from .torch import block_of, network_of, to_array, to_tensor
+from . import Build, Predict
+from .torch import block_of, empty_network, to_array, to_tensor
 
 
 def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
@@ -27,11 +29,16 @@ def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
     return Result(to_array(torch.from_numpy(y)), g)
 
 
-def predictor(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits (N, classes) of images (N, H, W, C), in the parameters' dtype; a graph for each H and W."""
-    model = network_of(net, parameters).eval()
-    graph = cache(lambda height, width: _session(model, (2, net.channels, height, width), [0]))
-    return lambda x: graph(*x.shape[1:3])(to_tensor(x))[0]
+def network(net: NetworkSpec, dtype: str) -> Build:
+    """A network, exported anew for each height and width."""
+    model = empty_network(net, dtype).eval()
+
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+        se_torch.set_parameters(model, parameters)
+        graph = cache(lambda height, width: _session(model, (2, net.channels, height, width), [0]))
+        return lambda x: graph(*x.shape[1:3])(to_tensor(x))[0]
+
+    return with_parameters
 
 
 def _session(

@@ -1,7 +1,5 @@
 """``se_torch`` as a function of NumPy arrays."""
 
-from collections.abc import Callable
-
 import ml_dtypes
 import numpy as np
 import torch
@@ -11,7 +9,7 @@ from se_spec import NetworkSpec, SESpec
 
 from ..cases import Inputs
 from ..comparison import Result
-from . import device
+from . import Build, Predict, device
 
 torch.set_num_threads(1)
 
@@ -41,11 +39,9 @@ def block_of(
     return block
 
 
-def predictor(
-    net: NetworkSpec, parameters: dict[str, np.ndarray], *, layout: str = "contiguous", mode: str = "eager"
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits (N, classes) of images (N, H, W, C) at inference, in the parameters' dtype."""
-    model = network_of(net, parameters).eval()
+def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> Build:
+    """A network in either memory format, eager or compiled."""
+    model = empty_network(net, dtype).eval()
     if layout == "channels_last":
         model.to(memory_format=torch.channels_last)
     torch.compiler.reset()
@@ -55,14 +51,16 @@ def predictor(
         with torch.no_grad():
             return _numpy(forward(to_tensor(x, layout)))
 
-    return predict
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+        se_torch.set_parameters(model, parameters)
+        return predict
+
+    return with_parameters
 
 
-def network_of(net: NetworkSpec, parameters: dict[str, np.ndarray]) -> se_torch.SENet:
-    """A network that holds these parameters, in their dtype."""
-    model = se_torch.SENet(net, device=device(), dtype=getattr(torch, parameters["classifier.weight"].dtype.name))
-    se_torch.set_parameters(model, parameters)
-    return model
+def empty_network(net: NetworkSpec, dtype: str) -> se_torch.SENet:
+    """A network whose parameters are still to be set; none is drawn."""
+    return se_torch.SENet(net, device="meta", dtype=getattr(torch, dtype)).to_empty(device=device())
 
 
 def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
