@@ -1,8 +1,10 @@
 """``se_keras`` as a function of NumPy arrays, on whichever backend the process has."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -42,7 +44,8 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
 
 def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
     """A network of unknown image size, eager or compiled."""
-    model = se_keras.senet(net, dtype=dtype)
+    with _nothing_drawn():
+        model = se_keras.senet(net, dtype=dtype)
     forward = _jitted(model) if mode == "jit" else _forward(model, mode)
 
     def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
@@ -50,6 +53,18 @@ def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
         return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
 
     return with_parameters
+
+
+@contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Zeros for random numbers: JAX compiles a draw per shape, 20 s for a ResNet-50, only to be overwritten."""
+
+    def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
+        return ops.zeros(shape, dtype)
+
+    random = (keras.initializers.RandomNormal, keras.initializers.RandomUniform)
+    with mock.patch.object(random[0], "__call__", zeros), mock.patch.object(random[1], "__call__", zeros):
+        yield
 
 
 def _jitted(model: keras.Model) -> Callable[[Any], Any]:
