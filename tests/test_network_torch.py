@@ -95,7 +95,7 @@ def canonical(name):
 
 
 @pytest.mark.framework("torch", "peers")
-@pytest.mark.parametrize("name", ["legacy_seresnet50", "legacy_seresnext50_32x4d", "seresnet50"])
+@pytest.mark.parametrize("name", ["legacy_seresnet50", "legacy_seresnext50_32x4d", "legacy_senet154", "seresnet50"])
 def test_m7_timms_own_models_give_the_same_logits(name):
     _declare_operators_of_torchvision()
     torch.manual_seed(0)
