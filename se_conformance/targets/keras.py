@@ -86,10 +86,10 @@ def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:
 
 
 def _forward(model: keras.Model, mode: str) -> Callable[[Any], Any]:
-    if mode == "xla":
+    if mode in ("graph", "xla"):
         import tensorflow as tf
 
-        return tf.function(model, jit_compile=True)
+        return tf.function(model, jit_compile=mode == "xla")
     return model
 
 
