@@ -3,7 +3,7 @@
 ``python -m se_conformance.networks --out docs/NETWORKS.md`` writes the page; names as arguments judge those alone.
 
 In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
-same weights and image is the measure, and nobody's may be more than twice as large (medians over some seeds). That
+same weights and images is the measure, and nobody's may be more than twice as large (medians over some images). That
 error is the root mean square over the logits: the largest one tells of the classifier's sum alone, where 2,048 products
 added one after another are three times as far off as in groups, and either is right.
 """
@@ -12,13 +12,14 @@ import argparse
 import math
 import os
 import platform
-import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +28,7 @@ from rich.progress import Progress
 import se_numpy
 from se_spec import NetworkSpec, network
 from se_spec.networks import NETWORKS
+from se_spec.networks.layers import BatchNorm, Layer
 
 from .files import replacing
 from .targets import TARGETS, Target, Worker
@@ -35,7 +37,7 @@ LIMIT = 1e-9
 """Of the largest logit, in float64."""
 ALLOWANCE = 2.0
 """Times PyTorch's own error, in float32."""
-SEEDS = 5
+IMAGES = 5
 JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
 
 
@@ -76,23 +78,41 @@ def rows() -> list[Row]:
     return list(found.values())
 
 
-def drawn(net: NetworkSpec, seed: int) -> dict[str, np.ndarray]:
-    """New parameters in float32, but batch norms that are not the identity: each changes every channel otherwise."""
-    random = np.random.default_rng(seed)
-    values = se_numpy.initialize(net, seed)
-    for name, value in values.items():
-        kind = name.rpartition(".")[2]
-        if kind in ("scale", "variance"):
-            value[...] = random.uniform(0.5, 1.5, value.shape)
-        elif kind in ("offset", "mean"):
-            value[...] = random.normal(0.0, 0.2, value.shape)
-    return values
+class Asked(NamedTuple):
+    """What every implementation is given, in float32 of which each number is a float64 too; and the right logits."""
+
+    parameters: dict[str, np.ndarray]
+    x: np.ndarray
+    want: np.ndarray
 
 
-def images(net: NetworkSpec, seed: int) -> np.ndarray:
-    """One of (64, 96), not square, not centred, in float32; the nets for CIFAR get (24, 32)."""
+def question(net: NetworkSpec, images: int) -> Asked:
+    """New parameters, images of (64, 96), not square, not centred; the nets for CIFAR get (24, 32).
+
+    Batch norms are no identity, each changes every channel otherwise; but their statistics are near those of what they
+    are given. Far from them maps grow from unit to unit, gates see thousands, and float32 keeps three digits.
+    """
+    random = np.random.default_rng(0)
     size = (24, 32) if net.input_size <= 32 else (64, 96)
-    return np.random.default_rng((1, seed)).normal(0.3, 1.0, (1, *size, net.channels)).astype(np.float32)
+    x = random.normal(0.3, 1.0, (images, *size, net.channels)).astype(np.float32)
+    parameters = se_numpy.initialize(net, seed=0)
+
+    def amend(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
+        if isinstance(layer, BatchNorm):
+            shape, spread = own["mean"].shape, float(entry.std())
+            drawn = {
+                "scale": random.uniform(0.5, 1.5, shape),
+                "offset": random.normal(0.0, 0.2, shape),
+                "mean": float(entry.mean()) + random.normal(0.0, 0.2 * spread, shape),
+                "variance": spread**2 * random.uniform(0.5, 1.5, shape),
+            }
+            for name in own:
+                kept = parameters[f"{layer.name}.{name}"]
+                kept[...] = drawn[name]
+                own[name] = kept.astype(np.float64)
+
+    steps = se_numpy.networks.walk(x, net, parameters, "channels_last", amend)
+    return Asked(parameters, x, deque(steps, maxlen=1).pop()[2])
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
@@ -100,37 +120,29 @@ def largest_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(abs(got - want).max() / abs(want).max())
 
 
-def mean_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Root mean square, in terms of the values'."""
-    return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
+def median_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Root mean square over an image's logits, in terms of theirs; the median over the images."""
+    each = np.sqrt(((got - want) ** 2).mean(1) / (want**2).mean(1))
+    return float(np.median(each))
 
 
-def judge(row: Row, workers: dict[str, Worker], seeds: int) -> None:
-    """Fill a row: float64 from the first seed, float32 from all; two at a time, the oracle among them."""
-    single: dict[str, list[float]] = {name: [] for name in workers}
-    for seed in range(seeds):
-        parameters, x = drawn(row.net, seed), images(row.net, seed)
-        dtypes = ("float64", "float32") if seed == 0 else ("float32",)
-        with ThreadPoolExecutor(2) as pool:
-            oracle = pool.submit(se_numpy.senet, x, row.net, parameters, data_format="channels_last")
-            answers = {
-                (name, dtype): pool.submit(ask, worker, row.net, parameters, x, dtype)
-                for dtype in dtypes
-                for name, worker in workers.items()
-            }
-        want = oracle.result()
-        for (name, dtype), answer in answers.items():
-            if dtype == "float64":
-                row.double[name] = largest_error(answer.result(), want)
-            else:
-                single[name].append(mean_error(answer.result(), want))
-    row.single = {name: statistics.median(errors) for name, errors in single.items()}
+def judge(row: Row, workers: dict[str, Worker], images: int) -> None:
+    """Fill a row, two implementations at a time."""
+    asked = question(row.net, images)
+    with ThreadPoolExecutor(2) as pool:
+        answers = {
+            (name, dtype): pool.submit(ask, worker, row.net, asked, dtype)
+            for name, worker in workers.items()
+            for dtype in ("float64", "float32")
+        }
+    row.double = {name: largest_error(answers[name, "float64"].result(), asked.want) for name in workers}
+    row.single = {name: median_error(answers[name, "float32"].result(), asked.want) for name in workers}
 
 
-def ask(worker: Worker, net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, dtype: str) -> np.ndarray:
+def ask(worker: Worker, net: NetworkSpec, asked: Asked, dtype: str) -> np.ndarray:
     """A target's logits, which must be of the dtype that was asked for."""
-    values = {name: value.astype(dtype) for name, value in parameters.items()}
-    got = worker.logits(net, values, x.astype(dtype), mode="eager").result().values
+    values = {name: value.astype(dtype) for name, value in asked.parameters.items()}
+    got = worker.logits(net, values, asked.x.astype(dtype), mode="eager").result().values
     if got.dtype != dtype:
         raise TypeError(f"{worker.target.name} answered in {got.dtype}, asked for {dtype}")
     return got
@@ -140,13 +152,13 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; exit status 1 if a network is too far off, 2 if nothing was compared."""
     parser = argparse.ArgumentParser("python -m se_conformance.networks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of networks; without, all")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="in float32 (%(default)s)")
+    parser.add_argument("--images", type=int, default=IMAGES, help="for each network (%(default)s)")
     parser.add_argument("--out", type=Path, help="a file for the page")
     options = parser.parse_args(arguments)
-    return networks(options.names, options.seeds, options.out, Console())
+    return networks(options.names, options.images, options.out, Console())
 
 
-def networks(names: Iterable[str], seeds: int, out: Path | None, console: Console) -> int:
+def networks(names: Iterable[str], images: int, out: Path | None, console: Console) -> int:
     """Judge networks, print the page; 1 if one is too far off, 2 if nothing was compared."""
     begun, wanted = time.monotonic(), [network(name) and name for name in names]
     chosen = [row for row in rows() if not wanted or {row.name, *row.also} & set(wanted)]
@@ -154,13 +166,13 @@ def networks(names: Iterable[str], seeds: int, out: Path | None, console: Consol
     workers = {target.name: Worker(target) for target in targets}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for row in progress.track(chosen, description="networks"):
-            judge(row, workers, seeds)
+            judge(row, workers, images)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
     for worker in workers.values():
         worker.close()
-    text = page(chosen, targets, seeds, time.monotonic() - begun, ", ".join(versions))
+    text = page(chosen, targets, images, time.monotonic() - begun, ", ".join(versions))
     console.print(text, highlight=False, soft_wrap=True, markup=False)
     faults = [fault for row in chosen for fault in row.faults]
     for fault in faults:
@@ -171,16 +183,16 @@ def networks(names: Iterable[str], seeds: int, out: Path | None, console: Consol
     return 1 if faults else 0 if targets and chosen else 2
 
 
-def page(found: list[Row], targets: list[Target], seeds: int, seconds: float, versions: str) -> str:
+def page(found: list[Row], targets: list[Target], images: int, seconds: float, versions: str) -> str:
     """Markdown."""
     names = [target.name for target in targets]
     lines = [
         "# Networks",
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same",
-        "drawn weights and statistics, and compares the logits of an image of 64 × 96 (24 × 32 for CIFAR) with the",
-        f"oracle's. In float64 the largest error must be within {LIMIT:.0e} of the largest logit; in float32 the root",
-        f"mean square, as the median of {seeds} seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op:",
+        f"drawn weights and statistics, and compares the logits of {images} images of 64 × 96 (24 × 32 for CIFAR) with",
+        f"the oracle's. In float64 the largest error must be within {LIMIT:.0e} of the largest logit; in float32 the",
+        f"root mean square, as the median of the images, at most {ALLOWANCE:g} times PyTorch's own. All run op by op:",
         "JAX compiles each operation, not the whole (`make test` and `make demo` do that).",
         "",
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",

@@ -8,6 +8,7 @@
 dtype('float64')
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .block import excitation as excitation
@@ -19,13 +20,13 @@ from .gradients import vjp as vjp
 from .parameters import initialize as initialize
 
 if TYPE_CHECKING:
+    from . import networks as networks
     from .networks import senet as senet
 
 
 def __getattr__(name: str) -> Any:
-    """``senet``, imported when first used: a block waits for no network."""
-    if name != "senet":
+    """``networks`` and ``senet``, imported when first used: a block waits for no network."""
+    if name not in ("networks", "senet"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .networks import senet
-
-    return senet
+    networks = importlib.import_module(".networks", __name__)
+    return networks if name == "networks" else networks.senet

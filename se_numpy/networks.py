@@ -1,7 +1,7 @@
 """The oracle of networks: the flat list of layers, walked in float64 (docs/SPEC.md, M-1 to M-6)."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     >>> senet(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last").shape
     (2, 10)
     """
-    _, _, logits = deque(_walk(x, net, parameters, data_format), maxlen=1).pop()  # the last; no other is kept
+    _, _, logits = deque(walk(x, net, parameters, data_format), maxlen=1).pop()  # the last; no other is kept
     return logits
 
 
@@ -56,17 +56,23 @@ def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     """
     return {
         layer.name: excitation(entry, layer.spec, own, data_format="channels_first")
-        for layer, (entry, own), _ in _walk(x, net, parameters, data_format)
+        for layer, (entry, own), _ in walk(x, net, parameters, data_format)
         if isinstance(layer, kinds.SqueezeExcitation)
     }
 
 
 Step = tuple[kinds.Layer, tuple[Array, dict[str, Array]], Array]
-"""A layer; its first input and its own parameters; what it gives."""
+"""A layer; its first input, channels first, and its own parameters; what it gives."""
+Amend = Callable[[kinds.Layer, Array, dict[str, Array]], None]
 
 
-def _walk(x: np.ndarray, net: NetworkSpec, parameters: Parameters, data_format: str) -> Iterator[Step]:
-    """Every layer in order; maps that no later layer takes are let go."""
+def walk(
+    x: np.ndarray, net: NetworkSpec, parameters: Parameters, data_format: str, amend: Amend = lambda *step: None
+) -> Iterator[Step]:
+    """Every layer in order; maps that no later layer takes are let go.
+
+    ``amend(layer, entry, own)`` may change a layer's own parameters, given its first input, before it is computed.
+    """
     x, weights = checked(x, net, parameters, data_format)
     if data_format == "channels_last":
         x = np.moveaxis(x, -1, 1)
@@ -75,6 +81,7 @@ def _walk(x: np.ndarray, net: NetworkSpec, parameters: Parameters, data_format: 
     for layer in net.layers:
         own = {name: weights.pop(f"{layer.name}.{name}") for name in layer.parameter_shapes()}
         inputs = [maps[name] for name in layer.inputs]
+        amend(layer, inputs[0], own)
         maps[layer.name] = _result(layer, inputs, own)
         yield layer, (inputs[0], own), maps[layer.name]
         for name in no_more.get(layer.name, ()):
