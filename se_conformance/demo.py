@@ -21,7 +21,7 @@ from se_spec import NetworkSpec
 
 from . import pictures
 from .digits import BATCH, Digits, batches, digits, small_network
-from .files import replacing
+from .files import load_parameters, save_parameters
 from .targets import TARGETS, Logits, Worker
 from .training import TRAINERS, Course, Parameters, train
 
@@ -62,9 +62,9 @@ def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) 
             f"trained in {trainer}: SE-ResNet-8, {steps} steps of {BATCH} digits, {time.monotonic() - begun:.0f} s, "
             f"loss {trained.losses[0]:.2f} to {statistics.mean(trained.losses[-40:]):.4f}"
         )
-        save(weights, trained.parameters)
+        save_parameters(weights, trained.parameters)
         console.print(f"saved: {weights}, {weights.stat().st_size:,} bytes")
-        parameters = load(weights)
+        parameters = load_parameters(weights)
         want = se_numpy.senet(data.x_held_out, net, parameters, data_format="channels_last")
         same = run_everywhere(net, parameters, want, data, progress, console)
         compare_without_se(trainer, seeds, epochs, data, progress, console)
@@ -81,22 +81,6 @@ def steps_of(data: Digits, epochs: int) -> int:
 def accuracy(logits: np.ndarray, data: Digits) -> float:
     """Share of the held-out digits that are right."""
     return float((logits.argmax(1) == data.labels_held_out).mean())
-
-
-def save(path: Path, parameters: Parameters) -> None:
-    """Canonical names, safetensors."""
-    import safetensors.numpy
-
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(parameters, temporary)
-
-
-def load(path: Path) -> Parameters:
-    """The inverse of ``save``."""
-    import safetensors.numpy
-
-    parameters: Parameters = safetensors.numpy.load_file(path)
-    return parameters
 
 
 def run_everywhere(

@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and parameters in files."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 
 @contextmanager
@@ -24,3 +26,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
+    """By canonical names, as safetensors; float64, float32 or float16."""
+    import safetensors.numpy
+
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(parameters, temporary)
+
+
+def load_parameters(path: Path) -> dict[str, np.ndarray]:
+    """The inverse of ``save_parameters``."""
+    import safetensors.numpy
+
+    parameters: dict[str, np.ndarray] = safetensors.numpy.load_file(path)
+    return parameters

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from se_spec import NetworkSpec, network
 from se_spec.networks import NETWORKS
 from se_spec.networks.layers import BatchNorm, Layer
 
-from .files import replacing
+from .files import replacing, save_parameters
 from .targets import TARGETS, Target, Worker
 
 LIMIT = 1e-9
@@ -129,9 +130,11 @@ def median_error(got: np.ndarray, want: np.ndarray) -> float:
 def judge(row: Row, workers: dict[str, Worker], images: int) -> None:
     """Fill a row, two implementations at a time."""
     asked = question(row.net, images)
-    with ThreadPoolExecutor(2) as pool:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        path = Path(folder, "parameters.safetensors")
+        save_parameters(path, asked.parameters)
         answers = {
-            (name, dtype): pool.submit(ask, worker, row.net, asked, dtype)
+            (name, dtype): pool.submit(ask, worker, row.net, path, asked.x.astype(dtype))
             for name, worker in workers.items()
             for dtype in ("float64", "float32")
         }
@@ -139,12 +142,11 @@ def judge(row: Row, workers: dict[str, Worker], images: int) -> None:
     row.single = {name: median_error(answers[name, "float32"].result(), asked.want) for name in workers}
 
 
-def ask(worker: Worker, net: NetworkSpec, asked: Asked, dtype: str) -> np.ndarray:
+def ask(worker: Worker, net: NetworkSpec, parameters: Path, x: np.ndarray) -> np.ndarray:
     """A target's logits, which must be of the dtype that was asked for."""
-    values = {name: value.astype(dtype) for name, value in asked.parameters.items()}
-    got = worker.logits(net, values, asked.x.astype(dtype), mode="eager").result().values
-    if got.dtype != dtype:
-        raise TypeError(f"{worker.target.name} answered in {got.dtype}, asked for {dtype}")
+    got = worker.logits(net, parameters, x, mode="eager").result().values
+    if got.dtype != x.dtype:
+        raise TypeError(f"{worker.target.name} answered in {got.dtype}, asked for {x.dtype}")
     return got
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 import se_numpy
 from se_conformance import demo, pictures
 from se_conformance.digits import digits, small_network
+from se_conformance.files import load_parameters, save_parameters
 from se_conformance.targets import TARGETS
 
 pytestmark = pytest.mark.framework("torch", "conformance")
@@ -32,7 +33,7 @@ def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
     assert float(error) < 1e-5
     for picture in ("gates_per_class.png", "channels_per_class.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    saved = demo.load(tmp_path / "se_resnet8.safetensors")
+    saved = load_parameters(tmp_path / "se_resnet8.safetensors")
     logits = se_numpy.senet(digits().x_held_out, small_network(), saved, data_format="channels_last")
     assert f"{demo.accuracy(logits, digits()):.1%}" == accuracy
 
@@ -46,8 +47,8 @@ def test_a_network_that_learned_nothing_is_a_failure(tmp_path, monkeypatch) -> N
 
 def test_saved_weights_come_back_to_the_bit(tmp_path) -> None:
     parameters = se_numpy.initialize(small_network(), seed=0)
-    demo.save(tmp_path / "new" / "weights.safetensors", parameters)
-    back = demo.load(tmp_path / "new" / "weights.safetensors")
+    save_parameters(tmp_path / "new" / "weights.safetensors", parameters)
+    back = load_parameters(tmp_path / "new" / "weights.safetensors")
     assert {name: value.tobytes() for name, value in back.items()} == {
         name: value.tobytes() for name, value in parameters.items()
     }

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from se_spec import NetworkSpec, SESpec
 
 from ..cases import DTYPES, Inputs
 from ..comparison import Result
+from ..files import load_parameters
 
 Run = Callable[..., Result]
 
@@ -109,9 +111,18 @@ class Worker:
         return self._pool.submit(_run, self.target.module, spec, inputs, options)
 
     def logits(
-        self, net: NetworkSpec, parameters: dict[str, np.ndarray], x: np.ndarray, *, repeats: int = 0, **changed: str
+        self,
+        net: NetworkSpec,
+        parameters: dict[str, np.ndarray] | Path,
+        x: np.ndarray,
+        *,
+        repeats: int = 0,
+        **changed: str,
     ) -> "Future[Logits]":
-        """What a network makes of images (N, H, W, C) at inference, in the dtype of both; and how long it takes."""
+        """What a network makes of images (N, H, W, C) at inference, in their dtype; and how long it takes.
+
+        Parameters in a file (``files.save_parameters``) need not go through a pipe, and are cast to that dtype there.
+        """
         options = {**self.target.options, **changed}
         return self._pool.submit(_logits, self.target.module, net, parameters, x, options, repeats)
 
@@ -162,11 +173,13 @@ class Logits(NamedTuple):
 def _logits(
     module: str,
     net: NetworkSpec,
-    parameters: dict[str, np.ndarray],
+    parameters: dict[str, np.ndarray] | Path,
     x: np.ndarray,
     options: dict[str, str],
     repeats: int,
 ) -> Logits:
+    if isinstance(parameters, Path):
+        parameters = {name: value.astype(x.dtype) for name, value in load_parameters(parameters).items()}
     predict = _built(module, net, parameters["classifier.weight"].dtype.name, tuple(options.items()))(parameters)
     values, times = predict(x), []
     for _ in range(repeats):
