@@ -1,6 +1,6 @@
 """Every named network in every implementation, from the same weights: how far are the logits from the oracle's?
 
-``python -m se_conformance.networks --out docs/NETWORKS.md`` writes the page; names as arguments judge those alone.
+``python -m se_conformance.networks --out out/NETWORKS.md`` writes a page; names as arguments judge those alone.
 
 In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
 same weights and images is the measure, and nobody's may be more than twice as large (medians over some images). That

@@ -16,16 +16,10 @@ pytestmark = pytest.mark.framework("torch", "conformance")
 def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(demo, "TARGETS", {"torch": TARGETS["torch"]})
     console = Console(record=True, width=120)
-    assert demo.demo("torch", 2, 3, tmp_path, console) == 0
+    assert demo.demo("torch", 1, 3, tmp_path, console) == 0
     said = console.export_text()
-    for fact in (
-        "120 steps of 32 digits",
-        "numpy (the oracle)",
-        "80,442",
-        "77,754",
-        "nothing that these seeds can show",
-    ):
-        assert fact in said or fact.startswith("nothing")
+    for fact in ("120 steps of 32 digits", "numpy (the oracle)", "80,442", "77,754", "one seed cannot say"):
+        assert fact in said
     row = next(line for line in said.splitlines() if line.startswith("│ torch "))
     accuracy, others, error = (cell.strip() for cell in row.split("│")[2:5])
     assert float(accuracy.rstrip("%")) >= 97

@@ -18,6 +18,8 @@ from se_spec import (
 from se_spec.networks import Head, Inception, PoolStep, Shortcut, Stage, Stem
 from se_spec.networks.parts import ConvStep
 
+from .small_networks import FAMILIES
+
 ROW = np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
 MAP = np.arange(1.0, 13.0).reshape(1, 1, 3, 4)  # 1 2 3 4 / 5 6 7 8 / 9 10 11 12
 
@@ -208,20 +210,20 @@ def test_n3_one_bad_pixel_spoils_its_own_sample() -> None:
 
 
 def test_m10_new_parameters_have_the_documented_distributions() -> None:
-    net = network("senet154", num_classes=10)
+    net = FAMILIES["senet154"]
     drawn = se_numpy.initialize(net, seed=0)
     assert {name: value.shape for name, value in drawn.items()} == parameters.shapes(net)
     assert {value.dtype.name for value in drawn.values()} == {"float32"}
     for name, variance in {
         "stem.conv2.weight": 2 / (9 * 64),
-        "stage3.block7.conv1.weight": 2 / 512,
-        "stage3.block7.conv2.weight": 2 / (9 * 1024 / 64),  # 64 groups: a value reaches 1024 / 64 channels
+        "stage3.block0.conv1.weight": 2 / 512,
+        "stage3.block0.conv2.weight": 2 / (9 * 1024 / 64),  # 64 groups: a value reaches 1024 / 64 channels
     }.items():
         assert abs(drawn[name].mean()) < 5 * (variance / drawn[name].size) ** 0.5
         assert abs(drawn[name].var() / variance - 1) < 5 * (2 / drawn[name].size) ** 0.5
     for name, fan_in in {
-        "stage4.block2.se.reduce.bias": 2048,
-        "stage4.block2.se.expand.weight": 128,
+        "stage4.block0.se.reduce.bias": 2048,
+        "stage4.block0.se.expand.weight": 128,
         "classifier.weight": 2048,
     }.items():
         assert 0.95 < abs(drawn[name]).max() * fan_in**0.5 <= 1

@@ -44,7 +44,7 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
 
 def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
     """A network of unknown image size, eager or compiled."""
-    with _nothing_drawn():
+    with nothing_drawn():
         model = se_keras.senet(net, dtype=dtype)
     forward = _jitted(model) if mode == "jit" else _forward(model, mode)
 
@@ -56,7 +56,7 @@ def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
 
 
 @contextmanager
-def _nothing_drawn() -> Iterator[None]:
+def nothing_drawn() -> Iterator[None]:
     """Zeros for random numbers: JAX compiles a draw per shape, 20 s for a ResNet-50, only to be overwritten."""
 
     def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
