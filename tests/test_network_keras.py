@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import se_numpy
-from se_conformance.targets import load
+from se_conformance.targets import dtype_of, load
 from se_spec import InputError, ParameterError, ShapeError, parameters
 
 from .conftest import KERAS_BACKENDS, OnDemand
@@ -39,14 +39,13 @@ three_kinds = pytest.mark.parametrize("net", [INCEPTION, BOTTLENECKS, ZEROS], id
 
 
 def model_of(net, values, dtype="float64"):
-    with load("keras").nothing_drawn():
-        model = se_keras.senet(net, dtype=dtype)
+    model = load("keras").empty_network(net, dtype)
     se_keras.set_parameters(model, values)
     return model
 
 
 def logits_of(net, values, x):
-    return load("keras").network(net, values["classifier.weight"].dtype.name)(values)(x)
+    return load("keras").network(net, dtype_of(values))(values)(x)
 
 
 def numpy(tensor):

@@ -180,13 +180,19 @@ def _logits(
 ) -> Logits:
     if isinstance(parameters, Path):
         parameters = {name: value.astype(x.dtype) for name, value in load_parameters(parameters).items()}
-    predict = _built(module, net, parameters["classifier.weight"].dtype.name, tuple(options.items()))(parameters)
+    predict = _built(module, net, dtype_of(parameters), tuple(options.items()))(parameters)
     values, times = predict(x), []
     for _ in range(repeats):
         begun = time.perf_counter()
         predict(x)
         times.append(time.perf_counter() - begun)
     return Logits(values, statistics.median(times) if times else math.nan)
+
+
+def dtype_of(parameters: dict[str, np.ndarray]) -> str:
+    """In which a network's parameters are, all alike."""
+    (dtype,) = {value.dtype.name for value in parameters.values()}
+    return dtype
 
 
 Predict = Callable[[np.ndarray], np.ndarray]

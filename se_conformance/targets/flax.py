@@ -85,7 +85,7 @@ Network = tuple[Callable[[Any, jax.Array], jax.Array], Callable[[dict[str, np.nd
 
 
 def _nnx_network(net: NetworkSpec, dtype: str) -> Network:
-    model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    model = empty_network(net, dtype)
     model.eval()
     graph, _, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)  # the rest is abstract: keys of dropout
 
@@ -99,6 +99,12 @@ def _nnx_network(net: NetworkSpec, dtype: str) -> Network:
 def _linen_network(net: NetworkSpec, dtype: str) -> Network:
     model = se_flax.linen.SENet(net, param_dtype=dtype)
     return model.apply, partial(se_flax.linen.set_parameters, model)
+
+
+def empty_network(net: NetworkSpec, dtype: str) -> se_flax.SENet:
+    """An NNX network whose parameters are still to be set; none is drawn."""
+    model: se_flax.SENet = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    return model
 
 
 _NETWORK = {"nnx": _nnx_network, "linen": _linen_network}

@@ -1,8 +1,7 @@
 """``se_keras`` as a function of NumPy arrays, on whichever backend the process has."""
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -44,8 +43,7 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
 
 def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
     """A network of unknown image size, eager or compiled."""
-    with nothing_drawn():
-        model = se_keras.senet(net, dtype=dtype)
+    model = empty_network(net, dtype)
     forward = _jitted(model) if mode == "jit" else _forward(model, mode)
 
     def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
@@ -55,16 +53,15 @@ def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
     return with_parameters
 
 
-@contextmanager
-def nothing_drawn() -> Iterator[None]:
-    """Zeros for random numbers: JAX compiles a draw per shape, 20 s for a ResNet-50, only to be overwritten."""
+def empty_network(net: NetworkSpec, dtype: str) -> se_keras.SENet:
+    """A network whose parameters are still to be set; none is drawn, since JAX would compile a draw for each shape."""
 
     def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
         return ops.zeros(shape, dtype)
 
     random = (keras.initializers.RandomNormal, keras.initializers.RandomUniform)
     with mock.patch.object(random[0], "__call__", zeros), mock.patch.object(random[1], "__call__", zeros):
-        yield
+        return se_keras.senet(net, dtype=dtype)
 
 
 def _jitted(model: keras.Model) -> Callable[[Any], Any]:

@@ -7,6 +7,8 @@ import keras
 import se_keras
 from se_spec import NetworkSpec
 
+from ..targets import dtype_of
+from ..targets.keras import empty_network
 from . import Batches, Course, Parameters, Trained
 
 
@@ -22,8 +24,18 @@ class SGD(keras.optimizers.SGD):
 
 
 def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    """By ``train_on_batch``, whose losses and learning rate have the type that Keras calls ``floatx``."""
-    model = _model(net, parameters)
+    """By ``train_on_batch``, whose losses have the type that Keras calls ``floatx``: set for as long as this takes."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype_of(parameters))
+    try:
+        return _trained(net, parameters, course, batches)
+    finally:
+        keras.config.set_floatx(before)
+
+
+def _trained(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+    model = empty_network(net, dtype_of(parameters))
+    se_keras.set_parameters(model, parameters)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(SGD(course), loss)
     losses = []
@@ -31,11 +43,3 @@ def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Bat
         model.reset_metrics()  # or it would give the mean of all batches so far
         losses.append(float(model.train_on_batch(x, labels)))
     return Trained(losses, se_keras.get_parameters(model))
-
-
-def _model(net: NetworkSpec, parameters: Parameters) -> keras.Model:
-    dtype = parameters["classifier.weight"].dtype.name
-    keras.config.set_floatx(dtype)
-    model = se_keras.senet(net, dtype=dtype)
-    se_keras.set_parameters(model, parameters)
-    return model

@@ -9,12 +9,14 @@ import optax
 import se_flax
 from se_spec import NetworkSpec
 
+from ..targets import dtype_of
 from . import Batches, Course, Parameters, Trained
 
 
 def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
     """Under ``jax.jit``; optax adds the weight decay before the momentum."""
-    model, variables = _model(net, parameters)
+    model = se_flax.linen.SENet(net, param_dtype=dtype_of(parameters))
+    variables = se_flax.linen.set_parameters(model, parameters)
     decay = optax.add_decayed_weights(course.weight_decay)
     optimizer = optax.chain(decay, optax.sgd(course.learning_rate, course.momentum))
 
@@ -37,8 +39,3 @@ def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Bat
         params, statistics, state, loss = step(params, statistics, state, jnp.asarray(x), jnp.asarray(labels))
         losses.append(float(loss))
     return Trained(losses, se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model))
-
-
-def _model(net: NetworkSpec, parameters: Parameters) -> tuple[se_flax.linen.SENet, Any]:
-    model = se_flax.linen.SENet(net, param_dtype=parameters["classifier.weight"].dtype)
-    return model, se_flax.linen.set_parameters(model, parameters)

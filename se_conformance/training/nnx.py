@@ -8,12 +8,15 @@ from flax import nnx
 import se_flax
 from se_spec import NetworkSpec
 
+from ..targets import dtype_of
+from ..targets.flax import empty_network
 from . import Batches, Course, Parameters, Trained
 
 
 def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
     """Under ``nnx.jit``; optax adds the weight decay before the momentum."""
-    model = _model(net, parameters)
+    model = empty_network(net, dtype_of(parameters))
+    se_flax.set_parameters(model, parameters)
     model.train()
     decay = optax.add_decayed_weights(course.weight_decay)
     optimizer = nnx.Optimizer(
@@ -31,10 +34,3 @@ def _step(model: se_flax.SENet, optimizer: nnx.Optimizer, x: jax.Array, labels: 
     loss, gradients = nnx.value_and_grad(loss_of)(model)
     optimizer.update(model, gradients)
     return loss
-
-
-def _model(net: NetworkSpec, parameters: Parameters) -> se_flax.SENet:
-    dtype = parameters["classifier.weight"].dtype
-    model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
-    se_flax.set_parameters(model, parameters)
-    return model

@@ -6,13 +6,14 @@ from torch.nn import functional as F
 import se_torch
 from se_spec import NetworkSpec
 
+from ..targets import dtype_of
 from ..targets.torch import empty_network, to_tensor
 from . import Batches, Course, Parameters, Trained
 
 
 def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
     """Its own SGD adds the weight decay to the gradient."""
-    model = empty_network(net, parameters["classifier.weight"].dtype.name).train()
+    model = empty_network(net, dtype_of(parameters)).train()
     se_torch.set_parameters(model, parameters)
     optimizer = torch.optim.SGD(
         model.parameters(), course.learning_rate, course.momentum, weight_decay=course.weight_decay
