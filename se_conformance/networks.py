@@ -1,6 +1,6 @@
 """Every named network in every implementation, from the same weights: how far are the logits from the oracle's?
 
-``python -m se_conformance.networks --out out/NETWORKS.md`` writes a page; names as arguments judge those alone.
+``python -m se_conformance.networks --out docs/NETWORKS.md`` writes a page; names as arguments judge those alone.
 
 In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
 same weights and images is the measure, and nobody's may be more than twice as large (medians over some images). That
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import se_numpy
-from se_spec import NetworkSpec, network
+from se_spec import NetworkSpec, SpecError, network
 from se_spec.networks import NETWORKS
 from se_spec.networks.layers import BatchNorm, Layer
 
@@ -68,10 +68,10 @@ class Row:
         ]
 
 
-def rows() -> list[Row]:
-    """Every named network; those that differ only in what training alone shows share a row."""
+def rows(names: Iterable[str] = ()) -> list[Row]:
+    """Networks by name, or all; those that differ only in what training alone shows share a row."""
     found: dict[NetworkSpec, Row] = {}
-    for name in NETWORKS:
+    for name in names or NETWORKS:
         net = network(name)
         row = found.setdefault(net.replace(momentum=0.9, input_size=1), Row(name, net))
         if row.name != name:
@@ -157,13 +157,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=IMAGES, help="for each network (%(default)s)")
     parser.add_argument("--out", type=Path, help="a file for the page")
     options = parser.parse_args(arguments)
-    return networks(options.names, options.images, options.out, Console())
+    try:
+        chosen = rows(options.names)
+    except SpecError as error:
+        parser.error(str(error))
+    return networks(chosen, options.images, options.out, Console())
 
 
-def networks(names: Iterable[str], images: int, out: Path | None, console: Console) -> int:
+def networks(chosen: list[Row], images: int, out: Path | None, console: Console) -> int:
     """Judge networks, print the page; 1 if one is too far off, 2 if nothing was compared."""
-    begun, wanted = time.monotonic(), [network(name) and name for name in names]
-    chosen = [row for row in rows() if not wanted or {row.name, *row.also} & set(wanted)]
+    begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
     workers = {target.name: Worker(target) for target in targets}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -182,7 +185,7 @@ def networks(names: Iterable[str], images: int, out: Path | None, console: Conso
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(text)
-    return 1 if faults else 0 if targets and chosen else 2
+    return 1 if faults else 0 if targets else 2
 
 
 def page(found: list[Row], targets: list[Target], images: int, seconds: float, versions: str) -> str:
