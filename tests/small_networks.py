@@ -1,12 +1,13 @@
 """Networks that are small and have every kind of layer, with parameters that reveal mistakes; for every framework."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import se_numpy
-from se_spec import NetworkSpec, network
+from se_spec import InputError, NetworkSpec, ParameterError, ShapeError, network
 from se_spec.networks import NETWORKS, Head, Inception, PoolStep, Shortcut, Stage, Stem
 from se_spec.networks.parts import ConvStep
 
@@ -65,6 +66,17 @@ SMALL = {
     "pre-activation, zeros": ZEROS,
     **{f"bottlenecks, SE {at}": BOTTLENECKS.replace(se_at=at) for at in ("standard", "pre", "post", "identity")},
 }
+refused_channels_last = pytest.mark.parametrize(
+    ("shape", "dtype", "error", "facts"),
+    [
+        ((8, 8, 3), "float32", ShapeError, ["(8, 8, 3)", "C = 3", "2 spatial axes (rank 4)", "rank 3"]),
+        ((1, 3, 8, 8), "float32", ShapeError, ["(1, 3, 8, 8)", "C = 3", "8 channels", "channels_last"]),
+        ((1, 0, 8, 3), "float32", ShapeError, ["empty spatial axis 1"]),
+        ((1, 1, 1, 3), "float32", ShapeError, ["(1, 1) is too small", "stem.pool1"]),
+        ((1, 8, 8, 3), "int32", InputError, ["int32", "float32"]),
+    ],
+)
+"""Images that ``BOTTLENECKS`` does not take, and what the error says."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_small_one = pytest.mark.parametrize("net", SMALL.values(), ids=SMALL)
 
@@ -97,3 +109,31 @@ def difference(got, want):
 
 def as_bytes(values):
     return {name: (value.dtype.name, value.shape, value.tobytes()) for name, value in values.items()}
+
+
+def assert_refused(setter: Callable[[dict[str, np.ndarray]], object], values: dict[str, np.ndarray]) -> None:
+    """A setter of a network of five classes names all that is missing, left over and of the wrong shape."""
+    wrong = {name: value + 1 for name, value in values.items()}
+    mean, classifier = wrong.pop("stem.bn1.mean"), values["classifier.weight"]
+    wrong |= {"classifier.weight": classifier.T, "fc.bias": np.ones(5)}
+    with pytest.raises(ParameterError) as caught:
+        setter(wrong)
+    transposed = f"{classifier.T.shape}, expected {classifier.shape}"
+    for fact in (f"missing stem.bn1.mean {mean.shape}", "left over 'fc.bias'", transposed):
+        assert fact in str(caught.value)
+
+
+def assert_drawn(values: dict[str, np.ndarray], normal: dict[str, float], uniform: dict[str, float]) -> None:
+    """Normal with the given variances and not cut off, uniform within the given fans in, batch norms the identity."""
+    for name, variance in normal.items():
+        value = values[name]
+        assert abs(value.mean()) < 5 * (variance / value.size) ** 0.5
+        assert abs(value.var() / variance - 1) < 5 * (2 / value.size) ** 0.5
+        assert abs(value).max() > 3 * variance**0.5  # Keras' he_normal is cut off at 2, JAX's too
+    for name, fan_in in uniform.items():
+        assert 0.9 < abs(values[name]).max() * fan_in**0.5 <= 1 + 1e-6
+    identity = {"scale": 1, "variance": 1, "offset": 0, "mean": 0}
+    for name, value in values.items():
+        kind = name.rpartition(".")[2]
+        if kind in identity:
+            assert set(value.tolist()) == {identity[kind]}
