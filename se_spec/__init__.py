@@ -12,6 +12,7 @@ from . import inputs as inputs
 from . import nonlinearities as nonlinearities
 from . import parameters as parameters
 from . import widths as widths
+from .errors import FileFormatError as FileFormatError
 from .errors import InputError as InputError
 from .errors import LayoutError as LayoutError
 from .errors import ParameterError as ParameterError

@@ -26,3 +26,7 @@ class ParameterError(SEError):
 
 class LayoutError(SEError):
     """A file or mapping is not in a layout that is known, or not in the one that was named."""
+
+
+class FileFormatError(SEError):
+    """A file is broken, of no known format, or cannot be read or written as it was asked."""
