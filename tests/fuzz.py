@@ -1,4 +1,4 @@
-"""Mutated files, read in a process of its own with limits on memory and time: ``python -m tests.fuzz FORMAT PATH COUNT``.
+"""Mutated files, read in a process with limits on memory and time: ``python -m tests.fuzz FORMAT PATH COUNT``.
 
 A reader may answer with arrays or with a ``FileFormatError``; anything else is a fault, and so are a crash, a hang and
 more memory than the limit. A mutation is known by its number alone, so a fault can be had again.
@@ -100,7 +100,8 @@ def main(format: str, path: str, count: str) -> int:
                 read += 1
             except FileFormatError as error:
                 refused += 1
-                assert str(variant) in str(error), f"{number}: the error does not name the file: {error}"
+                if str(variant) not in str(error):
+                    raise AssertionError(f"the error does not name the file: {error}") from error
             except BaseException as error:
                 print(f"mutation {number}: {type(error).__name__}: {error}")
                 raise

@@ -109,17 +109,17 @@ def refuse(path: Path, wrong: str, expected: str) -> NoReturn:
     raise FileFormatError(f"{path}: {wrong}; expected {expected}")
 
 
-def checked_bytes(path: Path, name: str, shape: tuple[int, ...], itemsize: int, available: int = MAX_BYTES) -> int:
-    """The bytes of a tensor that a header announces, before anything is allocated for it.
+def checked_bytes(path: Path, name: str, shape: tuple[int, ...], itemsize: int, available: int | None = None) -> int:
+    """The bytes of a tensor that a header announces, before anything is allocated; ``available`` are left in the file.
 
     Raises:
         FileFormatError: an axis is negative, there are more than 32 of them, or the bytes are not available.
     """
     if len(shape) > 32 or any(length < 0 for length in shape):
         refuse(path, f"{name!r} has the shape {shape}", "at most 32 axes, none negative")
-    size = math.prod(shape) * itemsize
-    if size > available:
-        refuse(path, f"{name!r} {shape} would take {size:,} bytes", f"at most {available:,}")
+    size, most = math.prod(shape) * itemsize, MAX_BYTES if available is None else available
+    if size > most:
+        refuse(path, f"{name!r} {shape} would take {size:,} bytes", f"at most {most:,}")
     return size
 
 
