@@ -1,0 +1,17 @@
+"""Moving weights between systems: a file of one becomes canonical parameters, and from there a file of any other.
+
+>>> import numpy as np
+>>> import se_port
+>>> theirs = {"blocks.0.se.conv_reduce.weight": np.ones((4, 16, 1, 1)), "blocks.0.se.conv_reduce.bias": np.zeros(4),
+...           "blocks.0.se.conv_expand.weight": np.ones((16, 4, 1, 1)), "blocks.0.se.conv_expand.bias": np.zeros(16)}
+>>> found = se_port.find_blocks(theirs)["blocks.0.se"]
+>>> found.spec.channels, found.spec.hidden, found.layouts, found.unknown
+(16, 4, ('timm.SqueezeExcite',), ('activation', 'gate'))
+"""
+
+from .blocks import Found as Found
+from .port import Report as Report
+from .port import convert as convert
+from .port import find_blocks as find_blocks
+from .port import load as load
+from .port import save as save
