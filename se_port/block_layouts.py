@@ -116,9 +116,9 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "timm.SEModule": _CONV,
     "timm.SqueezeExciteCl": replace(_CONV, weight="OI"),
     "timm.SqueezeExcite": replace(_CONV, reduce="conv_reduce", expand="conv_expand", narrow=False),
-    "timm.EffectiveSEModule": replace(_CONV, reduce=None, expand="fc", at=("attn", "attention", "se"), optional=False),
+    "timm.EffectiveSEModule": replace(_CONV, reduce=None, expand="fc", optional=False),
     "timm.hgnet": replace(
-        _CONV, reduce=None, expand="conv", at=("att",), activation="identity", gate="sigmoid", optional=False
+        _CONV, reduce=None, expand="conv", at=("att", "1"), activation="identity", gate="sigmoid", optional=False
     ),
     "timm.legacy": replace(_CONV, at=("se_module",), optional=False, **_PLAIN),
     "timm.rexnet": replace(_CONV, at=("se",), norm=("bn", 1e-5), optional=False, **_PLAIN),
