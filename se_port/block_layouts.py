@@ -122,13 +122,15 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     ),
     "timm.legacy": replace(_CONV, at=("se_module",), optional=False, **_PLAIN),
     "timm.rexnet": replace(_CONV, at=("se",), norm=("bn", 1e-5), optional=False, **_PLAIN),
-    "cadene": replace(_CONV, source="pretrainedmodels 0.7.4", at=("se_module",), optional=False, **_PLAIN),
+    "cadene": replace(
+        _CONV, source="pretrainedmodels 0.7.4", verified=TYPED, at=("se_module",), optional=False, **_PLAIN
+    ),
     "torchvision": replace(_CONV, source=_TORCHVISION, optional=False),
     "efficientnet_pytorch": BlockLayout(
         "efficientnet_pytorch 0.7.1", TYPED, "_se_reduce", "_se_expand", "OI11", activation="silu", gate="sigmoid"
     ),
     "pycls": BlockLayout("facebookresearch/pycls 5719de6", TYPED, "f_ex.0", "f_ex.2", "OI11", gate="sigmoid"),
-    "monai": BlockLayout("MONAI 1.6.1, ChannelSELayer and ResidualSELayer", PEER, "fc.0", "fc.2", "OI", narrow=True),
+    "monai": BlockLayout("MONAI 1.6.1, ChannelSELayer and ResidualSELayer", TYPED, "fc.0", "fc.2", "OI", narrow=True),
     "mmpretrain": replace(
         _CONV,
         source="mmpretrain 1.2.0",
@@ -137,12 +139,12 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         expand="conv2.conv",
         at=("se", "se_layer"),
     ),
-    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", reduce="conv1", expand="conv2", at=("se",)),
-    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", weight="OI", at=("se",)),
+    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", verified=TYPED, reduce="conv1", expand="conv2", at=("se",)),
+    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", verified=TYPED, weight="OI", at=("se",)),
     "hf.efficientnet": BlockLayout(
-        _TRANSFORMERS, PEER, "reduce", "expand", "OI11", at=("squeeze_excite",), gate="sigmoid"
+        _TRANSFORMERS, TYPED, "reduce", "expand", "OI11", at=("squeeze_excite",), gate="sigmoid"
     ),
-    "hf.regnet": BlockLayout(_TRANSFORMERS, PEER, "0", "2", "OI11", at=("attention",), **_PLAIN),
+    "hf.regnet": BlockLayout(_TRANSFORMERS, TYPED, "0", "2", "OI11", at=("attention",), **_PLAIN),
     "hf.qwen2_5_omni": BlockLayout(_TRANSFORMERS, TYPED, "conv1", "conv2", "OI1", at=("se_block",), **_PLAIN),
     "smp.cSE": BlockLayout(
         "segmentation_models_pytorch 0.6.0, channel branch", TYPED, "1", "3", "OI11", at=("cSE",), **_PLAIN
@@ -165,12 +167,15 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "keras_cv": replace(
         _KERAS_CONV,
         source="keras-cv 0.9.0, SqueezeAndExcite2D: layers by order of creation",
+        verified=TYPED,
         reduce="conv2d{_k}",
         expand="conv2d{_k+1}",
         separator="/",
         narrow=True,
     ),
-    "keras_hub": replace(_KERAS_CONV, source="keras-hub 0.32.0", reduce="conv_reduce", expand="conv_expand"),
+    "keras_hub": replace(
+        _KERAS_CONV, source="keras-hub 0.32.0", verified=TYPED, reduce="conv_reduce", expand="conv_expand"
+    ),
     "kecam": replace(
         _KERAS_CONV,
         source="leondgarse/keras_cv_attention_models 687943d",

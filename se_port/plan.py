@@ -203,7 +203,7 @@ def plan(net: NetworkSpec, layout: Layout, name: str) -> Plan:
         leaf = layout.leaves.get(canonical) or layout.leaves.get(f"{kinds[module]}.{last}")
         if leaf is None:
             raise LayoutError(f"layout {name!r} has no place for {canonical}; `se-port layouts` says what it keeps")
-        stem, count, numbers = _module(layout, module, name)
+        stem, count, numbers = module_of(layout, module, name)
         links = made.links.setdefault(canonical, [])
         for index in range(count):
             m = fill(stem, numbers | {"i": index})
@@ -220,7 +220,7 @@ def plan(net: NetworkSpec, layout: Layout, name: str) -> Plan:
     for extra in layout.extras:
         for module, kind in kinds.items():
             if extra.kind in (kind, module):
-                stem, count, numbers = _module(layout, module, name)
+                stem, count, numbers = module_of(layout, module, name)
                 channels = _channels(net, module) // count
                 for index in range(count):
                     m = fill(stem, numbers | {"i": index})
@@ -231,7 +231,7 @@ def plan(net: NetworkSpec, layout: Layout, name: str) -> Plan:
     return made
 
 
-def _module(layout: Layout, module: str, name: str) -> tuple[str, int, dict[str, int]]:
+def module_of(layout: Layout, module: str, name: str) -> tuple[str, int, dict[str, int]]:
     """The system's name for a canonical module: template, number of parts, numbers."""
     for pattern, target in layout.modules.items():
         numbers = match(pattern, module)

@@ -81,6 +81,16 @@ class Report:
     left_behind: tuple[str, ...]
     inexact: tuple[str, ...]
 
+    def __str__(self) -> str:
+        lines = [f"from {self.source_layout} to {self.target_layout}: {self.tensors} parameters, {self.bytes:,} bytes"]
+        lines += [f"computed, right to the last unit: {change}" for change in self.changes]
+        if self.left_behind:
+            lines.append(
+                f"left behind: {len(self.left_behind)} tensors that are no parameters, {self.left_behind[0]} ..."
+            )
+        back = f"all but {len(self.inexact)} come back" if self.inexact else "every parameter comes back"
+        return "\n".join([*lines, f"read again: {back} to the bit"])
+
 
 def opened(source: Source) -> Mapping[str, np.ndarray]:
     """The source's tensors; a file's stay in it until they are asked for."""

@@ -1,7 +1,7 @@
 """Which layout a file is in, and of which network: from names and shapes alone."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from se_spec.networks import NETWORKS
 
 from .layouts import Layout
 from .network_layouts import NETWORK_LAYOUTS
-from .plan import Plan, plan
-from .templates import canonical_shape
+from .plan import Plan, module_of, plan
+from .templates import canonical_shape, fill
 
 Shapes = Mapping[str, tuple[int, ...]]
 ALIASES = {"torch": "se_torch", "keras": "se_keras", "flax": "se_flax", "nnx": "se_flax", "linen": "se_flax.linen"}
@@ -107,20 +107,43 @@ def prefixes(shapes: Shapes) -> list[str]:
 def networks(shapes: Shapes, layout: str = "auto") -> list[Known]:
     """Every named network that the file may be; classes, input channels and the SE blocks' ratio are the file's own."""
     found = []
-    for prefix in prefixes(shapes):
+    for name, prefix, candidates in _plausible(shapes, layout):
         bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
-        for name, row in rows(layout).items():
-            for candidate in (also for net in row.networks or NETWORKS for also in _with_plain(net)):
-                known = _as_in_file(candidate, name, bare)
-                found += [Known(candidate, known, name, prefix)] if known else []
+        for candidate in candidates:
+            known = _as_in_file(candidate, name, bare)
+            found += [Known(candidate, known, name, prefix)] if known else []
     return found
 
 
+def nearest(shapes: Shapes, layout: str = "auto") -> str:
+    """What is wrong with the named network that shares most names with the file, or nothing if none shares half."""
+    best, wrong = len(shapes) / 2, ""
+    for name, prefix, candidates in _plausible(shapes, layout):
+        bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
+        for candidate in candidates:
+            made = _plan(candidate, name)
+            shared = len(made.shapes.keys() & bare.keys())
+            if shared > best:
+                try:
+                    made.check(bare, f"{candidate} in layout {name!r}")
+                except LayoutError as error:
+                    best, wrong = shared, str(error)
+    return wrong
+
+
+def _plausible(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Layouts whose first convolution is in the file, with what the names begin with and the networks that are kept."""
+    for prefix in prefixes(shapes):
+        for name, row in rows(layout).items():
+            leaf = row.leaves.get("stem.conv1.weight", row.leaves["conv.weight"])
+            template, _, numbers = module_of(row, "stem.conv1", name)
+            if prefix + leaf.name.replace("{m}", fill(template, numbers)) in shapes:
+                candidates = [also for net in row.networks or NETWORKS for also in _with_plain(net)]
+                yield name, prefix, [net for net in dict.fromkeys(candidates) if _covers(row, network(net))]
+
+
 def _as_in_file(name: str, layout: str, shapes: Shapes) -> NetworkSpec | None:
-    net = network(name)
-    if not _covers(NETWORK_LAYOUTS[layout], net):
-        return None
-    made = _plan(name, layout)
+    made, net = _plan(name, layout), network(name)
     expected = made.shapes
     if not expected.keys() <= shapes.keys() or shapes.keys() - expected.keys() - made.constants.keys():
         return None

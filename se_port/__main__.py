@@ -1,0 +1,96 @@
+"""``se-port``: the command line of the porter."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from se_spec import SEError, SESpec
+
+RIGHT, WRONG, REFUSED = 0, 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: done; 1: the port is not its source; 2: refused, with the reason."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SEError as error:
+        print(f"se-port: {error}", file=sys.stderr)
+        return REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="se-port", description="Move the weights of SE blocks and SENets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="what is in a file")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--layout", default="auto", help="whose names to look for (%(default)s)")
+    inspect.set_defaults(run=_inspect)
+
+    convert = commands.add_parser("convert", help="from a file to a file")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path, help="its ending says the format")
+    _what(convert)
+    convert.add_argument("--from", dest="source_layout", default="auto", help="layout of the source (%(default)s)")
+    convert.add_argument("--to", dest="target_layout", required=True, help="layout of the target")
+    convert.add_argument("--force", action="store_true", help="replace the target")
+    convert.set_defaults(run=_convert)
+
+    verify = commands.add_parser("verify", help="run both files of a network and compare")
+    verify.add_argument("source", type=Path)
+    verify.add_argument("target", type=Path)
+    verify.add_argument("--network", help="a name of se_spec.network (what the source is)")
+    verify.add_argument("--from", dest="source_layout", default="auto", help="layout of the source (%(default)s)")
+    verify.add_argument("--to", dest="target_layout", default="auto", help="layout of the target (%(default)s)")
+    verify.set_defaults(run=_verify)
+
+    layouts = commands.add_parser("layouts", help="the systems whose names are known")
+    layouts.add_argument("--markdown", action="store_true", help="as docs/PORTING.md has them")
+    layouts.set_defaults(run=_layouts)
+    return parser
+
+
+def _what(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--network", help="a name of se_spec.network (what the source is)")
+    which.add_argument("--spec", help='a block as JSON: \'{"channels": 64, "hidden": 4}\'')
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .inspection import inspect
+
+    print(inspect(options.file, options.layout))
+    return RIGHT
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .port import convert
+
+    begun = time.monotonic()
+    spec = SESpec.from_json(options.spec) if options.spec else options.network
+    report = convert(
+        options.source, options.target, spec, options.source_layout, options.target_layout, force=options.force
+    )
+    print(report)
+    print(f"{options.target}: {time.monotonic() - begun:.1f} s")
+    return RIGHT if report.changes or not report.inexact else WRONG
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .verification import verify
+
+    result = verify(options.source, options.target, options.network, options.source_layout, options.target_layout)
+    print(result)
+    return RIGHT if result.passed else WRONG
+
+
+def _layouts(options: argparse.Namespace) -> int:
+    from .page import page
+
+    print(page() if options.markdown else page(markdown=False), end="")
+    return RIGHT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

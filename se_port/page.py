@@ -1,0 +1,73 @@
+"""The tables of layouts, in words or as the Markdown of docs/PORTING.md."""
+
+from . import files
+from .block_layouts import BLOCK_LAYOUTS
+from .layouts import UNKNOWN, BlockLayout
+from .network_layouts import NETWORK_LAYOUTS
+
+_PAGE = """# Porting
+
+`se_port` moves the weights of SE blocks and SENets: a system's file becomes canonical parameters, and from there a file
+of any other system. This page is printed by `se-port layouts --markdown`.
+
+*Peer ran*: the system itself, installed, made the names and gave the same gates or logits. *Reference output*: weights
+and outputs of the system's own code stand in the tests. *Key list typed from source* is not verified: names and shapes
+are as the source says, no file of the system was seen.
+
+## Networks
+
+A layout keeps the networks that are named, the same without SE, and those with other classes, widths and depths.
+
+"""
+_BLOCKS = """
+## Blocks
+
+Wherever they stand in a file. What a layout does not fix is –, and asked for.
+
+"""
+
+
+def page(*, markdown: bool = True) -> str:
+    """Every layout of a network and of a block, and every format."""
+    networks = _rows(
+        ("layout", "networks", "format", "source", "how verified"),
+        [
+            (name, ", ".join(row.networks) or "every network", row.format, row.source, row.verified)
+            for name, row in NETWORK_LAYOUTS.items()
+        ],
+        markdown,
+    )
+    blocks = _rows(
+        ("layout", "projections", "activation, gate", "source", "how verified"),
+        [
+            (name, _projections(row), _nonlinearities(row), row.source, row.verified)
+            for name, row in BLOCK_LAYOUTS.items()
+        ],
+        markdown,
+    )
+    formats = _rows(("format", "ending"), list(files.FORMATS.items()), markdown)
+    if not markdown:
+        return f"{networks}\n{blocks}\n{formats}"
+    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{formats}"
+
+
+def _projections(row: BlockLayout) -> str:
+    weight = row.leaves[0]
+    names = " → ".join(f"{module}{weight}" for module in (row.reduce, row.expand) if module)
+    return f"{names} ({row.weight})" + (f" in {' or '.join(row.at)}" if row.at else "")
+
+
+def _nonlinearities(row: BlockLayout) -> str:
+    return ", ".join("–" if value == UNKNOWN else str(value) for value in (row.activation, row.gate))
+
+
+def _rows(heading: tuple[str, ...], rows: list[tuple[str, ...]], markdown: bool) -> str:
+    if markdown:
+        cells = [(f"`{first}`", *rest) for first, *rest in rows]
+        lines = [heading, tuple("---" for _ in heading), *cells]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    widths = [max(len(row[index]) for row in (heading, *rows)) for index in range(len(heading) - 1)]
+    return "".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) + "\n"
+        for row in (heading, *rows)
+    )

@@ -1,0 +1,136 @@
+"""How each system's networks want their images: a port that is fed wrongly is wrong.
+
+Typed from the sources that are named; what a source leaves to its caller says so.
+"""
+
+from dataclasses import dataclass
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded image to what the network takes: ``(x - mean) / std`` per channel.
+
+    Args:
+        channels: ``"RGB"`` or ``"BGR"``.
+        high: values before are between 0 and this.
+        mean, std: in the order of ``channels``; None where they are the data's, or the network's own first layer.
+        resize, crop: length of the short side after resizing, and of the square cut out of the middle, in pixels.
+        classes: in which order.
+        source: where it was read, with what is particular.
+    """
+
+    channels: str
+    high: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resize: int | None
+    crop: int
+    classes: str
+    source: str
+
+    def __str__(self) -> str:
+        cut = f"{self.crop} x {self.crop}" + (f" out of a short side of {self.resize}" if self.resize else "")
+        scaled = f"({self.channels} in 0..{self.high} - {self.mean}) / {self.std}"
+        if self.mean is None:
+            scaled = f"{self.channels} in 0..{self.high}"
+        return f"{scaled}, {cut}; {self.classes}; {self.source}"
+
+
+_SYNSETS = "ImageNet's classes sorted by synset"
+_AUTHORS = Preprocessing(
+    "BGR",
+    255,
+    (104.0, 117.0, 123.0),
+    (1.0, 1.0, 1.0),
+    256,
+    224,
+    "ILSVRC2017's order of classes, which is not the usual one",
+    "hujie-frank/SENet 0262d43",
+)
+_TIMM = Preprocessing(
+    "RGB", 1, IMAGENET_MEAN, IMAGENET_STD, 256, 224, _SYNSETS, "timm 1.0.31, pretrained configuration"
+)
+_PREPROCESSING = {
+    "timm.seresnet50": Preprocessing(
+        "RGB", 1, IMAGENET_MEAN, IMAGENET_STD, 236, 224, _SYNSETS, "timm 1.0.31, a1_in1k; bicubic, 0.95 of the side"
+    ),
+    "timm.": _TIMM,
+    "shicai.": Preprocessing(
+        "BGR",
+        255,
+        (103.94, 116.78, 123.68),
+        (1 / 0.017,) * 3,
+        256,
+        225,
+        _SYNSETS,
+        "shicai/SENet-Caffe d577a92; the factor is 0.017; 225 so that floor and ceiling agree",
+    ),
+    "tensorpack.": Preprocessing(
+        "BGR",
+        1,
+        IMAGENET_MEAN[::-1],
+        IMAGENET_STD[::-1],
+        256,
+        224,
+        _SYNSETS,
+        "tensorpack 1547a54, examples/ResNet; bicubic; normalised in its graph",
+    ),
+    "mxnet.": Preprocessing(
+        "RGB",
+        255,
+        None,
+        None,
+        None,
+        224,
+        "its record files' order",
+        "bruinxiong/SENet.mxnet 5f0b469; input_bn normalises",
+    ),
+    "moskomule.": Preprocessing(
+        "RGB", 1, None, None, None, 224, _SYNSETS, "moskomule/senet.pytorch 8cb2669; normalised as its caller likes"
+    ),
+    "taki.": Preprocessing(
+        "RGB",
+        255,
+        None,
+        None,
+        None,
+        32,
+        "CIFAR-10's order",
+        "taki0112/SENet-Tensorflow 41b12c4; per channel, by the mean and deviation of the split itself, tests too",
+    ),
+    "chainer.": Preprocessing(
+        "RGB",
+        255,
+        None,
+        None,
+        None,
+        32,
+        "CIFAR-10's order",
+        "nutszebra/SENets 2a5a0b3; each image (x - mean) / sqrt(variance + 10), over all channels together",
+    ),
+}
+_CIFAR = Preprocessing(
+    "RGB",
+    1,
+    None,
+    None,
+    None,
+    32,
+    "CIFAR-10's order",
+    "moskomule/senet.pytorch 8cb2669; normalised as its caller likes",
+)
+_CIFAR_NETWORKS = tuple(f"{se}resnet{depth}" for se in ("se_", "") for depth in (20, 32, 56))
+
+
+def preprocessing(network: str) -> Preprocessing:
+    """Of a named network.
+
+    >>> preprocessing("se_resnet50").channels, preprocessing("timm.seresnet50").mean[0]
+    ('BGR', 0.485)
+    """
+    if network in _CIFAR_NETWORKS:
+        return _CIFAR
+    return next((facts for prefix, facts in _PREPROCESSING.items() if network.startswith(prefix)), _AUTHORS)
