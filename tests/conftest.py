@@ -23,6 +23,7 @@ FAMILIES = {
     "keras": "keras",
     "flax": "flax",
     "conformance": "rich",
+    "port": "h5py",
     "peers": "timm",
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]

@@ -1,0 +1,219 @@
+"""What the readers of binary files share: a file mapped, arrays over its bytes, and protobuf's wire format.
+
+The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused: no schema that is read here has
+any.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from . import checked_bytes, refuse
+
+Value = int | bytes | memoryview
+"""A field's: of a varint its number, of 4 or 8 fixed bytes those, and of bytes with a length a view of them."""
+
+VARINT_BYTES = 10
+MAX_AXES = 32
+
+
+def mapped(path: Path) -> memoryview:
+    """A file's bytes, each read when it is first looked at.
+
+    Raises:
+        FileFormatError: no such file, or one that cannot be read.
+    """
+    try:
+        if not path.is_file():
+            refuse(path, "is not there or no file", "a file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    except (OSError, ValueError) as error:
+        refuse(path, f"cannot be read: {error}", "a file")
+
+
+def over(
+    path: Path,
+    name: str,
+    data: memoryview | bytes | bytearray,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    order: Literal["C", "F"] = "C",
+) -> np.ndarray:
+    """A read-only array over bytes, which may lie unaligned in a mapped file.
+
+    Raises:
+        FileFormatError: more or fewer bytes than the shape needs, lengths that no array can have, or a truth value that
+            is neither 0 nor 1.
+    """
+    size = checked_bytes(path, name, shape, dtype.itemsize)
+    if size != len(data):
+        refuse(path, f"{name!r} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need")
+    if dtype == np.bool_ and size and np.frombuffer(data, np.uint8).max() > 1:
+        refuse(path, f"{name!r} has truth values that are neither", "bytes of 0 and 1")
+    try:
+        return np.ndarray(shape, dtype, memoryview(data).toreadonly(), order=order)
+    except (ValueError, OverflowError) as error:  # a length of 0 hides what the others are
+        refuse(path, f"{name!r} has the shape {shape}: {error}", "a shape that an array can have")
+
+
+def little_endian(array: np.ndarray) -> memoryview:
+    """An array's bytes in C order; a copy only where they lie otherwise."""
+    if array.dtype.name == "bfloat16":
+        array = array.view(np.uint16)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.astype(flat.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
+
+
+def text(path: Path, data: memoryview | bytes) -> str:
+    """A name.
+
+    Raises:
+        FileFormatError: not UTF-8.
+    """
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        refuse(path, f"has a name that is not UTF-8: {error}", "names in UTF-8")
+
+
+def encoded(path: Path, name: str) -> bytes:
+    """The inverse of ``text``.
+
+    Raises:
+        FileFormatError: half of a surrogate pair, which UTF-8 has not.
+    """
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        refuse(path, f"cannot hold the name {name!r}: {error}", "a name that UTF-8 can hold")
+
+
+class Cursor:
+    """Bytes taken one after the other; what is not there is a ``FileFormatError``."""
+
+    def __init__(self, path: Path, data: memoryview, byte_order: str = "<") -> None:
+        self.path, self.data, self.byte_order, self.place = path, data, byte_order, 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.place
+
+    def take(self, size: int) -> memoryview:
+        if size > self.left:
+            refuse(self.path, f"ends {size - self.left:,} bytes too early", f"{size:,} bytes after byte {self.place:,}")
+        self.place += size
+        return self.data[self.place - size : self.place]
+
+    def numbers(self, codes: str) -> tuple[int, ...]:
+        """Integers, by the codes of ``struct``."""
+        codes = self.byte_order + codes
+        return struct.unpack(codes, self.take(struct.calcsize(codes)))
+
+    def number(self, code: str) -> int:
+        return self.numbers(code)[0]
+
+
+def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
+    """A message's fields in their order, each number with its value.
+
+    Raises:
+        FileFormatError: as soon as the bytes are not a message.
+    """
+    place = 0
+    while place < len(message):
+        key, place = _varint(path, message, place)
+        number, kind = key >> 3, key & 7
+        if not number or kind not in (0, 1, 2, 5):
+            refuse(path, f"has field {number} of wire type {kind}", "fields from 1, of wire types 0, 1, 2 and 5")
+        if kind == 0:
+            value, place = _varint(path, message, place)
+            yield number, value
+            continue
+        size = {1: 8, 5: 4}.get(kind, 0)
+        if kind == 2:
+            size, place = _varint(path, message, place)
+        if size > len(message) - place:
+            refuse(path, f"field {number} announces {size:,} bytes", f"at most the {len(message) - place:,} left")
+        data = message[place : place + size]
+        place += size
+        yield number, data if kind == 2 else bytes(data)
+
+
+def extended(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
+    """A repeated field's bytes and its next ones: one packed run stays a view, and anything else is joined."""
+    if not run:
+        return more
+    joined = run if isinstance(run, bytearray) else bytearray(run)
+    joined += more
+    return joined
+
+
+def axes(path: Path, value: Value) -> list[int]:
+    """The lengths that one occurrence of a repeated int64 gives, packed or not.
+
+    Raises:
+        FileFormatError: more than 32, or bytes that are no varints.
+    """
+    if isinstance(value, int):
+        return [value - (1 << 64) if value >> 63 else value]
+    if len(value) > MAX_AXES * VARINT_BYTES:
+        refuse(path, f"has a shape of {len(value):,} bytes", f"at most {MAX_AXES} axes")
+    lengths: list[int] = integers(path, value).tolist()
+    return lengths
+
+
+def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
+    """Packed varints, as int64; all at once, as a tensor of them is too long for a loop.
+
+    Raises:
+        FileFormatError: a varint does not end, or has more than 10 bytes.
+    """
+    data = np.frombuffer(packed, np.uint8) if len(packed) else np.zeros(0, np.uint8)
+    last = np.flatnonzero(data < 0x80)
+    if data.size and (not last.size or last[-1] + 1 != data.size):
+        refuse(path, "has integers of which the last does not end", "whole varints")
+    first = np.append(0, last[:-1] + 1)[: last.size]
+    sizes = last - first + 1
+    longest = int(sizes.max(initial=0))
+    if longest > VARINT_BYTES:
+        refuse(path, f"has an integer of {longest} bytes", f"at most {VARINT_BYTES}")
+    values = np.zeros(last.size, np.uint64)
+    for place in range(longest):
+        there = sizes > place
+        values[there] |= (data[first[there] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+    return values.view(np.int64)
+
+
+def varint(value: int) -> bytes:
+    """A number from 0, seven bits to a byte, the lowest first.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    data.append(value)
+    return bytes(data)
+
+
+def opened(number: int, size: int) -> bytes:
+    """What comes before the ``size`` bytes of a field."""
+    return varint(number << 3 | 2) + varint(size)
+
+
+def _varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift, byte in enumerate(message[place : place + VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, place + shift + 1
+    refuse(path, "has an integer that does not end", f"varints of at most {VARINT_BYTES} bytes")
