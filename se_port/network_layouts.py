@@ -130,11 +130,11 @@ def _authors() -> dict[str, Layout]:
     }
     for suffix, networks in _AUTHORS.items():
         se = _INCEPTION_SE if suffix == ".bn_inception" else {}
-        modules = {**_caffe_stems("/")[suffix], **se, **_caffe("/")}
+        modules = {**_caffe_stems("/")[suffix], **_caffe("/"), **se}
         found[f"caffe{suffix}"] = Layout(
             "hujie-frank/SENet 0262d43, models/*.prototxt", TYPED, caffe, modules, networks, format="caffe"
         )
-        modules = {**_caffe_stems("_")[suffix], **se, **_caffe("_")}
+        modules = {**_caffe_stems("_")[suffix], **_caffe("_"), **se}
         found[f"matconvnet{suffix}"] = Layout(
             "albanie/mcnSENets 75d8294, by vlfeat's import-caffe.py",
             TYPED,

@@ -161,7 +161,7 @@ def compressed(data: bytes) -> bytes:
 
 
 HOSTILE = {
-    "nothing": (b"", "has no header of level 5"),
+    "nothing": (b"", "a file that is not empty"),
     "level 4": (bytes(200), "has no header of level 5"),
     "level 7.3": (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM", "is MATLAB's level 7.3, which is HDF5"),
     "no variables": (saved(), "has the variables []"),
@@ -184,7 +184,7 @@ HOSTILE = {
     "fewer values than the shape": (saved(params(A, array(7, (1, 2), 7, bytes(4)))), "'a' (1, 2) has 4 bytes"),
     "a negative length": (saved(params(A, array(7, (-1, -1), 7, bytes(4)))), "'a' has the shape (-1, -1)"),
     "33 axes": (saved(params(A, array(7, (1,) * 33, 7, bytes(4)))), "an array of 33 axes"),
-    "hidden by a length of 0": (saved(params(A, array(7, (0,) + (1 << 30,) * 4, 7, b""))), "an array can have"),
+    "hidden by a length of 0": (saved(params(A, array(7, (0,) + (1 << 30,) * 4, 7, b""))), "would take"),
     "more elements than there are": (saved(params(A, ONE, count=1 << 30)), "would take 17,179,869,184 bytes"),
     "elements without fields": (saved(params(names=(), count=1 << 30)), "has no parameters"),
     "a name of a field cut": (

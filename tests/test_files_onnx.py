@@ -105,7 +105,7 @@ def beside(**entries: str) -> bytes:
 RAW = field(9, bytes(4))
 MINUS_1 = b"\xff" * 9 + b"\x01"
 HOSTILE = {
-    "nothing": (b"", "has 0 graphs"),
+    "nothing": (b"", "a file that is not empty"),
     "two graphs": (graph(tensor(RAW)) * 2, "has 2 graphs"),
     "no initializers": (graph(), "has no initializers"),
     "a sparse initializer": (graph(field(15, b"")), "has sparse initializers"),
@@ -139,7 +139,7 @@ HOSTILE = {
         "from 128 to 128; expected from -128 to 127",
     ),
     "a negative uint8": (graph(tensor(field(5, MINUS_1), kind=2)), "integers from -1 to -1; expected from 0 to 255"),
-    "a raw bool of 2": (graph(tensor(field(9, b"\2"), kind=9)), "truth values that are neither"),
+    "a raw bool of 2": (graph(tensor(field(9, b"\2"), kind=9)), "a byte above 1"),
     "a bool of 2": (graph(tensor(field(5, b"\2"), kind=9)), "integers from 2 to 2; expected from 0 to 1"),
     "half of 17 bits": (
         graph(tensor(field(5, b"\x80\x80\4"), kind=10)),

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from . import Tensors, refuse
-from .wire import axes, encoded, extended, fields, little_endian, mapped, opened, over, text, varint
+from .buffers import mapped, over, raw, text, utf8
+from .wire import axes, extended, fields, opened, varint
 
 NEEDS = ()
 
@@ -38,7 +39,7 @@ def read(path: Path) -> Tensors:
     """
     tensors: dict[str, np.ndarray] = {}
     versions: dict[str, int] = {}
-    for number, value in fields(path, mapped(path)):
+    for number, value in fields(path, memoryview(mapped(path))):
         if number not in (2, 100) or not isinstance(value, memoryview):
             continue
         layer, blobs = _layer(path, value, *((4, 6) if number == 2 else (1, 7)))
@@ -71,7 +72,7 @@ def write(path: Path, tensors: Tensors) -> None:
         for layer, blobs in layers.items():
             if blobs != set(range(len(blobs))):
                 refuse(path, f"{layer!r} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
-            letters = encoded(path, layer)
+            letters = utf8(path, layer)
             parts: list[bytes | memoryview] = [opened(1, len(letters)), letters]
             for index in range(len(blobs)):
                 blob = _parts(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
@@ -120,7 +121,7 @@ def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]
     lengths = b"".join(map(varint, array.shape))
     dims = opened(1, len(lengths)) + lengths if array.shape else b""
     shape: list[bytes | memoryview] = [opened(7, len(dims)), dims]
-    data = little_endian(array)
+    data = raw(array)
     if array.dtype.name == "float64":
         return [*shape, opened(8, len(data)), data] if len(data) else shape
     return [opened(5, len(data)), data, *shape] if len(data) else shape

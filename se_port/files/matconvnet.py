@@ -25,7 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import Tensors, checked_bytes, refuse
-from .wire import MAX_AXES, Cursor, encoded, little_endian, mapped, over
+from .buffers import mapped, over, raw, utf8
+from .wire import MAX_AXES, Cursor
 
 NEEDS = ()
 
@@ -97,7 +98,7 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write(_head(STRUCTURE, (1, len(tensors)), b"params"))
         file.write(_element(INT32, struct.pack("<i", 8)) + _element(INT8, struct.pack("8s8s", b"name", b"value")))
         for name in tensors:
-            file.write(_element(MATRIX, _head(CHARACTERS, (1, len(name))) + _element(UTF8, encoded(path, name))))
+            file.write(_element(MATRIX, _head(CHARACTERS, (1, len(name))) + _element(UTF8, utf8(path, name))))
             file.writelines(_parts(path, name, np.asarray(tensors[name])))
         size = file.tell() - HEADER - 8
         if size > MOST_BYTES:
@@ -125,7 +126,7 @@ def _parameters(path: Path) -> Iterator[dict[str, Cursor]]:
 
 
 def _variables(path: Path) -> Iterator[Array]:
-    data = mapped(path)
+    data = memoryview(mapped(path))
     level, byte_order = bytes(data[124:126]), {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
     if b"7.3" in bytes(data[:10]) or level in (b"\0\2", b"\2\0"):
         refuse(path, "is MATLAB's level 7.3, which is HDF5", "level 5: save it with -v7")
@@ -281,7 +282,7 @@ def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]
         refuse(path, f"cannot hold {name!r}, {array.dtype} {array.shape}", "numbers that MATLAB has, on 2 axes or more")
     if array.nbytes > MOST_BYTES or max(array.shape) >> 31:
         refuse(path, f"cannot hold {name!r} of {array.nbytes:,} bytes", "less than 4 GiB")
-    data = little_endian(array.T)
+    data = raw(array.T)
     head = _head(kinds[0] | (LOGICAL if logical else 0), array.shape) + struct.pack("<II", CODES[code], len(data))
     padding = bytes(-len(data) % 8)
     return [struct.pack("<II", MATRIX, len(head) + len(data) + len(padding)), head, data, padding]

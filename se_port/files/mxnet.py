@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from . import Tensors, bfloat16, checked_bytes, refuse
-from .wire import MAX_AXES, Cursor, encoded, little_endian, mapped, over, text
+from .buffers import mapped, over, raw, text, utf8
+from .wire import MAX_AXES, Cursor
 
 NEEDS = ()
 
@@ -50,7 +51,7 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: what is not such a list, a name twice or none, or an array that is not dense.
     """
-    file = Cursor(path, mapped(path))
+    file = Cursor(path, memoryview(mapped(path)))
     if file.left < len(SIGNATURE) or file.take(len(SIGNATURE)) != SIGNATURE:
         refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
     arrays = [_array(file, index) for index in range(file.number("Q"))]
@@ -69,7 +70,7 @@ def write(path: Path, tensors: Tensors) -> None:
     Raises:
         FileFormatError: an array without axes, or a dtype that MXNet does not have.
     """
-    names = [encoded(path, name) for name in tensors]
+    names = [utf8(path, name) for name in tensors]
     with path.open("wb") as file:
         file.write(SIGNATURE + struct.pack("<Q", len(names)))
         for name in tensors:
@@ -79,7 +80,7 @@ def write(path: Path, tensors: Tensors) -> None:
                 refuse(path, wrong, f"at least one axis, and one of {', '.join(CODES)}")
             shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
             file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, CODES[array.dtype.name]))
-            file.write(little_endian(array))
+            file.write(raw(array))
         file.write(struct.pack("<Q", len(names)))
         file.writelines(struct.pack("<Q", len(name)) + name for name in names)
 

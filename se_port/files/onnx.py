@@ -14,7 +14,8 @@ from typing import NoReturn
 import numpy as np
 
 from . import Tensors, bfloat16, checked_bytes, refuse
-from .wire import VARINT_BYTES, axes, extended, fields, integers, mapped, over, text, varint
+from .buffers import mapped, over, text
+from .wire import VARINT_BYTES, axes, extended, fields, integers, varint
 
 NEEDS = ()
 
@@ -51,7 +52,8 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: what is not such a message, an initializer twice, or data that lies elsewhere than beside it.
     """
-    graphs = [value for number, value in fields(path, mapped(path)) if number == 7 and isinstance(value, memoryview)]
+    model = fields(path, memoryview(mapped(path)))
+    graphs = [value for number, value in model if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
         refuse(path, f"has {len(graphs)} graphs", "a ModelProto with one")
     beside = cache(lambda location: _beside(path, location))
@@ -153,4 +155,4 @@ def _beside(path: Path, location: str) -> memoryview:
     plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
     if not plain or (path.parent / location).is_symlink() or not (path.parent / location).is_file():
         refuse(path, f"has data in {location!r}", "the name of a file in the same folder, and no link")
-    return mapped(path.parent / location)
+    return memoryview(mapped(path.parent / location))

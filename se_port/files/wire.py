@@ -1,98 +1,22 @@
-"""What the readers of binary files share: a file mapped, arrays over its bytes, and protobuf's wire format.
+"""What the readers of binary files share: a cursor over their bytes, and protobuf's wire format.
 
 The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused: no schema that is read here has
 any.
 """
 
-import mmap
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from . import checked_bytes, refuse
+from . import refuse
 
 Value = int | bytes | memoryview
 """A field's: of a varint its number, of 4 or 8 fixed bytes those, and of bytes with a length a view of them."""
 
 VARINT_BYTES = 10
 MAX_AXES = 32
-
-
-def mapped(path: Path) -> memoryview:
-    """A file's bytes, each read when it is first looked at.
-
-    Raises:
-        FileFormatError: no such file, or one that cannot be read.
-    """
-    try:
-        if not path.is_file():
-            refuse(path, "is not there or no file", "a file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-    except (OSError, ValueError) as error:
-        refuse(path, f"cannot be read: {error}", "a file")
-
-
-def over(
-    path: Path,
-    name: str,
-    data: memoryview | bytes | bytearray,
-    dtype: np.dtype,
-    shape: tuple[int, ...],
-    order: Literal["C", "F"] = "C",
-) -> np.ndarray:
-    """A read-only array over bytes, which may lie unaligned in a mapped file.
-
-    Raises:
-        FileFormatError: more or fewer bytes than the shape needs, lengths that no array can have, or a truth value that
-            is neither 0 nor 1.
-    """
-    size = checked_bytes(path, name, shape, dtype.itemsize)
-    if size != len(data):
-        refuse(path, f"{name!r} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need")
-    if dtype == np.bool_ and size and np.frombuffer(data, np.uint8).max() > 1:
-        refuse(path, f"{name!r} has truth values that are neither", "bytes of 0 and 1")
-    try:
-        return np.ndarray(shape, dtype, memoryview(data).toreadonly(), order=order)
-    except (ValueError, OverflowError) as error:  # a length of 0 hides what the others are
-        refuse(path, f"{name!r} has the shape {shape}: {error}", "a shape that an array can have")
-
-
-def little_endian(array: np.ndarray) -> memoryview:
-    """An array's bytes in C order; a copy only where they lie otherwise."""
-    if array.dtype.name == "bfloat16":
-        array = array.view(np.uint16)
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return flat.astype(flat.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
-
-
-def text(path: Path, data: memoryview | bytes) -> str:
-    """A name.
-
-    Raises:
-        FileFormatError: not UTF-8.
-    """
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        refuse(path, f"has a name that is not UTF-8: {error}", "names in UTF-8")
-
-
-def encoded(path: Path, name: str) -> bytes:
-    """The inverse of ``text``.
-
-    Raises:
-        FileFormatError: half of a surrogate pair, which UTF-8 has not.
-    """
-    try:
-        return name.encode()
-    except UnicodeEncodeError as error:
-        refuse(path, f"cannot hold the name {name!r}: {error}", "a name that UTF-8 can hold")
 
 
 class Cursor:

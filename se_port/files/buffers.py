@@ -1,0 +1,105 @@
+"""Arrays over the bytes of a mapped file, and the bytes of an array: what every format needs."""
+
+import mmap
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from . import bfloat16, checked_bytes, refuse
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The file's bytes, each fetched when it is looked at.
+
+    Raises:
+        FileFormatError: it is empty, or the system does not let us read it.
+    """
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        refuse(path, f"cannot be read ({error})", "a file that is not empty")
+
+
+def over(
+    path: Path,
+    name: str,
+    data: memoryview | bytes | bytearray,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    order: Literal["C", "F"] = "C",
+) -> np.ndarray:
+    """A read-only array over bytes, which may lie unaligned in a mapped file.
+
+    Raises:
+        FileFormatError: more or fewer bytes than the shape needs, or as ``array_at``.
+    """
+    size = checked_bytes(path, name, shape, dtype.itemsize)
+    if size != len(data):
+        refuse(path, f"{name!r} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need")
+    readable = memoryview(data).toreadonly()
+    if order == "F":
+        return array_at(path, name, readable, 0, dtype, shape[::-1]).T
+    return array_at(path, name, readable, 0, dtype, shape)
+
+
+def array_at(
+    path: Path,
+    name: str,
+    data: mmap.mmap | memoryview,
+    start: int,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """An array on bytes that are there already; that it ends within them has been checked. Strides are in bytes.
+
+    Raises:
+        FileFormatError: an empty array with a length that none can have, or a truth value that is neither 0 nor 1.
+    """
+    if 0 in shape:  # its other axes are not limited by any bytes
+        checked_bytes(path, name, tuple(length or 1 for length in shape), dtype.itemsize)
+        start, strides = 0, None
+    array: np.ndarray = np.ndarray(shape, dtype, data, start, strides)
+    if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:  # true and not equal to true
+        refuse(path, f"{name!r} is of the dtype bool and has a byte above 1", "0 and 1")
+    return array
+
+
+def dtype_of(name: str) -> np.dtype:
+    """Little-endian."""
+    return (bfloat16() if name == "bfloat16" else np.dtype(name)).newbyteorder("<")
+
+
+def coded(path: Path, name: str, array: np.ndarray, codes: dict[str, str]) -> str:
+    """A format's code for an array's dtype, or the error that there is none."""
+    if array.dtype.name not in codes:
+        refuse(path, f"{name!r} is of the dtype {array.dtype}, which it cannot hold", f"one of {', '.join(codes)}")
+    return codes[array.dtype.name]
+
+
+def utf8(path: Path, name: str) -> bytes:
+    """A name's bytes, or the error that it has none."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        refuse(path, f"the name {name!r} is no Unicode text", "no lone surrogates")
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """An array's bytes, little-endian and the last axis fastest; a copy only of one that lies otherwise."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+
+
+def text(path: Path, data: memoryview | bytes) -> str:
+    """A name.
+
+    Raises:
+        FileFormatError: not UTF-8.
+    """
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        refuse(path, f"has a name that is not UTF-8: {error}", "names in UTF-8")
