@@ -107,7 +107,7 @@ def candidates(tensors: Tensors, name: str, row: BlockLayout) -> Iterator[Candid
         have = [name in tensors for name in biases.values()]
         if any(name not in tensors for name in names.values()) or (biases and not any(have) and not row.optional):
             continue
-        if any(have) != all(have) or (not row.bias and any(m + bias in tensors for m in modules.values())):
+        if (have and any(have) != all(have)) or (not row.bias and any(m + bias in tensors for m in modules.values())):
             continue
         names |= biases if any(have) else {}
         widths = _widths({at: tensors[key].shape for at, key in names.items()}, row)

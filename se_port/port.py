@@ -10,7 +10,7 @@ import numpy as np
 
 from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities, parameters
 
-from . import blocks, files, recognise
+from . import blocks, files, keras_names, recognise
 from .block_layouts import BLOCK_LAYOUTS
 from .network_layouts import NETWORK_LAYOUTS
 from .plan import Lazy
@@ -94,10 +94,15 @@ class Report:
 
 def opened(source: Source) -> Mapping[str, np.ndarray]:
     """The source's tensors; a file's stay in it until they are asked for."""
-    tensors = files.read(source) if isinstance(source, str | Path) else source
-    if not isinstance(tensors, Mapping):
+    if isinstance(source, str | Path):
+        format = files.format_of(Path(source))
+        tensors = files.read(source, format)
+        if format != "keras":
+            return tensors
+        return Lazy({ours: partial(tensors.__getitem__, name) for name, ours in keras_names.named(tensors).items()})
+    if not isinstance(source, Mapping):
         raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
-    return Arrays(tensors)
+    return Arrays(source)
 
 
 def load(source: Source, spec: SESpec | NetworkSpec | str | None = None, layout: str = "auto") -> dict[str, np.ndarray]:
@@ -163,7 +168,7 @@ def convert(
     given = loaded(tensors, spec, source_layout)
     written = named(given.parameters, spec, target_layout)
     files.write(target, written.tensors, force=force)
-    back = loaded(files.read(target), spec, written.layout).parameters
+    back = loaded(opened(target), spec, written.layout).parameters
     size, inexact = 0, []
     for name, value in given.parameters.items():
         size += value.nbytes

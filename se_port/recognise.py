@@ -116,13 +116,14 @@ def networks(shapes: Shapes, layout: str = "auto") -> list[Known]:
 
 
 def nearest(shapes: Shapes, layout: str = "auto") -> str:
-    """What is wrong with the named network that shares most names with the file, or nothing if none shares half."""
-    best, wrong = len(shapes) / 2, ""
+    """What is wrong with the named network whose names are most like the file's, or nothing if not even half are."""
+    best, wrong = 0.5, ""
     for name, prefix, candidates in _plausible(shapes, layout):
         bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
         for candidate in candidates:
             made = _plan(candidate, name)
-            shared = len(made.shapes.keys() & bare.keys())
+            theirs = bare.keys() - made.constants.keys()
+            shared = len(made.shapes.keys() & theirs) / len(made.shapes.keys() | theirs)
             if shared > best:
                 try:
                     made.check(bare, f"{candidate} in layout {name!r}")
@@ -172,9 +173,11 @@ def _plan(name: str, layout: str) -> Plan:
     return plan(network(name), NETWORK_LAYOUTS[layout], layout)
 
 
+@cache
 def _with_plain(name: str) -> tuple[str, ...]:
-    plain = re.sub("se_|_se$", "", name)
-    return (name, plain) if plain != name and plain in NETWORKS else (name,)
+    """A name, and those of the same network without SE."""
+    plain = network(name).replace(se=None)
+    return (name, *(other for other in NETWORKS if other != name and network(other) == plain))
 
 
 def _covers(layout: Layout, net: NetworkSpec) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import se_numpy
+import se_port
 from se_conformance.peers import _declare_operators_of_torchvision
 from se_spec import InputError, ParameterError, ShapeError, network, parameters
 
@@ -75,28 +76,6 @@ def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles(net, size):
     judge(net, images(net, *size))
 
 
-BATCH_NORM = {"weight": "scale", "bias": "offset", "running_mean": "mean", "running_var": "variance"}
-TIMM = [
-    (r"^layer0\.", ""),
-    (r"^layer(\d)\.(\d+)\.", r"stage\1.block\2."),
-    (r"^(?=conv|bn)", "stem."),
-    (r"\bse_module\b", "se"),
-    (r"\bse\.fc1\b", "se.reduce"),
-    (r"\bse\.fc2\b", "se.expand"),
-    (r"\bdownsample\.0\b", "shortcut.conv"),
-    (r"\bdownsample\.1\b", "shortcut.bn"),
-    (r"^(last_linear|fc)\b", "classifier"),
-    (r"(\bbn\d?)\.(\w+)$", lambda found: f"{found[1]}.{BATCH_NORM[found[2]]}"),
-]
-
-
-def canonical(name):
-    """A name in timm's state_dict as ours."""
-    for pattern, replacement in TIMM:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 @pytest.mark.framework("torch", "peers")
 @pytest.mark.parametrize("name", ["legacy_seresnet50", "legacy_seresnext50_32x4d", "legacy_senet154", "seresnet50"])
 def test_m7_timms_own_models_give_the_same_logits(name):
@@ -104,17 +83,12 @@ def test_m7_timms_own_models_give_the_same_logits(name):
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=7).double().eval()
     net = network(f"timm.{name}", num_classes=7)
-    shapes = parameters.shapes(net)
     for key, value in theirs.state_dict().items():
         if key.endswith("running_mean"):
             value.normal_(0, 0.2)
         elif key.endswith("running_var") or re.search(r"(bn\d|downsample\.1)\.weight$", key):
             value.uniform_(0.5, 1.5)
-    values = {
-        canonical(key): value.numpy().reshape(shapes[canonical(key)])
-        for key, value in theirs.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
+    values = se_port.load(theirs.state_dict(), net)
     x = images(net, 33, 49, samples=1)
     want = logits_of(theirs, torch.from_numpy(x)).numpy()
     assert difference(logits_of(model_of(net, values), torch.from_numpy(x)), want) < 1e-12

@@ -126,11 +126,11 @@ every_layout = pytest.mark.parametrize("layout", NETWORK_LAYOUTS)
 
 
 def cut(name: str) -> NetworkSpec:
-    """A network with two units in a stage at most; Chainer's and taki's are small as they are."""
-    net = network(name, num_classes=7)
-    if name.startswith(("taki.", "chainer.", "se_bn", "bn_")):
+    """A network with two stages of two units; taki's layers are counted, and Inception's are no two alike."""
+    net = network(name.replace("n18", "n2"), num_classes=7)
+    if name.startswith(("taki.", "chainer.", "se_bn")):
         return net
-    stages = [dataclasses.replace(stage, units=2) for stage in net.stages[:3] if isinstance(stage, Stage)]
+    stages = [dataclasses.replace(stage, units=2) for stage in net.stages[:2] if isinstance(stage, Stage)]
     return net.replace(stages=tuple(stages))
 
 
@@ -263,9 +263,10 @@ def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str
         assert {(known.layout, known.prefix) for known in found} == {(layout, prefix)}
         assert net in [known.net for known in found]
         assert name in [known.name for known in found]
-    plain = net.replace(se=None)
-    found = recognise.networks(plan(plain, NETWORK_LAYOUTS[layout], layout).shapes)
-    assert plain in [known.net for known in found]
+    if network(name).replace(se=None) in map(network, NETWORKS):
+        plain = net.replace(se=None)
+        found = recognise.networks(plan(plain, NETWORK_LAYOUTS[layout], layout).shapes)
+        assert plain in [known.net for known in found]
 
 
 def test_a_network_that_is_several_is_not_guessed() -> None:

@@ -117,9 +117,11 @@ def checked_bytes(path: Path, name: str, shape: tuple[int, ...], itemsize: int, 
     """
     if len(shape) > 32 or any(length < 0 for length in shape):
         refuse(path, f"{name!r} has the shape {shape}", "at most 32 axes, none negative")
-    size, most = math.prod(shape) * itemsize, MAX_BYTES if available is None else available
-    if size > most:
-        refuse(path, f"{name!r} {shape} would take {size:,} bytes", f"at most {most:,}")
+    size = math.prod(shape) * itemsize
+    largest = math.prod(length or 1 for length in shape) * itemsize  # no array has the axes (0, 2**62)
+    most = MAX_BYTES if available is None else available
+    if size > most or largest > max(most, MAX_BYTES):
+        refuse(path, f"{name!r} {shape} would take {largest:,} bytes", f"at most {most:,}")
     return size
 
 

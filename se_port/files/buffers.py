@@ -56,10 +56,9 @@ def array_at(
     """An array on bytes that are there already; that it ends within them has been checked. Strides are in bytes.
 
     Raises:
-        FileFormatError: an empty array with a length that none can have, or a truth value that is neither 0 nor 1.
+        FileFormatError: a truth value that is neither 0 nor 1.
     """
-    if 0 in shape:  # its other axes are not limited by any bytes
-        checked_bytes(path, name, tuple(length or 1 for length in shape), dtype.itemsize)
+    if 0 in shape:
         start, strides = 0, None
     array: np.ndarray = np.ndarray(shape, dtype, data, start, strides)
     if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:  # true and not equal to true
