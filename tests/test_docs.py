@@ -23,11 +23,18 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def of_peers(page: Path) -> list:
+    return [pytest.mark.framework("peers")] if "import timm" in page.read_text() else []
+
+
 @pytest.mark.framework("torch", "keras", "flax")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=of_peers(page), id=page.name) for page in PAGES if blocks(page, "python")]
+)
 def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     code = "\n".join(blocks(page, "python"))
-    run_python(code)
+    declared = "from se_conformance import peers\npeers._declare_operators_of_torchvision()\n" if of_peers(page) else ""
+    run_python(declared + code)
 
 
 @pytest.mark.framework("torch", "keras", "flax")
@@ -52,7 +59,7 @@ FAMILY = {"se_torch": ["torch"], "se_keras": ["keras"], "se_flax": ["flax"], "se
 def modules() -> list:
     names = sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for package in ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance")
+        for package in ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_port", "se_conformance")
         for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__main__", "parity") and "targets" not in path.parts  # these hold no examples
     )

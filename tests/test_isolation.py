@@ -13,6 +13,7 @@ WATCHED = ("numpy", "torch", "keras", "tensorflow", "jax", "flax", "se_numpy", "
 ALLOWED = {
     "se_spec": set(),
     "se_numpy": {"numpy", "se_numpy"},
+    "se_port": {"numpy", "se_numpy"},
     "se_conformance": {"numpy", "se_numpy"},
     "se_conformance.targets": {"numpy", "se_numpy"},
     "se_torch": {"numpy", "torch", "se_torch"},
@@ -63,6 +64,7 @@ ARROWS = {
     "se_torch": {"se_spec"},
     "se_keras": {"se_spec"},
     "se_flax": {"se_spec"},
+    "se_port": {"se_spec", "se_numpy", "se_conformance"},  # the last runs two files of a network
     "se_conformance": {"se_spec", "se_numpy", "se_torch", "se_keras", "se_flax"},
 }
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -556,3 +557,36 @@ def test_networks_are_judged_in_their_processes(workers: Any) -> None:
     row = Row("se_resnet20", network("se_resnet20"))
     judge(row, {"torch": workers("torch")}, 2)
     assert 0 < row.double["torch"] < 1e-13 < 1e-9 < row.single["torch"] < 1e-5
+
+
+# The page
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "NETWORKS.md"
+
+
+def rows_of(heading: str) -> dict[str, list[str]]:
+    """Cells by network, of the table below a heading of the page."""
+    part = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = (line.strip("|").split("|") for line in part.splitlines() if line.startswith("| `"))
+    return {first.strip(" `"): [cell.strip() for cell in rest] for first, *rest in cells}
+
+
+@pytest.mark.framework("conformance")
+def test_the_page_has_every_network_in_every_implementation() -> None:
+    from se_conformance.networks import ALLOWANCE, JUDGED, LIMIT, rows
+
+    wanted = {row.name: row for row in rows()}
+    assert {name for row in wanted.values() for name in (row.name, *row.also)} == set(NETWORKS)
+    facts = rows_of("What they are")
+    assert list(facts) == list(wanted)
+    for name, row in wanted.items():
+        assert facts[name][0] == ", ".join(f"`{also}`" for also in row.also)
+        assert facts[name][1] == f"{row.net.parameter_count():,}"
+    for dtype in ("float64", "float32"):
+        errors = rows_of(dtype)
+        assert list(errors) == list(wanted)
+        for cells in errors.values():
+            numbers = dict(zip((target.name for target in JUDGED), map(float, cells), strict=True))
+            limit = LIMIT if dtype == "float64" else 1.1 * ALLOWANCE * numbers["torch"]  # printed with two digits
+            assert all(0 < number <= limit for number in numbers.values())

@@ -13,7 +13,7 @@ import pytest
 import se_spec
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance")
+PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_port", "se_conformance")
 
 
 @pytest.fixture(scope="module")
