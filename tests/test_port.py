@@ -46,7 +46,7 @@ def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, value
 @pytest.mark.parametrize(
     "layout", [name for name, row in NETWORK_LAYOUTS.items() if row.format not in ("keras", "orbax")]
 )
-def test_every_layout_in_its_systems_own_format(tmp_path: Path, layout: str) -> None:
+def test_l2_every_layout_in_its_systems_own_format(tmp_path: Path, layout: str) -> None:
     row = NETWORK_LAYOUTS[layout]
     net = cut(row.networks[0] if row.networks else "se_resnet50")
     values = se_numpy.initialize(net, seed=0)
@@ -86,7 +86,7 @@ def test_convert_says_what_was_computed(tmp_path: Path) -> None:
     assert all(name.endswith("variance") for name in report.inexact)
 
 
-def test_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
+def test_l4_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
     path = tmp_path / "net.npz"
     path.write_text("precious")
     with pytest.raises(FileFormatError, match="is there already; expected another path, or force to replace it"):
@@ -97,7 +97,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
     assert os.listdir(tmp_path) == ["net.npz"]
 
 
-def test_nothing_is_half_written(tmp_path: Path, values) -> None:
+def test_l4_nothing_is_half_written(tmp_path: Path, values) -> None:
     with pytest.raises(ParameterError, match=r"parameters do not fit: missing stage1\.block3\.conv1\.weight"):
         se_port.save(tmp_path / "net.npz", values, network("se_resnet32"))
     net = cut("se_resnet50")
@@ -109,7 +109,7 @@ def test_nothing_is_half_written(tmp_path: Path, values) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_block_by_its_spec_and_what_it_does_not_tell(tmp_path: Path) -> None:
+def test_l3_a_block_by_its_spec_and_what_it_does_not_tell(tmp_path: Path) -> None:
     spec = SESpec(64, hidden=8, bias=True, activation="silu")
     values = se_numpy.initialize(spec, seed=0)
     path = tmp_path / "block.safetensors"

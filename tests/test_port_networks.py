@@ -184,7 +184,7 @@ def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
 
 @every_layout
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
+def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
     net = cut(OF[layout])
     values = drawn(net, dtype)
     tensors = dict(named(values, net, layout).tensors)
@@ -202,7 +202,7 @@ def test_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("other", ["se_torch", "se_keras", "se_flax", "se_flax.linen"])
 @every_layout
-def test_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) -> None:
+def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) -> None:
     net = cut(OF[layout])
     values = {name: value.astype(ml_dtypes.bfloat16) for name, value in drawn(net, "float16").items()}
     theirs = dict(named(values, net, layout).tensors)
@@ -212,7 +212,7 @@ def test_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) ->
     assert as_bytes({name: back[name] for name in same}) == as_bytes({name: theirs[name] for name in same})
 
 
-def test_caffes_statistics_are_divided_by_the_stored_factor() -> None:
+def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
     theirs = dict(named(values, net, "caffe").tensors)
@@ -226,7 +226,7 @@ def test_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     assert not se_port.load(theirs, net)["stem.bn1.mean"].any()
 
 
-def test_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_rgb() -> None:
+def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_rgb() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
     theirs = dict(named(values, net, "matconvnet").tensors)
@@ -240,7 +240,7 @@ def test_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_r
     assert np.array_equal(se_port.load(squeezed, net)["stem.bn1.mean"], values["stem.bn1.mean"])
 
 
-def test_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> None:
+def test_l1_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> None:
     net = cut("mxnet.se_resnext50_32x4d")
     theirs = dict(named(drawn(net), net, "mxnet").tensors)
     assert np.array_equal(theirs["arg:bn_data_gamma"], np.ones(3, np.float32))
@@ -269,7 +269,7 @@ def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str
         assert plain in [known.net for known in found]
 
 
-def test_a_network_that_is_several_is_not_guessed() -> None:
+def test_l3_a_network_that_is_several_is_not_guessed() -> None:
     net = network("se_resnet50")
     shapes = plan(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
@@ -290,7 +290,7 @@ def test_a_network_that_is_several_is_not_guessed() -> None:
     ],
     ids=["missing", "left over", "transposed"],
 )
-def test_what_does_not_fit_is_named(change, facts) -> None:
+def test_l1_what_does_not_fit_is_named(change, facts) -> None:
     net = network("moskomule.se_resnet50", num_classes=7)
     made = plan(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
     theirs = {name: np.broadcast_to(np.float32(0), shape) for name, shape in made.shapes.items()}
