@@ -24,22 +24,19 @@ def _linear(source: str, reduce: str, expand: str, verified: str = TYPED) -> Blo
 _CONV = BlockLayout(_TIMM, PEER, "fc1", "fc2", "OI11", optional=True, narrow=True)
 _KERAS_CONV = BlockLayout("keras 3.15.1", PEER, "reduce", "expand", "11IO", leaves=_KERAS, separator="_")
 _FLAX = BlockLayout("", TYPED, "reduce", "expand", "11IO", leaves=_KERAS, separator="/")
+_SE_KERAS = BlockLayout(
+    "se_keras", PEER, "reduce", "expand", "IO", optional=True, leaves=("_kernel", "_bias"), separator="/"
+)
+_SE_FLAX = replace(_FLAX, source="se_flax, NNX and linen", verified=PEER, weight="IO", optional=True)
 
 BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     # Ours.
     "canonical": BlockLayout("docs/SPEC.md, K-1", PEER, "reduce", "expand", "OI", optional=True),
     "canonical.single": BlockLayout("docs/SPEC.md, K-1", PEER, None, "expand", "OI", optional=True),
-    "se_keras": BlockLayout(
-        "se_keras",
-        PEER,
-        "reduce",
-        "expand",
-        "IO",
-        optional=True,
-        leaves=("_kernel", "_bias"),
-        separator="/",
-    ),
-    "se_flax": replace(_FLAX, source="se_flax, NNX and linen", verified=PEER, weight="IO", optional=True),
+    "se_keras": _SE_KERAS,
+    "se_keras.single": replace(_SE_KERAS, reduce=None),
+    "se_flax": _SE_FLAX,
+    "se_flax.single": replace(_SE_FLAX, reduce=None),
     # The authors, and networks of the first years.
     "caffe": BlockLayout(
         "hujie-frank/SENet 0262d43",
@@ -242,8 +239,8 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "nfnets": BlockLayout(
         "deepmind nfnets (haiku), gain by the caller",
         TYPED,
-        "fc0",
-        "fc1",
+        "squeeze_excite/~/linear",
+        "squeeze_excite/~/linear_1",
         "IO",
         leaves=("/w", "/b"),
         gain=2.0,
@@ -258,6 +255,13 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     ),
     "paddleclas.linear": BlockLayout(_PADDLE, TYPED, "squeeze", "excitation", "IO", activation="relu"),
     "paddleclas.adaface": BlockLayout(
-        _PADDLE, TYPED, "fc1", "fc2", "OI11", "", at=("se", "se_block"), narrow=True, **_PLAIN
+        _PADDLE, TYPED, "fc1", "fc2", "OI11", "", at=("se_block",), narrow=True, **_PLAIN
     ),
 }
+
+BLOCK_ALIASES = {
+    **dict.fromkeys(("torch", "se_torch"), ("canonical",)),
+    **dict.fromkeys(("flax", "nnx", "linen", "se_flax.linen"), ("se_flax",)),
+    "keras": ("se_keras", "keras"),
+}
+"""Families by a framework's name; the first is the one that is written."""

@@ -1,6 +1,7 @@
 """SE blocks, found by their names and shapes wherever they stand in a file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from se_spec import LayoutError, SESpec
+from se_spec.parameters import FLOATS
 
-from .block_layouts import BLOCK_LAYOUTS
+from .block_layouts import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .layouts import UNKNOWN, BlockLayout
 from .templates import fill, to_canonical, to_foreign
 
 Tensors = Mapping[str, np.ndarray]
 CHOICES = ("activation", "gate")
+NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -55,38 +58,66 @@ def find(
     activation: Any = None,
     gate: Any = None,
 ) -> dict[str, Found]:
-    """Every block, by its path in the file.
+    """Every block, by its path in the file; where several have the same path, by the name of their first layer.
 
     Raises:
-        LayoutError: no such layout, no block, or one that two layouts read as different blocks.
+        LayoutError: no such layout, no block, one that can be read as different blocks, one that is not of floats, or
+            one whose layout fixes another activation or gate than was given.
     """
     groups: dict[frozenset[str], list[Candidate]] = {}
     for name, row in chosen(layout).items():
-        for candidate in candidates(tensors, name, row):
+        for candidate in candidates(tensors, name, row, named=name == layout):
             groups.setdefault(frozenset(candidate.names.values()), []).append(candidate)
     # A projection that is half of a pair is no block of its own.
-    largest = [keys for keys in groups if not any(keys < other for other in groups)]
-    blocks = {groups[keys][0].path: groups[keys] for keys in largest}
+    largest = [_nearest(groups[keys]) for keys in groups if not any(keys < other for other in groups)]
+    _check_apart(largest)
+    paths = Counter(group[0].path for group in largest)
+    blocks = {group[0].path if paths[group[0].path] == 1 else _first_layer(group[0]): group for group in largest}
     if not blocks:
         known = "any layout" if layout == "auto" else f"layout {layout!r}"
         raise LayoutError(f"no SE block of {known} in these {len(tensors)} tensors; `se-port layouts` lists the names")
     order = {name: index for index, name in enumerate(tensors)}
-    paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].names.values()))
-    return {path: _found(tensors, blocks[path], activation, gate) for path in paths}
+    sorted_paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].names.values()))
+    return {path: _found(tensors, blocks[path], activation, gate) for path in sorted_paths}
+
+
+def _nearest(group: list[Candidate]) -> list[Candidate]:
+    """Those that know most of the names: of ``se_conv_reduce``, ``conv_reduce`` says more than ``reduce``."""
+    shortest = min(len(each.path) for each in group)
+    return [each for each in group if len(each.path) == shortest]
+
+
+def _check_apart(groups: list[list[Candidate]]) -> None:
+    """Refuse two blocks that share a tensor, as three square layers counted in a row would be."""
+    taken: dict[str, Candidate] = {}
+    for one in (group[0] for group in groups):
+        for name in one.names.values():
+            if name in taken:
+                raise LayoutError(
+                    f"{name} can be of two blocks, that of {_first_layer(taken[name])} and that of {_first_layer(one)}"
+                )
+            taken[name] = one
+
+
+def _first_layer(block: Candidate) -> str:
+    return next(iter(block.names.values())).removesuffix(BLOCK_LAYOUTS[block.layout].leaves[0])
 
 
 def chosen(layout: str) -> dict[str, BlockLayout]:
     """The rows of a name: ``"auto"`` is all, ``"timm"`` all of timm."""
+    families = BLOCK_ALIASES.get(layout, (layout,))
     rows = {
-        name: row for name, row in BLOCK_LAYOUTS.items() if layout in ("auto", name) or name.startswith(f"{layout}.")
+        name: row
+        for name, row in BLOCK_LAYOUTS.items()
+        if layout == "auto" or any(name == family or name.startswith(f"{family}.") for family in families)
     }
     if not rows:
         raise LayoutError(f"layout {layout!r} is not known; expected auto or one of {', '.join(BLOCK_LAYOUTS)}")
     return rows
 
 
-def candidates(tensors: Tensors, name: str, row: BlockLayout) -> Iterator[Candidate]:
-    """The blocks that a layout sees."""
+def candidates(tensors: Tensors, name: str, row: BlockLayout, *, named: bool = False) -> Iterator[Candidate]:
+    """The blocks that a layout sees; if it was ``named``, a block that is the whole file needs no place or width."""
     weight, bias = row.leaves
     first = row.expand if row.reduce is None else row.reduce
     pattern = _pattern(row, first)
@@ -94,24 +125,26 @@ def candidates(tensors: Tensors, name: str, row: BlockLayout) -> Iterator[Candid
         if not key.endswith(weight) or not (found := pattern.fullmatch(key.removesuffix(weight))):
             continue
         path = found["path"] or ""
-        if row.at and re.split(r"[./]", path)[-1] not in row.at:
-            continue
         numbers = {"k": int(found["k"] or 0)} if "k" in pattern.groupindex else {}
         before = path + row.separator if path else ""
         modules = {} if row.reduce is None else {"reduce": before + fill(row.reduce, numbers)}
         modules["expand"] = before + fill(row.expand, numbers)
-        if (f"{before}{row.norm[0]}.running_mean" not in tensors) if row.norm else _normalised(tensors, before, key):
+        if not _whole_norm(tensors, before, row.norm[0], key) if row.norm else _normalised(tensors, before, key):
             continue
         names = {f"{at}.weight": module + weight for at, module in modules.items()}
         biases = {f"{at}.bias": module + bias for at, module in modules.items()} if row.bias else {}
         have = [name in tensors for name in biases.values()]
         if any(name not in tensors for name in names.values()) or (biases and not any(have) and not row.optional):
             continue
-        if (have and any(have) != all(have)) or (not row.bias and any(m + bias in tensors for m in modules.values())):
+        if len(set(have)) > 1 or (not row.bias and any(m + bias in tensors for m in modules.values())):
             continue
         names |= biases if any(have) else {}
+        whole = named and not path and all(at in names.values() or _is_of_norm(at, row) for at in tensors)
+        if row.at and not whole and re.split(r"[./]", path)[-1] not in row.at:
+            continue
         widths = _widths({at: tensors[key].shape for at, key in names.items()}, row)
-        if widths:
+        wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
+        if widths and (whole or not row.narrow or not wider):
             ordered = {at: names[at] for at in sorted(names, key=lambda at: (at[0] == "e", at.endswith("bias")))}
             yield Candidate(path, name, ordered, *widths)
 
@@ -119,11 +152,17 @@ def candidates(tensors: Tensors, name: str, row: BlockLayout) -> Iterator[Candid
 def _normalised(tensors: Tensors, before: str, first: str) -> bool:
     """Whether a norm of the hidden width stands beside the first projection, as in RexNet and GCNet."""
     hidden = tensors[first].shape[:1]
-    return any(
-        f"{before}{norm}.weight" in tensors and tensors[f"{before}{norm}.weight"].shape[:1] == hidden
-        for norm in ("bn", "ln", "norm")
-        if before
-    )
+    names = [f"{before}{norm}.{leaf}" for norm in ("bn", "ln", "norm") for leaf in ("weight", "running_mean")]
+    return any(name in tensors and tensors[name].shape[:1] == hidden for name in names)
+
+
+def _is_of_norm(name: str, row: BlockLayout) -> bool:
+    return row.norm is not None and name.startswith(f"{row.norm[0]}.")
+
+
+def _whole_norm(tensors: Tensors, before: str, norm: str, first: str) -> bool:
+    hidden = tensors[first].shape[:1]
+    return all(name in tensors and tensors[name].shape == hidden for name in (f"{before}{norm}.{at}" for at in NORM))
 
 
 def _widths(shapes: dict[str, tuple[int, ...]], row: BlockLayout) -> tuple[int, int | None] | None:
@@ -144,8 +183,6 @@ def _widths(shapes: dict[str, tuple[int, ...]], row: BlockLayout) -> tuple[int, 
     if len(sizes["C"]) != 1 or len(sizes["R"]) > 1 or 0 in sizes["C"] | sizes["R"]:
         return None
     (channels,), hidden = sizes["C"], next(iter(sizes["R"]), None)
-    if row.narrow and hidden is not None and hidden > channels:
-        return None
     return channels, hidden
 
 
@@ -163,8 +200,14 @@ def _found(tensors: Tensors, group: list[Candidate], activation: Any, gate: Any)
     one, facts = group[0], {"activation": activation, "gate": gate}
     for name in CHOICES:
         told = [getattr(row, name) for row in rows]
+        fixed = told[0] if all(value == told[0] for value in told) else UNKNOWN
         if facts[name] is None:
-            facts[name] = told[0] if all(value == told[0] for value in told) else UNKNOWN
+            facts[name] = fixed
+        elif fixed not in (UNKNOWN, facts[name]):
+            raise LayoutError(
+                f"{one.path or 'the block'} has the {name} {fixed!r} in layout {one.layout!r}, given was {facts[name]!r}; "
+                "say only what is unknown, or name the layout that the file has"
+            )
     if one.hidden is None:
         facts["activation"] = "identity"
     unknown = tuple(name for name in CHOICES if facts[name] == UNKNOWN)
@@ -178,8 +221,15 @@ def _found(tensors: Tensors, group: list[Candidate], activation: Any, gate: Any)
 
 
 def load(tensors: Tensors, block: Candidate) -> dict[str, np.ndarray]:
-    """The block's canonical parameters; batch norm between the projections is folded into the first."""
+    """The block's canonical parameters; batch norm between the projections is folded into the first.
+
+    Raises:
+        LayoutError: they are no floats.
+    """
     row = BLOCK_LAYOUTS[block.layout]
+    for name in block.names.values():
+        if tensors[name].dtype.name not in FLOATS:
+            raise LayoutError(f"{name} has dtype {tensors[name].dtype}, expected one of {', '.join(FLOATS)}")
     axes = {"weight": row.weight, "bias": row.bias}
     found = {
         at: np.ascontiguousarray(to_canonical(tensors[name], axes[at.partition(".")[2]]))
@@ -193,9 +243,7 @@ def _folded(
 ) -> dict[str, np.ndarray]:
     """``scale (W z + b - mean) / sqrt(variance + epsilon) + offset`` as one product, in float64, rounded once."""
     path = f"{block.path}.{norm}" if block.path else norm
-    scale, offset, mean, variance = (
-        np.asarray(tensors[f"{path}.{leaf}"], np.float64) for leaf in ("weight", "bias", "running_mean", "running_var")
-    )
+    scale, offset, mean, variance = (np.asarray(tensors[f"{path}.{leaf}"], np.float64) for leaf in NORM)
     factor = scale / np.sqrt(variance + epsilon)
     weight, bias = (np.asarray(found[f"reduce.{leaf}"], np.float64) for leaf in ("weight", "bias"))
     dtype = found["reduce.weight"].dtype

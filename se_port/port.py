@@ -11,7 +11,7 @@ import numpy as np
 from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities, parameters
 
 from . import blocks, files, keras_names, recognise
-from .block_layouts import BLOCK_LAYOUTS
+from .block_layouts import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .network_layouts import NETWORK_LAYOUTS
 from .plan import Lazy
 
@@ -250,9 +250,8 @@ def named(values: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout: 
     Raises:
         LayoutError: no such layout, or it has no place for them.
     """
-    layout = recognise.ALIASES.get(layout, layout)
     if isinstance(spec, SESpec):
-        name = "canonical" if layout == "se_torch" else "se_flax" if layout == "se_flax.linen" else layout
+        name = BLOCK_ALIASES.get(layout, (layout,))[0]
         name = f"{name}.single" if spec.single_projection and f"{name}.single" in BLOCK_LAYOUTS else name
         return Named(name, blocks.save(values, name))
     name, plan = recognise.target(spec, layout)
