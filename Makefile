@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
-PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# As many processes as processors, so one thread for each.
+THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers networks demo accuracy lint format docs wheel clean
@@ -16,19 +18,19 @@ parity: $(VENV)/ready-all  ## run every implementation on two photographs and pr
 	$(VENV)/bin/se-check parity
 
 test: $(VENV)/ready-all  ## run the whole test suite
-	$(RUN) $(PYTEST)
+	$(THREADS) $(RUN) $(PYTEST)
 
 test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
-	SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST)
 
 test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
-	SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST)
 
 test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
-	SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST)
 
 test-flax: .venv-flax/ready-flax  ## the same with Flax
-	SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST)
 
 soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
 	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md

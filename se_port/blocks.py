@@ -205,7 +205,8 @@ def _found(tensors: Tensors, group: list[Candidate], activation: Any, gate: Any)
             facts[name] = fixed
         elif fixed not in (UNKNOWN, facts[name]):
             raise LayoutError(
-                f"{one.path or 'the block'} has the {name} {fixed!r} in layout {one.layout!r}, given was {facts[name]!r}; "
+                f"{one.path or 'the block'} has the {name} {fixed!r}, as layout {one.layout!r} always; given was "
+                f"{facts[name]!r}; "
                 "say only what is unknown, or name the layout that the file has"
             )
     if one.hidden is None:

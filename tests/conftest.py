@@ -71,7 +71,13 @@ def pytest_report_header() -> str:
     return f"se-suite: frameworks asked for: {', '.join(REQUESTED)}"
 
 
+LONGEST = ("match", "network_keras", "faults", "network_flax", "keras", "docs", "references", "network_torch", "port")
+"""Files that take a minute or more: first, so that no process has one of them left when the others are done."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
     kept, dropped = [], []
     for item in items:
         missing = [family for family in _families(item) if family not in REQUESTED or not is_installed(family)]
@@ -146,7 +152,12 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     started: dict[str, Worker] = {}
 
     def get(name: str) -> Worker:
-        return started.setdefault(name, started.get(name) or Worker(TARGETS[name]))
+        if name not in started:
+            target = TARGETS[name]
+            alike = (one for one in started.values() if _process(one.target) == _process(target))
+            host = next(alike, None)
+            started[name] = host.beside(target) if host else Worker(target)
+        return started[name]
 
     yield get
     for worker in started.values():
@@ -170,6 +181,10 @@ def on(request: pytest.FixtureRequest, workers: Callable[[str], Worker]) -> Call
         request.getfixturevalue("tf")
         return lambda function, *arguments: function(*arguments)
     return workers(request.param).call
+
+
+def _process(target: Target) -> tuple[str, dict[str, str]]:
+    return target.module, target.environment
 
 
 def _families(item: pytest.Item) -> list[str]:

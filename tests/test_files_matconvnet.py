@@ -186,7 +186,7 @@ HOSTILE = {
     "33 axes": (saved(params(A, array(7, (1,) * 33, 7, bytes(4)))), "an array of 33 axes"),
     "hidden by a length of 0": (saved(params(A, array(7, (0,) + (1 << 30,) * 4, 7, b""))), "would take"),
     "more elements than there are": (saved(params(A, ONE, count=1 << 30)), "would take 17,179,869,184 bytes"),
-    "elements without fields": (saved(params(names=(), count=1 << 30)), "has no parameters"),
+    "elements without fields": (saved(params(names=(), count=1 << 30)), "would take 8,589,934,592 bytes"),
     "a name of a field cut": (
         saved(tag(14, head(2, (1, 1), b"params") + tag(5, b"\5\0\0\0") + tag(1, b"n"))),
         "5 each",

@@ -99,11 +99,20 @@ TARGETS = {
 class Worker:
     """A target's process; cases are answered in the order in which they were submitted."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, pool: ProcessPoolExecutor | None = None) -> None:
         self.target = target
-        self._pool = ProcessPoolExecutor(
+        self._pool = pool or ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn"), initializer=_configure, initargs=(target.environment,)
         )
+
+    def beside(self, target: Target) -> "Worker":
+        """Another target in this one's process, for which it must have the same module and environment.
+
+        NNX and linen compile the same operations, and here each of them once.
+        """
+        if (target.module, target.environment) != (self.target.module, self.target.environment):
+            raise ValueError(f"{target.name} needs another process than {self.target.name}")
+        return Worker(target, self._pool)
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
         """The target's answer, later; its options may be changed for this one."""
