@@ -32,6 +32,8 @@ def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
     """By canonical names, as safetensors; float64, float32 or float16."""
     import safetensors.numpy
 
+    # Of an array that lies otherwise in memory it would write the bytes as they lie, without a word.
+    parameters = {name: np.asarray(value, order="C") for name, value in parameters.items()}
     with replacing(path) as temporary:
         safetensors.numpy.save_file(parameters, temporary)
 

@@ -55,7 +55,7 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     ['reduce.weight', 'expand.weight']
     """
     variables = _variables(_block(model, name))
-    return {key: np.array(_turned(np.asarray(value), (3, 2, 0, 1))) for key, value in variables.items()}
+    return {key: np.array(_turned(np.asarray(value), (3, 2, 0, 1)), order="C") for key, value in variables.items()}
 
 
 def _block(model: Any, name: str | None) -> SqueezeExcitation | SENet:

@@ -66,6 +66,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from .port import convert
+    from .preprocessing import preprocessing
 
     begun = time.monotonic()
     spec = SESpec.from_json(options.spec) if options.spec else options.network
@@ -73,6 +74,8 @@ def _convert(options: argparse.Namespace) -> int:
         options.source, options.target, spec, options.source_layout, options.target_layout, force=options.force
     )
     print(report)
+    if options.network:
+        print(f"images for {options.network}: {preprocessing(options.network)}")
     print(f"{options.target}: {time.monotonic() - begun:.1f} s")
     return RIGHT if report.changes or not report.inexact else WRONG
 

@@ -132,6 +132,8 @@ class Plan:
 
     def _one(self, tensors: Tensors, link: Link) -> np.ndarray:
         array = tensors[link.name].reshape(link.shape) if self.loose else tensors[link.name]
+        if array.dtype.name not in parameters.FLOATS:
+            raise LayoutError(f"{link.name} has dtype {array.dtype}, expected one of {', '.join(parameters.FLOATS)}")
         if link.leaf.column is not None:
             array = array[..., link.leaf.column]
         array = to_canonical(array, link.leaf.axes)

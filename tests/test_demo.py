@@ -55,3 +55,10 @@ def test_which_channels_a_class_opens() -> None:
     g = 0.5 + 0.1 * np.eye(3)[labels] + np.array([0.1, 0.2, 0.3])
     above = pictures.above_average(g, labels)
     np.testing.assert_allclose(above, 0.1 * (np.eye(3) - 1 / 3), atol=1e-12)
+
+
+def test_parameters_that_lie_otherwise_in_memory_are_saved_as_what_they_are(tmp_path) -> None:
+    given = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.arange(4.0)[::-1], "c": np.float64(3.0).reshape(())}
+    save_parameters(tmp_path / "a.safetensors", given)
+    saved = load_parameters(tmp_path / "a.safetensors")
+    assert {name: value.tolist() for name, value in saved.items()} == {name: v.tolist() for name, v in given.items()}

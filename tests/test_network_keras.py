@@ -158,6 +158,7 @@ def test_k3_parameters_in_and_out_to_the_bit(tf, net, dtype):
     back = there_and_back(net, values, dtype)
     assert list(back) == list(parameters.shapes(net))
     assert as_bytes(back) == as_bytes(values)
+    assert all(value.flags.c_contiguous for value in back.values())  # some writers of files look at the memory alone
 
 
 def there_and_back(net, values, dtype):
@@ -327,9 +328,9 @@ def test_saved_loaded_and_cloned_models_are_the_same(tf, tmp_path, net):
 
 
 def test_k3_saved_loaded_and_cloned_models_are_the_same_on_every_backend(on, tmp_path):
-    values = weights_of(BOTTLENECKS)
-    for spec, frozen, saved in on(saved_and_loaded, BOTTLENECKS, values, str(tmp_path)):
-        assert (spec, frozen) == (BOTTLENECKS, True)
+    values = weights_of(ZEROS)  # the smallest: JAX compiles a draw for each shape of a model that is loaded
+    for spec, frozen, saved in on(saved_and_loaded, ZEROS, values, str(tmp_path)):
+        assert (spec, frozen) == (ZEROS, True)
         assert as_bytes(saved) == as_bytes(values)
 
 

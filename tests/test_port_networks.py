@@ -304,6 +304,14 @@ def test_l1_what_does_not_fit_is_named(change, facts) -> None:
         assert facts[0] in se_port.inspect(theirs).problem or "fc.weight" in facts[0]
 
 
+def test_a_tensor_of_integers_is_no_parameter() -> None:
+    net = cut("tensorpack.resnet50_se")
+    theirs = dict(named(drawn(net), net, "tensorpack").tensors)
+    theirs["conv0/W"] = np.zeros(theirs["conv0/W"].shape, np.int64)
+    with pytest.raises(LayoutError, match="conv0/W has dtype int64, expected one of float16, bfloat16, float32"):
+        se_port.load(theirs, net)
+
+
 def test_layouts_that_are_not_there_or_have_no_place() -> None:
     net = network("se_resnet18", num_classes=7)
     with pytest.raises(LayoutError, match="layout 'cafe' is no network's; expected auto or one of canonical"):

@@ -44,9 +44,9 @@ class SENet(nnx.Module):
         ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
 
     >>> from se_spec import network
-    >>> model = SENet(network("se_resnet20"), rngs=nnx.Rngs(0))
+    >>> model = nnx.eval_shape(lambda: SENet(network("se_resnet20"), rngs=nnx.Rngs(0)))  # shapes; SENet(...) draws them
     >>> model.eval()
-    >>> model(jnp.ones((2, 32, 32, 3))).shape
+    >>> nnx.eval_shape(lambda model: model(jnp.ones((2, 32, 32, 3))), model).shape
     (2, 10)
     >>> model.stage2.block0.shortcut.conv.kernel.shape
     (1, 1, 16, 32)
