@@ -1,7 +1,7 @@
 """Which layout a file is in, and of which network: from names and shapes alone."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -60,7 +60,8 @@ def fit(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> Fit:
         LayoutError: none of those asked for, with what is wrong in the nearest; or more than one.
     """
     fits, faults = [], []
-    for name, made in plans(net, layout).items():
+    present = {name for name, _ in _present(shapes, layout)}  # only these can fit; all, to say what is wrong with none
+    for name, made in plans(net, layout, present).items():
         for prefix in prefixes(shapes):
             bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
             try:
@@ -82,14 +83,15 @@ def target(net: NetworkSpec, layout: str) -> tuple[str, Plan]:
     return name, made
 
 
-def plans(net: NetworkSpec, layout: str) -> dict[str, Plan]:
-    """Of the layouts that have such networks.
+def plans(net: NetworkSpec, layout: str, among: Collection[str] = ()) -> dict[str, Plan]:
+    """Of the layouts that have such networks; of those among them, if any has.
 
     Raises:
         LayoutError: none has.
     """
     asked = rows(layout)
-    found = {name: plan(net, row, name) for name, row in asked.items() if _covers(row, net)}
+    found = {name: plan(net, row, name) for name, row in asked.items() if name in among and _covers(row, net)}
+    found = found or {name: plan(net, row, name) for name, row in asked.items() if _covers(row, net)}
     if not found:
         kept = sorted({name for row in asked.values() for name in row.networks})
         raise LayoutError(f"layout {layout!r} keeps {', '.join(kept)} and those without SE; this is another network")
@@ -133,14 +135,21 @@ def nearest(shapes: Shapes, layout: str = "auto") -> str:
 
 
 def _plausible(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Layouts whose first convolution is in the file, with what the names begin with and the networks that are kept."""
+    """Layouts that may be the file's, with what the names begin with and the networks that are kept."""
+    for name, prefix in _present(shapes, layout):
+        row = NETWORK_LAYOUTS[name]
+        candidates = [also for net in row.networks or NETWORKS for also in _with_plain(net)]
+        yield name, prefix, [net for net in dict.fromkeys(candidates) if _covers(row, network(net))]
+
+
+def _present(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
+    """Layouts whose first convolution is in the file, with what the names begin with."""
     for prefix in prefixes(shapes):
         for name, row in rows(layout).items():
             leaf = row.leaves.get("stem.conv1.weight", row.leaves["conv.weight"])
             template, _, numbers = module_of(row, "stem.conv1", name)
             if prefix + leaf.name.replace("{m}", fill(template, numbers)) in shapes:
-                candidates = [also for net in row.networks or NETWORKS for also in _with_plain(net)]
-                yield name, prefix, [net for net in dict.fromkeys(candidates) if _covers(row, network(net))]
+                yield name, prefix
 
 
 def _as_in_file(name: str, layout: str, shapes: Shapes) -> NetworkSpec | None:
