@@ -13,9 +13,11 @@ from se_spec.parameters import FLOATS
 
 from .block_layouts import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .layouts import UNKNOWN, BlockLayout
+from .sources import Opened
 from .templates import fill, to_canonical, to_foreign
 
 Tensors = Mapping[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
 CHOICES = ("activation", "gate")
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -52,12 +54,7 @@ class Candidate(NamedTuple):
     hidden: int | None
 
 
-def find(
-    tensors: Tensors,
-    layout: str = "auto",
-    activation: Any = None,
-    gate: Any = None,
-) -> dict[str, Found]:
+def find(tensors: Opened, layout: str = "auto", activation: Any = None, gate: Any = None) -> dict[str, Found]:
     """Every block, by its path in the file; where several have the same path, by the name of their first layer.
 
     Raises:
@@ -66,7 +63,7 @@ def find(
     """
     groups: dict[frozenset[str], list[Candidate]] = {}
     for name, row in chosen(layout).items():
-        for candidate in candidates(tensors, name, row, named=name == layout):
+        for candidate in candidates(tensors.shapes, name, row, named=name == layout):
             groups.setdefault(frozenset(candidate.names.values()), []).append(candidate)
     # A projection that is half of a pair is no block of its own.
     largest = [_nearest(groups[keys]) for keys in groups if not any(keys < other for other in groups)]
@@ -116,12 +113,12 @@ def chosen(layout: str) -> dict[str, BlockLayout]:
     return rows
 
 
-def candidates(tensors: Tensors, name: str, row: BlockLayout, *, named: bool = False) -> Iterator[Candidate]:
+def candidates(shapes: Shapes, name: str, row: BlockLayout, *, named: bool = False) -> Iterator[Candidate]:
     """The blocks that a layout sees; if it was ``named``, a block that is the whole file needs no place or width."""
     weight, bias = row.leaves
     first = row.expand if row.reduce is None else row.reduce
     pattern = _pattern(row, first)
-    for key in tensors:
+    for key in shapes:
         if not key.endswith(weight) or not (found := pattern.fullmatch(key.removesuffix(weight))):
             continue
         path = found["path"] or ""
@@ -129,40 +126,40 @@ def candidates(tensors: Tensors, name: str, row: BlockLayout, *, named: bool = F
         before = path + row.separator if path else ""
         modules = {} if row.reduce is None else {"reduce": before + fill(row.reduce, numbers)}
         modules["expand"] = before + fill(row.expand, numbers)
-        if not _whole_norm(tensors, before, row.norm[0], key) if row.norm else _normalised(tensors, before, key):
+        if not _whole_norm(shapes, before, row.norm[0], key) if row.norm else _normalised(shapes, before, key):
             continue
         names = {f"{at}.weight": module + weight for at, module in modules.items()}
         biases = {f"{at}.bias": module + bias for at, module in modules.items()} if row.bias else {}
-        have = [name in tensors for name in biases.values()]
-        if any(name not in tensors for name in names.values()) or (biases and not any(have) and not row.optional):
+        have = [name in shapes for name in biases.values()]
+        if any(name not in shapes for name in names.values()) or (biases and not any(have) and not row.optional):
             continue
-        if len(set(have)) > 1 or (not row.bias and any(m + bias in tensors for m in modules.values())):
+        if len(set(have)) > 1 or (not row.bias and any(m + bias in shapes for m in modules.values())):
             continue
         names |= biases if any(have) else {}
-        whole = named and not path and all(at in names.values() or _is_of_norm(at, row) for at in tensors)
+        whole = named and not path and all(at in names.values() or _is_of_norm(at, row) for at in shapes)
         if row.at and not whole and re.split(r"[./]", path)[-1] not in row.at:
             continue
-        widths = _widths({at: tensors[key].shape for at, key in names.items()}, row)
+        widths = _widths({at: shapes[key] for at, key in names.items()}, row)
         wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
         if widths and (whole or not row.narrow or not wider):
             ordered = {at: names[at] for at in sorted(names, key=lambda at: (at[0] == "e", at.endswith("bias")))}
             yield Candidate(path, name, ordered, *widths)
 
 
-def _normalised(tensors: Tensors, before: str, first: str) -> bool:
+def _normalised(shapes: Shapes, before: str, first: str) -> bool:
     """Whether a norm of the hidden width stands beside the first projection, as in RexNet and GCNet."""
-    hidden = tensors[first].shape[:1]
+    hidden = shapes[first][:1]
     names = [f"{before}{norm}.{leaf}" for norm in ("bn", "ln", "norm") for leaf in ("weight", "running_mean")]
-    return any(name in tensors and tensors[name].shape[:1] == hidden for name in names)
+    return any(name in shapes and shapes[name][:1] == hidden for name in names)
 
 
 def _is_of_norm(name: str, row: BlockLayout) -> bool:
     return row.norm is not None and name.startswith(f"{row.norm[0]}.")
 
 
-def _whole_norm(tensors: Tensors, before: str, norm: str, first: str) -> bool:
-    hidden = tensors[first].shape[:1]
-    return all(name in tensors and tensors[name].shape == hidden for name in (f"{before}{norm}.{at}" for at in NORM))
+def _whole_norm(shapes: Shapes, before: str, norm: str, first: str) -> bool:
+    hidden = shapes[first][:1]
+    return all(name in shapes and shapes[name] == hidden for name in (f"{before}{norm}.{at}" for at in NORM))
 
 
 def _widths(shapes: dict[str, tuple[int, ...]], row: BlockLayout) -> tuple[int, int | None] | None:

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from se_spec import LayoutError
 
-from . import blocks, files, recognise
-from .port import Source, opened
+from . import blocks, recognise
 from .preprocessing import preprocessing
+from .sources import Source, opened
 
 
 @dataclass(frozen=True)
@@ -74,20 +73,15 @@ def inspect(source: Source, layout: str = "auto") -> Inspection:
         FileFormatError: the file is broken or of no known format.
     """
     tensors = opened(source)
-    shapes, dtypes, size = {}, Counter[str](), 0
-    for name in tensors:
-        array = tensors[name]
-        shapes[name] = array.shape
+    dtypes, size = Counter[str](), 0
+    for array in tensors.values():
         dtypes[array.dtype.name] += 1
         size += array.nbytes
-    networks = tuple(recognise.networks(shapes, layout)) if layout == "auto" else ()
-    problem, found = "" if networks else recognise.nearest(shapes), {}
+    networks = tuple(recognise.networks(tensors.shapes, layout))
+    problem, found = "" if networks else recognise.nearest(tensors.shapes, layout), {}
     try:
         found = blocks.find(tensors, layout)
     except LayoutError as error:
         problem = problem or str(error)
-    path = isinstance(source, str | Path)
-    name = str(source) if path else f"{len(tensors)} tensors"
-    return Inspection(
-        name, files.format_of(Path(str(source))) if path else None, dict(dtypes), size, networks, found, problem
-    )
+    name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
+    return Inspection(name, tensors.format, dict(dtypes), size, networks, found, problem)

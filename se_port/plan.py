@@ -5,7 +5,7 @@ Nothing is read or computed before it is asked for, so a conversion holds one te
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from se_spec.networks.layers import BatchNorm, Convolution, Dense, SqueezeExcita
 
 from .changes import CHANGES
 from .layouts import Layout, Leaf, Parts
+from .sources import Lazy
 from .templates import fill, foreign_shape, match, to_canonical, to_foreign
 
 Shape = tuple[int, ...]
@@ -63,7 +64,7 @@ class Plan:
     links: dict[str, list[Link]] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Names and shapes of the file's parameters, constants apart."""
         found = {}
@@ -100,11 +101,11 @@ class Plan:
             more = f"; and {len(faults) - 12} more" if len(faults) > 12 else ""
             raise LayoutError(f"{where} does not fit: " + "; ".join(faults[:12]) + more)
 
-    def load(self, tensors: Tensors) -> "Lazy":
+    def load(self, tensors: Tensors) -> Lazy:
         """Canonical parameters of a file that fits, each made when asked for."""
         return Lazy({name: partial(self._loaded, tensors, links) for name, links in self.links.items()})
 
-    def save(self, values: Tensors) -> "Lazy":
+    def save(self, values: Tensors) -> Lazy:
         """The file's tensors, constants included, each made when asked for."""
         makers: dict[str, Callable[[], np.ndarray]] = {}
         sources: dict[str, list[tuple[str, Link]]] = {}
@@ -164,22 +165,6 @@ class Plan:
         return np.full(constant.shape, constant.value, dtype)
 
 
-class Lazy(Mapping[str, np.ndarray]):
-    """Arrays that are made when they are asked for, and not kept."""
-
-    def __init__(self, makers: dict[str, Callable[[], np.ndarray]]) -> None:
-        self._makers = makers
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-
 @lru_cache(maxsize=64)
 def kinds_of(net: NetworkSpec) -> dict[str, str]:
     """Of each module with parameters: conv, norm, dense, or se for a projection."""
@@ -205,44 +190,42 @@ def plan(net: NetworkSpec, layout: Layout, name: str) -> Plan:
         leaf = layout.leaves.get(canonical) or layout.leaves.get(f"{kinds[module]}.{last}")
         if leaf is None:
             raise LayoutError(f"layout {name!r} has no place for {canonical}; `se-port layouts` says what it keeps")
-        stem, count, numbers = module_of(layout, module, name)
+        modules = names_of(layout, module, name)
         links = made.links.setdefault(canonical, [])
-        for index in range(count):
-            m = fill(stem, numbers | {"i": index})
-            part = (shape[0] // count, *shape[1:])
+        for index, m in enumerate(modules):
+            part = (shape[0] // len(modules), *shape[1:])
             kept = foreign_shape(leaf.axes, part) + ((2,) if leaf.column is not None else ())
             beside = tuple(by.replace("{m}", m) for by in leaf.by)
-            link = Link(leaf.name.replace("{m}", m), kept, leaf, (index, count), beside)
+            link = Link(leaf.name.replace("{m}", m), kept, leaf, (index, len(modules)), beside)
             if (link.name, leaf.column) in taken:
                 raise LayoutError(
                     f"layout {name!r} has one name for two tensors, {link.name}; {canonical} is the second"
                 )
             taken.add((link.name, leaf.column))
             links.append(link)
+    channels = {layer.name: layer.out_channels for layer in net.layers}
     for extra in layout.extras:
-        for module, kind in kinds.items():
-            if extra.kind in (kind, module):
-                stem, count, numbers = module_of(layout, module, name)
-                channels = _channels(net, module) // count
-                for index in range(count):
-                    m = fill(stem, numbers | {"i": index})
-                    shape = (channels,) if extra.shape else ()
-                    made.constants[extra.name.replace("{m}", m)] = Constant(shape, extra.value, extra.dtype)
+        for module in (module for module, kind in kinds.items() if extra.kind in (kind, module)):
+            modules = names_of(layout, module, name)
+            shape = (channels[module] // len(modules),) if extra.shape else ()
+            for m in modules:
+                made.constants[extra.name.replace("{m}", m)] = Constant(shape, extra.value, extra.dtype)
         if not extra.kind:
             made.constants[extra.name] = Constant((), extra.value, extra.dtype)
     return made
 
 
-def module_of(layout: Layout, module: str, name: str) -> tuple[str, int, dict[str, int]]:
-    """The system's name for a canonical module: template, number of parts, numbers."""
+def names_of(layout: Layout, module: str, name: str) -> list[str]:
+    """The system's name for a canonical module; several where it stands in parts.
+
+    Raises:
+        LayoutError: there is none.
+    """
     for pattern, target in layout.modules.items():
         numbers = match(pattern, module)
         if numbers is not None:
-            return (target.name, target.number, numbers) if isinstance(target, Parts) else (target, 1, numbers)
+            template, count = target if isinstance(target, Parts) else (target, 1)
+            return [fill(template, numbers | {"i": index}) for index in range(count)]
     if layout.separator is None:
         raise LayoutError(f"layout {name!r} has no name for {module}; `se-port layouts` says what it keeps")
-    return module.replace(".", layout.separator), 1, {}
-
-
-def _channels(net: NetworkSpec, module: str) -> int:
-    return next(layer.out_channels for layer in net.layers if layer.name == module)
+    return [module.replace(".", layout.separator)]

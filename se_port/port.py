@@ -1,6 +1,6 @@
 """Load, save, convert: every way is file -> canonical -> file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,36 +10,9 @@ import numpy as np
 
 from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities, parameters
 
-from . import blocks, files, keras_names, recognise
+from . import blocks, files, recognise
 from .block_layouts import BLOCK_ALIASES, BLOCK_LAYOUTS
-from .network_layouts import NETWORK_LAYOUTS
-from .plan import Lazy
-
-Tensors = Mapping[str, Any]
-Source = str | Path | Tensors
-"""A path, or names and arrays of NumPy, PyTorch or whatever ``numpy.asarray`` takes."""
-
-
-class Arrays(Mapping[str, np.ndarray]):
-    """A mapping's values as NumPy arrays, each made when it is asked for; PyTorch's bfloat16 stays what it is."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        value = self._tensors[name]
-        if type(value).__module__.startswith("torch"):
-            value = value.detach().cpu()
-            if str(value.dtype) == "torch.bfloat16":
-                return value.view(files.needed("torch", "bfloat16").int16).numpy().view(files.bfloat16())
-            return value.numpy()
-        return np.asarray(value)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+from .sources import Lazy, Opened, Source, opened
 
 
 class Named(NamedTuple):
@@ -90,19 +63,6 @@ class Report:
             )
         back = f"all but {len(self.inexact)} come back" if self.inexact else "every parameter comes back"
         return "\n".join([*lines, f"read again: {back} to the bit"])
-
-
-def opened(source: Source) -> Mapping[str, np.ndarray]:
-    """The source's tensors; a file's stay in it until they are asked for."""
-    if isinstance(source, str | Path):
-        format = files.format_of(Path(source))
-        tensors = files.read(source, format)
-        if format != "keras":
-            return tensors
-        return Lazy({ours: partial(tensors.__getitem__, name) for name, ours in keras_names.named(tensors).items()})
-    if not isinstance(source, Mapping):
-        raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
-    return Arrays(source)
 
 
 def load(source: Source, spec: SESpec | NetworkSpec | str | None = None, layout: str = "auto") -> dict[str, np.ndarray]:
@@ -196,9 +156,7 @@ def find_blocks(
     return blocks.find(opened(source), layout, activation, gate)
 
 
-def known(
-    tensors: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec | str | None, layout: str
-) -> SESpec | NetworkSpec:
+def known(tensors: Opened, spec: SESpec | NetworkSpec | str | None, layout: str) -> SESpec | NetworkSpec:
     """The spec that was given, or what the source is.
 
     Raises:
@@ -209,7 +167,7 @@ def known(
         return network(spec)
     if spec is not None:
         return spec
-    if nets := _networks(tensors, layout):
+    if nets := recognise.networks(tensors.shapes, layout):
         if len({one.net for one in nets}) == 1:
             return nets[0].net
         names = ", ".join(one.name for one in nets)
@@ -227,7 +185,7 @@ def known(
     return block.spec
 
 
-def loaded(tensors: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout: str) -> Loaded:
+def loaded(tensors: Opened, spec: SESpec | NetworkSpec, layout: str) -> Loaded:
     """Canonical parameters, of a network each made when it is asked for.
 
     Raises:
@@ -237,7 +195,7 @@ def loaded(tensors: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout
         block = block_of(tensors, spec, layout)
         names = set(block.names.values())
         return Loaded(block.layouts[0], block.parameters, block.changes, tuple(at for at in tensors if at not in names))
-    fit = recognise.fit(_shapes(tensors), spec, layout)
+    fit = recognise.fit(tensors.shapes, spec, layout)
     names = {fit.prefix + name for name in fit.plan.shapes}
     bare = Lazy({name.removeprefix(fit.prefix): partial(tensors.__getitem__, name) for name in tensors})
     behind = tuple(name for name in tensors if name not in names)
@@ -258,7 +216,7 @@ def named(values: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout: 
     return Named(name, plan.save(values), tuple(plan.said))
 
 
-def block_of(tensors: Mapping[str, np.ndarray], spec: SESpec, layout: str) -> blocks.Found:
+def block_of(tensors: Opened, spec: SESpec, layout: str) -> blocks.Found:
     """The one block of a source that has the spec's widths.
 
     Raises:
@@ -288,16 +246,3 @@ def _alike(one: SESpec, other: SESpec) -> bool:
 def _widths(spec: SESpec) -> str:
     hidden = "one projection" if spec.single_projection else f"{spec.hidden} hidden"
     return f"({spec.channels} channels, {hidden}, {'biases' if spec.bias else 'no biases'})"
-
-
-def _networks(tensors: Mapping[str, np.ndarray], layout: str) -> list[recognise.Known]:
-    return recognise.networks(_shapes(tensors), layout) if layout == "auto" or _is_networks(layout) else []
-
-
-def _is_networks(layout: str) -> bool:
-    name = recognise.ALIASES.get(layout, layout)
-    return any(row == name or row.startswith(f"{name}.") for row in NETWORK_LAYOUTS)
-
-
-def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: tensors[name].shape for name in tensors}

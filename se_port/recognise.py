@@ -11,8 +11,8 @@ from se_spec.networks import NETWORKS
 
 from .layouts import Layout
 from .network_layouts import NETWORK_LAYOUTS
-from .plan import Plan, module_of, plan
-from .templates import canonical_shape, fill
+from .plan import Plan, names_of, plan
+from .templates import canonical_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 ALIASES = {"torch": "se_torch", "keras": "se_keras", "flax": "se_flax", "nnx": "se_flax", "linen": "se_flax.linen"}
@@ -42,15 +42,19 @@ def rows(layout: str) -> dict[str, Layout]:
     Raises:
         LayoutError: no such layout.
     """
+    found = _asked(layout)
+    if not found:
+        raise LayoutError(f"layout {layout!r} is no network's; expected auto or one of {', '.join(NETWORK_LAYOUTS)}")
+    return found
+
+
+def _asked(layout: str) -> dict[str, Layout]:
     wanted = ALIASES.get(layout, layout)
-    found = {
+    return {
         name: row
         for name, row in NETWORK_LAYOUTS.items()
         if wanted in ("auto", name) or (row.networks and name.startswith(f"{wanted}."))
     }
-    if not found:
-        raise LayoutError(f"layout {layout!r} is no network's; expected auto or one of {', '.join(NETWORK_LAYOUTS)}")
-    return found
 
 
 def fit(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> Fit:
@@ -107,7 +111,10 @@ def prefixes(shapes: Shapes) -> list[str]:
 
 
 def networks(shapes: Shapes, layout: str = "auto") -> list[Known]:
-    """Every named network that the file may be; classes, input channels and the SE blocks' ratio are the file's own."""
+    """Every named network that the file may be; classes, input channels and the SE blocks' ratio are the file's own.
+
+    Of a layout that is no network's, none.
+    """
     found = []
     for name, prefix, candidates in _plausible(shapes, layout):
         bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
@@ -145,10 +152,9 @@ def _plausible(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str
 def _present(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
     """Layouts whose first convolution is in the file, with what the names begin with."""
     for prefix in prefixes(shapes):
-        for name, row in rows(layout).items():
+        for name, row in _asked(layout).items():
             leaf = row.leaves.get("stem.conv1.weight", row.leaves["conv.weight"])
-            template, _, numbers = module_of(row, "stem.conv1", name)
-            if prefix + leaf.name.replace("{m}", fill(template, numbers)) in shapes:
+            if prefix + leaf.name.replace("{m}", names_of(row, "stem.conv1", name)[0]) in shapes:
                 yield name, prefix
 
 

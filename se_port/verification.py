@@ -8,7 +8,8 @@ import numpy as np
 import se_numpy
 from se_spec import LayoutError, NetworkSpec, SESpec
 
-from .port import Source, known, loaded, opened
+from .port import known, loaded
+from .sources import Source, opened
 
 if TYPE_CHECKING:
     from se_conformance.targets import Worker
