@@ -3,9 +3,10 @@
 ``python -m se_conformance.networks --out docs/NETWORKS.md`` writes a page; names as arguments judge those alone.
 
 In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
-same weights and images is the measure, and nobody's may be more than twice as large (medians over some images). That
-error is the root mean square over the logits: the largest one tells of the classifier's sum alone, where 2,048 products
-added one after another are three times as far off as in groups, and either is right.
+same weights and images is the measure, and nobody's may be more than twice as large (medians over some seeds, each with
+weights and images of its own). That error is the root mean square over the logits: the largest one tells of the
+classifier's sum alone, where 2,048 products added one after another are three times as far off as in groups, and either
+is right.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,7 +39,9 @@ LIMIT = 1e-9
 """Of the largest logit, in float64."""
 ALLOWANCE = 2.0
 """Times PyTorch's own error, in float32."""
-IMAGES = 5
+SEEDS = 5
+IMAGES = 2
+"""With each seed."""
 MORE = 5
 """Times as many for the nets for CIFAR, whose ten logits tell little of an image."""
 JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
@@ -46,7 +49,7 @@ JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
 
 @dataclass
 class Row:
-    """One network: by target, the largest error in float64, and the median error in float32."""
+    """One network: by target, the largest error in float64 of any seed, and the median error in float32."""
 
     name: str
     net: NetworkSpec
@@ -89,16 +92,16 @@ class Asked(NamedTuple):
     want: np.ndarray
 
 
-def question(net: NetworkSpec, images: int) -> Asked:
-    """New parameters, images of (64, 96), not square, not centred; the nets for CIFAR get more, of (24, 32).
+def question(net: NetworkSpec, seed: int, images: int) -> Asked:
+    """With each seed new parameters and images, of (64, 96), not square, not centred; for CIFAR more, of (24, 32).
 
     Batch norms are no identity, each changes every channel otherwise; but their statistics are near those of what they
     are given. Far from them maps grow from unit to unit, gates see thousands, and float32 keeps three digits.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     shape = (MORE * images, 24, 32) if net.input_size <= 32 else (images, 64, 96)
     x = random.normal(0.3, 1.0, (*shape, net.channels)).astype(np.float32)
-    parameters = se_numpy.initialize(net, seed=0)
+    parameters = se_numpy.initialize(net, seed=seed)
 
     def amend(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
         if isinstance(layer, BatchNorm):
@@ -123,63 +126,75 @@ def largest_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(abs(got - want).max() / abs(want).max())
 
 
-def median_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Root mean square over an image's logits, in terms of theirs; the median over the images."""
-    each = np.sqrt(((got - want) ** 2).mean(1) / (want**2).mean(1))
-    return float(np.median(each))
+def mean_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Root mean square over the logits, in terms of theirs."""
+    return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
-def judge(row: Row, workers: dict[str, Worker], images: int) -> None:
-    """Fill a row, two implementations at a time."""
-    asked = question(row.net, images)
+def judge(row: Row, workers: dict[str, Worker], seeds: int, images: int) -> None:
+    """Fill a row, two processes at a time."""
+    together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
+    for name, worker in workers.items():
+        together[worker.target.process][name] = worker
     with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        path = Path(folder, "parameters.safetensors")
-        save_parameters(path, asked.parameters)
-        answers = {
-            (name, dtype): pool.submit(ask, worker, row.net, path, asked.x.astype(dtype))
-            for name, worker in workers.items()
-            for dtype in ("float64", "float32")
-        }
-    row.double = {name: largest_error(answers[name, "float64"].result(), asked.want) for name in workers}
-    row.single = {name: median_error(answers[name, "float32"].result(), asked.want) for name in workers}
+        paths, xs, wants = [], [], []
+        for seed in range(seeds):
+            asked = question(row.net, seed, images)
+            paths.append(Path(folder, f"{seed}.safetensors"))
+            save_parameters(paths[-1], asked.parameters)
+            xs.append(asked.x)
+            wants.append(asked.want)
+        each = pool.map(lambda some: {name: ask(some[name], row.net, paths, xs) for name in some}, together.values())
+        answers = {name: got for some in each for name, got in some.items()}
+    for name in workers:
+        got = answers[name]
+        row.double[name] = float(np.max([largest_error(*pair) for pair in zip(got["float64"], wants, strict=True)]))
+        row.single[name] = float(np.median([mean_error(*pair) for pair in zip(got["float32"], wants, strict=True)]))
 
 
-def ask(worker: Worker, net: NetworkSpec, parameters: Path, x: np.ndarray) -> np.ndarray:
-    """A target's logits, which must be of the dtype that was asked for."""
-    got = worker.logits(net, parameters, x, mode="eager").result().values
-    if got.dtype != x.dtype:
-        raise TypeError(f"{worker.target.name} answered in {got.dtype}, asked for {x.dtype}")
-    return got
+def ask(worker: Worker, net: NetworkSpec, paths: list[Path], xs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """A target's logits by dtype and seed; they must be of the dtype that was asked for."""
+    found = {}
+    for dtype in ("float64", "float32"):  # a network is built once for each
+        pairs = zip(paths, xs, strict=True)
+        futures = [worker.logits(net, path, x.astype(dtype), mode="eager") for path, x in pairs]
+        found[dtype] = [future.result().values for future in futures]
+        if odd := {got.dtype.name for got in found[dtype]} - {dtype}:
+            raise TypeError(f"{worker.target.name} answered in {', '.join(odd)}, asked for {dtype}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; exit status 1 if a network is too far off, 2 if nothing was compared."""
     parser = argparse.ArgumentParser("python -m se_conformance.networks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of networks; without, all")
-    parser.add_argument("--images", type=int, default=IMAGES, help="for each network (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="weights and images (%(default)s)")
+    parser.add_argument("--images", type=int, default=IMAGES, help="with each seed (%(default)s)")
     parser.add_argument("--out", type=Path, help="a file for the page")
     options = parser.parse_args(arguments)
     try:
         chosen = rows(options.names)
     except SpecError as error:
         parser.error(str(error))
-    return networks(chosen, options.images, options.out, Console())
+    return networks(chosen, options.seeds, options.images, options.out, Console())
 
 
-def networks(chosen: list[Row], images: int, out: Path | None, console: Console) -> int:
+def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, console: Console) -> int:
     """Judge networks, print the page; 1 if one is too far off, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
-    workers = {target.name: Worker(target) for target in targets}
+    workers: dict[str, Worker] = {}
+    for target in targets:
+        workers[target.name] = Worker.among(workers.values(), target)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for row in progress.track(chosen, description="networks"):
-            judge(row, workers, images)
+            judge(row, workers, seeds, images)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
     for worker in workers.values():
         worker.close()
-    text = page(chosen, targets, images, time.monotonic() - begun, ", ".join(versions))
+    text = page(chosen, targets, seeds, images, time.monotonic() - begun, ", ".join(versions))
     console.print(text, highlight=False, soft_wrap=True, markup=False)
     faults = [fault for row in chosen for fault in row.faults]
     for fault in faults:
@@ -190,17 +205,18 @@ def networks(chosen: list[Row], images: int, out: Path | None, console: Console)
     return 1 if faults else 0 if targets else 2
 
 
-def page(found: list[Row], targets: list[Target], images: int, seconds: float, versions: str) -> str:
+def page(found: list[Row], targets: list[Target], seeds: int, images: int, seconds: float, versions: str) -> str:
     """Markdown."""
     names = [target.name for target in targets]
     lines = [
         "# Networks",
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same",
-        f"drawn weights and statistics, and compares the logits of {images} images of 64 × 96 ({MORE * images} of",
-        f"24 × 32 for CIFAR) with the oracle's. In float64 the largest error must be within {LIMIT:.0e} of the largest",
-        f"logit; in float32 the root mean square, as the median of the images, at most {ALLOWANCE:g} times PyTorch's",
-        "own. All run op by op: JAX compiles each operation, not the whole (`make test` and `make demo` do that).",
+        f"drawn weights and statistics, and compares the logits with the oracle's: {seeds} seeds, each with weights",
+        f"and {images} images of its own, of 64 × 96 ({MORE * images} of 24 × 32 for CIFAR). In float64 the largest",
+        f"error of all must be within {LIMIT:.0e} of the largest logit; in float32 the root mean square, as the median",
+        f"of the seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX compiles each operation, not",
+        "the whole (`make test` and `make demo` do that).",
         "",
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
         "",

@@ -154,9 +154,7 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     def get(name: str) -> Worker:
         if name not in started:
             target = TARGETS[name]
-            alike = (one for one in started.values() if _process(one.target) == _process(target))
-            host = next(alike, None)
-            started[name] = host.beside(target) if host else Worker(target)
+            started[name] = Worker.among(started.values(), target)
         return started[name]
 
     yield get
@@ -181,10 +179,6 @@ def on(request: pytest.FixtureRequest, workers: Callable[[str], Worker]) -> Call
         request.getfixturevalue("tf")
         return lambda function, *arguments: function(*arguments)
     return workers(request.param).call
-
-
-def _process(target: Target) -> tuple[str, dict[str, str]]:
-    return target.module, target.environment
 
 
 def _families(item: pytest.Item) -> list[str]:

@@ -555,7 +555,7 @@ def test_networks_are_judged_in_their_processes(workers: Any) -> None:
     from se_conformance.networks import Row, judge
 
     row = Row("se_resnet20", network("se_resnet20"))
-    judge(row, {"torch": workers("torch")}, 2)
+    judge(row, {"torch": workers("torch")}, seeds=2, images=1)
     assert 0 < row.double["torch"] < 1e-13 < 1e-9 < row.single["torch"] < 1e-5
 
 

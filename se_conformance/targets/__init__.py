@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -60,6 +60,11 @@ class Target:
         """What would have to be installed."""
         return [module for module in self.needs if importlib.util.find_spec(module) is None]
 
+    @property
+    def process(self) -> tuple[str, ...]:
+        """Targets of which this is the same can be asked in one process."""
+        return self.module, *(f"{name}={value}" for name, value in sorted(self.environment.items()))
+
 
 _JAX = {"JAX_ENABLE_X64": "1"}
 
@@ -105,14 +110,14 @@ class Worker:
             1, multiprocessing.get_context("spawn"), initializer=_configure, initargs=(target.environment,)
         )
 
-    def beside(self, target: Target) -> "Worker":
-        """Another target in this one's process, for which it must have the same module and environment.
+    @classmethod
+    def among(cls, started: Iterable["Worker"], target: Target) -> "Worker":
+        """A worker for ``target``, in the process of one that is started if it can be asked there.
 
-        NNX and linen compile the same operations, and here each of them once.
+        NNX and linen compile the same operations, and in one process each of them once.
         """
-        if (target.module, target.environment) != (self.target.module, self.target.environment):
-            raise ValueError(f"{target.name} needs another process than {self.target.name}")
-        return Worker(target, self._pool)
+        hosts = (worker._pool for worker in started if worker.target.process == target.process)
+        return cls(target, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
         """The target's answer, later; its options may be changed for this one."""
