@@ -106,8 +106,7 @@ class Case:
 def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
     """Cases in which every combination of values of any ``strength`` factors occurs at least once."""
     rows = _covering_rows(strength, seed)
-    widths = itertools.cycle((5, 12, 17))  # below, at and above the channel count
-    return [_as_case(dict(zip(FACTORS, row, strict=True)), next(widths), number) for number, row in enumerate(rows)]
+    return [_as_case(dict(zip(FACTORS, row, strict=True)), number) for number, row in enumerate(rows)]
 
 
 def revealing_parameters(x: np.ndarray, spec: SESpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -145,9 +144,11 @@ def round_to(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(dtype)
 
 
-def _as_case(values: dict[str, Any], hidden: int, number: int) -> Case:
+def _as_case(values: dict[str, Any], number: int) -> Case:
     rank, dtype = values.pop("rank"), values.pop("dtype")
-    width: dict[str, Any] = {"hidden": hidden}
+    # Below, at and above the channel count; one for each activation, which JAX then compiles for no other.
+    widths = itertools.cycle((5, 12, 17))
+    width: dict[str, Any] = {"hidden": dict(zip(FACTORS["activation"], widths, strict=False))[values["activation"]]}
     if values["activation"] == "single projection":
         width = {"single_projection": True}
         del values["activation"]
