@@ -11,6 +11,7 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts
 
 descriptor_pb2 = OnDemand("google.protobuf.descriptor_pb2")
 descriptor_pool = OnDemand("google.protobuf.descriptor_pool")
@@ -65,10 +66,6 @@ def schema(*, packed: bool = True):
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
-
-
-def facts(tensors: files.Tensors) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    return [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()]
 
 
 def draw(seed: int = 0) -> dict[str, np.ndarray]:
@@ -226,8 +223,7 @@ def test_cannot_be_written(tmp_path: Path, tensors: dict[str, np.ndarray], wrong
 
 def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "net.caffemodel", draw())
-    said = fuzz.survives("caffe", tmp_path / "net.caffemodel", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    fuzz.survives("caffe", tmp_path / "net.caffemodel")
 
 
 @pytest.mark.framework("port")

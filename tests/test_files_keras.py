@@ -15,35 +15,17 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts, is_mapped, one_of_each
 
 h5py, keras = OnDemand("h5py"), OnDemand("keras")
 
 BY_PLACE = {"name.weights.h5": "layers/dense_10:last/{}", "name.h5": "last/{}"}
 
 
-def same(given: files.Tensors, expected: files.Tensors) -> None:
-    assert list(given) == list(expected)
-    for name, array in expected.items():
-        assert (given[name].dtype, given[name].shape) == (array.dtype, array.shape)
-        assert given[name].tobytes() == array.tobytes()
-
-
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """Every dtype that such a file has, with values that a cast would lose, and every kind of shape."""
-    pattern = BY_PLACE[path.name]
-    draw = np.random.default_rng(1)
-    dtypes = [np.dtype(name) for name in keras_files.DTYPES if name != "bool"]
-    if path.name == "name.weights.h5":
-        dtypes.append(files.bfloat16())
-    given = {
-        dtype.name: draw.integers(0, 256, 6 * dtype.itemsize, np.uint8).view(dtype).reshape(2, 3) for dtype in dtypes
-    }
-    given["bool"] = np.array([True, False, True])
-    given["nan"] = np.array([0x7FC00001, 0xFF800001, 0x80000000], np.uint32).view(np.float32)
-    given["none"] = np.array(-0.0, np.float16)
-    given["empty"] = np.zeros((0, 3), np.float32)
-    given["turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    return {pattern.format(name): array for name, array in given.items()}
+    """Of every dtype that such a file has."""
+    dtypes = [*keras_files.DTYPES, *(["bfloat16"] if path.name == "name.weights.h5" else [])]
+    return {BY_PLACE[path.name].format(name): array for name, array in one_of_each(dtypes).items()}
 
 
 def zipped(path: Path, weights: bytes, config: bytes = b"{}", method: int = zipfile.ZIP_STORED) -> Path:
@@ -60,7 +42,7 @@ def test_there_and_back(tmp_path, name):
     path = tmp_path / name
     files.write(path, tensors(path))
     assert keras_files.recognises(path, path.read_bytes()[:64])
-    same(files.read(path, "keras"), tensors(path))
+    assert facts(files.read(path, "keras")) == facts(tensors(path))
 
 
 @pytest.mark.framework("port")
@@ -79,16 +61,15 @@ def test_a_file_of_keras_2(tmp_path):
         top["model/fc/kernel:0"] = kernel.astype(">f4")
         top["model/convolution2d_1_W:0"] = bias[:0]
     read = files.read(tmp_path / "old.h5", "keras")
-    same(
-        read,
+    assert facts(read) == facts(
         {
             "conv1/kernel": kernel,
             "conv1/bias": bias,
             "model/fc/kernel": kernel.astype(">f4"),
             "model/convolution2d_1_W": bias[:0],
-        },
+        }
     )
-    assert isinstance(read["conv1/bias"].base, np.memmap)
+    assert is_mapped(read["conv1/bias"])
 
 
 def model():
@@ -273,7 +254,7 @@ HOSTILE = {
     "a weight that is missing": (with_names([b"a"], [b"a/b"]), "no dataset 'a/b'"),
     "a weight by two names": (with_names([b"a"], [b"a/k", b"a/k:0"]), "two weights 'a/k'"),
     "a layer twice": (with_names([b"a", b"a"], [b"a/k"]), "two weights 'a/k'"),
-    "no text": (with_names([b"\xff"], [b"a/k"]), "expected UTF-8"),
+    "no text": (with_names([b"\xff"], [b"a/k"]), "not UTF-8"),
     "nested": (put("/".join("a" * 20) + "/vars/0", np.zeros(1)), "nested more than 16 deep"),
 }  # fmt: skip
 
@@ -310,7 +291,7 @@ def encrypted(path: Path) -> None:
 
 ARCHIVES = {
     "no weights": ({}, lambda path: zipfile.ZipFile(path, "w").close(), "model.weights.h5, as Keras writes it"),
-    "a member twice": ({}, twice, "'config.json' twice"),
+    "a member twice": ({}, twice, "two members 'config.json'"),
     "no JSON": ({"config": b"[" * 100_000}, None, "config.json that is no JSON"),
     "a large configuration": ({"config": b" " * (9 << 20)}, None, "would unpack to 9,437,184 bytes"),
     "a bomb": ({"weights": bytes(3 << 20), "method": zipfile.ZIP_DEFLATED}, None, "would unpack to 3,145,728 bytes"),
@@ -318,9 +299,9 @@ ARCHIVES = {
     "damaged": (
         {},
         lambda path: path.write_bytes(path.read_bytes().replace(b"HDFx", b"HDFy")),
-        "was stored|were stored",
+        "its CRC",
     ),
-    "no zip": ({}, lambda path: path.write_bytes(b"PK\x03\x04" + bytes(60)), "no whole zip"),
+    "no zip": ({}, lambda path: path.write_bytes(b"PK\x03\x04" + bytes(60)), "is no zip"),
     "no HDF5": ({}, None, "superblock"),
 }
 
@@ -341,7 +322,7 @@ def test_what_archive_is_refused(tmp_path, monkeypatch, given, change, words):
     [
         ("net.keras", {"a/0": np.zeros(1)}, "ending .weights.h5"),
         ("net.h5", {"a": np.zeros(1)}, "names no layer"),
-        ("net.h5", {"a/k": np.zeros(1, np.complex64)}, "is of complex64"),
+        ("net.h5", {"a/k": np.zeros(1, np.complex64)}, "which is complex64"),
         ("net.h5", {"a/../k": np.zeros(1)}, "no name for HDF5"),
         ("net.h5", {"a/k": np.zeros(1), "a/k/k": np.zeros(1)}, "cannot hold these names"),
         ("net.weights.h5", {"a:x/0": np.zeros(1), "a:y/1": np.zeros(1)}, "one name for each layer"),
@@ -363,5 +344,4 @@ def test_mutated_files(tmp_path, name):
         zipped(path, (tmp_path / "name.weights.h5").read_bytes())
     else:
         files.write(path, tensors(path))
-    said = fuzz.survives("keras", path, 2000)
-    assert " 0 refused" not in said and ", 0 read" not in said
+    fuzz.survives("keras", path)

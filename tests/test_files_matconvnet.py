@@ -13,6 +13,7 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts
 
 scipy_io = OnDemand("scipy.io")
 
@@ -40,10 +41,6 @@ LITERAL = (
         "    10000200 77620000" + VALUE  # wb
     )
 )
-
-
-def facts(tensors: files.Tensors) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    return [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()]
 
 
 def draw() -> dict[str, np.ndarray]:
@@ -234,8 +231,7 @@ def test_cannot_be_written(tmp_path: Path, value: np.ndarray, wrong: str) -> Non
 
 def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "net.mat", draw())
-    said = fuzz.survives("matconvnet", tmp_path / "net.mat", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    fuzz.survives("matconvnet", tmp_path / "net.mat")
 
 
 def test_mutated_compressed_files(tmp_path: Path) -> None:
@@ -245,5 +241,4 @@ def test_mutated_compressed_files(tmp_path: Path) -> None:
     other = tag(14, head(7, (0, 0), b"meta") + tag(7, b""))
     (tmp_path / "net.mat").write_bytes(saved(compressed(zlib.compress(other)), compressed(zlib.compress(element, 0))))
     assert facts(files.read(tmp_path / "net.mat", "matconvnet")) == facts(draw())
-    said = fuzz.survives("matconvnet", tmp_path / "net.mat", 1000)
-    assert " 0 refused" not in said
+    fuzz.survives("matconvnet", tmp_path / "net.mat", 1000)

@@ -12,6 +12,7 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts, one_of_each
 
 flax = OnDemand("flax")
 
@@ -27,30 +28,17 @@ def written(folder: Path, data: bytes) -> Path:
 
 
 def tensors() -> dict[str, np.ndarray]:
-    """Every dtype, with values that a cast would lose, and every kind of shape."""
-    draw = np.random.default_rng(1)
-    answer = {
-        f"params/{dtype}": draw.integers(0, 256, 6 * np.dtype(dtype).itemsize, np.uint8).view(dtype).reshape(2, 3)
-        for dtype in (*(name for name in msgpack.DTYPES if name not in ("bool", "bfloat16")), files.bfloat16())
-    }
-    answer["params/bool"] = np.array([True, False])
-    answer["params/nan"] = np.array([0x7FC00001, 0xFF800001, 0x80000000], np.uint32).view(np.float32)
-    answer["batch_stats/0/none"] = np.array(-0.0, np.float16)
-    answer["batch_stats/0/empty"] = np.zeros((0, 3), np.float32)
-    answer["batch_stats/1/turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    return answer
-
-
-def same(given: files.Tensors, expected: files.Tensors) -> None:
-    assert list(given) == list(expected)
-    for name, array in expected.items():
-        assert (given[name].dtype, given[name].shape) == (array.dtype, array.shape)
-        assert given[name].tobytes() == array.tobytes()
+    """In branches of different depth."""
+    answer = {f"params/{name}": array for name, array in one_of_each(msgpack.DTYPES).items()}
+    moved = {"none": "batch_stats/0/none", "empty": "batch_stats/0/empty", "turned": "batch_stats/1/turned"}
+    return answer | {place: answer.pop(f"params/{name}") for name, place in moved.items()}
 
 
 def test_a_file_typed_by_hand(tmp_path):
     read = files.read(written(tmp_path, LITERAL), "msgpack")
-    same(read, {"params/bias": np.array([1.5, -0.0], np.float32), "params/step": np.array(7, np.int64)})
+    assert facts(read) == facts(
+        {"params/bias": np.array([1.5, -0.0], np.float32), "params/step": np.array(7, np.int64)}
+    )
     assert not read["params/bias"].flags.writeable
     assert msgpack.recognises(tmp_path / "weights.msgpack", LITERAL[:64])
     assert not msgpack.recognises(tmp_path / "weights.msgpack", b"PK\x03\x04")
@@ -58,7 +46,7 @@ def test_a_file_typed_by_hand(tmp_path):
 
 def test_there_and_back(tmp_path):
     files.write(tmp_path / "weights.msgpack", tensors())
-    same(files.read(tmp_path / "weights.msgpack", "msgpack"), tensors())
+    assert facts(files.read(tmp_path / "weights.msgpack", "msgpack")) == facts(tensors())
 
 
 def test_a_large_array_is_cut_and_put_together(tmp_path, monkeypatch):
@@ -66,7 +54,7 @@ def test_a_large_array_is_cut_and_put_together(tmp_path, monkeypatch):
     given = {"a/b": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "a/c": np.ones(2, np.float32)}
     files.write(tmp_path / "weights.msgpack", given)
     assert msgpack.CHUNKED.encode() in (tmp_path / "weights.msgpack").read_bytes()
-    same(files.read(tmp_path / "weights.msgpack", "msgpack"), given)
+    assert facts(files.read(tmp_path / "weights.msgpack", "msgpack")) == facts(given)
 
 
 @pytest.mark.framework("flax")
@@ -77,7 +65,7 @@ def test_flax_reads_what_is_written(tmp_path, monkeypatch, most):
     tree = flax.serialization.msgpack_restore((tmp_path / "weights.msgpack").read_bytes())
     found = {f"params/{name}": value for name, value in tree["params"].items()}
     found |= {f"batch_stats/0/{name}": value for name, value in tree["batch_stats"]["0"].items()}
-    same(found | {"batch_stats/1/turned": tree["batch_stats"]["1"]["turned"]}, tensors())
+    assert facts(found | {"batch_stats/1/turned": tree["batch_stats"]["1"]["turned"]}) == facts(tensors())
 
 
 @pytest.mark.framework("flax")
@@ -99,7 +87,7 @@ def test_what_flax_writes_is_read(tmp_path, monkeypatch):
         "params/3": np.ones(2, np.int8),
         "step": np.array(2.5, np.float32),
     } | {f"numbers/{place}": number for place, number in enumerate(numbers)}
-    same({name: read[name] for name in expected}, expected)
+    assert facts({name: read[name] for name in expected}) == facts(expected)
     assert set(read) == set(expected)
 
 
@@ -109,10 +97,10 @@ def array(shape: bytes, dtype: bytes, data: bytes) -> bytes:
 
 
 HOSTILE = {
-    "ends early": (LITERAL[:-3], "more"),
+    "ends early": (LITERAL[:-3], "too early"),
     "goes on": (LITERAL + b"\x00", "goes on after its dictionary"),
     "no dictionary": (b"\x93\x01\x02\x03", "which is no dictionary"),
-    "empty": (b"", "is empty"),
+    "empty": (b"", "not empty"),
     "a type that is none": (b"\x81\xa1a\xc1", "0xc1 at byte 3"),
     "many members": (b"\xdf\xff\xff\xff\xff", "announces 4,294,967,295 members"),
     "deep": (b"\x81\xa1a" + b"\x91" * 80 + b"\x00", "nested more than 64 deep"),
@@ -122,10 +110,10 @@ HOSTILE = {
     "a list as a key": (b"\x81\x90\x01", "without '/'"),
     "one key twice": (b"\x82\xa1a\x01\xa1a\x02", "'a' twice"),
     "one key twice, once a number": (b"\x82\x00\x01\xa10\x02", "'0' twice"),
-    "text that is none": (b"\x81\xa1\xff\x01", "expected UTF-8"),
+    "text that is none": (b"\x81\xa1\xff\x01", "not UTF-8"),
     "a long name": (b"".join(b"\x81\xda\x02\x00" + b"a" * 512 for _ in range(3)) + b"\x00", "name of 1025 signs"),
-    "too few bytes": (array(b"\x91\x03", b"float32", bytes(8)), "would take 12 bytes; expected at most 8"),
-    "too many bytes": (array(b"\x91\x01", b"float32", bytes(8)), "8 bytes for an array (1,)"),
+    "too few bytes": (array(b"\x91\x03", b"float32", bytes(8)), "has 8 bytes; expected 12"),
+    "too many bytes": (array(b"\x91\x01", b"float32", bytes(8)), "(1,) has 8 bytes"),
     "a product that overflows": (array(b"\x92\xcf" + b"\xff" * 8 + b"\x02", b"int8", b""), "would take"),
     "a negative axis": (array(b"\x91\xff", b"int8", b""), "none negative"),
     "a dtype with objects": (array(b"\x91\x01", b"object", bytes(8)), "an array of 'object'"),
@@ -150,7 +138,7 @@ def test_what_is_refused(tmp_path, data, words):
         ({"a": np.zeros(1), "a/b": np.zeros(1)}, "lies within another tensor"),
         ({"a/b": np.zeros(1), "a": np.zeros(1)}, "beginning of another name"),
         ({"a//b": np.zeros(1)}, "empty part"),
-        ({"a": np.array(["text"])}, "a dtype that Flax names"),
+        ({"a": np.array(["text"])}, "which is <U4"),
     ],
 )
 def test_what_it_cannot_hold(tmp_path, given, words):
@@ -161,5 +149,4 @@ def test_what_it_cannot_hold(tmp_path, given, words):
 
 def test_mutated_files(tmp_path):
     files.write(tmp_path / "weights.msgpack", tensors())
-    said = fuzz.survives("msgpack", tmp_path / "weights.msgpack", 2000)
-    assert " 0 refused" not in said and ", 0 read" not in said
+    fuzz.survives("msgpack", tmp_path / "weights.msgpack")

@@ -12,6 +12,7 @@ from se_port.files import mxnet
 from se_spec import FileFormatError
 
 from . import fuzz
+from .tensors import facts
 
 LITERAL = bytes.fromhex(
     "1201000000000000 0000000000000000"  # the list's signature, and 8 bytes that are kept free
@@ -27,10 +28,6 @@ LITERAL = bytes.fromhex(
     "0500000000000000 6172673a61"  # arg:a
     "0500000000000000 6175783a62"  # aux:b
 )
-
-
-def facts(tensors: files.Tensors) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    return [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()]
 
 
 def draw() -> dict[str, np.ndarray]:
@@ -131,8 +128,8 @@ def test_hostile(tmp_path: Path, data: bytes, wrong: str) -> None:
 
 
 CANNOT = {
-    "no axes": (np.zeros((), np.float32), "cannot hold 'a', float32 ()"),
-    "complex": (np.zeros(1, np.complex64), "cannot hold 'a', complex64 (1,)"),
+    "no axes": (np.zeros((), np.float32), "cannot hold 'a', which has no axes"),
+    "complex": (np.zeros(1, np.complex64), "cannot hold 'a', which is complex64"),
     "text": (np.array(["b"]), "cannot hold 'a'"),
 }
 
@@ -146,5 +143,4 @@ def test_cannot_be_written(tmp_path: Path, array: np.ndarray, wrong: str) -> Non
 
 def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "net.params", draw())
-    said = fuzz.survives("mxnet", tmp_path / "net.params", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    fuzz.survives("mxnet", tmp_path / "net.params")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from se_port import files
-from se_port.files import npz
+from se_port.files import npz, zips
 from se_spec import FileFormatError
 
 from .fuzz import survives
-from .test_files_safetensors import is_mapped, most_memory, same, samples
+from .tensors import is_mapped, most_memory, same, samples
 
 CHAINER = Path(__file__).parent / "references" / "nutszebra-N2_r16" / "weights.model"
 
@@ -206,7 +206,7 @@ HOSTILE = {
     "two bytes of anything": (saved(w=np.zeros(4, "V2")), "of the dtype b'|V2'"),
     "bfloat16 turned round": (descr("'>V2'", bytes(4)), "of the dtype b'>V2'"),
     "8 bits of a float": (saved(w=np.zeros(4, ml_dtypes.float8_e5m2)), "of the dtype"),
-    "more than there is": (shape("(1099511627776,)"), "at most 8"),
+    "more than there is": (shape("(1099511627776,)"), "would take"),
     "less than there is": (shape("(1,)"), "has 8 bytes; expected 4"),
     "a negative axis": (shape("(-2,)"), "has the header"),
     "an axis of many digits": (shape("(" + "9" * 5000 + ",)"), "has the header"),
@@ -235,7 +235,7 @@ def test_the_typed_archives_are_archives_where_nothing_is_wrong(tmp_path: Path) 
 
 
 def test_members_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "MEMBERS", 1)
+    monkeypatch.setattr(zips, "MEMBERS", 1)
     (path := tmp_path / "x.npz").write_bytes(archive(member(), member(b"v.npy")))
     with pytest.raises(FileFormatError, match="announces 2 members; expected at most 1"):
         files.read(path, "npz")
@@ -269,5 +269,4 @@ def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "x.npz", tensors)
     with zipfile.ZipFile(tmp_path / "x.npz", "a", zipfile.ZIP_DEFLATED) as both:
         both.writestr("deflated.npy", npy(data=b"\0\0\x80\x3f" * 2))
-    said = survives("npz", tmp_path / "x.npz", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    survives("npz", tmp_path / "x.npz")

@@ -13,6 +13,7 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts
 
 onnx = OnDemand("onnx")
 
@@ -24,10 +25,6 @@ LITERAL = bytes.fromhex(
     "  2a 14  08 01 08 02  10 01  42 02 2f77  4a 08 0000803f 000000c0"  # 1 x 2 of type 1, name "/w", raw: 1, -2
     "  2a 0b  08 02  10 07  42 01 6e  3a 02 0705"  # 2 of type 7, name "n", int64: 7, 5
 )
-
-
-def facts(tensors: files.Tensors) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    return [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()]
 
 
 def draw() -> dict[str, np.ndarray]:
@@ -211,8 +208,7 @@ def test_varints(value: int) -> None:
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "in fields"])
 def test_mutated_files(tmp_path: Path, raw: bool) -> None:
     onnx.save(model(draw(), raw=raw), tmp_path / "net.onnx")
-    said = fuzz.survives("onnx", tmp_path / "net.onnx", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    fuzz.survives("onnx", tmp_path / "net.onnx")
 
 
 @pytest.mark.framework("port")

@@ -15,33 +15,17 @@ from se_spec import FileFormatError
 
 from . import fuzz
 from .conftest import OnDemand
+from .tensors import facts, one_of_each
 
 checkpoint, jax, tensorstore = OnDemand("orbax.checkpoint"), OnDemand("jax"), OnDemand("tensorstore")
 
 pytestmark = pytest.mark.framework("port")
 
 
-def same(given: files.Tensors, expected: files.Tensors) -> None:
-    assert list(given) == list(expected)
-    for name, array in expected.items():
-        assert (given[name].dtype, given[name].shape) == (array.dtype, array.shape)
-        assert given[name].tobytes() == array.tobytes()
-
-
 def tensors() -> dict[str, np.ndarray]:
-    """Every dtype, with values that a cast would lose, in the order that Orbax gives them."""
-    draw = np.random.default_rng(1)
-    dtypes = [np.dtype(name) for name in orbax.DTYPES.values() if name not in ("bool", "bfloat16")]
-    answer = {
-        f"params/{dtype.name}": draw.integers(0, 256, 6 * dtype.itemsize, np.uint8).view(dtype).reshape(2, 3)
-        for dtype in (*dtypes, files.bfloat16())
-    }
-    answer["params/bool"] = np.array([True, False])
-    answer["params/nan"] = np.array([0x7FC00001, 0xFF800001, 0x80000000], np.uint32).view(np.float32)
-    answer["params/none"] = np.array(-0.0, np.float16)
-    answer["params/turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    answer["params/zeros"] = np.zeros((40, 50), np.float32)
-    return dict(sorted(answer.items()))
+    """None that is empty, in the order that Orbax gives them."""
+    given = one_of_each(orbax.DTYPES.values()) | {"zeros": np.zeros((40, 50), np.float32)}
+    return {f"params/{name}": array for name, array in sorted(given.items()) if array.size}
 
 
 def saved(path: Path, tree: object, *, ocdbt: bool = True) -> Path:
@@ -55,10 +39,12 @@ def test_there_and_back(tmp_path):
     given = tensors()
     files.write(tmp_path / "net", dict(reversed(given.items())), "orbax")
     assert orbax.recognises(tmp_path / "net", b"") and not orbax.recognises(tmp_path / "net" / "d", b"")
-    same(files.read(tmp_path / "net", "orbax"), given)
+    assert facts(files.read(tmp_path / "net", "orbax")) == facts(given)
     with checkpoint.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(tmp_path / "net")
-    same({f"params/{name}": np.asarray(value) for name, value in sorted(tree["params"].items())}, given)
+    assert facts({f"params/{name}": np.asarray(value) for name, value in sorted(tree["params"].items())}) == facts(
+        given
+    )
 
 
 @pytest.mark.parametrize("ocdbt", [True, False])
@@ -77,13 +63,13 @@ def test_what_orbax_writes_is_read(tmp_path, ocdbt):
         "params/scale": np.array(3, np.float32),
         "step": np.array(5),
     }
-    same(read, expected)
+    assert facts(read) == facts(expected)
 
 
 def test_a_step_of_a_manager(tmp_path):
     with checkpoint.CheckpointManager(tmp_path / "run") as manager:
         manager.save(7, args=checkpoint.args.StandardSave({"kernel": np.ones(2)}))
-    same(files.read(tmp_path / "run" / "7", "orbax"), {"kernel": np.ones(2)})
+    assert facts(files.read(tmp_path / "run" / "7", "orbax")) == facts({"kernel": np.ones(2)})
 
 
 @pytest.fixture(scope="module")
@@ -199,5 +185,4 @@ def test_what_it_cannot_hold(tmp_path, given, words):
 
 def test_mutated_files(tmp_path):
     files.write(tmp_path / "net", {"a/b": np.ones(2, np.float32), "a/c": np.arange(6).reshape(2, 3)}, "orbax")
-    said = fuzz.survives("orbax", tmp_path / "net", 2000)
-    assert " 0 refused" not in said and ", 0 read" not in said
+    fuzz.survives("orbax", tmp_path / "net")

@@ -1,10 +1,6 @@
 """safetensors: against the package that owns the format, files typed out, and hostile ones."""
 
 import json
-import math
-import mmap
-import tracemalloc
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import ml_dtypes
@@ -18,52 +14,10 @@ from se_spec import FileFormatError
 
 from .conftest import OnDemand
 from .fuzz import survives
+from .tensors import is_mapped, most_memory, same, samples
 
 torch = OnDemand("torch")
 safetensors_torch = OnDemand("safetensors.torch")
-
-SHAPES = ((), (1,), (0, 3), (5,), (2, 3, 1, 4))
-
-
-def samples(dtypes: Iterable[str]) -> dict[str, np.ndarray]:
-    """Arrays of every dtype and shape with any bits at all: NaNs of every kind among them."""
-    chance = np.random.default_rng(0)
-    made = {}
-    for dtype in dtypes:
-        exact = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-        for shape in SHAPES:
-            data = chance.bytes(math.prod(shape) * exact.itemsize)
-            array = np.frombuffer(data, exact).reshape(shape)
-            made[f"{dtype}{shape}/é"] = (array.view(np.uint8) % 2).view(bool) if dtype == "bool" else array
-    nans = np.array([0x7F800001, 0xFFC12345, 0x80000000], np.uint32).view(np.float32)
-    return made | {"nan": nans, "turned": made["float32(2, 3, 1, 4)/é"].T, "big": nans.astype(">f4")}
-
-
-def same(got: files.Tensors, want: files.Tensors) -> bool:
-    """The same names in the same order, and the same bits in the processor's byte order."""
-    native = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in want.items()}
-    return list(got) == list(native) and all(
-        (one.dtype, one.shape, one.tobytes()) == (native[name].dtype, native[name].shape, native[name].tobytes())
-        for name, one in got.items()
-    )
-
-
-def is_mapped(array: np.ndarray) -> bool:
-    """Whether its bytes are those of a file, which cannot be changed through it."""
-    owner = array
-    while isinstance(owner, (np.ndarray, memoryview)):
-        owner = owner.obj if isinstance(owner, memoryview) else owner.base
-    return isinstance(owner, mmap.mmap) and not array.flags.writeable
-
-
-def most_memory(act: Callable[[], object]) -> int:
-    """Bytes, at the worst moment, of what it allocates."""
-    tracemalloc.start()
-    try:
-        act()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def file_of(header: object, data: bytes = b"") -> bytes:
@@ -200,5 +154,4 @@ def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np
 
 def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "x.safetensors", samples(["float32", "bfloat16", "bool", "int64"]))
-    said = survives("safetensors", tmp_path / "x.safetensors", 2000)
-    assert " 0 refused" not in said and " 0 read" not in said
+    survives("safetensors", tmp_path / "x.safetensors")

@@ -11,30 +11,14 @@ from se_port.files import crc32c, tensorflow
 from se_spec import FileFormatError
 
 from . import fuzz
-
-
-def same(given: files.Tensors, expected: files.Tensors) -> None:
-    assert list(given) == list(expected)
-    for name, array in expected.items():
-        assert (given[name].dtype, given[name].shape) == (array.dtype, array.shape)
-        assert given[name].tobytes() == array.tobytes()
+from .tensors import facts, is_mapped, one_of_each
 
 
 def tensors() -> dict[str, np.ndarray]:
-    """Every dtype, with values that a cast would lose, and every kind of shape, in no order of the alphabet."""
-    draw = np.random.default_rng(1)
-    dtypes = [np.dtype(name) for name in tensorflow.NUMBERS.values() if name not in ("bool", "bfloat16")]
-    answer = {
-        f"z/{dtype.name}": draw.integers(0, 256, 6 * dtype.itemsize, np.uint8).view(dtype).reshape(2, 3)
-        for dtype in (*dtypes, files.bfloat16())
+    """Two empty ones among them, in no order of the alphabet."""
+    return {f"z/{name}": array for name, array in one_of_each(tensorflow.NUMBERS.values()).items()} | {
+        "a/empty": np.zeros((2, 0), np.int64)
     }
-    answer["empty"] = np.zeros((0, 3), np.float32)
-    answer["a/empty"] = np.zeros((2, 0), np.int64)
-    answer["bool"] = np.array([True, False])
-    answer["nan"] = np.array([0x7FC00001, 0xFF800001, 0x80000000], np.uint32).view(np.float32)
-    answer["none"] = np.array(-0.0, np.float16)
-    answer["turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    return answer
 
 
 def written(folder: Path, given: files.Tensors) -> Path:
@@ -99,17 +83,17 @@ def by_hand(folder: Path, data: bytes, shard: bytes | None = DATA) -> Path:
 
 
 def test_the_checksum():
-    assert crc32c.crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283  # of RFC 3720's polynomial, as published
+    assert crc32c.crc32c(b"123456789") == 0xE3069283  # of RFC 3720's polynomial, as published
     draw = np.random.default_rng(1)
     for size in (*range(20), 100, 4095, 4096, 4097, 50_001):
-        data = draw.integers(0, 256, size, np.uint8)
-        assert crc32c.crc32c(data) == slow_crc32c(data.tobytes())
+        data = draw.bytes(size)
+        assert crc32c.crc32c(data) == slow_crc32c(data)
 
 
 def test_the_checksum_of_pieces(monkeypatch):
     monkeypatch.setattr(crc32c, "PIECE", 1000)
-    data = np.random.default_rng(1).integers(0, 256, 5003, np.uint8)
-    assert crc32c.crc32c(data) == slow_crc32c(data.tobytes())
+    data = np.random.default_rng(1).bytes(5003)
+    assert crc32c.crc32c(data) == slow_crc32c(data)
 
 
 def test_a_file_typed_by_hand(tmp_path):
@@ -117,12 +101,12 @@ def test_a_file_typed_by_hand(tmp_path):
     assert tensorflow.recognises(path, b"") and tensorflow.recognises(tmp_path / "net", b"")
     assert tensorflow.recognises(tmp_path, b"") and not tensorflow.recognises(tmp_path / "other", b"")
     for given in (path, tmp_path / "net", tmp_path):
-        same(files.read(given, "tensorflow"), {"conv/W": np.array([1.5, -0.0], np.float32)})
-    assert isinstance(files.read(path, "tensorflow")["conv/W"], np.memmap)
+        assert facts(files.read(given, "tensorflow")) == facts({"conv/W": np.array([1.5, -0.0], np.float32)})
+    assert is_mapped(files.read(path, "tensorflow")["conv/W"])
 
 
 def test_there_and_back(tmp_path):
-    same(files.read(written(tmp_path, tensors()), "tensorflow"), tensors())
+    assert facts(files.read(written(tmp_path, tensors()), "tensorflow")) == facts(tensors())
 
 
 @pytest.mark.framework("keras")
@@ -130,7 +114,7 @@ def test_tensorflow_reads_what_is_written(tmp_path, tf):
     written(tmp_path, tensors())
     reader = tf.train.load_checkpoint(str(tmp_path / "net.ckpt"))
     assert set(reader.get_variable_to_shape_map()) == set(tensors())
-    same({name: reader.get_tensor(name) for name in tensors()}, tensors())
+    assert facts({name: reader.get_tensor(name) for name in tensors()}) == facts(tensors())
 
 
 @pytest.mark.framework("keras")
@@ -146,8 +130,8 @@ def test_what_tensorflow_2_writes_is_read(tmp_path, tf):
         "steps/1/.ATTRIBUTES/VARIABLE_VALUE": np.zeros(2, files.bfloat16()),
     }
     read = files.read(tmp_path / "two", "tensorflow")
-    same(dict(sorted(read.items())), {f"net/{name}": array for name, array in inner.items()})
-    same(dict(sorted(files.read(tmp_path / "saved", "tensorflow").items())), inner)
+    assert facts(dict(sorted(read.items()))) == facts({f"net/{name}": array for name, array in inner.items()})
+    assert facts(dict(sorted(files.read(tmp_path / "saved", "tensorflow").items()))) == facts(inner)
 
 
 @pytest.mark.framework("keras")
@@ -167,7 +151,9 @@ def test_what_tensorflow_1_writes_is_read(tmp_path, tf):
             v1.train.Saver(variables, sharded=True).save(session, str(tmp_path / "one.ckpt"))
             v1.train.Saver().save(session, str(tmp_path / "sliced.ckpt"))
     assert (tmp_path / "one.ckpt.data-00001-of-00002").exists()
-    same(dict(sorted(files.read(tmp_path / "one.ckpt", "tensorflow").items())), dict(sorted(expected.items())))
+    assert facts(dict(sorted(files.read(tmp_path / "one.ckpt", "tensorflow").items()))) == facts(
+        dict(sorted(expected.items()))
+    )
     with pytest.raises(FileFormatError, match="in slices"):
         files.read(tmp_path / "sliced.ckpt", "tensorflow")
     with pytest.raises(FileFormatError, match="2 checkpoints"):
@@ -190,7 +176,7 @@ HOSTILE = {
     "names out of order": (index((b"", HEADER), (b"b", ENTRY), (b"a", ENTRY)), "after b'b'"),
     "a name twice": (index((b"", HEADER), (b"a", ENTRY), (b"a", ENTRY)), "each once"),
     "overlapping": (index((b"", HEADER), (b"a", ENTRY), (b"b", ENTRY)), "bytes of its own from 8 on"),
-    "no text": (index((b"", HEADER), (b"\xff", ENTRY)), "expected UTF-8"),
+    "no text": (index((b"", HEADER), (b"\xff", ENTRY)), "not UTF-8"),
     "another dtype": (index((b"", HEADER), (b"a", entry(dtype=20))), "dtype 20"),
     "in slices": (index((b"", HEADER), (b"a", entry(more=b"\x28\x08\x3a\x00"))), "in slices"),
     "no shape": (index((b"", HEADER), (b"a", entry(shape=b"\x18\x01"))), "no known shape"),
@@ -204,10 +190,10 @@ HOSTILE = {
     "another size": (index((b"", HEADER), (b"a", entry(more=b"\x28\x04"))), "has 4 bytes"),
     "no checksum": (index((b"", HEADER), (b"a", entry()[:-5])), "no checksum"),
     "another checksum": (index((b"", HEADER), (b"a", entry()[:-1] + b"\x00")), "another checksum"),
-    "a field that does not end": (index((b"", HEADER), (b"a", b"\x12\x7f")), "has a field of 127 bytes"),
+    "a field that does not end": (index((b"", HEADER), (b"a", b"\x12\x7f")), "announces 127 bytes"),
     "a number that does not end": (index((b"", HEADER), (b"a", b"\x08" + b"\xff" * 11)), "does not end"),
     "a damaged block": (index((b"", HEADER)).replace(HEADER, b"\x08\x02\x1a\x02\x08\x01"), "another checksum"),
-    "empty": (b"", "ends with b''"),
+    "empty": (b"", "not empty"),
     "short": (index((b"", HEADER))[-20:], "ends with"),
 }  # fmt: skip
 
@@ -231,7 +217,7 @@ def test_a_data_file_that_is_missing(tmp_path):
         ({"": np.zeros(1)}, "is no name"),
         ({"\0a": np.zeros(1)}, "is no name"),
         ({"a" * 2000: np.zeros(1)}, "is no name"),
-        ({"a": np.array(["text"])}, "is of <U4"),
+        ({"a": np.array(["text"])}, "which is <U4"),
     ],
 )
 def test_what_it_cannot_hold(tmp_path, given, words):
@@ -242,8 +228,7 @@ def test_what_it_cannot_hold(tmp_path, given, words):
 
 def test_mutated_files(tmp_path):
     written(tmp_path, tensors())
-    said = fuzz.survives("tensorflow", tmp_path, 2000)
-    assert " 0 refused" not in said and ", 0 read" not in said
+    fuzz.survives("tensorflow", tmp_path)
 
 
 def test_mutated_blocks_with_right_checksums(tmp_path):

@@ -19,7 +19,7 @@ from se_spec import FileFormatError
 
 from .conftest import OnDemand
 from .fuzz import survives
-from .test_files_safetensors import is_mapped, most_memory, same, samples
+from .tensors import is_mapped, most_memory, same, samples
 
 torch = OnDemand("torch")
 
@@ -392,5 +392,4 @@ def test_mutated_files(tmp_path: Path) -> None:
     files.write(tmp_path / "x.pth", samples(["float32", "bool"]))
     (tmp_path / "old.pth").write_bytes(old(OLD_STATE))
     for name in ("x.pth", "old.pth"):
-        said = survives("torch", tmp_path / name, 2000)
-        assert " 0 refused" not in said and " 0 read" not in said
+        survives("torch", tmp_path / name)

@@ -1,12 +1,15 @@
 """Arrays over the bytes of a mapped file, and the bytes of an array: what every format needs."""
 
 import mmap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from . import bfloat16, checked_bytes, refuse
+
+Code = TypeVar("Code", int, str)
 
 
 def mapped(path: Path) -> mmap.mmap:
@@ -71,11 +74,16 @@ def dtype_of(name: str) -> np.dtype:
     return (bfloat16() if name == "bfloat16" else np.dtype(name)).newbyteorder("<")
 
 
-def coded(path: Path, name: str, array: np.ndarray, codes: dict[str, str]) -> str:
+def coded(path: Path, name: str, array: np.ndarray, codes: Mapping[str, Code]) -> Code:
     """A format's code for an array's dtype, or the error that there is none."""
-    if array.dtype.name not in codes:
-        refuse(path, f"{name!r} is of the dtype {array.dtype}, which it cannot hold", f"one of {', '.join(codes)}")
+    check_dtype(path, name, array, codes)
     return codes[array.dtype.name]
+
+
+def check_dtype(path: Path, name: str, array: np.ndarray, dtypes: Iterable[str]) -> None:
+    """Refuse an array whose dtype is not among these."""
+    if array.dtype.name not in dtypes:
+        refuse(path, f"cannot hold {name!r}, which is {array.dtype}", f"one of {', '.join(dtypes)}")
 
 
 def utf8(path: Path, name: str) -> bytes:

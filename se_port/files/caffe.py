@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from . import Tensors, refuse
-from .buffers import mapped, over, raw, text, utf8
-from .wire import axes, extended, fields, opened, varint
+from .buffers import coded, mapped, over, raw, text, utf8
+from .wire import axes, extended, field, fields, opened, signed, varint
 
 NEEDS = ()
 
@@ -72,8 +72,7 @@ def write(path: Path, tensors: Tensors) -> None:
         for layer, blobs in layers.items():
             if blobs != set(range(len(blobs))):
                 refuse(path, f"{layer!r} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
-            letters = utf8(path, layer)
-            parts: list[bytes | memoryview] = [opened(1, len(letters)), letters]
+            parts: list[bytes | memoryview] = [field(1, utf8(path, layer))]
             for index in range(len(blobs)):
                 blob = _parts(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
                 parts += [opened(7, sum(map(len, blob))), *blob]
@@ -104,11 +103,11 @@ def _blob(path: Path, name: str, message: memoryview) -> np.ndarray:
     for number, value in fields(path, message):
         match number, value:
             case (1 | 2 | 3 | 4, int()):
-                legacy[number] = axes(path, value)[0]
+                legacy[number] = signed(value)
             case (5 | 8, memoryview() | bytes()):
                 data[number] = extended(data[number], value)
             case (7, memoryview()):
-                shape += [n for field, lengths in fields(path, value) if field == 1 for n in axes(path, lengths)]
+                shape += [n for key, lengths in fields(path, value) if key == 1 for n in axes(path, lengths)]
     if legacy:  # Caffe looks at them first, and an absent one is 0
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
     return over(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))
@@ -116,12 +115,9 @@ def _blob(path: Path, name: str, message: memoryview) -> np.ndarray:
 
 def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]:
     """A ``BlobProto`` in the order of its fields, as protobuf writes it."""
-    if array.dtype.name not in ("float32", "float64"):
-        refuse(path, f"cannot hold {name!r}, which is {array.dtype}", "float32 or float64")
+    number = coded(path, name, array, {"float32": 5, "float64": 8})
     lengths = b"".join(map(varint, array.shape))
-    dims = opened(1, len(lengths)) + lengths if array.shape else b""
-    shape: list[bytes | memoryview] = [opened(7, len(dims)), dims]
+    shape = field(7, field(1, lengths) if lengths else b"")
     data = raw(array)
-    if array.dtype.name == "float64":
-        return [*shape, opened(8, len(data)), data] if len(data) else shape
-    return [opened(5, len(data)), data, *shape] if len(data) else shape
+    values: list[bytes | memoryview] = [opened(number, len(data)), data] if data else []
+    return [*values, shape] if number < 7 else [shape, *values]

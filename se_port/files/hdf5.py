@@ -16,6 +16,8 @@ import numpy as np
 
 from se_port import files
 
+from . import buffers
+
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_PARTS = 1 << 20
 """Messages, links and texts of a file; a network has some ten thousand."""
@@ -56,8 +58,8 @@ class Object:
 class Reader:
     """A file's objects, by their addresses in ``data``, its bytes, of which arrays are views."""
 
-    def __init__(self, path: Path, data: np.ndarray) -> None:
-        self.path, self.data, self.view = path, data, data.data
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path, self.data = path, data
         self.parts_left = MAX_PARTS
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
         version, widths = self.number(8, 1), (self.number(13, 1), self.number(14, 1))
@@ -75,9 +77,9 @@ class Reader:
 
     def part(self, place: int, size: int) -> memoryview:
         """Bytes that must be there."""
-        if place > len(self.view) or size > len(self.view) - place:
-            self.refuse(f"points to {size:,} bytes at {place:,}", f"all within its {len(self.view):,} bytes")
-        return self.view[place : place + size]
+        if place > len(self.data) or size > len(self.data) - place:
+            self.refuse(f"points to {size:,} bytes at {place:,}", f"all within its {len(self.data):,} bytes")
+        return self.data[place : place + size]
 
     def number(self, place: int, size: int = 8) -> int:
         """Without sign, little end first."""
@@ -173,7 +175,7 @@ class Reader:
                 return None
             if len(data) > MAX_TEXT:
                 self.refuse(f"has a text of more than {MAX_TEXT} bytes as {name!r}", "names")
-            found.append(self._decoded(data))
+            found.append(buffers.text(self.path, data))
         return found
 
     def integer(self, owner: Object, name: str) -> int | None:
@@ -240,13 +242,7 @@ class Reader:
         data = bytes(self.part(start, min(MAX_TEXT + 1, end - start)))
         if data.find(b"\0") < 1 or b"/" in data.split(b"\0")[0]:
             self.refuse(f"has the name {data[:40]!r}", f"1 to {MAX_TEXT} bytes, a zero, and no '/'")
-        return self._decoded(data.split(b"\0")[0])
-
-    def _decoded(self, data: bytes) -> str:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            files.refuse(self.path, f"has the text {data[:40]!r}", "UTF-8")
+        return buffers.text(self.path, data.split(b"\0")[0])
 
     def _attribute(self, place: int, end: int) -> tuple[str, Attribute]:
         version, flags = self.number(place, 1), self.number(place + 1, 1)
@@ -278,13 +274,12 @@ class Reader:
                 f"has a dataset of layout {version}.{kind}: in chunks, virtual or in its header", "one piece each"
             )
         start, there = self.number(found[LAYOUT] + 2), self.number(found[LAYOUT] + 10)
-        size = files.checked_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.view))
+        size = files.checked_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.data))
         if size == 0:
             return np.empty(shape, dtype)
         if start == NOWHERE or size > there:
             self.refuse(f"has {0 if start == NOWHERE else there:,} bytes for a dataset {shape} of {dtype}", f"{size:,}")
-        self.part(start, size)
-        return self.data[start : start + size].view(dtype).reshape(shape)
+        return buffers.over(self.path, "a dataset", self.part(start, size), dtype, shape)
 
     def _dtype(self, place: int, owner: Object) -> np.dtype:
         """Numbers; truth values are an enumeration, bfloat16 bare bytes with an attribute that says so."""

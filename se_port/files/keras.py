@@ -29,9 +29,8 @@ are not read.
 """
 
 import json
+import mmap
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,15 @@ import numpy as np
 from se_port import files
 
 from . import hdf5
+from .buffers import check_dtype, mapped
+from .zips import members, undamaged
 
 NEEDS: tuple[str, ...] = ()
 
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 )  # fmt: skip
-MEMBER = "model.weights.h5"
+MEMBER, CONFIG = "model.weights.h5", "config.json"
 MAX_CONFIG = 8 << 20
 ATTRIBUTE_BYTES = 64_000
 """HDF5 keeps no larger attribute; Keras counts ``layer_names0``, ``layer_names1``, ... then."""
@@ -63,11 +64,9 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path) -> files.Tensors:
     """Mapped tensors, by names as above."""
-    data: np.ndarray = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-    own_names: dict[str, str] = {}
-    if data[:2].tobytes() == b"PK":
-        data, own_names = _unpacked(path, data)
-    reader = hdf5.Reader(path, data)
+    data = mapped(path)
+    weights, own_names = _unzipped(path, data) if data[:2] == b"PK" else (memoryview(data), {})
+    reader = hdf5.Reader(path, weights)
     root = reader.object(reader.root)
     children = root.children or {}
     if "model_weights" in children and not _listed(reader, root, "layer_names"):
@@ -96,42 +95,16 @@ def write(path: Path, tensors: files.Tensors) -> None:
             files.refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
 
 
-def _unpacked(path: Path, data: np.ndarray) -> tuple[np.ndarray, dict[str, str]]:
+def _unzipped(path: Path, data: mmap.mmap) -> tuple[memoryview, dict[str, str]]:
     """The weights of a ``.keras`` file, mapped where they are stored as they are, and layers' names by their paths."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members: dict[str, zipfile.ZipInfo] = {}
-            for info in archive.infolist():
-                if members.setdefault(info.filename, info) is not info:
-                    files.refuse(path, f"holds {info.filename!r} twice", "each member once")
-            for name in (MEMBER, "config.json"):
-                if name not in members:
-                    files.refuse(path, f"holds {sorted(members)[:8]}", f"{name}, as Keras writes it")
-            config = _member(path, archive, members["config.json"], MAX_CONFIG)
-            weights = members[MEMBER]
-            if weights.compress_type != zipfile.ZIP_STORED or weights.flag_bits & 1:
-                unpacked = _member(path, archive, weights, files.MAX_BYTES)
-                return np.frombuffer(unpacked, np.uint8), _own_names(path, config)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, OSError, ValueError) as error:
-        files.refuse(path, f"is no whole zip: {error}", "a .keras file")
-    start = weights.header_offset
-    lengths = data[start + 26 : start + 30].tobytes()
-    start += 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    stored = data[start : start + weights.file_size]
-    if len(stored) != weights.file_size or zlib.crc32(stored.data) != weights.CRC:
-        files.refuse(path, f"{MEMBER} is not the {weights.file_size:,} bytes that were stored", "the right checksum")
-    return stored, _own_names(path, config)
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
-    """A member's bytes, of which no more are unpacked than it announces."""
-    if info.file_size > most:
-        files.refuse(path, f"{info.filename} would unpack to {info.file_size:,} bytes", f"at most {most:,}")
-    with archive.open(info) as member:
-        data = member.read(info.file_size)
-    if len(data) != info.file_size:
-        files.refuse(path, f"{info.filename} has {len(data):,} bytes", f"{info.file_size:,}, as announced")
-    return data
+    found = members(path, data)
+    for name in (MEMBER, CONFIG):
+        if name not in found:
+            files.refuse(path, f"holds {sorted(found)[:8]}", f"{name}, as Keras writes it")
+    if found[CONFIG].size > MAX_CONFIG:
+        files.refuse(path, f"{CONFIG} would unpack to {found[CONFIG].size:,} bytes", f"at most {MAX_CONFIG:,}")
+    config = undamaged(path, CONFIG, data, found[CONFIG])
+    return undamaged(path, MEMBER, data, found[MEMBER]), _own_names(path, bytes(config))
 
 
 def _own_names(path: Path, config: bytes) -> dict[str, str]:
@@ -252,7 +225,8 @@ def _write_by_place(path: Path, file: Any, tensors: files.Tensors) -> None:
             at = at.require_group(part)
             if own and at.require_group("vars").attrs.setdefault("name", own) != own:
                 files.refuse(path, f"{at.name} would be called {own!r} and something else", "one name for each layer")
-        array = _storable(path, name, tensor, (*DTYPES, "bfloat16"))
+        array = np.asarray(tensor)
+        check_dtype(path, name, array, (*DTYPES, "bfloat16"))
         dataset = at.require_group("vars").create_dataset(place, data=array)
         dataset.attrs["order"] = np.int64(order)
         if array.dtype.name == "bfloat16":
@@ -273,7 +247,9 @@ def _write_legacy(path: Path, file: Any, tensors: files.Tensors) -> None:
         group = file.create_group(layer)
         _write_names(group, "weight_names", names)
         for name in names:
-            group.create_dataset(name, data=_storable(path, name, tensors[name], DTYPES))
+            array = np.asarray(tensors[name])
+            check_dtype(path, name, array, DTYPES)
+            group.create_dataset(name, data=array)
 
 
 def _write_names(group: Any, attribute: str, names: list[str]) -> None:
@@ -289,10 +265,3 @@ def _parts(path: Path, name: str) -> list[str]:
     if len(parts) > hdf5.MAX_DEPTH - 4 or longest >= hdf5.MAX_TEXT or "\0" in name or {"", ".", ".."} & set(parts):
         files.refuse(path, f"{name[:80]!r} is no name for HDF5", "short parts joined by '/', none of them '.' or empty")
     return parts
-
-
-def _storable(path: Path, name: str, tensor: np.ndarray, dtypes: tuple[str, ...]) -> np.ndarray:
-    array = np.asarray(tensor)
-    if array.dtype.name not in dtypes:
-        files.refuse(path, f"{name!r} is of {array.dtype}", f"one of {', '.join(dtypes)}")
-    return array

@@ -10,7 +10,6 @@ text and nothing (``None``) hold no numbers and are left out. A reader of our ow
 and no size is believed before it is checked.
 """
 
-import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from se_port import files
+
+from .buffers import check_dtype, dtype_of, mapped, over, raw, text, utf8
+from .wire import Cursor
 
 NEEDS: tuple[str, ...] = ()
 
@@ -31,13 +33,13 @@ MAX_VALUES = 1 << 18
 MAX_NAME = 1024
 
 NUMBERS = {
-    0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i",
-    0xD3: ">q",
+    0xCA: "f", 0xCB: "d", 0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q", 0xD0: "b", 0xD1: "h", 0xD2: "i",
+    0xD3: "q",
 }  # fmt: skip
 LENGTHS: dict[int, tuple[str, object]] = {
-    0xC4: (">B", bytes), 0xC5: (">H", bytes), 0xC6: (">I", bytes), 0xD9: (">B", str), 0xDA: (">H", str),
-    0xDB: (">I", str), 0xDC: (">H", list), 0xDD: (">I", list), 0xDE: (">H", dict), 0xDF: (">I", dict),
-    0xC7: (">B", "extension"), 0xC8: (">H", "extension"), 0xC9: (">I", "extension"),
+    0xC4: ("B", bytes), 0xC5: ("H", bytes), 0xC6: ("I", bytes), 0xD9: ("B", str), 0xDA: ("H", str),
+    0xDB: ("I", str), 0xDC: ("H", list), 0xDD: ("I", list), 0xDE: ("H", dict), 0xDF: ("I", dict),
+    0xC7: ("B", "extension"), 0xC8: ("H", "extension"), 0xC9: ("I", "extension"),
 }  # fmt: skip
 SHORT = ((0x80, 0x8F, dict), (0x90, 0x9F, list), (0xA0, 0xBF, str))
 DTYPES = (
@@ -53,15 +55,12 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path) -> files.Tensors:
     """Every array of the tree, mapped; in pieces, put together."""
-    if path.stat().st_size == 0:
-        files.refuse(path, "is empty", "a dictionary in MessagePack")
-    with path.open("rb") as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    data = memoryview(mapped(path))
     reader = _Reader(path, data)
     tree = reader.value()
     if not isinstance(tree, dict):
         files.refuse(path, f"begins with {data[0]:#04x}, which is no dictionary", "a dictionary in MessagePack")
-    if reader.place != len(data):
+    if reader.left:
         files.refuse(path, f"goes on after its dictionary, at byte {reader.place}", f"{len(data)} bytes to be used")
     return dict(_leaves(path, tree, ""))
 
@@ -82,10 +81,11 @@ def nested(path: Path, names: Iterable[str]) -> dict[str, Any]:
     """Names as a tree, split at ``/``, at whose ends they stand whole.
 
     Raises:
-        FileFormatError: an empty part, or a name that is the beginning of another.
+        FileFormatError: an empty part, no Unicode text, or a name that is the beginning of another.
     """
     tree: dict[str, Any] = {}
     for name in names:
+        utf8(path, name)
         *parents, last = keys = name.split("/")
         if "" in keys:
             files.refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
@@ -100,29 +100,19 @@ def nested(path: Path, names: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-class _Reader:
+class _Reader(Cursor):
     """Decodes one value after another; arrays are views of ``data``."""
 
     def __init__(self, path: Path, data: memoryview, values: int = MAX_VALUES) -> None:
-        self.path, self.data, self.place, self.depth, self.values_left = path, data, 0, 0, values
-
-    def take(self, count: int) -> memoryview:
-        """The next bytes, which must be there."""
-        if count > len(self.data) - self.place:
-            files.refuse(self.path, f"ends at byte {len(self.data)}, within a value", f"{count:,} bytes more")
-        self.place += count
-        return self.data[self.place - count : self.place]
-
-    def number(self, code: str) -> Any:
-        """One number, big end first, as all of MessagePack's."""
-        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+        super().__init__(path, data, ">")
+        self.depth, self.values_left = 0, values
 
     def value(self) -> Any:
         """Any value: dictionaries, lists, text, bytes (as a view), arrays and numbers (as arrays without axes)."""
         self.values_left -= 1
         if self.values_left < 0:
             files.refuse(self.path, "holds more values than a network has", f"at most {MAX_VALUES:,}")
-        first = self.number(">B")
+        first = self.number("B")
         if first <= 0x7F or first >= 0xE0:
             return np.array(first - (first & 0x80) * 2, np.int64)
         for low, high, short in SHORT:
@@ -147,12 +137,12 @@ class _Reader:
         if kind is bytes:
             return self.take(count)
         if kind is str:
-            return self.text(self.take(count))
+            return text(self.path, self.take(count))
         if kind == "extension":
-            return self.extension(self.number(">b"), self.take(count))
+            return self.extension(self.number("b"), self.take(count))
         if self.depth >= MAX_DEPTH:
             files.refuse(self.path, f"is nested more than {MAX_DEPTH} deep", "a tree of a network's layers")
-        if count > len(self.data) - self.place:
+        if count > self.left:
             files.refuse(self.path, f"announces {count:,} members", f"at most the {len(self.data):,} bytes there are")
         self.depth += 1
         if kind is list:
@@ -175,18 +165,11 @@ class _Reader:
             files.refuse(self.path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} signs and without '/'")
         return key
 
-    def text(self, data: memoryview) -> str:
-        """UTF-8."""
-        try:
-            return str(data, "utf-8")
-        except UnicodeDecodeError:
-            return files.refuse(self.path, f"has the text {bytes(data[:40])!r}", "UTF-8")
-
     def extension(self, code: int, data: memoryview) -> np.ndarray:
         """Flax's: an array, a complex number, a NumPy scalar."""
         inner = _Reader(self.path, data, values=64)
         parts = inner.value()
-        if inner.place == len(data) and isinstance(parts, list):
+        if not inner.left and isinstance(parts, list):
             if code == 2 and len(parts) == 2 and all(isinstance(part, np.ndarray) for part in parts):
                 if all(part.ndim == 0 and part.dtype.kind in "fiu" for part in parts):
                     return np.array(complex(float(parts[0]), float(parts[1])))
@@ -197,19 +180,13 @@ class _Reader:
     def array(self, shape: object, dtype: object, data: object) -> np.ndarray:
         """A view; the dtype's name is text, or bytes in files of old versions."""
         if isinstance(dtype, memoryview):
-            dtype = self.text(dtype)
+            dtype = text(self.path, dtype)
         if dtype not in DTYPES or not isinstance(data, memoryview) or not isinstance(shape, list):
             files.refuse(
                 self.path, f"has an array of {str(dtype)[:40]!r}", f"(shape, dtype, bytes), of {', '.join(DTYPES)}"
             )
         lengths = tuple(self.integer(length) for length in shape)
-        kind = files.bfloat16() if dtype == "bfloat16" else np.dtype(str(dtype))
-        size = files.checked_bytes(self.path, f"an array of {dtype}", lengths, kind.itemsize, len(data))
-        if size != len(data):
-            files.refuse(self.path, f"has {len(data):,} bytes for an array {lengths} of {dtype}", f"{size:,}")
-        if size == 0:
-            return np.empty(lengths, kind)
-        return np.frombuffer(data, kind).reshape(lengths)
+        return over(self.path, "an array", data, dtype_of(str(dtype)), lengths)
 
     def integer(self, number: object) -> int:
         """A length."""
@@ -271,14 +248,13 @@ def _write_tree(path: Path, file: BinaryIO, node: Any, tensors: Mapping[str, np.
 
 def _write_array(path: Path, file: BinaryIO, name: str, tensor: np.ndarray) -> None:
     array = np.asarray(tensor)
-    if array.dtype.name not in DTYPES:
-        files.refuse(path, f"{name!r} is of {array.dtype}", f"a dtype that Flax names: {', '.join(DTYPES)}")
-    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+    check_dtype(path, name, array, DTYPES)
+    data = raw(array)
     if array.nbytes <= CHUNK_BYTES:
-        _write_flat(file, flat, array.shape)
+        _write_flat(file, array.dtype.name, array.shape, data)
         return
-    step = CHUNK_BYTES // array.itemsize
-    starts = range(0, array.size, step)
+    step = CHUNK_BYTES // array.itemsize * array.itemsize
+    starts = range(0, array.nbytes, step)
     file.write(_head(0x80, 16, 0xDE, 3) + _text(CHUNKED) + b"\xc3" + _text("shape"))
     file.write(_head(0x80, 16, 0xDE, array.ndim))
     for axis, length in enumerate(array.shape):
@@ -286,17 +262,17 @@ def _write_array(path: Path, file: BinaryIO, name: str, tensor: np.ndarray) -> N
     file.write(_text("chunks") + _head(0x80, 16, 0xDE, len(starts)))
     for place, start in enumerate(starts):
         file.write(_text(str(place)))
-        piece = flat[start : start + step]
-        _write_flat(file, piece, piece.shape)
+        piece = data[start : start + step]
+        _write_flat(file, array.dtype.name, (len(piece) // array.itemsize,), piece)
 
 
-def _write_flat(file: BinaryIO, flat: np.ndarray, shape: tuple[int, ...]) -> None:
+def _write_flat(file: BinaryIO, dtype: str, shape: tuple[int, ...], data: memoryview) -> None:
     """Extension 1."""
     lengths = b"".join(map(_integer, shape))
-    head = b"\x93" + _head(0x90, 16, 0xDC, len(shape)) + lengths + _text(flat.dtype.name)
-    head += _head(None, 0, 0xC4, flat.nbytes)
-    file.write(_head(None, 0, 0xC7, len(head) + flat.nbytes) + b"\x01" + head)
-    file.write(flat.view(np.uint8).data)
+    head = b"\x93" + _head(0x90, 16, 0xDC, len(shape)) + lengths + _text(dtype)
+    head += _head(None, 0, 0xC4, len(data))
+    file.write(_head(None, 0, 0xC7, len(head) + len(data)) + b"\x01" + head)
+    file.write(data)
 
 
 def _head(short: int | None, below: int, first: int, count: int) -> bytes:
@@ -310,8 +286,8 @@ def _head(short: int | None, below: int, first: int, count: int) -> bytes:
     raise AssertionError(count)
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
+def _text(value: str) -> bytes:
+    data = value.encode()
     return _head(0xA0, 32, 0xD9, len(data)) + data
 
 

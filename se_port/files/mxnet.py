@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Tensors, bfloat16, checked_bytes, refuse
-from .buffers import mapped, over, raw, text, utf8
+from . import Tensors, checked_bytes, refuse
+from .buffers import coded, dtype_of, mapped, over, raw, text, utf8
 from .wire import MAX_AXES, Cursor
 
 NEEDS = ()
@@ -75,11 +75,11 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write(SIGNATURE + struct.pack("<Q", len(names)))
         for name in tensors:
             array = np.asarray(tensors[name])
-            if not array.ndim or array.dtype.name not in CODES:
-                wrong = f"cannot hold {name!r}, {array.dtype} {array.shape}"
-                refuse(path, wrong, f"at least one axis, and one of {', '.join(CODES)}")
+            if not array.ndim:
+                refuse(path, f"cannot hold {name!r}, which has no axes", "at least one")
+            code = coded(path, name, array, CODES)
             shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
-            file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, CODES[array.dtype.name]))
+            file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, code))
             file.write(raw(array))
         file.write(struct.pack("<Q", len(names)))
         file.writelines(struct.pack("<Q", len(name)) + name for name in names)
@@ -100,6 +100,6 @@ def _array(file: Cursor, index: int) -> np.ndarray:
     _device, _number, code = file.numbers("3i")
     if code not in DTYPES:
         refuse(file.path, f"array {index} has the type {code}", f"one of {DTYPES}")
-    dtype = bfloat16() if DTYPES[code] == "bfloat16" else np.dtype(DTYPES[code]).newbyteorder("<")
+    dtype = dtype_of(DTYPES[code])
     size = checked_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
     return over(file.path, f"array {index}", file.take(size), dtype, shape)

@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from . import Tensors, bfloat16, checked_bytes, refuse
-from .buffers import mapped, over, text
+from . import Tensors, checked_bytes, refuse
+from .buffers import dtype_of, mapped, over, text
 from .wire import VARINT_BYTES, axes, extended, fields, integers, varint
 
 NEEDS = ()
@@ -107,7 +107,7 @@ def _tensor(path: Path, message: memoryview, beside: Callable[[str], memoryview]
     form = TYPES[kind] if kind < len(TYPES) else f"number {kind}"
     if form not in DTYPES:
         refuse(path, f"{name!r} is of ONNX's type {form}", f"one of {', '.join(DTYPES)}")
-    dtype = bfloat16() if form == "BFLOAT16" else np.dtype(DTYPES[form]).newbyteorder("<")
+    dtype = dtype_of(DTYPES[form])
     if location == EXTERNAL and not data:
         size = checked_bytes(path, name, tuple(shape), dtype.itemsize)
         data[RAW] = _part(path, name, entries, size, beside)

@@ -24,6 +24,7 @@ import numpy as np
 
 from se_port import files
 
+from .buffers import dtype_of
 from .msgpack import nested
 
 NEEDS = ("tensorstore",)
@@ -168,8 +169,7 @@ class _Checkpoint(Mapping[str, np.ndarray]):
         )
         if not as_written:
             files.refuse(self._path, f"{leaf} is {str(told)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard")
-        name = DTYPES[told["dtype"]]
-        dtype = files.bfloat16() if name == "bfloat16" else np.dtype(name)
+        dtype = dtype_of(DTYPES[told["dtype"]])
         for lengths in (shape, chunk):
             files.checked_bytes(self._path, leaf, lengths, dtype.itemsize)
         chunks = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))

@@ -29,7 +29,7 @@ from se_port import files
 from se_spec import FileFormatError
 
 from .buffers import array_at, coded, dtype_of, mapped, raw, utf8
-from .npz import first_member, members, store, unpacked
+from .zips import first_member, members, store, unpacked
 
 NEEDS = ()
 

@@ -36,7 +36,7 @@ class Cursor:
         return self.data[self.place - size : self.place]
 
     def numbers(self, codes: str) -> tuple[int, ...]:
-        """Integers, by the codes of ``struct``."""
+        """By the codes of ``struct``."""
         codes = self.byte_order + codes
         return struct.unpack(codes, self.take(struct.calcsize(codes)))
 
@@ -52,17 +52,17 @@ def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
     """
     place = 0
     while place < len(message):
-        key, place = _varint(path, message, place)
+        key, place = varint_at(path, message, place)
         number, kind = key >> 3, key & 7
         if not number or kind not in (0, 1, 2, 5):
             refuse(path, f"has field {number} of wire type {kind}", "fields from 1, of wire types 0, 1, 2 and 5")
         if kind == 0:
-            value, place = _varint(path, message, place)
+            value, place = varint_at(path, message, place)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(kind, 0)
         if kind == 2:
-            size, place = _varint(path, message, place)
+            size, place = varint_at(path, message, place)
         if size > len(message) - place:
             refuse(path, f"field {number} announces {size:,} bytes", f"at most the {len(message) - place:,} left")
         data = message[place : place + size]
@@ -86,7 +86,7 @@ def axes(path: Path, value: Value) -> list[int]:
         FileFormatError: more than 32, or bytes that are no varints.
     """
     if isinstance(value, int):
-        return [value - (1 << 64) if value >> 63 else value]
+        return [signed(value)]
     if len(value) > MAX_AXES * VARINT_BYTES:
         refuse(path, f"has a shape of {len(value):,} bytes", f"at most {MAX_AXES} axes")
     lengths: list[int] = integers(path, value).tolist()
@@ -115,6 +115,25 @@ def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
     return values.view(np.int64)
 
 
+def varint_at(path: Path, message: memoryview, place: int) -> tuple[int, int]:
+    """A varint, which is from 0, and the place behind it.
+
+    Raises:
+        FileFormatError: it does not end within 10 bytes.
+    """
+    value = 0
+    for shift, byte in enumerate(message[place : place + VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, place + shift + 1
+    refuse(path, "has an integer that does not end", f"varints of at most {VARINT_BYTES} bytes")
+
+
+def signed(value: int) -> int:
+    """The int64 that a varint stands for."""
+    return value - (1 << 64) if value >> 63 else value
+
+
 def varint(value: int) -> bytes:
     """A number from 0, seven bits to a byte, the lowest first.
 
@@ -134,10 +153,8 @@ def opened(number: int, size: int) -> bytes:
     return varint(number << 3 | 2) + varint(size)
 
 
-def _varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift, byte in enumerate(message[place : place + VARINT_BYTES]):
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return value & (1 << 64) - 1, place + shift + 1
-    refuse(path, "has an integer that does not end", f"varints of at most {VARINT_BYTES} bytes")
+def field(number: int, value: int | bytes) -> bytes:
+    """A whole field."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return opened(number, len(value)) + value
