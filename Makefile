@@ -42,7 +42,7 @@ peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they
 	$(RUN) se_conformance.peers
 
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
-	$(RUN) se_conformance.networks --out docs/NETWORKS.md
+	$(THREADS) $(RUN) se_conformance.networks --out docs/NETWORKS.md
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_conformance.demo --framework $(FRAMEWORK)

@@ -67,12 +67,13 @@ def _inspect(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from .port import convert
     from .preprocessing import preprocessing
+    from .progress import shown
 
     begun = time.monotonic()
     spec = SESpec.from_json(options.spec) if options.spec else options.network
-    report = convert(
-        options.source, options.target, spec, options.source_layout, options.target_layout, force=options.force
-    )
+    layouts = (options.source_layout, options.target_layout)
+    with shown() as told:
+        report = convert(options.source, options.target, spec, *layouts, force=options.force, told=told)
     print(report)
     if options.network:
         print(f"images for {options.network}: {preprocessing(options.network)}")

@@ -12,6 +12,8 @@ from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities, p
 
 from . import blocks, files, recognise
 from .block_layouts import BLOCK_ALIASES, BLOCK_LAYOUTS
+from .keras_places import places
+from .progress import Told, Watched
 from .sources import Lazy, Opened, Source, opened
 
 
@@ -106,7 +108,7 @@ def save(
     """
     spec = network(spec) if isinstance(spec, str) else spec
     parameters.check(values, parameters.shapes(spec))
-    files.write(path, named(values, spec, layout).tensors, force=force)
+    files.write(path, placed(path, named(values, spec, layout), spec), force=force)
 
 
 def convert(
@@ -117,8 +119,11 @@ def convert(
     target_layout: str = "canonical",
     *,
     force: bool = False,
+    told: Told | None = None,
 ) -> Report:
     """From a file to a file, a tensor at a time; the target is read again and compared.
+
+    ``told("write", 3, 160)`` is called as it goes on, then the same with ``"compare"``.
 
     Raises:
         FileFormatError, LayoutError, ParameterError: as ``load`` and ``save``.
@@ -127,10 +132,11 @@ def convert(
     spec = known(tensors, spec, source_layout)
     given = loaded(tensors, spec, source_layout)
     written = named(given.parameters, spec, target_layout)
-    files.write(target, written.tensors, force=force)
+    told = told or (lambda what, done, total: None)
+    files.write(target, Watched(placed(target, written, spec), "write", told), force=force)
     back = loaded(opened(target), spec, written.layout).parameters
     size, inexact = 0, []
-    for name, value in given.parameters.items():
+    for name, value in Watched(given.parameters, "compare", told).items():
         size += value.nbytes
         if value.tobytes() != back[name].tobytes():
             inexact.append(name)
@@ -214,6 +220,13 @@ def named(values: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout: 
         return Named(name, blocks.save(values, name))
     name, plan = recognise.target(spec, layout)
     return Named(name, plan.save(values), tuple(plan.said))
+
+
+def placed(path: str | Path, values: Named, spec: SESpec | NetworkSpec) -> Mapping[str, np.ndarray]:
+    """Tensors under the names that the file at a path wants: of a Keras model's ``.weights.h5``, its places."""
+    if values.layout != "se_keras" or isinstance(spec, SESpec) or not str(path).endswith(".weights.h5"):
+        return values.tensors
+    return Lazy({at: partial(values.tensors.__getitem__, name) for name, at in places(spec).items()})
 
 
 def block_of(tensors: Opened, spec: SESpec, layout: str) -> blocks.Found:

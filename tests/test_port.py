@@ -1,6 +1,8 @@
 """``se_port`` from file to file, through every format; ``inspect``, ``convert``, ``verify`` and the command line."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -210,13 +212,33 @@ def test_keras_loads_what_is_written_and_writes_what_is_loaded(tf, tmp_path: Pat
     se_port.save(tmp_path / "ours.h5", values, NET, "keras")
     model.load_weights(tmp_path / "ours.h5", by_name=True)
     assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
+    model = se_keras.senet(NET)
+    se_port.save(tmp_path / "ours.weights.h5", values, NET, "keras")
+    model.load_weights(tmp_path / "ours.weights.h5")
+    assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
     model.save_weights(tmp_path / "theirs.weights.h5")
     model.save(tmp_path / "theirs.keras")
     for name in ("theirs.weights.h5", "theirs.keras"):
         assert as_bytes(se_port.load(tmp_path / name, NET)) == as_bytes(values)
         assert len(se_port.find_blocks(tmp_path / name)) == 9
-    with pytest.raises(FileFormatError, match="is no place in a layer"):
-        se_port.save(tmp_path / "ours.weights.h5", values, NET, "keras")
+    block = se_numpy.initialize(SESpec(16), seed=0)
+    with pytest.raises(FileFormatError, match="is no place in a layer"):  # of what model, nobody says
+        se_port.save(tmp_path / "block.weights.h5", block, SESpec(16), "keras")
+
+
+@pytest.mark.framework("keras", "port")
+@pytest.mark.parametrize(
+    "name",
+    ["senet154", "se_bn_inception", "shicai.se_resnet50", "mxnet.se_resnet50", "taki.se_resnext_cifar", "resnet18"],
+)
+def test_keras_finds_every_weight_of_a_network_in_its_place(tf, tmp_path: Path, name: str) -> None:
+    import se_keras
+
+    net = cut(name)
+    model, values = se_keras.senet(net), se_numpy.initialize(net, seed=0)
+    se_port.save(tmp_path / "net.weights.h5", values, net, "keras")
+    model.load_weights(tmp_path / "net.weights.h5")
+    assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
 
 
 @pytest.mark.framework("flax")
@@ -233,6 +255,31 @@ def test_flax_loads_what_is_written_and_writes_what_is_loaded(tmp_path: Path, va
     theirs = jax.tree.map(np.asarray, se_flax.linen.set_parameters(model, values))
     (tmp_path / "theirs.msgpack").write_bytes(flax.serialization.to_bytes(theirs))
     assert as_bytes(se_port.load(tmp_path / "theirs.msgpack", NET)) == as_bytes(values)
+
+
+def test_a_conversion_tells_how_far_it_is(tmp_path: Path, values) -> None:
+    steps: list[tuple[str, int, int]] = []
+    se_port.convert(values, tmp_path / "net.npz", NET, told=lambda *step: steps.append(step))
+    assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
+
+
+@pytest.mark.framework("conformance")
+def test_a_terminal_is_shown_how_far_it_is(monkeypatch) -> None:
+    from se_port.progress import shown
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with shown() as told:
+        told("write", 5, 5)
+    assert "write" in sys.stderr.getvalue()
+    assert "100%" in sys.stderr.getvalue()
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with shown() as told:
+        told("write", 5, 5)
+    assert sys.stderr.getvalue() == ""
 
 
 def test_the_command_line(tmp_path: Path, values, capsys) -> None:
