@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ LIMIT = 1e-9
 """Of the largest logit, in float64."""
 ALLOWANCE = 2.0
 """Times PyTorch's own error, in float32."""
+DTYPES = ("float64", "float32")
 SEEDS = 5
 IMAGES = 2
 """With each seed."""
@@ -85,14 +86,14 @@ def rows(names: Iterable[str] = ()) -> list[Row]:
 
 
 class Asked(NamedTuple):
-    """What every implementation is given, in float32 of which each number is a float64 too; and the right logits."""
+    """With one seed: parameters in a file and images, both in float32, and the right logits."""
 
-    parameters: dict[str, np.ndarray]
+    parameters: Path
     x: np.ndarray
     want: np.ndarray
 
 
-def question(net: NetworkSpec, seed: int, images: int) -> Asked:
+def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
     """With each seed new parameters and images, of (64, 96), not square, not centred; for CIFAR more, of (24, 32).
 
     Batch norms are no identity, each changes every channel otherwise; but their statistics are near those of what they
@@ -118,7 +119,14 @@ def question(net: NetworkSpec, seed: int, images: int) -> Asked:
                 own[name] = kept.astype(np.float64)
 
     steps = se_numpy.networks.walk(x, net, parameters, "channels_last", amend)
-    return Asked(parameters, x, deque(steps, maxlen=1).pop()[2])
+    want = deque(steps, maxlen=1).pop()[2]
+    save_parameters(path, parameters)
+    return Asked(path, x, want)
+
+
+def questions(row: Row, seeds: int, images: int, folder: Path) -> list[Asked]:
+    """With every seed."""
+    return [question(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
@@ -131,33 +139,38 @@ def mean_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
-def judge(row: Row, workers: dict[str, Worker], seeds: int, images: int) -> None:
-    """Fill a row, two processes at a time."""
+def ahead(rows: list[Row], make: Callable[[Row], list[Asked]]) -> Iterator[list[Asked]]:
+    """What is made for each row, the next one's while this one's is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque([pool.submit(make, rows[0])])
+        for row in rows[1:]:
+            made = coming.popleft().result()
+            coming.append(pool.submit(make, row))
+            yield made
+        yield coming.popleft().result()
+
+
+def judge(row: Row, workers: dict[str, Worker], asked: list[Asked]) -> None:
+    """Fill a row, two processes at a time, JAX's first since it takes longest; the files are not needed any more."""
     together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
-    for name, worker in workers.items():
+    for name, worker in reversed(workers.items()):
         together[worker.target.process][name] = worker
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        paths, xs, wants = [], [], []
-        for seed in range(seeds):
-            asked = question(row.net, seed, images)
-            paths.append(Path(folder, f"{seed}.safetensors"))
-            save_parameters(paths[-1], asked.parameters)
-            xs.append(asked.x)
-            wants.append(asked.want)
-        each = pool.map(lambda some: {name: ask(some[name], row.net, paths, xs) for name in some}, together.values())
+    with ThreadPoolExecutor(2) as pool:
+        each = pool.map(lambda some: {name: ask(some[name], row.net, asked) for name in some}, together.values())
         answers = {name: got for some in each for name, got in some.items()}
+    for one in asked:
+        one.parameters.unlink()
     for name in workers:
-        got = answers[name]
-        row.double[name] = float(np.max([largest_error(*pair) for pair in zip(got["float64"], wants, strict=True)]))
-        row.single[name] = float(np.median([mean_error(*pair) for pair in zip(got["float32"], wants, strict=True)]))
+        double, single = (list(zip(answers[name][dtype], asked, strict=True)) for dtype in DTYPES)
+        row.double[name] = float(np.max([largest_error(got, one.want) for got, one in double]))
+        row.single[name] = float(np.median([mean_error(got, one.want) for got, one in single]))
 
 
-def ask(worker: Worker, net: NetworkSpec, paths: list[Path], xs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+def ask(worker: Worker, net: NetworkSpec, asked: list[Asked]) -> dict[str, list[np.ndarray]]:
     """A target's logits by dtype and seed; they must be of the dtype that was asked for."""
     found = {}
-    for dtype in ("float64", "float32"):  # a network is built once for each
-        pairs = zip(paths, xs, strict=True)
-        futures = [worker.logits(net, path, x.astype(dtype), mode="eager") for path, x in pairs]
+    for dtype in DTYPES:  # a network is built once for each
+        futures = [worker.logits(net, one.parameters, one.x.astype(dtype), mode="eager") for one in asked]
         found[dtype] = [future.result().values for future in futures]
         if odd := {got.dtype.name for got in found[dtype]} - {dtype}:
             raise TypeError(f"{worker.target.name} answered in {', '.join(odd)}, asked for {dtype}")
@@ -186,9 +199,13 @@ def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, conso
     workers: dict[str, Worker] = {}
     for target in targets:
         workers[target.name] = Worker.among(workers.values(), target)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for row in progress.track(chosen, description="networks"):
-            judge(row, workers, seeds, images)
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        TemporaryDirectory() as folder,
+    ):
+        asked = ahead(chosen, lambda row: questions(row, seeds, images, Path(folder)))
+        for row, each in progress.track(zip(chosen, asked, strict=True), len(chosen), description="networks"):
+            judge(row, workers, each)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
@@ -235,7 +252,7 @@ def page(found: list[Row], targets: list[Target], seeds: int, images: int, secon
         lines.append(
             f"| `{row.name}` | {same} | {net.parameter_count():,} | {net.macs() / 1e9:.3f} | {' | '.join(cells)} |"
         )
-    for dtype in ("float64", "float32"):
+    for dtype in DTYPES:
         lines += ["", f"## {dtype}", "", f"| network | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
         for row in found:
             errors = row.double if dtype == "float64" else row.single

@@ -551,11 +551,12 @@ def test_what_is_too_far_off_is_told() -> None:
 
 
 @pytest.mark.framework("torch", "conformance")
-def test_networks_are_judged_in_their_processes(workers: Any) -> None:
-    from se_conformance.networks import Row, judge
+def test_networks_are_judged_in_their_processes(workers: Any, tmp_path: Path) -> None:
+    from se_conformance.networks import Row, judge, questions
 
     row = Row("se_resnet20", network("se_resnet20"))
-    judge(row, {"torch": workers("torch")}, seeds=2, images=1)
+    judge(row, {"torch": workers("torch")}, questions(row, seeds=2, images=1, folder=tmp_path))
+    assert not list(tmp_path.iterdir())
     assert 0 < row.double["torch"] < 1e-13 < 1e-9 < row.single["torch"] < 1e-5
 
 
