@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .layouts import BlockLayout
-from .network_layouts import PEER, REFERENCE, TYPED
+from .network_layouts import FRAMEWORK, PEER, REFERENCE, TYPED
 
 _PLAIN: dict[str, Any] = {"activation": "relu", "gate": "sigmoid"}
 _KERAS = ("/kernel", "/bias")
@@ -40,7 +40,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     # The authors, and networks of the first years.
     "caffe": BlockLayout(
         "hujie-frank/SENet 0262d43",
-        TYPED,
+        FRAMEWORK,
         "1x1_down",
         "1x1_up",
         "OI11",
@@ -49,7 +49,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         **_PLAIN,
     ),
     "shicai": BlockLayout(
-        "shicai/SENet-Caffe d577a92", TYPED, "sqz", "exc", "OI", leaves=(":0", ":1"), separator="/", **_PLAIN
+        "shicai/SENet-Caffe d577a92", FRAMEWORK, "sqz", "exc", "OI", leaves=(":0", ":1"), separator="/", **_PLAIN
     ),
     "matconvnet": BlockLayout(
         "albanie/mcnSENets 75d8294",
@@ -63,11 +63,11 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         **_PLAIN,
     ),
     "tensorpack": BlockLayout(
-        "tensorpack 1547a54", TYPED, "fc1", "fc2", "IO", leaves=("/W", "/b"), separator="/", narrow=True, **_PLAIN
+        "tensorpack 1547a54", FRAMEWORK, "fc1", "fc2", "IO", leaves=("/W", "/b"), separator="/", narrow=True, **_PLAIN
     ),
     "mxnet": BlockLayout(
         "bruinxiong/SENet.mxnet 5f0b469",
-        TYPED,
+        FRAMEWORK,
         "excitation1",
         "excitation2",
         "OI",

@@ -6,7 +6,8 @@ its DagNN's saveobj and pytorch-mcn's reader, no file of its author's was seen.
 
 from .layouts import Extra, Layout, Leaf, Parts
 
-PEER, REFERENCE, TYPED = "peer ran", "reference output", "key list typed from source"
+PEER, REFERENCE = "peer ran", "reference output"
+FRAMEWORK, TYPED = "framework ran", "key list typed from source"
 COUNTER = Extra("{m}.num_batches_tracked")
 
 
@@ -132,7 +133,7 @@ def _authors() -> dict[str, Layout]:
         se = _INCEPTION_SE if suffix == ".bn_inception" else {}
         modules = {**_caffe_stems("/")[suffix], **_caffe("/"), **se}
         found[f"caffe{suffix}"] = Layout(
-            "hujie-frank/SENet 0262d43, models/*.prototxt", TYPED, caffe, modules, networks, format="caffe"
+            "hujie-frank/SENet 0262d43, models/*.prototxt", FRAMEWORK, caffe, modules, networks, format="caffe"
         )
         modules = {**_caffe_stems("_")[suffix], **_caffe("_"), **se}
         found[f"matconvnet{suffix}"] = Layout(
@@ -288,7 +289,7 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
     **_authors(),
     "shicai": Layout(
         "shicai/SENet-Caffe d577a92, se_resnet_50_v1_deploy.prototxt",
-        TYPED,
+        FRAMEWORK,
         {
             **_BLOBS,
             "norm.scale": Leaf("{m}/scale:0"),
@@ -311,7 +312,7 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
     ),
     "tensorpack": Layout(
         "tensorpack 1547a54, examples/ResNet",
-        TYPED,
+        FRAMEWORK,
         _TENSORPACK,
         {
             "stem.conv1": "conv0",
@@ -334,7 +335,7 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
     ),
     "mxnet": Layout(
         "bruinxiong/SENet.mxnet 5f0b469",
-        TYPED,
+        FRAMEWORK,
         _MXNET,
         {
             "input_bn": "bn_data",
@@ -382,7 +383,7 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
     ),
     "taki": Layout(
         "taki0112/SENet-Tensorflow 41b12c4, SE_ResNeXt.py; names by order of creation",
-        TYPED,
+        FRAMEWORK,
         _TAKI,
         {
             "stem.conv1": "conv2d",

@@ -11,8 +11,9 @@ _PAGE = """# Porting
 of any other system. This page is printed by `se-port layouts --markdown`.
 
 *Peer ran*: the system itself, installed, made the names and gave the same gates or logits. *Reference output*: weights
-and outputs of the system's own code stand in the tests. *Key list typed from source* is not verified: names and shapes
-are as the source says, no file of the system was seen.
+and outputs of the system's own code stand in the tests. *Framework ran*: so do those of a network, typed from the
+system's source, that its framework ran under these names (MXNet, tensorpack, TensorFlow; of Caffe, OpenCV's importer).
+*Key list typed from source* is not verified: names and shapes are as the source says, no file of the system was seen.
 
 ## Networks
 
