@@ -7,7 +7,7 @@ THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_N
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers networks demo accuracy lint format docs wheel clean
+.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers port-peers networks demo accuracy lint format docs wheel clean
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
@@ -32,7 +32,7 @@ test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 test-flax: .venv-flax/ready-flax  ## the same with Flax
 	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST)
 
-soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
+soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; a quarter of an hour
 	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md
 
 faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype: found, and named? half an hour
@@ -41,13 +41,16 @@ faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype:
 peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they are installed
 	$(RUN) se_conformance.peers
 
+port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other libraries, as far as they are installed; a quarter of an hour
+	$(RUN) se_port.peers
+
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) se_conformance.networks --out docs/NETWORKS.md
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_conformance.demo --framework $(FRAMEWORK)
 
-accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; an hour
+accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; a quarter of an hour
 	$(RUN) se_conformance.accuracy --out docs/accuracy.json
 
 lint: $(VENV)/ready-all  ## check style, format and types

@@ -173,14 +173,25 @@ def _trials(row: Row) -> str:
     return ", ".join(row.failed) if len(row.failed) < 4 else f"{', '.join(row.failed[:2])}, ..."
 
 
-def _get(path: str) -> Any:
+def get(path: str) -> Any:
     """An object by its dotted path, imported."""
     module, _, name = path.rpartition(".")
-    if module.partition(".")[0] in ("timm", "torchvision", "transformers"):
+    if module.partition(".")[0] in _ON_TORCHVISION:
         _declare_operators_of_torchvision()
     return getattr(importlib.import_module(module), name)
 
 
+_ON_TORCHVISION = (
+    "torchvision",
+    "timm",
+    "transformers",
+    "monai",
+    "pytorchcv",
+    "geffnet",
+    "pretrainedmodels",
+    "segmentation_models_pytorch",
+    "mmpretrain",
+)
 _declared: list[Any] = []
 
 
@@ -220,9 +231,9 @@ def _torch(
 
     def make(dtype: str) -> Any:
         named = {
-            name: _get(f"torch.{value}") if str(value).startswith("nn.") else value for name, value in options.items()
+            name: get(f"torch.{value}") if str(value).startswith("nn.") else value for name, value in options.items()
         }
-        return _get(path)(*arguments, **named)
+        return get(path)(*arguments, **named)
 
     package = path.partition(".")[0]
     modules = ("timm", "torchvision") if package == "timm" else (package,)
@@ -230,21 +241,21 @@ def _torch(
 
 
 def _mobilenet_v3_of_timm(dtype: str) -> Any:
-    width = _get("timm.models._efficientnet_builder.round_channels")
-    return _get(_EFFICIENTNET_OF_TIMM)(
-        72, rd_round_fn=width, force_act_layer=_get("torch.nn.ReLU"), gate_layer="hard_sigmoid"
+    width = get("timm.models._efficientnet_builder.round_channels")
+    return get(_EFFICIENTNET_OF_TIMM)(
+        72, rd_round_fn=width, force_act_layer=get("torch.nn.ReLU"), gate_layer="hard_sigmoid"
     )
 
 
 def _efficientnet_of_transformers(dtype: str) -> Any:
-    config = _get("transformers.EfficientNetConfig")(hidden_act="silu")
-    return _get("transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer")(config, 64, 64)
+    config = get("transformers.EfficientNetConfig")(hidden_act="silu")
+    return get("transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer")(config, 64, 64)
 
 
 def _keras_mobilenet_v3(backend: str, *, finding: str = "") -> Peer:
     def make(dtype: str) -> Any:
         x = _map_of_keras(72, dtype)
-        return _get("keras.Model")(x, _get("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, ""))
+        return get("keras.Model")(x, get("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, ""))
 
     name = "keras.applications.mobilenet_v3._se_block"
     return Peer(name, ("keras",), f"keras {backend}", "keras.mobilenet_v3", make, 72, finding=finding)
@@ -255,9 +266,9 @@ def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
 
     def make(dtype: str) -> Any:
         x = _map_of_keras(16, dtype)
-        y = _get("keras.src.applications.efficientnet.block")(x, filters_in=16, expand_ratio=6, se_ratio=0.25)
-        net = _get("keras.Model")(x, y)
-        return _get("keras.Model")(net.get_layer("se_squeeze").input, net.get_layer("se_excite").output)
+        y = get("keras.src.applications.efficientnet.block")(x, filters_in=16, expand_ratio=6, se_ratio=0.25)
+        net = get("keras.Model")(x, y)
+        return get("keras.Model")(net.get_layer("se_squeeze").input, net.get_layer("se_excite").output)
 
     name, fields = "keras.applications.efficientnet.block", {"basis": 16}
     return Peer(name, ("keras",), f"keras {backend}", "keras.efficientnet", make, 96, fields, finding=finding)
@@ -265,14 +276,14 @@ def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
 
 def _squeeze_and_excite_of_keras_hub(dtype: str) -> Any:
     x = _map_of_keras(64, dtype)
-    layer = _get("keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D")(64, 16, name="se")
+    layer = get("keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D")(64, 16, name="se")
     layer(x)
     return layer
 
 
 def _map_of_keras(channels: int, dtype: str) -> Any:
-    _get("keras.config.set_dtype_policy")(dtype)
-    return _get("keras.Input")((None, None, channels), dtype=dtype)
+    get("keras.config.set_dtype_policy")(dtype)
+    return get("keras.Input")((None, None, channels), dtype=dtype)
 
 
 _SE, _ESE = "timm.layers.SEModule", "timm.layers.EffectiveSEModule"

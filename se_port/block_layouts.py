@@ -21,9 +21,30 @@ def _linear(source: str, reduce: str, expand: str, verified: str = TYPED) -> Blo
     return BlockLayout(source, verified, reduce, expand, "OI", "", narrow=True, **_PLAIN)
 
 
+def _counted(
+    source: str, layer: str, weight: str, bias: str = "O", verified: str = TYPED, **fields: Any
+) -> BlockLayout:
+    """Layers of Keras that nobody named: they are counted."""
+    return BlockLayout(
+        f"{source}: layers by order of creation",
+        verified,
+        f"{layer}{{_k}}",
+        f"{layer}{{_k+1}}",
+        weight,
+        bias,
+        leaves=_KERAS,
+        separator="/",
+        narrow=True,
+        **fields,
+    )
+
+
 _CONV = BlockLayout(_TIMM, PEER, "fc1", "fc2", "OI11", optional=True, narrow=True)
 _KERAS_CONV = BlockLayout("keras 3.15.1", PEER, "reduce", "expand", "11IO", leaves=_KERAS, separator="_")
 _FLAX = BlockLayout("", TYPED, "reduce", "expand", "11IO", leaves=_KERAS, separator="/")
+_KECAM = replace(
+    _KERAS_CONV, source="kecam 1.4.3", verified=PEER, reduce="1_conv", expand="2_conv", optional=True, at=("se",)
+)
 _SE_KERAS = BlockLayout(
     "se_keras", PEER, "reduce", "expand", "IO", optional=True, leaves=("_kernel", "_bias"), separator="/"
 )
@@ -93,18 +114,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "xmu": _linear("xmu-xiaoma666/External-Attention-pytorch d75848e", "fc.0", "fc.2", REFERENCE),
     # The five tutorials; the first has a Keras block, too.
     "tutorial.SqueezeAndExcitation": _linear("tutorial 1, PyTorch", "network.0", "network.2"),
-    "tutorial.SqueezeAndExcitation.keras": BlockLayout(
-        "tutorial 1, Keras: layers by order of creation",
-        TYPED,
-        "dense{_k}",
-        "dense{_k+1}",
-        "IO",
-        "",
-        leaves=_KERAS,
-        separator="/",
-        narrow=True,
-        **_PLAIN,
-    ),
+    "tutorial.SqueezeAndExcitation.keras": _counted("tutorial 1, Keras", "dense", "IO", "", **_PLAIN),
     "tutorial.SEAttention": _linear("tutorial 2", "fc.0", "fc.2"),
     "tutorial.SE": _linear("tutorial 3", "l1", "l2"),
     "tutorial.SELayer": _linear("tutorial 4", "fc.0", "fc.2"),
@@ -119,32 +129,28 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     ),
     "timm.legacy": replace(_CONV, at=("se_module",), optional=False, **_PLAIN),
     "timm.rexnet": replace(_CONV, at=("se",), norm=("bn", 1e-5), optional=False, **_PLAIN),
-    "cadene": replace(
-        _CONV, source="pretrainedmodels 0.7.4", verified=TYPED, at=("se_module",), optional=False, **_PLAIN
-    ),
+    "cadene": replace(_CONV, source="pretrainedmodels 0.7.4", at=("se_module",), optional=False, **_PLAIN),
     "torchvision": replace(_CONV, source=_TORCHVISION, optional=False),
     "efficientnet_pytorch": BlockLayout(
-        "efficientnet_pytorch 0.7.1", TYPED, "_se_reduce", "_se_expand", "OI11", activation="silu", gate="sigmoid"
+        "efficientnet_pytorch 0.7.1", PEER, "_se_reduce", "_se_expand", "OI11", activation="silu", gate="sigmoid"
     ),
     "pycls": BlockLayout("facebookresearch/pycls 5719de6", TYPED, "f_ex.0", "f_ex.2", "OI11", gate="sigmoid"),
-    "monai": BlockLayout("MONAI 1.6.1, ChannelSELayer and ResidualSELayer", TYPED, "fc.0", "fc.2", "OI", narrow=True),
+    "monai": BlockLayout("MONAI 1.6.1, ChannelSELayer and ResidualSELayer", PEER, "fc.0", "fc.2", "OI", narrow=True),
     "mmpretrain": replace(
-        _CONV,
-        source="mmpretrain 1.2.0",
-        verified=TYPED,
-        reduce="conv1.conv",
-        expand="conv2.conv",
-        at=("se", "se_layer"),
+        _CONV, source="mmpretrain 1.2.0", reduce="conv1.conv", expand="conv2.conv", at=("se", "se_layer")
     ),
-    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", verified=TYPED, reduce="conv1", expand="conv2", at=("se",)),
-    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", verified=TYPED, weight="OI", at=("se",)),
+    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", reduce="conv1", expand="conv2", at=("se",)),
+    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", weight="OI", at=("se",)),
     "hf.efficientnet": BlockLayout(
-        _TRANSFORMERS, TYPED, "reduce", "expand", "OI11", at=("squeeze_excite",), gate="sigmoid"
+        _TRANSFORMERS, PEER, "reduce", "expand", "OI11", at=("squeeze_excite",), gate="sigmoid"
     ),
-    "hf.regnet": BlockLayout(_TRANSFORMERS, TYPED, "0", "2", "OI11", at=("attention",), **_PLAIN),
-    "hf.qwen2_5_omni": BlockLayout(_TRANSFORMERS, TYPED, "conv1", "conv2", "OI1", at=("se_block",), **_PLAIN),
+    "hf.regnet": BlockLayout(_TRANSFORMERS, PEER, "0", "2", "OI11", at=("attention",), **_PLAIN),
+    "hf.qwen2_5_omni": BlockLayout(_TRANSFORMERS, PEER, "conv1", "conv2", "OI1", at=("se_block",), **_PLAIN),
     "smp.cSE": BlockLayout(
-        "segmentation_models_pytorch 0.6.0, channel branch", TYPED, "1", "3", "OI11", at=("cSE",), **_PLAIN
+        "segmentation_models_pytorch 0.6.0, channel branch", PEER, "1", "3", "OI11", at=("cSE",), **_PLAIN
+    ),
+    "smp.mobileone": BlockLayout(
+        "segmentation_models_pytorch 0.6.0, MobileOne", PEER, "reduce", "expand", "OI11", at=("se",), **_PLAIN
     ),
     "speechbrain.ecapa": BlockLayout(
         "SpeechBrain 9c826ef", TYPED, "conv1.conv", "conv2.conv", "OI1", at=("se_block",), **_PLAIN
@@ -161,48 +167,13 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         activation="relu",
         gate="hard_sigmoid",
     ),
-    "keras_cv": replace(
-        _KERAS_CONV,
-        source="keras-cv 0.9.0, SqueezeAndExcite2D: layers by order of creation",
-        verified=TYPED,
-        reduce="conv2d{_k}",
-        expand="conv2d{_k+1}",
-        separator="/",
-        narrow=True,
-    ),
-    "keras_hub": replace(
-        _KERAS_CONV, source="keras-hub 0.32.0", verified=TYPED, reduce="conv_reduce", expand="conv_expand"
-    ),
-    "kecam": replace(
-        _KERAS_CONV,
-        source="leondgarse/keras_cv_attention_models 687943d",
-        verified=TYPED,
-        reduce="1_conv",
-        expand="2_conv",
-        optional=True,
-    ),
-    "titu1994": BlockLayout(
-        "titu1994/keras-squeeze-excite-network fc5345b: layers by order of creation",
-        TYPED,
-        "dense{_k}",
-        "dense{_k+1}",
-        "IO",
-        "",
-        leaves=_KERAS,
-        separator="/",
-        narrow=True,
-        **_PLAIN,
-    ),
-    "qubvel": replace(
-        _KERAS_CONV,
-        source="qubvel/classification_models a0f006e: layers by order of creation",
-        verified=TYPED,
-        reduce="conv2d{_k}",
-        expand="conv2d{_k+1}",
-        separator="/",
-        narrow=True,
-        **_PLAIN,
-    ),
+    "keras_cv": _counted("keras-cv 0.9.0, SqueezeAndExcite2D", "conv2d", "11IO", verified=PEER),
+    "keras_hub": replace(_KERAS_CONV, source="keras-hub 0.32.0", reduce="conv_reduce", expand="conv_expand"),
+    "kecam.Conv": _KECAM,
+    "kecam.Dense": replace(_KECAM, reduce="1_dense", expand="2_dense", weight="IO"),
+    "kecam.MaxViT": replace(_KECAM, separator="/"),
+    "titu1994": _counted("titu1994/keras-squeeze-excite-network fc5345b", "dense", "IO", "", **_PLAIN),
+    "qubvel": _counted("qubvel/classification_models a0f006e", "conv2d", "11IO", **_PLAIN),
     "automl": replace(
         _KERAS_CONV,
         source="google/automl 6a54c87",
@@ -263,5 +234,6 @@ BLOCK_ALIASES = {
     **dict.fromkeys(("torch", "se_torch"), ("canonical",)),
     **dict.fromkeys(("flax", "nnx", "linen", "se_flax.linen"), ("se_flax",)),
     "keras": ("se_keras", "keras"),
+    "kecam": ("kecam.Conv", "kecam"),
 }
-"""Families by a framework's name; the first is the one that is written."""
+"""Families by a name; the first is the one that is written."""

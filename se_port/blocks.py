@@ -20,6 +20,8 @@ Tensors = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 CHOICES = ("activation", "gate")
 NORM = ("weight", "bias", "running_mean", "running_var")
+PERCEPTRON = ("mlp",)
+"""What calls itself so is no block, if its layers' names say no more: CBAM's has maxima as well as means."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def candidates(shapes: Shapes, name: str, row: BlockLayout, *, named: bool = Fal
         before = path + row.separator if path else ""
         modules = {} if row.reduce is None else {"reduce": before + fill(row.reduce, numbers)}
         modules["expand"] = before + fill(row.expand, numbers)
-        if not _whole_norm(shapes, before, row.norm[0], key) if row.norm else _normalised(shapes, before, key):
+        if not _whole_norm(shapes, before, row.norm[0], key) if row.norm else _has_more(shapes, before, key):
             continue
         names = {f"{at}.weight": module + weight for at, module in modules.items()}
         biases = {f"{at}.bias": module + bias for at, module in modules.items()} if row.bias else {}
@@ -137,7 +139,9 @@ def candidates(shapes: Shapes, name: str, row: BlockLayout, *, named: bool = Fal
             continue
         names |= biases if any(have) else {}
         whole = named and not path and all(at in names.values() or _is_of_norm(at, row) for at in shapes)
-        if row.at and not whole and re.split(r"[./]", path)[-1] not in row.at:
+        if row.at and not whole and not _ends_in(row.at, path, row):
+            continue
+        if row.narrow and not whole and _ends_in(PERCEPTRON, path, row):
             continue
         widths = _widths({at: shapes[key] for at, key in names.items()}, row)
         wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
@@ -146,11 +150,22 @@ def candidates(shapes: Shapes, name: str, row: BlockLayout, *, named: bool = Fal
             yield Candidate(path, name, ordered, *widths)
 
 
-def _normalised(shapes: Shapes, before: str, first: str) -> bool:
-    """Whether a norm of the hidden width stands beside the first projection, as in RexNet and GCNet."""
+def _ends_in(words: tuple[str, ...], path: str, row: BlockLayout) -> bool:
+    """Whether a path's last element is one of these words; where paths have slashes, names have underscores."""
+    before = "./" if row.separator == "." else "./_"
+    return path in words or path.endswith(tuple(sign + word for word in words for sign in before))
+
+
+def _has_more(shapes: Shapes, before: str, first: str) -> bool:
+    """Whether something with weights of its own stands beside the projections: PReLU, as in SINet, or a norm of the
+    hidden width, as in RexNet, GCNet and projection heads.
+
+    Numbered norms beside convolutions are a unit's own, of whatever width.
+    """
     hidden = shapes[first][:1]
-    names = [f"{before}{norm}.{leaf}" for norm in ("bn", "ln", "norm") for leaf in ("weight", "running_mean")]
-    return any(name in shapes and shapes[name][:1] == hidden for name in names)
+    numbers = ("", "0", "1", "2") if len(shapes[first]) == 2 else ("",)
+    others = ["act", "activ", *(norm + number for norm in ("bn", "ln", "norm") for number in numbers)]
+    return any(shapes.get(f"{before}{one}.{leaf}") == hidden for one in others for leaf in ("weight", "running_mean"))
 
 
 def _is_of_norm(name: str, row: BlockLayout) -> bool:

@@ -10,10 +10,11 @@ _PAGE = """# Porting
 `se_port` moves the weights of SE blocks and SENets: a system's file becomes canonical parameters, and from there a file
 of any other system. This page is printed by `se-port layouts --markdown`.
 
-*Peer ran*: the system itself, installed, made the names and gave the same gates or logits. *Reference output*: weights
-and outputs of the system's own code stand in the tests. *Framework ran*: so do those of a network, typed from the
-system's source, that its framework ran under these names (MXNet, tensorpack, TensorFlow; of Caffe, OpenCV's importer).
-*Key list typed from source* is not verified: names and shapes are as the source says, no file of the system was seen.
+*Peer ran*: the system itself, installed, made the names and gave the same gates or logits, in the tests or in
+[PORT_PEERS.md](PORT_PEERS.md). *Reference output*: weights and outputs of the system's own code stand in the tests.
+*Framework ran*: so do those of a network, typed from the system's source, that its framework ran under these names
+(MXNet, tensorpack, TensorFlow; of Caffe, OpenCV's importer). *Key list typed from source* is not verified: names and
+shapes are as the source says, no file of the system was seen.
 
 ## Networks
 

@@ -115,11 +115,12 @@ def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -
     assert "se_numpy" not in text
 
 
+COMPILED_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 HOMES = {
     "numpy": Target("numpy", "numpy", "", ()),
     "torch": TARGETS["torch"],
     "keras": TARGETS["keras tensorflow"],
-    "jax": Target("jax", "flax", "flax", ("flax",), {}, {"XLA_FLAGS": "--xla_backend_optimization_level=0"}),
+    "jax": Target("jax", "flax", "flax", ("flax",), {}, {"XLA_FLAGS": COMPILED_QUICKLY}),
 }
 """In whose process a framework's blocks are judged."""
 

@@ -4,6 +4,8 @@ Where a system can be installed, its own networks say where the blocks are and i
 the others there is one set of names each, typed by hand from its sources and not from the tables.
 """
 
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,20 @@ import pytest
 
 import se_numpy
 import se_port
+from se_conformance.peers import get
 from se_port import blocks
 from se_port.block_layouts import BLOCK_LAYOUTS
 from se_port.layouts import UNKNOWN, BlockLayout
+from se_port.peers import of_torch
+from se_port.peers.network import Network, difference, find_any, zeros
+from se_port.peers.systems import SYSTEMS, TIMM, TORCHVISION
 from se_spec import LayoutError, SESpec
 
-from . import port_peers
 from .conftest import OnDemand
 
 torch = OnDemand("torch")
 keras = OnDemand("keras")
 REFERENCES = Path(__file__).parent / "references"
-
-
-def zeros(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    return {name: np.broadcast_to(np.float32(0.0), shape) for name, shape in shapes.items()}
-
-
-def found_or_none(tensors, layout: str = "auto") -> dict[str, blocks.Found]:
-    """The blocks; none is an answer."""
-    try:
-        return se_port.find_blocks(tensors, layout)
-    except LayoutError as error:
-        if not str(error).startswith("no SE block of "):
-            raise
-        return {}
 
 
 def bits(parameters: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], np.dtype, bytes]]:
@@ -89,9 +80,6 @@ WITHOUT_SE = {
     ],
     "torchvision": ["convnext_tiny", "mnasnet0_5", "resnet18", "swin_t", "vit_b_16"],
 }
-IN_MEMORY = ("regnet_y_400mf",)
-"""Its constructor looks at its weights."""
-
 KINDS = {
     ("SEModule", "relu", "sigmoid", False, True),
     ("SEModule", "relu", "sigmoid", True, True),
@@ -118,8 +106,12 @@ def every(networks: dict[str, list[str]]) -> Any:
     return pytest.mark.parametrize(("package", "name"), cases, ids=[" ".join(case) for case in cases])
 
 
-def network(package: str, name: str) -> port_peers.Net:
-    return port_peers.network(package, name, "cpu" if name in IN_MEMORY else "meta")
+BY_NAME = {system.name: system for system in SYSTEMS}
+
+
+@cache
+def network(package: str, name: str) -> Network:
+    return BY_NAME[package].network(name)
 
 
 @pytest.mark.framework("torch", "peers")
@@ -128,68 +120,60 @@ def network(package: str, name: str) -> port_peers.Net:
 def test_every_block_of_a_network_is_found_where_it_is(package, name, layout):
     net = network(package, name)
     found = se_port.find_blocks(zeros(net.shapes), package if layout == "its own" else layout)
-    assert list(found) == list(net.modules) != []
-    for path, module in net.modules.items():
-        block, spec = port_peers.described(module), found[path].spec
+    assert list(found) == [block.path for block in net.blocks] != []
+    for block in net.blocks:
+        spec = found[block.path].spec
         hidden = None if spec.single_projection else spec.hidden
         assert (spec.channels, hidden, spec.bias) == (block.channels, block.hidden, block.bias)
-        own = {at for at in net.shapes if at.startswith(f"{path}.") and ".bn." not in at}
-        assert set(found[path].names.values()) == own
-        assert bool(found[path].changes) == block.norm
+        assert set(found[block.path].names.values()) == block.names
+        assert bool(found[block.path].changes) == block.norm
         for choice in blocks.CHOICES:
-            assert choice in found[path].unknown or getattr(spec, choice) == getattr(block, choice)
+            assert choice in found[block.path].unknown or getattr(spec, choice) == getattr(block, choice)
 
 
 @pytest.mark.framework("torch", "peers")
 @every(WITHOUT_SE)
 def test_nothing_is_found_where_no_block_is(package, name):
     net = network(package, name)
-    assert not net.modules and len(net.shapes) > 50
+    assert not net.blocks and len(net.shapes) > 50
     for layout in ("auto", package):
-        assert found_or_none(zeros(net.shapes), layout) == {}
+        assert find_any(zeros(net.shapes), layout) == {}
+
+
+def kind_of(block) -> tuple:
+    return (block.kind.rpartition(".")[2], block.activation, block.gate, block.norm, block.bias)
 
 
 @pytest.mark.framework("torch", "peers")
 def test_those_networks_have_every_kind_of_block_and_every_place():
-    had, places = set(), set()
-    for package, names in WITH_SE.items():
-        for name in names:
-            for path, module in network(package, name).modules.items():
-                block = port_peers.described(module)
-                had.add((type(module).__name__, block.activation, block.gate, block.norm, block.bias))
-                places.add(path.rpartition(".")[2])
-    assert had == KINDS
-    assert places >= PLACES
+    had = [block for package, names in WITH_SE.items() for name in names for block in network(package, name).blocks]
+    assert {kind_of(block) for block in had} == KINDS
+    assert {block.path.rpartition(".")[2] for block in had} >= PLACES
 
 
-def agrees(found: blocks.Found, module, channels_last: bool = False) -> None:
-    x = port_peers.feature_map(found.spec.channels, seed=2)
-    want = port_peers.gate_of_torch(module, x, channels_last)
-    got = se_numpy.excitation(x, found.spec, found.parameters, data_format="channels_last")
-    assert want.max() - want.min() > 0.1
-    assert abs(got - want).max() < 1e-12 * abs(want).max()
-    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
+def agrees(block, answer, found: blocks.Found) -> None:
+    assert answer.gate.max() - answer.gate.min() > 0.1
+    assert difference(block, answer, found) < 1e-12
 
 
 @pytest.mark.framework("torch", "peers")
 @every(WITH_SE)
 def test_gates_are_those_of_their_own_modules(package, name):
-    for seed, (path, module, block) in enumerate(port_peers.kinds(network(package, name))):
-        own = port_peers.real(module, seed)
-        tensors = port_peers.state(own, path)
-        told = se_port.find_blocks(tensors)[path].unknown
-        known = {choice: getattr(block, choice) for choice in told}
-        (found,) = se_port.find_blocks(tensors, **known).values()
-        assert found.unknown == ()
-        agrees(found, own)
+    one_of_each = {kind_of(block): block for block in network(package, name).blocks}
+    for seed, block in enumerate(one_of_each.values()):
+        answer = block.answer(seed)
+        (found,) = se_port.find_blocks(answer.tensors).values()
+        agrees(block, answer, found)
+        known = {choice: getattr(block, choice) for choice in found.unknown}
+        assert se_port.find_blocks(answer.tensors, **known)[block.path].unknown == ()
 
 
 ALONE: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "timm.SEModule": ("timm.layers.SEModule", (24,), {"bias": False}),
-    "timm.SEModule, wider inside": ("timm.layers.SEModule", (3,), {}),
+    "timm.SEModule": ("timm.layers.squeeze_excite.SEModule", (24,), {"bias": False}),
+    "timm.SEModule, wider inside": ("timm.layers.squeeze_excite.SEModule", (3,), {}),
     "timm.SqueezeExciteCl": ("timm.layers.squeeze_excite.SqueezeExciteCl", (24,), {}),
     "timm.SqueezeExcite": ("timm.models._efficientnet_blocks.SqueezeExcite", (24,), {}),
-    "timm.EffectiveSEModule": ("timm.layers.EffectiveSEModule", (24,), {}),
+    "timm.EffectiveSEModule": ("timm.layers.squeeze_excite.EffectiveSEModule", (24,), {}),
     "timm.hgnet": ("timm.models.hgnet.EseModule", (24,), {}),
     "timm.legacy": ("timm.models.senet.SEModule", (24, 8), {}),
     "timm.rexnet": ("timm.models.rexnet.SEWithNorm", (24,), {}),
@@ -202,67 +186,39 @@ ALONE: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 def test_a_file_may_be_the_block_itself_in_the_layout_that_is_named(name):
     path, arguments, options = ALONE[name]
     layout = name.partition(",")[0]
-    own = port_peers.real(port_peers.of_package(layout.partition(".")[0], path)(*arguments, **options), seed=5)
-    tensors = {at: value.numpy() for at, value in own.state_dict().items()}
-    block = port_peers.described(own)
-    found = se_port.find_blocks(tensors, layout, block.activation, block.gate)
+    block = of_torch.read(get(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind()))
+    answer = block.answer(5)
+    found = se_port.find_blocks(answer.tensors, layout, block.activation, block.gate)
     assert list(found) == [""] and found[""].layouts == (layout,)
-    agrees(found[""], own, channels_last=path.endswith("Cl"))
+    agrees(block, answer, found[""])
 
 
 # Keras
 
 KERAS = {
-    "EfficientNetB0": ("keras.efficientnet", "_se", "silu", "sigmoid"),
-    "EfficientNetV2B0": ("keras.efficientnet", "_se", "silu", "sigmoid"),
-    "MobileNetV3Small": ("keras.mobilenet_v3", "", "relu", "hard_sigmoid"),
+    "EfficientNetB0": ("keras.efficientnet", "_se", 16, "silu", "sigmoid"),
+    "EfficientNetV2B0": ("keras.efficientnet", "_se", 16, "silu", "sigmoid"),
+    "MobileNetV3Small": ("keras.mobilenet_v3", "", 9, "relu", "hard_sigmoid"),
 }
-
-
-@pytest.fixture
-def float64(tf):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy(before)
 
 
 @pytest.mark.framework("keras")
 @pytest.mark.parametrize("name", KERAS)
-def test_blocks_of_keras_applications(float64, name):
-    layout, ending, activation, gate = KERAS[name]
-    make = getattr(keras.applications, name)
-    model = make(weights=None, include_top=False, input_shape=(None, None, 3))
-    ends = {"keras.efficientnet": ("_reduce", "_expand"), "keras.mobilenet_v3": ("_squeeze_excite_conv",) * 2}[layout]
-    pairs = [layer.name.removesuffix(ends[0]) for layer in model.layers if layer.name.endswith(ends[0])]
-    found = se_port.find_blocks(port_peers.names_of_keras(model))
-    assert list(found) == pairs and len(pairs) > 8 and all(path.endswith(ending) for path in pairs)
-    assert set(se_port.find_blocks(port_peers.names_of_keras(model), layout)) == set(pairs)
-    for block in found.values():
-        assert (block.layouts, block.unknown) == ((layout,), ())
-        assert (block.spec.activation, block.spec.gate, block.spec.bias) == (activation, gate, True)
-
-    path = pairs[1]
-    random = np.random.default_rng(7)
-    values = {}
-    for at, tensor in found[path].names.items():
-        layer, _, leaf = tensor.partition("/")
-        weight = getattr(model.get_layer(layer), leaf)
-        values[tensor] = port_peers.spread(random, tuple(weight.shape)[::-1]).T
-        weight.assign(values[tensor])
-        assert weight.dtype == "float64" and at.endswith("bias") == (leaf == "bias")
-    if layout == "keras.efficientnet":
-        part = keras.Model(model.get_layer(f"{path}_squeeze").input, model.get_layer(f"{path}_excite").output)
-    else:
-        pool, product = (model.get_layer(f"{path}_squeeze_excite_{end}") for end in ("avg_pool", "mul"))
-        part = keras.Model(pool.input, product.output)
-    x = port_peers.feature_map(found[path].spec.channels, seed=3)
-    want = port_peers.gate_of(lambda x: np.asarray(part(x)), x)
-    (block,) = se_port.find_blocks(values).values()
-    got = se_numpy.excitation(x, block.spec, block.parameters, data_format="channels_last")
-    assert block.spec == found[path].spec
-    assert want.max() - want.min() > 0.1
-    assert abs(got - want).max() < 1e-12 * abs(want).max()
+def test_blocks_of_keras_applications(tf, name):
+    layout, ending, number, activation, gate = KERAS[name]
+    net = network("keras", name)
+    found = se_port.find_blocks(zeros(net.shapes))
+    assert [set(one.names.values()) for one in found.values()] == [block.names for block in net.blocks]
+    assert len(found) == number and all(path.endswith(ending) for path in found)
+    assert list(se_port.find_blocks(zeros(net.shapes), layout)) == list(found)
+    for one, block in zip(found.values(), net.blocks, strict=True):
+        assert (one.layouts, one.unknown) == ((layout,), ())
+        assert (one.spec.activation, one.spec.gate, one.spec.bias) == (activation, gate, True)
+        assert (block.activation, block.gate) == (activation, gate)
+    block = net.blocks[1]
+    answer = block.answer(7)
+    (one,) = se_port.find_blocks(answer.tensors).values()
+    agrees(block, answer, one)
 
 
 @pytest.mark.framework("keras")
@@ -275,7 +231,7 @@ def test_dense_layers_of_keras_that_nobody_named(tf):
         gate = layers.Reshape((1, 1, 24))(dense[1](dense[0](layers.GlobalAveragePooling2D()(x))))
         x, pairs = layers.Multiply()([x, gate]), [*pairs, dense]
     model = keras.Model(inputs, layers.Dense(10)(x))
-    found = se_port.find_blocks(port_peers.names_of_keras(model))
+    found = se_port.find_blocks(zeros({weight.path: tuple(weight.shape) for weight in model.weights}))
     assert list(found) == [first.name for first, _ in pairs]
     for (first, second), block in zip(pairs, found.values(), strict=True):
         assert block.names == {"reduce.weight": f"{first.name}/kernel", "expand.weight": f"{second.name}/kernel"}
@@ -636,6 +592,16 @@ GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = 
         },
         (256, 16, True),
     ),
+    "smp.mobileone": (
+        "stage2.3.se",
+        {
+            "stage2.3.se.reduce.weight": (16, 256, 1, 1),
+            "stage2.3.se.reduce.bias": (16,),
+            "stage2.3.se.expand.weight": (256, 16, 1, 1),
+            "stage2.3.se.expand.bias": (256,),
+        },
+        (256, 16, True),
+    ),
     "speechbrain.ecapa": (
         "blocks.1.se_block",
         {
@@ -696,7 +662,7 @@ GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = 
         },
         (64, 16, True),
     ),
-    "kecam": (
+    "kecam.Conv": (
         "stack1_block1_se",
         {
             "stack1_block1_se_1_conv/kernel": (1, 1, 32, 8),
@@ -705,6 +671,24 @@ GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = 
             "stack1_block1_se_2_conv/bias": (32,),
         },
         (32, 8, True),
+    ),
+    "kecam.Dense": (
+        "stem_down_extract_se",
+        {
+            "stem_down_extract_se_1_dense/kernel": (64, 16),
+            "stem_down_extract_se_2_dense/kernel": (16, 64),
+        },
+        (64, 16, False),
+    ),
+    "kecam.MaxViT": (
+        "stack_1_block_1/mbconv/se",
+        {
+            "stack_1_block_1/mbconv/se/1_conv/kernel": (1, 1, 256, 16),
+            "stack_1_block_1/mbconv/se/1_conv/bias": (16,),
+            "stack_1_block_1/mbconv/se/2_conv/kernel": (1, 1, 16, 256),
+            "stack_1_block_1/mbconv/se/2_conv/bias": (256,),
+        },
+        (256, 16, True),
     ),
     "titu1994": ("", {"dense_14/kernel": (512, 32), "dense_15/kernel": (32, 512)}, (512, 32, False)),
     "qubvel": (
@@ -844,6 +828,7 @@ TOLD = {
     "tutorial.SqueezeAndExcitation.keras": ("tutorial.SqueezeAndExcitation.keras", "titu1994"),
     "tutorial.SE": ("tutorial.SE",),
     "hf.regnet": ("hf.regnet",),
+    "smp.mobileone": ("smp.mobileone",),
     "keras.efficientnet": ("keras.efficientnet",),
     "keras.mobilenet_v3": ("keras.mobilenet_v3",),
     "automl": ("automl",),
@@ -858,7 +843,9 @@ def test_names_that_tell_activation_and_gate(name):
     assert (block.layouts, block.unknown) == (TOLD[name], ())
 
 
-@pytest.mark.parametrize("name", ["tutorial.SEBlock", "timm.SEModule", "torchvision", "keras_cv", "keras_hub", "kecam"])
+@pytest.mark.parametrize(
+    "name", ["tutorial.SEBlock", "timm.SEModule", "torchvision", "keras_cv", "keras_hub", "kecam.Conv"]
+)
 def test_names_that_tell_neither_activation_nor_gate(name):
     (block,) = se_port.find_blocks(zeros(GOLDEN[name][1])).values()
     assert block.unknown == ("activation", "gate")
@@ -898,18 +885,20 @@ PATHS = {
     "/": "net/stage1/block0",
     "_": "net_stage1_block0",
 }
-LAYOUTS = [
-    pytest.param(name, bias, id=f"{name}, {'biases' if bias else 'no biases'}")
+HELD = [
+    (name, bias)
     for name, row in BLOCK_LAYOUTS.items()
     for bias in (False, True)
-    if (row.optional or not bias or row.bias) and (bias or row.optional or not row.bias)
+    if row.optional or bias == bool(row.bias)
 ]
+"""Every layout with the biases that it can hold."""
+LAYOUTS = [pytest.param(name, bias, id=f"{name}, {'biases' if bias else 'no biases'}") for name, bias in HELD]
 every_layout = pytest.mark.parametrize(("name", "bias"), LAYOUTS)
 
 
 def a_path(row: BlockLayout) -> str:
     path = PATHS[row.separator]
-    return f"{path}{'.' if row.separator == '_' else row.separator}{row.at[0]}" if row.at else path
+    return f"{path}{row.separator}{row.at[0]}" if row.at else path
 
 
 def a_spec(row: BlockLayout, bias: bool, channels: int = 12, hidden: int = 3) -> SESpec:
@@ -990,7 +979,7 @@ def test_a_block_that_is_wider_inside(name, bias):
     values = se_numpy.initialize(spec, seed=1)
     tensors = blocks.save(values, name, path)
     if row.narrow:
-        assert path not in found_or_none(tensors, name)
+        assert path not in find_any(tensors, name)
     else:
         is_the_block(se_port.find_blocks(tensors, name), path, spec, values)
     is_the_block(se_port.find_blocks(blocks.save(values, name), name), "", spec, values)
@@ -1025,20 +1014,48 @@ ODD = {
 """NaNs with something in them, negative zero, the smallest number, infinity, and the largest subnormal, negative."""
 
 
+def odd_values(spec: SESpec, dtype: str, *rows: BlockLayout) -> dict[str, np.ndarray]:
+    """Parameters that begin with those, unless a layout computes, as folding does."""
+    values = se_numpy.initialize(spec, seed=1, dtype=dtype)
+    if all(row.norm is None for row in rows):
+        for value in values.values():
+            value.ravel()[: len(ODD[dtype])] = ODD[dtype][: value.size]
+    return values
+
+
 @pytest.mark.parametrize("dtype", ODD)
 @every_layout
 def test_every_bit_comes_through(name, bias, dtype):
     row = BLOCK_LAYOUTS[name]
     spec, path = a_spec(row, bias), a_path(row)
-    values = se_numpy.initialize(spec, seed=1, dtype=dtype)
-    if row.norm is None:  # folding computes
-        for value in values.values():
-            value.ravel()[: len(ODD[dtype])] = ODD[dtype][: value.size]
+    values = odd_values(spec, dtype, row)
     tensors = blocks.save(values, name, path)
     assert {str(value.dtype) for value in tensors.values()} == {dtype}
     (block,) = se_port.find_blocks(tensors, name).values()
     assert bits(block.parameters) == bits(values)
     assert bits(blocks.save(block.parameters, name, path)) == bits(tensors)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["biases", "no biases"])
+@pytest.mark.parametrize("single", [False, True], ids=["two projections", "one projection"])
+def test_every_bit_comes_through_any_two_layouts(single, bias):
+    """There, on to the other and back; of thousands of pairs each has one dtype, but each layout meets all of them."""
+    rows = {name: BLOCK_LAYOUTS[name] for name, biased in HELD if biased == bias}
+    rows = {name: row for name, row in rows.items() if (row.reduce is None) == single}
+    assert len(rows) >= 3
+    asked = [
+        (first, second, dtype)
+        for (i, first), (j, second), (k, dtype) in product(enumerate(rows), enumerate(rows), enumerate(ODD))
+        if len(rows) < 10 or (i + j) % len(ODD) == k
+    ]
+    assert {one[:2] for one in asked} == set(product(rows, rows))
+    assert {one[::2] for one in asked} == {one[1:] for one in asked} == set(product(rows, ODD))
+    for first, second, dtype in asked:
+        one, other = BLOCK_LAYOUTS[first], BLOCK_LAYOUTS[second]
+        given = blocks.save(odd_values(a_spec(one, bias), dtype, one, other), first, a_path(one))
+        (there,) = se_port.find_blocks(given, first).values()
+        (back,) = se_port.find_blocks(blocks.save(there.parameters, second, a_path(other)), second).values()
+        assert bits(blocks.save(back.parameters, first, a_path(one))) == bits(given), (first, second, dtype)
 
 
 @pytest.mark.framework("torch")
@@ -1134,7 +1151,7 @@ def test_a_bias_of_one_projection_only(name, missing):
     tensors = blocks.save(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     del tensors[block.names[missing]]
-    assert found_or_none(tensors, name) == {}
+    assert find_any(tensors, name) == {}
 
 
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if row.reduce is not None])
@@ -1144,7 +1161,7 @@ def test_a_projection_alone(name):
     (block,) = se_port.find_blocks(tensors, name).values()
     for weight in ("reduce.weight", "expand.weight"):
         rest = {at: value for at, value in tensors.items() if at != block.names[weight]}
-        assert found_or_none(rest) == {}
+        assert find_any(rest) == {}
 
 
 @every_layout
@@ -1155,7 +1172,7 @@ def test_shapes_that_do_not_fit(name, bias):
     for at in block.names.values():
         shape = tensors[at].shape
         for wrong in ((*shape, 1), shape[1:], (shape[0] + 1, *shape[1:]), (0, *shape[1:])):
-            assert found_or_none(tensors | zeros({at: wrong}), name) == {}, (at, wrong)
+            assert find_any(tensors | zeros({at: wrong}), name) == {}, (at, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "complex64", "float8_e4m3fn"])
@@ -1183,6 +1200,30 @@ PERCEPTRONS = {
     },
     "Keras": {"dense/kernel": (16, 64), "dense_1/kernel": (64, 16)},
     "nothing inside": {"se.fc1.weight": (0, 8, 1, 1), "se.fc2.weight": (8, 0, 1, 1)},
+    "CBAM of pytorchcv": {
+        "cbam.ch_gate.mlp.fc1.weight": (4, 64),
+        "cbam.ch_gate.mlp.fc1.bias": (4,),
+        "cbam.ch_gate.mlp.fc2.weight": (64, 4),
+        "cbam.ch_gate.mlp.fc2.bias": (64,),
+    },
+    "channel mixer of kecam": {
+        "stack1_block1_channel_mixer_1_conv/kernel": (1, 1, 48, 96),
+        "stack1_block1_channel_mixer_2_conv/kernel": (1, 1, 96, 48),
+    },
+    "projection head of mmpretrain": {
+        "neck.fc1.weight": (64, 64),
+        "neck.bn1.weight": (64,),
+        "neck.bn1.running_mean": (64,),
+        "neck.fc2.weight": (64, 64),
+    },
+    "PReLU of pytorchcv's SINet": {
+        "down_conv.se.fc1.weight": (42, 84),
+        "down_conv.se.fc1.bias": (42,),
+        "down_conv.se.activ.weight": (42,),
+        "down_conv.se.fc2.weight": (84, 42),
+        "down_conv.se.fc2.bias": (84,),
+        "down_conv.se.sigmoid.weight": (84,),
+    },
     "another way out": {"head.fc1.weight": (32, 64), "head.fc2.weight": (10, 32)},
     "with a norm between": {
         "attn.mlp_add.fc1.weight": (8, 64, 1, 1),
@@ -1203,14 +1244,14 @@ PERCEPTRONS = {
 
 @pytest.mark.parametrize("name", PERCEPTRONS)
 def test_a_perceptron_is_no_block(name):
-    assert found_or_none(zeros(PERCEPTRONS[name])) == {}
+    assert find_any(zeros(PERCEPTRONS[name])) == {}
 
 
 @pytest.mark.parametrize("leaf", ["weight", "bias", "running_mean", "running_var"])
 def test_half_a_batch_norm_is_not_folded(leaf):
     shapes = {at: shape for at, shape in GOLDEN["timm.rexnet"][1].items() if at != f"features.3.se.bn.{leaf}"}
-    assert found_or_none(zeros(shapes)) == {}
-    assert found_or_none(zeros(GOLDEN["timm.rexnet"][1] | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet") == {}
+    assert find_any(zeros(shapes)) == {}
+    assert find_any(zeros(GOLDEN["timm.rexnet"][1] | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet") == {}
 
 
 CANNOT_SAVE = {

@@ -288,7 +288,7 @@ def port_of_a_keras_2_net(x, w1, b1, w2, b2):
     return x * F.hardsigmoid(F.linear(F.relu(F.linear(z, w1, b1)), w2, b2))[..., None, None]
 
 
-@wrong("hard_sigmoid not clipped", "jax", SESpec(20, hidden=5, bias=True, gate="hard_sigmoid"))
+@wrong("hard_sigmoid not clipped", "jax", SESpec(24, hidden=6, bias=True, gate="hard_sigmoid"))
 def forgotten_clip(x, w1, b1, w2, b2):
     from jax import nn
 
@@ -351,7 +351,7 @@ def logits_taken_for_the_gate(x, w1, b1, w2, b2):
     return jnp.einsum("nhwc,nc->nhwc", x, jnp.einsum("nr,cr->nc", h, w2) + b2)
 
 
-@wrong("softmax over the channels as gate", "jax", SESpec(16, hidden=4, bias=True))
+@wrong("softmax over the channels as gate", "jax", SESpec(24, hidden=6, bias=True))
 def softmax_attention(x, w1, b1, w2, b2):
     from jax import nn
 
@@ -395,7 +395,7 @@ def fast_exponential(x, w1, b1, w2, b2):
     return x * (1 / (1 + jnp.exp2(-v)))[:, None, None, :]
 
 
-@wrong("gain inside the gate", "jax", SESpec(32, hidden=16, bias=True, gain=2.0))
+@wrong("gain inside the gate", "jax", SESpec(24, hidden=6, bias=True, gain=2.0))
 def nfnet_gain_before_the_sigmoid(x, w1, b1, w2, b2):
     from jax import nn
 
@@ -576,7 +576,7 @@ def second_convolution_without_bias(x, w1, b1, w2, b2):
     return x * torch.sigmoid(F.conv2d(h, w2[:, :, None, None]))
 
 
-@wrong("biases ignored", "jax", SESpec(48, hidden=12, bias=True, gate="hard_sigmoid"))
+@wrong("biases ignored", "jax", SESpec(24, hidden=6, bias=True, gate="hard_sigmoid"))
 def flax_without_biases(x, w1, b1, w2, b2):
     from flax import linen
 
@@ -972,7 +972,7 @@ def tutorial_without_a_reshape(x, w1, b1, w2, b2):
     return x * s
 
 
-@wrong("gate broadcast along axis 1", "jax", SESpec(16, hidden=4, bias=True))
+@wrong("gate broadcast along axis 1", "jax", SESpec(24, hidden=6, bias=True))
 def channels_first_habit(x, w1, b1, w2, b2):
     from jax import nn
 
@@ -1049,7 +1049,7 @@ def nfnet_without_its_factor(x, w1, b1, w2, b2):
     return net(x.mean((2, 3)))[:, :, None, None] * x
 
 
-@wrong("gain applied twice", "jax", SESpec(32, hidden=16, bias=True, gain=2.0))
+@wrong("gain applied twice", "jax", SESpec(24, hidden=6, bias=True, gain=2.0))
 def gain_of_the_block_and_of_its_caller(x, w1, b1, w2, b2):
     from jax import nn
 
