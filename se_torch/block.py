@@ -14,6 +14,8 @@ from torch.nn import functional as F
 import se_spec
 from se_spec import SESpec
 
+from . import eager
+from .eager import Formula, Weights
 from .nonlinearities import activate, gate
 
 
@@ -56,51 +58,60 @@ class SqueezeExcitation(nn.Module):
         self.expand = nn.Linear(spec.hidden, spec.channels, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self._widened(x)
-        y = wide * _over_space(self.spec.gain * self._gate(wide), x.ndim)  # C-1, C-2
-        if self.spec.residual:
-            y = y + wide  # C-3
-        return y.to(x.dtype)  # N-2
+        self._check(x)
+        formula = Formula(self.spec, self._squeeze, self._factors, self._scale)
+        weights = self._weights()
+        return eager.run(x, formula, weights) if eager.fits(x, self.spec, weights) else formula(x, weights)
 
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
-        return self._gate(self._widened(x))
+        self._check(x)
+        return self._gate(self._squeeze(eager.widened(x)), self._weights())
 
-    def _widened(self, x: Tensor) -> Tensor:
+    def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
-        return x.to(torch.promote_types(x.dtype, torch.float32))  # N-1
 
-    def _gate(self, x: Tensor) -> Tensor:
-        with _without_autocast(x.device.type):  # N-4
-            z = _squeeze(x, self.spec.squeeze)
+    def _weights(self) -> Weights:
+        expand = self.expand
+        if self.spec.single_projection:
+            return expand.weight, expand.bias
+        reduce = self.reduce
+        return reduce.weight, reduce.bias, expand.weight, expand.bias
+
+    def _squeeze(self, x: Tensor) -> Tensor:
+        axes = tuple(range(2, x.ndim))
+        if self.spec.squeeze == "avg":
+            return x.mean(axes)  # S-1
+        highest = x.amax(axes).masked_fill(x.isnan().any(axes), torch.nan)  # S-2; exported, amax would drop NaN
+        return highest if self.spec.squeeze == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+
+    def _gate(self, z: Tensor, weights: Weights) -> Tensor:
+        with _without_autocast(z.device.type):  # N-4
             if not self.spec.single_projection:  # E-4
-                z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
-            return gate(_project(z, self.expand), self.spec.gate)  # E-3
+                z = activate(_project(z, *weights[:2]), self.spec.activation)  # E-1, E-2
+            return gate(_project(z, *weights[-2:]), self.spec.gate)  # E-3
+
+    def _factors(self, z: Tensor, weights: Weights) -> Tensor:
+        g = self._gate(z, weights)
+        return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
+
+    def _scale(self, x: Tensor, s: Tensor) -> Tensor:
+        y = x * s.reshape(s.shape + (1,) * (x.ndim - 2))  # C-1
+        return y + x if self.spec.residual else y  # C-3
 
     def extra_repr(self) -> str:
         return repr(self.spec)
 
 
-def _squeeze(x: Tensor, kind: str) -> Tensor:
-    axes = tuple(range(2, x.ndim))
-    if kind == "avg":
-        return x.mean(axes)  # S-1
-    highest = x.amax(axes).masked_fill(x.isnan().any(axes), torch.nan)  # S-2; exported, amax would drop NaN
-    return highest if kind == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
-
-
-def _project(z: Tensor, linear: nn.Linear) -> Tensor:
+def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The projection in z's dtype, whatever the parameters are stored in."""
-    return F.linear(z, linear.weight.to(z.dtype), None if linear.bias is None else linear.bias.to(z.dtype))
-
-
-def _over_space(g: Tensor, rank: int) -> Tensor:
-    return g.reshape(g.shape + (1,) * (rank - 2))
+    return F.linear(z, weight.to(z.dtype), None if bias is None else bias.to(z.dtype))
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast off, on devices that have it (the meta device has not)."""
-    available = torch.amp.autocast_mode.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
+    """Autocast off, where it is on; the meta device has none."""
+    if torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

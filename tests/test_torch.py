@@ -44,6 +44,13 @@ torch, se_torch, onnxruntime = OnDemand("torch"), OnDemand("se_torch"), OnDemand
 target = OnDemand("se_conformance.targets.torch")
 
 
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch):
+    """Small maps have their gradients by hand here, in pieces of pieces; test_match asks for the formula's."""
+    monkeypatch.setattr(se_torch.eager, "LARGE", 1)
+    monkeypatch.setattr(se_torch.eager, "PIECE", 100)
+
+
 class Subject:
     """A block and its input, made from a case, and the oracle's judgement on what the block makes of it."""
 
@@ -328,6 +335,108 @@ def test_derivatives_of_both_orders_and_modes(squeeze):
     arguments = (subject.x.requires_grad_(), *values)
     assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(call, arguments)
+
+
+# Gradients by hand
+
+
+def way_of(y):
+    return "by hand" if y.grad_fn.name() == "_ScaledBackward" else "formula"
+
+
+def both_ways(monkeypatch, subject, dy, wanted):
+    for large in (1, 1 << 60):
+        monkeypatch.setattr(se_torch.eager, "LARGE", large)
+        x = subject.x.detach().requires_grad_("x" in wanted)
+        leaves = [x, *subject.block.parameters()] if "x" in wanted else list(subject.block.parameters())
+        y = subject.block(x)
+        yield way_of(y), y, torch.autograd.grad(y, [leaf for leaf in leaves if leaf.requires_grad], dy)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 1 << 20])
+@pytest.mark.parametrize(
+    ("rank", "layout"), [(1, "contiguous"), (2, "contiguous"), (2, "channels_last"), (3, "channels_last")]
+)
+@pytest.mark.parametrize("spec", [SPEC, SMOOTH.replace(squeeze="avg"), SESpec(12, single_projection=True)], ids=str)
+def test_gradients_by_hand_are_the_formulas(monkeypatch, spec, rank, layout, piece):
+    monkeypatch.setattr(se_torch.eager, "PIECE", piece)
+    subject = Subject(spec, "float64", layout, dtype="float64", rank=rank)
+    for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(subject.dy.shape)):
+        (hand, y, gradients), (formula, same, others) = both_ways(monkeypatch, subject, dy, "x and parameters")
+        assert (hand, formula) == ("by hand", "formula") and torch.equal(y, same)
+        assert gradients[0].stride() == subject.x.stride()
+        for gradient, other in zip(gradients, others, strict=True):
+            assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()
+
+
+@pytest.mark.parametrize(
+    "frozen", [(), ("reduce.weight", "expand.bias"), ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")]
+)
+@pytest.mark.parametrize("wanted", ["x", ""])
+def test_gradients_by_hand_of_some(monkeypatch, frozen, wanted):
+    subject = Subject(SPEC, "float64", dtype="float64")
+    for name, value in subject.block.named_parameters():
+        value.requires_grad_(name not in frozen)
+    if not wanted and len(frozen) == 4:
+        assert subject.block(subject.x).grad_fn is None
+        return
+    (hand, _, gradients), (_, _, others) = both_ways(monkeypatch, subject, subject.dy, wanted)
+    assert hand == "by hand" and len(gradients) == bool(wanted) + 4 - len(frozen)
+    for gradient, other in zip(gradients, others, strict=True):
+        assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()
+
+
+def maps_made(call):
+    """How many arrays of a map's size are made."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            given = [*arguments, *(keywords or {}).values()]
+            before = {one.untyped_storage().data_ptr() for one in given if isinstance(one, torch.Tensor)}
+            y = function(*arguments, **(keywords or {}))
+            if isinstance(y, torch.Tensor) and y.numel() >= 3 * 12 * 5 * 7:
+                self.made += y.untyped_storage().data_ptr() not in before
+            return y
+
+    with Counting() as counting:
+        call()
+    return counting.made
+
+
+def test_gradients_by_hand_need_one_array_of_the_maps_size(monkeypatch):
+    made = []
+    for large in (1, 1 << 60):
+        monkeypatch.setattr(se_torch.eager, "LARGE", large)
+        subject = Subject(SPEC)
+        y = subject.block(subject.x.requires_grad_())
+        made.append(maps_made(lambda y=y, dy=subject.dy: y.backward(dy)))
+    assert made[0] == 1 < made[1]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("spec", [SPEC, SPEC.replace(gain=2.0, gate="tanh"), SMOOTH.replace(squeeze="avg")], ids=str)
+def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
+    subject = Subject(spec, "bfloat16", layout, dtype="bfloat16")
+    with torch.no_grad():
+        y = subject.block(subject.x)
+        made = maps_made(lambda: subject.block(subject.x))
+    assert made == (4 if spec.residual else 1)  # x in float32, a product, a sum, y; or y alone
+    assert y.stride() == subject.x.stride()
+    subject.judge(y)
+
+
+def test_which_way_is_taken(monkeypatch):
+    subject = Subject(SPEC.replace(bias=False))
+    block, x = subject.block, subject.x.requires_grad_()
+    assert way_of(block(x)) == "by hand"
+    assert way_of(block(x[:, :, ::2])) == way_of(Subject(SMOOTH).block(x)) == "formula"
+    with torch.no_grad():
+        assert block(x).grad_fn is None
+    monkeypatch.setattr(se_torch.eager, "LARGE", x.numel() + 1)
+    assert way_of(block(x)) == "formula"
 
 
 # A module among modules

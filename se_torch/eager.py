@@ -1,0 +1,157 @@
+"""Two shorter ways through memory, for PyTorch that runs op by op; a compiler finds them itself.
+
+Training: autograd makes four arrays of x's size on the way to dx, and scales and sums in passes of their own. Here dx
+is the only one: dy and x are multiplied and summed in pieces that stay in the cache, and dx is written once. What is
+small, from the mean to the gate, is left to autograd.
+
+bfloat16: x is summed and scaled as it is, not widened before; the mean is rounded once, and the gate (SPEC N-1).
+
+``fits`` is the rule. Whatever else asks for derivatives (twice, forwards, of a batch of gradients) has the formula's.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from se_spec import SESpec
+
+LARGE = 1 << 20
+"""Elements of x from which gradients by hand are faster."""
+PIECE = 1 << 19
+"""Elements of dy and x that are multiplied at a time; their product stays in the cache."""
+
+Weights = tuple[Tensor | None, ...]
+"""Of each projection weight and bias."""
+
+
+class Formula(NamedTuple):
+    """The block in three steps, of float32 or float64: x to z (N, C), z and the weights to s (N, C), x and s to y."""
+
+    spec: SESpec
+    squeeze: Callable[[Tensor], Tensor]
+    factors: Callable[[Tensor, Weights], Tensor]
+    scale: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
+        """y, by operations that PyTorch differentiates."""
+        wide = widened(x)  # N-1
+        return self.scale(wide, self.factors(self.squeeze(wide), weights)).to(x.dtype)  # N-2
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in the type that the block computes in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
+    """Whether ``run`` is right for them, and faster."""
+    if torch.compiler.is_compiling() or spec.squeeze != "avg":
+        return False
+    tensors = [one for one in (x, *weights) if one is not None]
+    trained = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+    if not (x.numel() >= LARGE if trained else _narrow(x, spec)):
+        return False
+    pushed = any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
+    return not pushed and not _is_transformed(x) and (not trained or _is_dense(x))
+
+
+def run(x: Tensor, formula: Formula, weights: Weights) -> Tensor:
+    """``formula(x, weights)``."""
+    return _Scaled.apply(x, formula, *weights)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, formula: Formula, *weights: Tensor | None) -> Tensor:
+        narrow = _narrow(x, formula.spec)
+        wide = x if narrow else widened(x)
+        z = _narrow_mean(x) if narrow else formula.squeeze(wide)
+        s = formula.factors(z, weights)
+        ctx.formula = formula
+        ctx.save_for_backward(x, z, *weights)
+        return formula.scale(wide, s.to(wide.dtype)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, z, *weights = ctx.saved_tensors
+        formula, (wanted, _, *others) = ctx.formula, ctx.needs_input_grad
+        if torch.is_grad_enabled() or _is_transformed(dy):
+            with torch.enable_grad():
+                y = formula(x, tuple(weights))
+                dx, *dweights = _gradients(y, [x, *weights], [wanted, *others], dy, create_graph=True)
+            return dx, None, *dweights
+        with torch.enable_grad():
+            small = [None if one is None else one.detach().requires_grad_() for one in (z, *weights)]
+            s = formula.factors(small[0], tuple(small[1:]))
+        dz, *dweights = _gradients(s, small, [wanted, *others], _dot(dy, x))
+        return _dx(dy, s.detach() + formula.spec.residual, dz, x) if wanted else None, None, *dweights
+
+
+def _gradients(y: Tensor, inputs: list[Any], wanted: list[bool], dy: Tensor, **options: bool) -> list[Tensor | None]:
+    """Of the inputs that are wanted; None of the others."""
+    chosen = [one for one, want in zip(inputs, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(y, chosen, dy, **options))
+    return [next(found) if want else None for want in wanted]
+
+
+def _dot(dy: Tensor, x: Tensor) -> Tensor:
+    """The sum of dy * x over space, (N, C)."""
+    shape, last = x.shape[:2], _is_last(x)
+    dy, x = _rows(dy, last), _rows(x, last)
+    total = torch.empty(x.shape[:1] + x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    for a, b, out in _pieces(dy, x, total):
+        torch.sum(widened(a) * widened(b), 1, out=out)
+    return total.view(shape)
+
+
+def _dx(dy: Tensor, s: Tensor, dz: Tensor, x: Tensor) -> Tensor:
+    """dy * s + dz / positions, rounded once, in x's memory format."""
+    dx, last = torch.empty_like(x), _is_last(x)
+    dz = dz * (s.numel() / x.numel())
+    dy, s, dz, rows = _rows(dy, last), *(_rows(one[:, :, None], last) for one in (s, dz)), _rows(dx, last)
+    for a, f, c, out in _pieces(dy, s, dz, rows):
+        if x.dtype == s.dtype:
+            torch.mul(a, f, out=out).add_(c)
+        else:
+            out.copy_(torch.mul(widened(a), f).add_(c))
+    return dx
+
+
+def _rows(x: Tensor, last: bool) -> Tensor:
+    """Positions on the second axis: (N, positions, C) or (N C, positions), as x lies in memory."""
+    return x.flatten(2).transpose(1, 2) if last else x.flatten(2).flatten(0, 1)
+
+
+def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each."""
+    count = max(1, PIECE // max(1, first[:1].numel()))
+    return zip(*(one.split(count) for one in (first, *others)), strict=True)
+
+
+def _is_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 and not x.is_contiguous()
+
+
+def _narrow(x: Tensor, spec: SESpec) -> bool:
+    """Whether x may be scaled without being widened."""
+    return x.dtype == torch.bfloat16 and not spec.residual
+
+
+def _narrow_mean(x: Tensor) -> Tensor:
+    """Accumulated in float32, and then rounded; a mean would write a float32 copy of x first."""
+    axes = tuple(range(2, x.ndim))
+    return x.sum(axes).float() / x[0, 0].numel()
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the positions are one axis in memory."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    return x.is_contiguous() or (last is not None and x.is_contiguous(memory_format=last))
+
+
+def _is_transformed(x: Tensor) -> bool:
+    """Within torch.func, or of a batch of gradients: not what it seems."""
+    return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
