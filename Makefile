@@ -32,7 +32,7 @@ test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 test-flax: .venv-flax/ready-flax  ## the same with Flax
 	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST)
 
-soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; a quarter of an hour
+soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
 	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md
 
 faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype: found, and named? half an hour
@@ -50,7 +50,7 @@ networks: $(VENV)/ready-all  ## every named network in every implementation: how
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_conformance.demo --framework $(FRAMEWORK)
 
-accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; a quarter of an hour
+accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; an hour
 	$(RUN) se_conformance.accuracy --out docs/accuracy.json
 
 lint: $(VENV)/ready-all  ## check style, format and types

@@ -1,7 +1,8 @@
 """Squeeze-and-Excitation as a PyTorch module, channels first.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
-docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too.
+docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; what
+``eager`` does otherwise with bfloat16 and large maps, it says.
 """
 
 import contextlib

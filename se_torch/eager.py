@@ -99,7 +99,7 @@ def _gradients(y: Tensor, inputs: list[Any], wanted: list[bool], dy: Tensor, **o
 
 def _dot(dy: Tensor, x: Tensor) -> Tensor:
     """The sum of dy * x over space, (N, C)."""
-    shape, last = x.shape[:2], _is_last(x)
+    shape, last = x.shape[:2], not x.is_contiguous()
     dy, x = _rows(dy, last), _rows(x, last)
     total = torch.empty(x.shape[:1] + x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     for a, b, out in _pieces(dy, x, total):
@@ -109,7 +109,7 @@ def _dot(dy: Tensor, x: Tensor) -> Tensor:
 
 def _dx(dy: Tensor, s: Tensor, dz: Tensor, x: Tensor) -> Tensor:
     """dy * s + dz / positions, rounded once, in x's memory format."""
-    dx, last = torch.empty_like(x), _is_last(x)
+    dx, last = torch.empty_like(x), not x.is_contiguous()
     dz = dz * (s.numel() / x.numel())
     dy, s, dz, rows = _rows(dy, last), *(_rows(one[:, :, None], last) for one in (s, dz)), _rows(dx, last)
     for a, f, c, out in _pieces(dy, s, dz, rows):
@@ -131,10 +131,6 @@ def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(one.split(count) for one in (first, *others)), strict=True)
 
 
-def _is_last(x: Tensor) -> bool:
-    return x.stride(1) == 1 and not x.is_contiguous()
-
-
 def _narrow(x: Tensor, spec: SESpec) -> bool:
     """Whether x may be scaled without being widened."""
     return x.dtype == torch.bfloat16 and not spec.residual
@@ -147,7 +143,7 @@ def _narrow_mean(x: Tensor) -> Tensor:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether the positions are one axis in memory."""
+    """Whether the positions are one axis in memory: x is contiguous, or channels last."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
     return x.is_contiguous() or (last is not None and x.is_contiguous(memory_format=last))
 

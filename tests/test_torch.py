@@ -428,6 +428,14 @@ def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
     subject.judge(y)
 
 
+@compiles
+def test_a_compiler_and_an_exporter_see_the_formula(monkeypatch):
+    monkeypatch.setattr(se_torch.eager, "run", None)
+    subject = Subject(SPEC)
+    subject.judge(*subject.derivatives(compiled(subject.block, backend="aot_eager")))
+    subject.judge(exported(subject.block, 4).module()(subject.x))
+
+
 def test_which_way_is_taken(monkeypatch):
     subject = Subject(SPEC.replace(bias=False))
     block, x = subject.block, subject.x.requires_grad_()

@@ -1,7 +1,7 @@
 """taki0112/SENet-Tensorflow's SE-ResNeXt, narrow, of the layers of TensorFlow 1 that it calls: random weights, and what
 TensorFlow answers. Its batch norm, once in tf.contrib, is in TF-slim now.
 
-``pip install tensorflow tf_keras tf_slim && TF_USE_LEGACY_KERAS=1 python make_taki.py`` (ten minutes)
+``pip install tensorflow tf_keras tf_slim && TF_USE_LEGACY_KERAS=1 python -m tests.references.make_taki`` (ten minutes)
 """
 
 from pathlib import Path
@@ -14,6 +14,8 @@ from tensorflow.python.ops import cond, control_flow_ops
 ops.Tensor, control_flow_ops.cond = tensor.Tensor, cond.cond  # where TF-slim looks for them
 
 import tf_slim  # noqa: E402
+
+from .variables import fill  # noqa: E402
 
 FOLDER, v1 = Path(__file__).parent / "taki-se_resnext", tf.compat.v1
 
@@ -56,20 +58,13 @@ def network(x, training):
     return v1.layers.dense(tf.reduce_mean(y, [1, 2]), 10, use_bias=False)
 
 
-def drawn(random, name, shape):
-    if name.endswith("kernel"):
-        return random.normal(0.0, np.sqrt(2.0 / np.prod(shape[:-1])), shape)
-    return random.uniform(0.5, 1.5, shape) if "variance" in name or "gamma" in name else random.normal(0.0, 0.5, shape)
-
-
 if __name__ == "__main__":
     v1.disable_v2_behavior()
     image, is_training = v1.placeholder(tf.float32, (None, 20, 16, 3)), v1.placeholder(tf.bool)
     logits, random = network(image, is_training), np.random.default_rng(4)
     with v1.Session() as session:
         session.run(v1.global_variables_initializer())
-        for variable in v1.global_variables():
-            variable.load(drawn(random, variable.op.name, variable.shape.as_list()), session)
+        fill(session, random)
         x = random.normal(0.0, 1.0, (2, 20, 16, 3)).astype(np.float32)
         v1.train.Saver().save(session, str(FOLDER / "weights.ckpt"), write_meta_graph=False, write_state=False)
         np.save(FOLDER / "input.npy", np.moveaxis(x, -1, 1))

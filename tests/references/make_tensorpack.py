@@ -1,7 +1,7 @@
 """The ResNet with SE of tensorpack's examples/ResNet, short and narrow, of tensorpack's own layers: random weights, and
 what TensorFlow answers.
 
-``pip install tensorflow tf_keras tensorpack==0.11 && TF_USE_LEGACY_KERAS=1 python make_tensorpack.py``
+``pip install tensorflow tf_keras tensorpack==0.11 && TF_USE_LEGACY_KERAS=1 python -m tests.references.make_tensorpack``
 """
 
 from pathlib import Path
@@ -14,6 +14,8 @@ np.object = object  # a name of NumPy that tensorpack still says
 from tensorpack.models import BatchNorm, BNReLU, Conv2D, FullyConnected, GlobalAvgPooling, MaxPooling  # noqa: E402
 from tensorpack.tfutils.argscope import argscope  # noqa: E402
 from tensorpack.tfutils.tower import TowerContext  # noqa: E402
+
+from .variables import fill  # noqa: E402
 
 FOLDER, v1 = Path(__file__).parent / "tensorpack-resnet_se", tf.compat.v1
 
@@ -45,19 +47,12 @@ def network(x):
         return FullyConnected("linear", GlobalAvgPooling("gap", y), 7)
 
 
-def drawn(random, name, shape):
-    if name.endswith("W"):
-        return random.normal(0.0, np.sqrt(2.0 / np.prod(shape[:-1])), shape)
-    return random.uniform(0.5, 1.5, shape) if "variance" in name or "gamma" in name else random.normal(0.0, 0.5, shape)
-
-
 if __name__ == "__main__":
     v1.disable_v2_behavior()
     image, random = v1.placeholder(tf.float32, (None, 37, 45, 3)), np.random.default_rng(3)
     logits = network(image)
     with v1.Session() as session:
-        for variable in v1.global_variables():
-            variable.load(drawn(random, variable.op.name, variable.shape.as_list()), session)
+        fill(session, random)
         x = random.normal(0.0, 1.0, (2, 37, 45, 3)).astype(np.float32)
         FOLDER.mkdir(exist_ok=True)
         weights = {variable.op.name: session.run(variable) for variable in v1.global_variables()}
