@@ -1,0 +1,116 @@
+"""Keras: ours, the tutorials' five layers, and those of Keras' own EfficientNet; eager, traced and compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+import se_keras
+
+from .blocks import Run, Task
+
+
+def _ours(x: Any) -> Any:
+    return se_keras.squeeze_excitation(x)
+
+
+def _tutorial(x: Any) -> Any:
+    """Dense layers on the mean, as most write it."""
+    channels = x.shape[-1]
+    g = layers.GlobalAveragePooling2D()(x)
+    g = layers.Dense(channels // 16, activation="relu", use_bias=False)(g)
+    g = layers.Dense(channels, activation="sigmoid", use_bias=False)(g)
+    return layers.Multiply()([x, layers.Reshape((1, 1, channels))(g)])
+
+
+def _applications(x: Any) -> Any:
+    """1 x 1 convolutions on the reshaped mean, as ``keras.applications.efficientnet`` has it."""
+    channels = x.shape[-1]
+    g = layers.Reshape((1, 1, channels))(layers.GlobalAveragePooling2D()(x))
+    g = layers.Conv2D(channels // 16, 1, padding="same", activation="relu", use_bias=False)(g)
+    g = layers.Conv2D(channels, 1, padding="same", activation="sigmoid", use_bias=False)(g)
+    return layers.multiply([x, g])
+
+
+BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial, "applications": _applications}
+
+
+def runs(task: Task) -> dict[str, Run]:
+    """By block and mode."""
+    x, dy, parameters = task.drawn()
+    keras.config.set_floatx(task.dtype)
+    x, dy = (np.ascontiguousarray(np.moveaxis(value, 1, -1)) for value in (x, dy))
+    made = {}
+    for name, block in BLOCKS.items():
+        inputs = keras.Input((None, None, task.shape[1]), dtype=task.dtype)
+        model = keras.Model(inputs, block(inputs))
+        values = [parameters[f"{part}.weight"].T.astype(np.float32) for part in ("reduce", "expand")]
+        for weight, value in zip(model.weights, values, strict=True):
+            weight.assign(value.reshape(weight.shape))
+        steps = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[keras.backend.backend()]
+        for mode, call in steps(model, x, dy, task).items():
+            made[f"{name} {mode}"] = Run(call, lambda call=call: tuple(_array(one) for one in call()[:2]))
+    return made
+
+
+def _array(y: Any) -> np.ndarray:
+    return np.moveaxis(np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))), -1, 1)
+
+
+def _of_tensorflow(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+    import tensorflow as tf
+
+    given, back = (tf.cast(tf.constant(value.astype(np.float32)), task.dtype) for value in (x, dy))
+
+    def forward(x: Any) -> Any:
+        return (model(x),)
+
+    def step(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+        return y, *tape.gradient(y, [x, *[weight.value for weight in model.weights]], back)
+
+    function = step if task.training else forward
+    ways = {"eager": function, "tf.function": tf.function(function), "XLA": tf.function(function, jit_compile=True)}
+    return {mode: lambda way=way: way(given) for mode, way in ways.items()}
+
+
+def _of_jax(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+    import jax
+
+    given, back = (jax.numpy.asarray(value.astype(np.float32), task.dtype) for value in (x, dy))
+    values = [weight.value for weight in model.trainable_variables]
+
+    def forward(values: Any, x: Any) -> Any:
+        return model.stateless_call(values, [], x)[0]
+
+    def step(values: Any, x: Any, dy: Any) -> Any:
+        y, pull = jax.vjp(forward, values, x)
+        dvalues, dx = pull(dy)
+        return y, dx, dvalues
+
+    if task.training:
+        compiled = jax.jit(step)
+        return {"jax.jit": lambda: jax.block_until_ready(compiled(values, given, back))}
+    compiled = jax.jit(forward)
+    return {"jax.jit": lambda: (jax.block_until_ready(compiled(values, given)),)}
+
+
+def _of_torch(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+    import torch
+
+    given, back = (torch.from_numpy(value.astype(np.float32)).to(getattr(torch, task.dtype)) for value in (x, dy))
+    leaves = [given.requires_grad_(), *(weight.value for weight in model.weights)] if task.training else []
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return (model(given),)
+
+    def step() -> Any:
+        y = model(given)
+        return y, *torch.autograd.grad(y, leaves, back)
+
+    return {"eager": step if task.training else forward}

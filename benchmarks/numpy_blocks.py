@@ -1,0 +1,30 @@
+"""NumPy: the oracle, and the block as a textbook has it, in float64."""
+
+import numpy as np
+
+import se_numpy
+
+from .blocks import Run, Task
+
+
+def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
+    """Five lines, without a check."""
+    z = x.mean((2, 3))
+    h = np.maximum(z @ parameters["reduce.weight"].T, 0.0)
+    g = 1.0 / (1.0 + np.exp(-(h @ parameters["expand.weight"].T)))
+    return x * g[:, :, None, None]
+
+
+def runs(task: Task) -> dict[str, Run]:
+    """By block; forward alone."""
+    x, _, parameters = task.drawn()
+    x = x.astype(np.float64)
+    doubles = {name: value.astype(np.float64) for name, value in parameters.items()}
+
+    def oracle() -> tuple[np.ndarray, ...]:
+        return (se_numpy.squeeze_excitation(x, task.spec, doubles, data_format="channels_first"),)
+
+    def plain() -> tuple[np.ndarray, ...]:
+        return (textbook(x, doubles),)
+
+    return {"oracle": Run(oracle, oracle), "textbook": Run(plain, plain)}
