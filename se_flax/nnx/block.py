@@ -69,47 +69,54 @@ class SqueezeExcitation(nnx.Module):
         self.expand = linear(spec.hidden, spec.channels, bias_init=uniform(spec.hidden))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = _widened(x, self.spec, self.dtype)
-        y = wide * _over_space(self.spec.gain * self._gate(wide), x.ndim)  # C-1, C-2
-        if self.spec.residual:
-            y = y + wide  # C-3
-        return y.astype(self.dtype or x.dtype)  # N-2
+        self._check(x)
+        s = self._factors(self._squeeze(self._widened(x)))
+        return self._scale(self._widened(_again(x)), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
-        return self._gate(_widened(x, self.spec, self.dtype))
+        self._check(x)
+        return self._gate(self._squeeze(self._widened(x)))
 
-    def _gate(self, x: jax.Array) -> jax.Array:
-        z = _squeeze(x, self.spec.squeeze)
+    def _check(self, x: jax.Array) -> None:
+        if not isinstance(x, (jax.Array, np.ndarray)):
+            raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+        se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
+
+    def _widened(self, x: jax.Array) -> jax.Array:
+        wide = "float64" if kept(self.dtype or x.dtype) == "float64" else "float32"
+        return jnp.asarray(x, wide)  # N-1
+
+    def _squeeze(self, x: jax.Array) -> jax.Array:
+        axes = tuple(range(1, x.ndim - 1))
+        if self.spec.squeeze == "avg":
+            return x.mean(axes)  # S-1
+        highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
+        return highest if self.spec.squeeze == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+
+    def _gate(self, z: jax.Array) -> jax.Array:
         if not self.spec.single_projection:  # E-4
             z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
         return gate(_project(z, self.expand), self.spec.gate)  # E-3
 
+    def _factors(self, z: jax.Array) -> jax.Array:
+        g = self._gate(z)
+        return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
-def _widened(x: Any, spec: SESpec, dtype: DTypeLike | None) -> jax.Array:
-    if not isinstance(x, (jax.Array, np.ndarray)):
-        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
-    se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
-    wide = "float64" if kept(dtype or x.dtype) == "float64" else "float32"
-    return jnp.asarray(x, wide)  # N-1
+    def _scale(self, x: jax.Array, s: jax.Array) -> jax.Array:
+        y = x * jnp.expand_dims(s, tuple(range(1, x.ndim - 1)))  # C-1
+        return y + x if self.spec.residual else y  # C-3
 
 
-def _squeeze(x: jax.Array, kind: str) -> jax.Array:
-    axes = tuple(range(1, x.ndim - 1))
-    if kind == "avg":
-        return x.mean(axes)  # S-1
-    highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
-    return highest if kind == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+def _again(x: jax.Array) -> jax.Array:
+    """x, to be read a second time; of half precision XLA would else write a float32 copy for both readings."""
+    return jax.lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x
 
 
 def _project(z: jax.Array, linear: nnx.Linear) -> jax.Array:
     """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
     h = jnp.dot(z, linear.kernel[...].astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
     return h if linear.bias is None else h + linear.bias[...].astype(z.dtype)[None]
-
-
-def _over_space(g: jax.Array, rank: int) -> jax.Array:
-    return jnp.expand_dims(g, tuple(range(1, rank - 1)))
 
 
 def uniform(fan_in: int) -> nnx.initializers.Initializer:
