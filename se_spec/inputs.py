@@ -31,17 +31,21 @@ def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec",
             extent (X-3).
     """
     check_dtype("x", dtype)
-    facts = f"x has shape {tuple(shape)}, expected {_LAYOUTS[data_format]} with C = {spec.channels}"
     block = isinstance(spec, SESpec)
     if len(shape) not in ((3, 4, 5) if block else (4,)):
         axes = "1, 2 or 3 spatial axes (rank 3, 4 or 5)" if block else "2 spatial axes (rank 4)"
-        raise ShapeError(f"{facts} and {axes}, got rank {len(shape)}")
+        raise ShapeError(f"{_facts(shape, spec, data_format)} and {axes}, got rank {len(shape)}")
     channels = shape[1 if data_format == "channels_first" else -1]
     if channels is not None and channels != spec.channels:
-        raise ShapeError(f"{facts}, got {channels} channels; is x {data_format}?")
+        raise ShapeError(f"{_facts(shape, spec, data_format)}, got {channels} channels; is x {data_format}?")
     for axis in spatial_axes(len(shape), data_format):
         if shape[axis] == 0:
+            facts = _facts(shape, spec, data_format)
             raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
+
+
+def _facts(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", data_format: str) -> str:
+    return f"x has shape {tuple(shape)}, expected {_LAYOUTS[data_format]} with C = {spec.channels}"
 
 
 def check_dtype(what: str, dtype: Any) -> None:

@@ -60,9 +60,10 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        formula = Formula(self.spec, self._squeeze, self._factors, self._scale)
         weights = self._weights()
-        return eager.run(x, formula, weights) if eager.fits(x, self.spec, weights) else formula(x, weights)
+        if eager.fits(x, self.spec, weights):
+            return eager.run(x, Formula(self.spec, self._formula, self._squeeze, self._factors, self._scale), weights)
+        return self._formula(x, weights)
 
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
@@ -74,12 +75,18 @@ class SqueezeExcitation(nn.Module):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
 
+    def _formula(self, x: Tensor, weights: Weights) -> Tensor:
+        wide = eager.widened(x)  # N-1
+        y = self._scale(wide, self._factors(self._squeeze(wide), weights))
+        return eager.cast(y, x.dtype)  # N-2
+
     def _weights(self) -> Weights:
-        expand = self.expand
+        expand, biased = self._modules["expand"], self.spec.bias  # each plain attribute of a module costs a microsecond
+        last = expand.weight, expand.bias if biased else None
         if self.spec.single_projection:
-            return expand.weight, expand.bias
-        reduce = self.reduce
-        return reduce.weight, reduce.bias, expand.weight, expand.bias
+            return last
+        reduce = self._modules["reduce"]
+        return reduce.weight, reduce.bias if biased else None, *last
 
     def _squeeze(self, x: Tensor) -> Tensor:
         axes = tuple(range(2, x.ndim))
@@ -99,7 +106,7 @@ class SqueezeExcitation(nn.Module):
         return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
     def _scale(self, x: Tensor, s: Tensor) -> Tensor:
-        y = x * s.reshape(s.shape + (1,) * (x.ndim - 2))  # C-1
+        y = x * s.view(*s.shape, *(1,) * (x.ndim - 2))  # C-1
         return y + x if self.spec.residual else y  # C-3
 
     def extra_repr(self) -> str:
@@ -108,7 +115,7 @@ class SqueezeExcitation(nn.Module):
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The projection in z's dtype, whatever the parameters are stored in."""
-    return F.linear(z, weight.to(z.dtype), None if bias is None else bias.to(z.dtype))
+    return F.linear(z, eager.cast(weight, z.dtype), None if bias is None else eager.cast(bias, z.dtype))
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:

@@ -28,38 +28,44 @@ Weights = tuple[Tensor | None, ...]
 
 
 class Formula(NamedTuple):
-    """The block in three steps, of float32 or float64: x to z (N, C), z and the weights to s (N, C), x and s to y."""
+    """The block by operations that PyTorch differentiates, and its three steps in float32 or float64: x to z (N, C), z
+    and the weights to s (N, C), x and s to y.
+    """
 
     spec: SESpec
+    whole: Callable[[Tensor, Weights], Tensor]
     squeeze: Callable[[Tensor], Tensor]
     factors: Callable[[Tensor, Weights], Tensor]
     scale: Callable[[Tensor, Tensor], Tensor]
 
-    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
-        """y, by operations that PyTorch differentiates."""
-        wide = widened(x)  # N-1
-        return self.scale(wide, self.factors(self.squeeze(wide), weights)).to(x.dtype)  # N-2
-
 
 def widened(x: Tensor) -> Tensor:
     """x in the type that the block computes in."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype.itemsize >= 4 else x.float()
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, which takes two microseconds to find that there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     """Whether ``run`` is right for them, and faster."""
     if torch.compiler.is_compiling() or spec.squeeze != "avg":
         return False
+    large, narrow = x.numel() >= LARGE, _narrow(x, spec)
+    if not (large or narrow):
+        return False
     tensors = [one for one in (x, *weights) if one is not None]
     trained = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-    if not (x.numel() >= LARGE if trained else _narrow(x, spec)):
+    if not (large if trained else narrow):
         return False
     pushed = any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
     return not pushed and not _is_transformed(x) and (not trained or _is_dense(x))
 
 
 def run(x: Tensor, formula: Formula, weights: Weights) -> Tensor:
-    """``formula(x, weights)``."""
+    """``formula.whole(x, weights)``."""
     return _Scaled.apply(x, formula, *weights)
 
 
@@ -80,7 +86,7 @@ class _Scaled(torch.autograd.Function):
         formula, (wanted, _, *others) = ctx.formula, ctx.needs_input_grad
         if torch.is_grad_enabled() or _is_transformed(dy):
             with torch.enable_grad():
-                y = formula(x, tuple(weights))
+                y = formula.whole(x, tuple(weights))
                 dx, *dweights = _gradients(y, [x, *weights], [wanted, *others], dy, create_graph=True)
             return dx, None, *dweights
         with torch.enable_grad():
