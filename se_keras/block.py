@@ -96,17 +96,11 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def call(self, x: Any, gate_only: bool = False) -> Any:
         refuse_narrowed(x, self.compute_dtype)
-        wide = widened(x)
-        z = _squeeze(wide, self.spec.squeeze)
-        if not self.spec.single_projection:  # E-4
-            z = activate(project(z, self.reduce_kernel, self.reduce_bias), self.spec.activation)  # E-1, E-2
-        g = gate(project(z, self.expand_kernel, self.expand_bias), self.spec.gate)  # E-3
+        wide = widened(x)  # N-1
+        z = self._squeeze(wide)
         if gate_only:
-            return g
-        y = wide * _over_space(self.spec.gain * g, len(x.shape))  # C-1, C-2
-        if self.spec.residual:
-            y = y + wide  # C-3
-        return ops.cast(y, x.dtype)  # N-2
+            return self._gate(z)
+        return cast(self._scale(wide, self._factors(z)), x.dtype)  # N-2
 
     def compute_output_spec(self, x: Any, gate_only: bool = False) -> keras.KerasTensor:
         if gate_only:
@@ -121,6 +115,28 @@ class SqueezeExcitation(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "spec": self.spec.to_dict()}
         return config if self.built or self._dtype_is_given else {**config, "dtype": None}  # N-5 is still to come
+
+    def _squeeze(self, x: Any) -> Any:
+        axes = tuple(range(1, len(x.shape) - 1))
+        if self.spec.squeeze == "avg":
+            return mean(x, axes)  # S-1
+        # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
+        highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
+        highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
+        return highest if self.spec.squeeze == "max" else 0.5 * mean(x, axes) + 0.5 * highest  # S-3
+
+    def _gate(self, z: Any) -> Any:
+        if not self.spec.single_projection:  # E-4
+            z = activate(project(z, self.reduce_kernel, self.reduce_bias), self.spec.activation)  # E-1, E-2
+        return gate(project(z, self.expand_kernel, self.expand_bias), self.spec.gate)  # E-3
+
+    def _factors(self, z: Any) -> Any:
+        g = self._gate(z)
+        return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
+
+    def _scale(self, x: Any, s: Any) -> Any:
+        y = x * ops.reshape(s, (-1,) + (1,) * (len(x.shape) - 2) + (self.spec.channels,))  # C-1
+        return y + x if self.spec.residual else y  # C-3
 
     def _projection(self, name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
         def weight(kind: str, shape: tuple[int, ...]) -> Any:
@@ -162,35 +178,28 @@ def refuse_narrowed(x: Any, dtype: str) -> None:
 
 def widened(x: Any) -> Any:
     """Half precision as float32 (N-1)."""
-    return ops.cast(x, "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32")
+    return cast(x, "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32")
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """``ops.cast``, where there is something to do: run op by op it takes its time either way."""
+    return x if x.dtype == dtype else ops.cast(x, dtype)
 
 
 def mean(x: Any, axes: tuple[int, ...]) -> Any:
-    """Not ``ops.mean``, which computes float64 in float32 on the jax and torch backends."""
+    """``ops.mean``, but for float64, which it computes in float32 on the jax and torch backends."""
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        return ops.mean(x, axes)
     extents = ops.shape(x)
     return ops.sum(x, axes) / ops.cast(math.prod(extents[axis] for axis in axes), x.dtype)
 
 
 def project(z: Any, kernel: Any, bias: Any) -> Any:
     """The projection in z's dtype, whatever the parameters are stored in."""
-    h = z @ ops.cast(kernel, z.dtype)  # not ops.matmul, which computes float64 in float32 on the torch backend
-    return h if bias is None else h + ops.cast(bias, z.dtype)
+    h = z @ cast(kernel, z.dtype)  # not ops.matmul, which computes float64 in float32 on the torch backend
+    return h if bias is None else h + cast(bias, z.dtype)
 
 
 def uniform(fan_in: int) -> keras.initializers.Initializer:
     """Of new parameters (K-4)."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
-
-
-def _squeeze(x: Any, kind: str) -> Any:
-    axes = tuple(range(1, len(x.shape) - 1))
-    if kind == "avg":
-        return mean(x, axes)  # S-1
-    # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
-    highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
-    highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
-    return highest if kind == "max" else 0.5 * mean(x, axes) + 0.5 * highest  # S-3
-
-
-def _over_space(g: Any, rank: int) -> Any:
-    return ops.expand_dims(g, tuple(range(1, rank - 1)))
