@@ -19,12 +19,12 @@ SHAPES = (
     (32, 256, 56, 56),
 )
 """Samples, channels, height and width."""
-OFF = {"float32": 1e-5, "bfloat16": 4e-2}
+OFF = {"float32": 1e-5, "bfloat16": 4e-2, "float64": 1e-12}
 """How far an answer may be from the oracle's, in terms of the largest. No judge, but nothing wrong is timed."""
 
 
 class Task(NamedTuple):
-    """One table: everybody's time for the same numbers.
+    """One line of a table: everybody's time for the same numbers.
 
     Args:
         shape: channels first.
@@ -33,16 +33,21 @@ class Task(NamedTuple):
     """
 
     shape: tuple[int, ...]
-    dtype: str
-    training: bool
+    dtype: str = "float32"
+    training: bool = False
 
     @property
     def spec(self) -> SESpec:
         """The paper's block."""
         return SESpec(self.shape[1])
 
+    @property
+    def megabytes(self) -> float:
+        """Of x, a million bytes each."""
+        return int(np.prod(self.shape)) * {"bfloat16": 2, "float32": 4, "float64": 8}[self.dtype] / 1e6
+
     def drawn(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """x and dy, channels first, and parameters; numbers of the type, in float32."""
+        """x and dy, channels first, and parameters; numbers of the type."""
         random = np.random.default_rng(0)
         x, dy = (round_to(random.standard_normal(self.shape, np.float32), self.dtype) for _ in range(2))
         parameters = se_numpy.initialize(self.spec, seed=0)
@@ -57,31 +62,34 @@ class Run(NamedTuple):
 
     Args:
         call: once, whatever it gives.
-        answer: ``call`` once more, as NumPy arrays channels first: y, or y, dx and the parameters' gradients.
-        size: of x, y and dy together, in bytes.
+        answer: ``call`` once more, as NumPy arrays channels first: y, or y and dx.
     """
 
     call: Callable[[], Any]
     answer: Callable[[], tuple[np.ndarray, ...]]
 
 
-def verify(name: str, task: Task, run: Run, want: tuple[np.ndarray, ...]) -> None:
+Runs = dict[str, Run]
+"""By ``"who, how"``: whose block, and in which layout or by which compiler."""
+
+
+def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None:
     """Raise if an answer is wrong.
 
     Raises:
         AssertionError: which, and by how much.
     """
-    for part, got, right in zip(("y", "dx"), run.answer(), want, strict=False):
+    for (part, right), got in zip(want.items(), run.answer(), strict=True):
         off = abs(got[: len(right)] - right).max() / abs(right).max()
         if not off < OFF[task.dtype]:
             raise AssertionError(f"{name}, {task}: {part} is {off:.1e} off")
 
 
-def right(task: Task, samples: int = 2) -> tuple[np.ndarray, ...]:
+def right(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
     """What the oracle says of the first samples: y, and dx where it is a task of training."""
     x, dy, parameters = task.drawn()
     x, dy = x[:samples], dy[:samples]
-    y = se_numpy.squeeze_excitation(x, task.spec, parameters, data_format="channels_first")
-    if not task.training:
-        return (y,)
-    return y, se_numpy.vjp(x, dy, task.spec, parameters, data_format="channels_first")[0]
+    known = {"y": se_numpy.squeeze_excitation(x, task.spec, parameters, data_format="channels_first")}
+    if task.training:
+        known["dx"] = se_numpy.vjp(x, dy, task.spec, parameters, data_format="channels_first")[0]
+    return known

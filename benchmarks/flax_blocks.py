@@ -10,7 +10,7 @@ from flax import linen, nnx
 
 import se_flax
 
-from .blocks import Run, Task
+from .blocks import Run, Runs, Task
 
 
 class Nnx(nnx.Module):
@@ -47,39 +47,56 @@ def plain(kernels: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(h @ kernels["expand"])[:, None, None]
 
 
-def runs(task: Task) -> dict[str, Run]:
-    """By block."""
+def runs(task: Task) -> Runs:
+    """By block; NNX's state is split outside of ``jax.jit``, or left to ``nnx.jit``."""
     x, dy, parameters = task.drawn()
     x, dy = (jnp.asarray(np.ascontiguousarray(np.moveaxis(value, 1, -1)), task.dtype) for value in (x, dy))
     kernels = {name: jnp.asarray(parameters[f"{name}.weight"].T, task.dtype) for name in ("reduce", "expand")}
     channels, dtype = task.shape[1], jnp.dtype(task.dtype)
-    nested = {"params": {name: {"kernel": value} for name, value in kernels.items()}}
-    made: dict[str, tuple[Callable[[Any, jax.Array], jax.Array], Any]] = {"plain": (plain, kernels)}
+    functions: dict[str, tuple[Callable[[Any, jax.Array], jax.Array], Any]] = {"plain": (plain, kernels)}
+    found = {}
     for name, module in {
-        "ours, NNX": se_flax.SqueezeExcitation(channels, param_dtype=dtype, rngs=nnx.Rngs(0)),
+        "ours NNX": se_flax.SqueezeExcitation(channels, param_dtype=dtype, rngs=nnx.Rngs(0)),
         "NNX": Nnx(channels, dtype),
     }.items():
         for part, value in kernels.items():
             getattr(module, part).kernel[...] = value
         graph, state = nnx.split(module)
-        made[name] = (lambda state, x, graph=graph: nnx.merge(graph, state)(x), state)
+        functions[name] = (lambda state, x, graph=graph: nnx.merge(graph, state)(x), state)
         if not task.training:
-            made[f"{name}, nnx.jit"] = (nnx.jit(lambda module, x: module(x)), module)
-    for name, module in {"ours, linen": se_flax.linen.SqueezeExcitation(task.spec), "linen": Linen(dtype)}.items():
-        made[name] = (lambda variables, x, module=module: module.apply(variables, x), nested)
-    return {name: _run(name, function, state, x, dy, task) for name, (function, state) in made.items()}
+            found[f"{name}, nnx.jit"] = _run(nnx.jit(lambda module, x: (module(x),)), module, x)
+    nested = {"params": {name: {"kernel": value} for name, value in kernels.items()}}
+    for name, module in {"ours linen": se_flax.linen.SqueezeExcitation(task.spec), "linen": Linen(dtype)}.items():
+        functions[name] = (module.apply, nested)
+    for name, (function, state) in functions.items():
+        step = jax.jit(
+            _training(function) if task.training else lambda state, x, function=function: (function(state, x),)
+        )
+        found[f"{name}, jax.jit"] = _run(step, state, x, *([dy] if task.training else []))
+    return found
 
 
-def _run(name: str, function: Any, state: Any, x: jax.Array, dy: jax.Array, task: Task) -> Run:
+def floor(task: Task) -> dict[str, Callable[[], Any]]:
+    """What memory allows: x read for a sum, and read and written for a product."""
+    x = jnp.asarray(task.drawn()[0], task.dtype)
+    whole, product = jax.jit(jnp.sum), jax.jit(lambda x: x * 2.0)
+    return {
+        "sum, floor": lambda: jax.block_until_ready(whole(x)),
+        "scale, floor": lambda: jax.block_until_ready(product(x)),
+    }
+
+
+def _training(function: Any) -> Any:
     def step(state: Any, x: jax.Array, dy: jax.Array) -> Any:
         y, back = jax.vjp(function, state, x)
         dstate, dx = back(dy)
         return y, dx, dstate
 
-    if task.training:
-        compiled = jax.jit(step)
-        call = lambda: jax.block_until_ready(compiled(state, x, dy))  # noqa: E731
-    else:
-        compiled = function if name.endswith("nnx.jit") else jax.jit(function)
-        call = lambda: (jax.block_until_ready(compiled(state, x)),)  # noqa: E731
+    return step
+
+
+def _run(compiled: Any, *given: Any) -> Run:
+    def call() -> Any:
+        return jax.block_until_ready(compiled(*given))
+
     return Run(call, lambda: tuple(np.moveaxis(np.asarray(one, np.float64), -1, 1) for one in call()[:2]))

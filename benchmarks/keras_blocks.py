@@ -9,7 +9,7 @@ from keras import layers
 
 import se_keras
 
-from .blocks import Run, Task
+from .blocks import Run, Runs, Task
 
 
 def _ours(x: Any) -> Any:
@@ -37,10 +37,10 @@ def _applications(x: Any) -> Any:
 BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial, "applications": _applications}
 
 
-def runs(task: Task) -> dict[str, Run]:
-    """By block and mode."""
+def runs(task: Task) -> Runs:
+    """By block and mode; ours as a model too, as the other two are, and as the layer that it is."""
     x, dy, parameters = task.drawn()
-    keras.config.set_floatx(task.dtype)
+    keras.config.set_dtype_policy(task.dtype)
     x, dy = (np.ascontiguousarray(np.moveaxis(value, 1, -1)) for value in (x, dy))
     made = {}
     for name, block in BLOCKS.items():
@@ -50,8 +50,10 @@ def runs(task: Task) -> dict[str, Run]:
         for weight, value in zip(model.weights, values, strict=True):
             weight.assign(value.reshape(weight.shape))
         steps = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[keras.backend.backend()]
-        for mode, call in steps(model, x, dy, task).items():
-            made[f"{name} {mode}"] = Run(call, lambda call=call: tuple(_array(one) for one in call()[:2]))
+        blocks = {name: model, "ours layer": model.layers[-1]} if name == "ours" else {name: model}
+        for which, one in blocks.items():
+            for mode, call in steps(one, x, dy, task).items():
+                made[f"{which}, {mode}"] = Run(call, lambda call=call: tuple(_array(each) for each in call()[:2]))
     return made
 
 

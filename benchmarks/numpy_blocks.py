@@ -4,7 +4,7 @@ import numpy as np
 
 import se_numpy
 
-from .blocks import Run, Task
+from .blocks import Run, Runs, Task
 
 
 def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
@@ -15,7 +15,7 @@ def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
     return x * g[:, :, None, None]
 
 
-def runs(task: Task) -> dict[str, Run]:
+def runs(task: Task) -> Runs:
     """By block; forward alone."""
     x, _, parameters = task.drawn()
     x = x.astype(np.float64)
@@ -27,4 +27,4 @@ def runs(task: Task) -> dict[str, Run]:
     def plain() -> tuple[np.ndarray, ...]:
         return (textbook(x, doubles),)
 
-    return {"oracle": Run(oracle, oracle), "textbook": Run(plain, plain)}
+    return {"ours, NCHW": Run(oracle, oracle), "textbook, NCHW": Run(plain, plain)}

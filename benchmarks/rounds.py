@@ -8,23 +8,28 @@ from typing import NamedTuple
 
 VISIT = 0.02
 """Seconds that a callable is timed for when its turn comes, at least one call."""
+ROUNDS = (5, 31)
+"""As many as fit into the time allowed, but not fewer or more than these."""
 
 
 class Timing(NamedTuple):
-    """Seconds per call, one for each round."""
+    """Microseconds per call, one for each round."""
 
-    processor: list[float]
-    wall: list[float]
+    processor: list[int]
+    wall: list[int]
 
     @property
     def median(self) -> float:
-        """Of processor time, which another process does not make longer."""
+        """Of processor time, which another process makes less longer than the clock's."""
         return statistics.median(self.processor)
 
 
-def side_by_side(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time each in every round, in an order drawn anew, after one call that is not timed."""
-    calls = {name: _calls(run) for name, run in runs.items()}
+def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
+    """Time each in every round, in an order drawn anew, each turn after one call that is not timed."""
+    takes = {name: _takes(run) for name, run in runs.items()}
+    calls = {name: max(1, int(VISIT / taken)) for name, taken in takes.items()}
+    whole = sum((calls[name] + 1) * taken for name, taken in takes.items())
+    rounds = min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1])
     timings = {name: Timing([], []) for name in runs}
     turns, order = random.Random(0), list(runs)
     for _ in range(rounds):
@@ -35,16 +40,17 @@ def side_by_side(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             wall, own = time.perf_counter(), time.process_time()
             for _ in range(calls[name]):
                 run()
-            timings[name].processor.append((time.process_time() - own) / calls[name])
-            timings[name].wall.append((time.perf_counter() - wall) / calls[name])
+            own, wall = time.process_time() - own, time.perf_counter() - wall
+            timings[name].processor.append(round(1e6 * own / calls[name]))
+            timings[name].wall.append(round(1e6 * wall / calls[name]))
     return timings
 
 
-def _calls(run: Callable[[], object]) -> int:
+def _takes(run: Callable[[], object]) -> float:
     run()
     begun = time.perf_counter()
     run()
-    return max(1, int(VISIT / (time.perf_counter() - begun)))
+    return time.perf_counter() - begun
 
 
 def ratio(one: Timing, other: Timing) -> float:

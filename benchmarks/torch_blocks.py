@@ -1,4 +1,4 @@
-"""PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation."""
+"""PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation; eager and compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import se_torch
 from se_conformance.peers import get
 
-from .blocks import Run, Task
+from .blocks import Run, Runs, Task
+from .memory import added
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -53,31 +54,62 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def runs(task: Task, *, compiled: bool = False) -> dict[str, Run]:
-    """By block and layout."""
+def runs(task: Task) -> Runs:
+    """Four blocks in both layouts."""
+    return {f"{name}, {layout}": _run(*made(name, layout, task), task) for name in BLOCKS for layout in LAYOUTS}
+
+
+def compiled(task: Task) -> Runs:
+    """Ours and the tutorials', whose gate is linear layers as well; a graph break is an error."""
+    torch.compiler.reset()
+    found = {}
+    for name in ("ours", "tutorial"):
+        for layout in LAYOUTS:
+            block, x, dy = made(name, layout, task)
+            found[f"{name}, {layout}"] = _run(torch.compile(block, fullgraph=True, dynamic=False), x, dy, task)
+    return found
+
+
+def floor(task: Task) -> dict[str, Callable[[], Any]]:
+    """What memory allows: x read for a sum, and read and written for a product."""
+    x = _tensor(task.drawn()[0], task.dtype, torch.contiguous_format)
+    return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
+
+
+def peaks(task: Task) -> dict[str, list[float]]:
+    """By block and layout: what a step of training adds to memory, forward and then backward, in terms of x."""
+    found = {}
+    for name in BLOCKS:
+        for layout in LAYOUTS:
+            block, x, dy = made(name, layout, task)
+            leaves = [x.requires_grad_(), *block.parameters()]
+            kept: list[Any] = []
+            found[f"{name}, {layout}"] = [
+                added(lambda block=block, x=x, kept=kept: kept.append(block(x))) / x.nbytes,
+                added(lambda leaves=leaves, dy=dy, kept=kept: torch.autograd.grad(kept[0], leaves, dy)) / x.nbytes,
+            ]
+    return found
+
+
+def made(name: str, layout: str, task: Task) -> tuple[nn.Module, Tensor, Tensor]:
+    """The block with the task's weights, x and dy."""
     x, dy, parameters = task.drawn()
-    made = {}
-    for name, make in BLOCKS.items():
-        for layout, memory_format in LAYOUTS.items():
-            block = make(task.shape[1]).to(getattr(torch, task.dtype))
-            weights = [value for value in block.parameters() if value.ndim > 1]
-            with torch.no_grad():
-                for weight, value in zip(
-                    weights, (parameters["reduce.weight"], parameters["expand.weight"]), strict=True
-                ):
-                    weight.copy_(torch.from_numpy(value.astype(np.float32)).reshape(weight.shape))
-            if layout == "channels_last":
-                block = block.to(memory_format=torch.channels_last)
-            arrays = [_tensor(value, task.dtype, memory_format) for value in (x, dy)]
-            made[f"{name} {layout}"] = _run(torch.compile(block) if compiled else block, *arrays, task)
-    return made
+    block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
+    weights = [value for value in block.parameters() if value.ndim > 1]
+    values = parameters["reduce.weight"], parameters["expand.weight"]
+    with torch.no_grad():
+        for weight, value in zip(weights, values, strict=True):
+            weight.copy_(torch.from_numpy(value.astype(np.float32)).reshape(weight.shape))
+    if layout == "channels_last":
+        block = block.to(memory_format=torch.channels_last)
+    return block, *(_tensor(value, task.dtype, LAYOUTS[layout]) for value in (x, dy))
 
 
 def _tensor(value: np.ndarray, dtype: str, memory_format: Any) -> Tensor:
     return torch.from_numpy(value.astype(np.float32)).to(getattr(torch, dtype)).contiguous(memory_format=memory_format)
 
 
-def _run(block: nn.Module, x: Tensor, dy: Tensor, task: Task) -> Run:
+def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:
     leaves = [x.requires_grad_(), *block.parameters()] if task.training else []
 
     def forward() -> tuple[Tensor, ...]:
@@ -89,10 +121,4 @@ def _run(block: nn.Module, x: Tensor, dy: Tensor, task: Task) -> Run:
         return y, *torch.autograd.grad(y, leaves, dy)
 
     call = step if task.training else forward
-    return Run(call, lambda: tuple(one.detach().double().numpy() for one in call()))
-
-
-def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """Reading x for a sum, and reading and writing it for a product: what memory allows of the three passes."""
-    x = _tensor(task.drawn()[0], task.dtype, torch.contiguous_format)
-    return {"sum": lambda: x.sum(), "scale": lambda: x * 2.0}
+    return Run(call, lambda: tuple(one.detach().double().numpy() for one in call()[:2]))

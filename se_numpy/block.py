@@ -99,15 +99,19 @@ def squeeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array:
 
 
 def mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """The mean over some axes, summed pairwise: its rounding grows with log n, not with n."""
+    """The mean over neighbouring axes, summed pairwise: its rounding grows with log n, not with n."""
+    if axes[-1] == x.ndim - 1:
+        return x.mean(axes)  # along the last axis NumPy sums so itself
     terms = np.moveaxis(x, axes, range(len(axes)))
     n = int(np.prod(terms.shape[: len(axes)]))
-    terms = terms.reshape(n, *terms.shape[len(axes) :])
-    while len(terms) > 1:
-        half = len(terms) // 2
-        odd = terms[2 * half :]
-        terms = np.concatenate([terms[:half] + terms[half : 2 * half], odd])
-    return terms[0] / n
+    return _sum(terms.reshape(n, *terms.shape[len(axes) :])) / n
+
+
+def _sum(terms: Array) -> Array:
+    if len(terms) <= 128:
+        return terms.sum(0)
+    half = len(terms) // 2
+    return _sum(terms[:half]) + _sum(terms[half:])
 
 
 def over_space(g: Array, rank: int, data_format: str) -> Array:
@@ -125,4 +129,4 @@ def checked(
         raise se_spec.inputs.refuse_type(x, "numpy.ndarray", "convert it with numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, data_format)
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
-    return x.astype(np.float64), {name: array.astype(np.float64) for name, array in parameters.items()}
+    return np.asarray(x, np.float64), {name: np.asarray(array, np.float64) for name, array in parameters.items()}

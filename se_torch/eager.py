@@ -66,19 +66,27 @@ def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
 
 def run(x: Tensor, formula: Formula, weights: Weights) -> Tensor:
     """``formula.whole(x, weights)``."""
-    return _Scaled.apply(x, formula, *weights)
+    if torch.is_grad_enabled():
+        return _Scaled.apply(x, formula, *weights)
+    return _forward(x, formula, weights)[0]
+
+
+def _forward(x: Tensor, formula: Formula, weights: Weights) -> tuple[Tensor, Tensor]:
+    """y and z."""
+    narrow = _narrow(x, formula.spec)
+    wide = x if narrow else widened(x)
+    z = _narrow_mean(x) if narrow else formula.squeeze(wide)
+    s = formula.factors(z, weights)
+    return cast(formula.scale(wide, cast(s, wide.dtype)), x.dtype), z
 
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, formula: Formula, *weights: Tensor | None) -> Tensor:
-        narrow = _narrow(x, formula.spec)
-        wide = x if narrow else widened(x)
-        z = _narrow_mean(x) if narrow else formula.squeeze(wide)
-        s = formula.factors(z, weights)
+        y, z = _forward(x, formula, weights)
         ctx.formula = formula
         ctx.save_for_backward(x, z, *weights)
-        return formula.scale(wide, s.to(wide.dtype)).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,119 @@
+"""One framework's part of the bench, in a process of its own: ``python -m benchmarks.home NAME`` prints JSON."""
+
+import argparse
+import gc
+import json
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from .blocks import SHAPES, Task, right, verify
+from .rounds import side_by_side
+
+FEW = tuple(SHAPES[one] for one in (0, 2, 4, 6))
+CENTRE = (8, 256, 28, 28)
+SWEEPS = {
+    "N": [(n, *CENTRE[1:]) for n in (1, 4, 16, 64)],
+    "C": [(8, c, 28, 28) for c in (16, 64, 256, 1024)],
+    "H and W": [(*CENTRE[:2], side, side) for side in (7, 14, 28, 56, 112)],
+}
+"""What grows while the rest stays."""
+
+
+class Home(NamedTuple):
+    """What a process measures.
+
+    Args:
+        module: that has the blocks.
+        packages: whose versions are told.
+        runs: the name of its function that makes them.
+        shapes: of the tasks.
+        dtypes: of the tasks.
+        training: whether it has a backward pass.
+        backend: of Keras.
+        sweeps: whether growth is measured.
+    """
+
+    module: str
+    packages: tuple[str, ...]
+    runs: str = "runs"
+    shapes: tuple[tuple[int, ...], ...] = SHAPES
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    training: bool = True
+    backend: str | None = None
+    sweeps: bool = False
+
+
+HOMES = {
+    "torch": Home("torch_blocks", ("torch", "timm", "torchvision"), sweeps=True),
+    "torch compiled": Home("torch_blocks", ("torch",), "compiled", FEW),
+    "onnxruntime": Home("onnx_blocks", ("onnxruntime", "torch"), dtypes=("float32",), training=False),
+    "flax": Home("flax_blocks", ("jax", "flax"), sweeps=True),
+    "keras tensorflow": Home("keras_blocks", ("keras", "tensorflow"), backend="tensorflow"),
+    "keras jax": Home("keras_blocks", ("keras", "jax"), shapes=FEW, backend="jax"),
+    "keras torch": Home("keras_blocks", ("keras", "torch"), shapes=FEW, backend="torch"),
+    "numpy": Home("numpy_blocks", ("numpy",), dtypes=("float64",), training=False, sweeps=True),
+}
+
+
+def environment(home: Home) -> dict[str, str]:
+    """One thread; what is freed stays with the process, or page faults would be most of what large outputs cost."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    malloc = {"MMAP_THRESHOLD_": "1073741824", "TRIM_THRESHOLD_": "4294967296", "ARENA_MAX": "1"}
+    chosen = {**dict.fromkeys(threads, "1"), **{f"MALLOC_{name}": value for name, value in malloc.items()}}
+    return {
+        **os.environ,
+        **chosen,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **({"KERAS_BACKEND": home.backend} if home.backend else {}),
+    }
+
+
+def tasks(home: Home) -> list[Task]:
+    """All of a home's, small ones first."""
+    kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
+    return [Task(shape, *kind) for kind in kinds for shape in home.shapes]
+
+
+def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]]:
+    """Verify and time every block on every task."""
+    module = import_module(f"benchmarks.{home.module}")
+    measured = []
+    for task in todo:
+        runs, want = getattr(module, home.runs)(task), right(task)
+        for name, run in runs.items():
+            verify(name, task, run, want)
+        calls = {name: run.call for name, run in runs.items()}
+        if hasattr(module, "floor"):
+            calls |= module.floor(task)
+        timings = side_by_side(calls, seconds)
+        measured.append({**task._asdict(), "times": {name: timing._asdict() for name, timing in timings.items()}})
+        print(task, *(f"{name} {timing.median:.0f}" for name, timing in timings.items()), sep="; ", file=sys.stderr)
+        del runs, calls
+        gc.collect()
+    return measured
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=HOMES)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for a task, if five rounds fit into them")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
+    home = HOMES[options.name]
+    found: dict[str, Any] = {"versions": {name: version(name) for name in home.packages}}
+    found["tasks"] = measure(home, tasks(home), options.seconds)
+    if home.sweeps:
+        dtype = home.dtypes[0]
+        found["sweeps"] = {
+            what: measure(home, [Task(shape, dtype) for shape in shapes], options.seconds / 3)
+            for what, shapes in SWEEPS.items()
+        }
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

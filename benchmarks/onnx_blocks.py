@@ -1,0 +1,29 @@
+"""onnxruntime: our block as PyTorch exports it, and the tutorials'."""
+
+from io import BytesIO
+
+import numpy as np
+import onnxruntime
+import torch
+
+from .blocks import Run, Runs, Task
+from .torch_blocks import made
+
+
+def runs(task: Task) -> Runs:
+    """By block; float32, forward alone."""
+    found = {}
+    for name in ("ours", "tutorial"):
+        block, x, _ = made(name, "NCHW", task)
+        file = BytesIO()
+        torch.onnx.export(block.eval(), (x,), dynamo=True, verbose=False).save(file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+        given = {session.get_inputs()[0].name: x.numpy()}
+
+        def call(session: onnxruntime.InferenceSession = session, given: dict[str, np.ndarray] = given) -> list:
+            return session.run(None, given)
+
+        found[f"{name}, onnxruntime"] = Run(call, lambda call=call: tuple(call()))
+    return found
