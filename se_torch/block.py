@@ -62,7 +62,7 @@ class SqueezeExcitation(nn.Module):
         self._check(x)
         weights = self._weights()
         if eager.fits(x, self.spec, weights):
-            return eager.run(x, Formula(self.spec, self._formula, self._squeeze, self._factors, self._scale), weights)
+            return eager.run(x, Formula(self.spec, self._formula, self._factors, self._scale), weights)
         return self._formula(x, weights)
 
     def excitation(self, x: Tensor) -> Tensor:

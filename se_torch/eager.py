@@ -1,10 +1,12 @@
-"""Two shorter ways through memory, for PyTorch that runs op by op; a compiler finds them itself.
+"""Three shorter ways through memory, for PyTorch that runs op by op; a compiler finds them itself.
 
 Training: autograd makes four arrays of x's size on the way to dx, and scales and sums in passes of their own. Here dx
 is the only one: dy and x are multiplied and summed in pieces that stay in the cache, and dx is written once. What is
 small, from the mean to the gate, is left to autograd.
 
 bfloat16: x is summed and scaled as it is, not widened before; the mean is rounded once, and the gate (SPEC N-1).
+
+Channels last: the positions are summed by PyTorch's pooling, which reads them as they lie in memory; its mean does not.
 
 ``fits`` is the rule. Whatever else asks for derivatives (twice, forwards, of a batch of gradients) has the formula's.
 """
@@ -15,26 +17,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from se_spec import SESpec
 
 LARGE = 1 << 20
 """Elements of x from which gradients by hand are faster."""
 PIECE = 1 << 19
-"""Elements of dy and x that are multiplied at a time; their product stays in the cache."""
+"""Elements of dy and x that are multiplied at a time; their product stays in a processor's cache."""
+MANY = 256
+"""Channels from which pooling is faster than a mean."""
 
 Weights = tuple[Tensor | None, ...]
 """Of each projection weight and bias."""
 
 
 class Formula(NamedTuple):
-    """The block by operations that PyTorch differentiates, and its three steps in float32 or float64: x to z (N, C), z
-    and the weights to s (N, C), x and s to y.
+    """The block by operations that PyTorch differentiates, and what becomes of the mean: of z and the weights s, both
+    (N, C), in float32 or float64; of x and s y.
     """
 
     spec: SESpec
     whole: Callable[[Tensor, Weights], Tensor]
-    squeeze: Callable[[Tensor], Tensor]
     factors: Callable[[Tensor, Weights], Tensor]
     scale: Callable[[Tensor, Tensor], Tensor]
 
@@ -53,12 +57,12 @@ def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     """Whether ``run`` is right for them, and faster."""
     if torch.compiler.is_compiling() or spec.squeeze != "avg":
         return False
-    large, narrow = x.numel() >= LARGE, _narrow(x, spec)
-    if not (large or narrow):
+    large, better = x.numel() >= LARGE, _narrow(x, spec) or _pools(x)
+    if not (large or better):
         return False
     tensors = [one for one in (x, *weights) if one is not None]
     trained = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-    if not (large if trained else narrow):
+    if not (large if trained else better):
         return False
     pushed = any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
     return not pushed and not _is_transformed(x) and (not trained or _is_dense(x))
@@ -73,9 +77,8 @@ def run(x: Tensor, formula: Formula, weights: Weights) -> Tensor:
 
 def _forward(x: Tensor, formula: Formula, weights: Weights) -> tuple[Tensor, Tensor]:
     """y and z."""
-    narrow = _narrow(x, formula.spec)
-    wide = x if narrow else widened(x)
-    z = _narrow_mean(x) if narrow else formula.squeeze(wide)
+    wide = x if _narrow(x, formula.spec) else widened(x)
+    z = _mean(wide)
     s = formula.factors(z, weights)
     return cast(formula.scale(wide, cast(s, wide.dtype)), x.dtype), z
 
@@ -117,7 +120,7 @@ def _dot(dy: Tensor, x: Tensor) -> Tensor:
     dy, x = _rows(dy, last), _rows(x, last)
     total = torch.empty(x.shape[:1] + x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     for a, b, out in _pieces(dy, x, total):
-        torch.sum(widened(a) * widened(b), 1, out=out)
+        torch.sum(widened(a) * b, 1, out=out)
     return total.view(shape)
 
 
@@ -130,7 +133,7 @@ def _dx(dy: Tensor, s: Tensor, dz: Tensor, x: Tensor) -> Tensor:
         if x.dtype == s.dtype:
             torch.mul(a, f, out=out).add_(c)
         else:
-            out.copy_(torch.mul(widened(a), f).add_(c))
+            out.copy_(widened(a).mul_(f).add_(c))
     return dx
 
 
@@ -140,7 +143,9 @@ def _rows(x: Tensor, last: bool) -> Tensor:
 
 
 def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each."""
+    """The same rows of each; all at once where there is no such cache."""
+    if first.device.type != "cpu":
+        return iter([(first, *others)])
     count = max(1, PIECE // max(1, first[:1].numel()))
     return zip(*(one.split(count) for one in (first, *others)), strict=True)
 
@@ -150,10 +155,22 @@ def _narrow(x: Tensor, spec: SESpec) -> bool:
     return x.dtype == torch.bfloat16 and not spec.residual
 
 
-def _narrow_mean(x: Tensor) -> Tensor:
-    """Accumulated in float32, and then rounded; a mean would write a float32 copy of x first."""
-    axes = tuple(range(2, x.ndim))
-    return x.sum(axes).float() / x[0, 0].numel()
+def _pools(x: Tensor) -> bool:
+    """Whether x is better summed by pooling."""
+    if x.ndim != 4 or x.shape[1] < MANY or x.device.type != "cpu":
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Over space; of bfloat16 accumulated in float32 and rounded once, where ``mean`` would write x down in float32."""
+    narrow, axes = x.dtype == torch.bfloat16, tuple(range(2, x.ndim))
+    if _pools(x):
+        # One number is added after another; in float32 to no more than 64 of them, or a row.
+        window = x.shape[2:] if narrow or x.shape[2:].numel() <= 64 else (1, x.shape[3])
+        rows = F.avg_pool2d(x, window)
+        return rows.flatten(1).float() if narrow else rows.mean(axes)
+    return x.sum(axes).float() / x.shape[2:].numel() if narrow else x.mean(axes)
 
 
 def _is_dense(x: Tensor) -> bool:

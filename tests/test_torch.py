@@ -49,6 +49,7 @@ def by_hand(monkeypatch):
     """Small maps have their gradients by hand here, in pieces of pieces; test_match asks for the formula's."""
     monkeypatch.setattr(se_torch.eager, "LARGE", 1)
     monkeypatch.setattr(se_torch.eager, "PIECE", 100)
+    monkeypatch.setattr(se_torch.eager, "MANY", 1)
 
 
 class Subject:
@@ -363,7 +364,7 @@ def test_gradients_by_hand_are_the_formulas(monkeypatch, spec, rank, layout, pie
     subject = Subject(spec, "float64", layout, dtype="float64", rank=rank)
     for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(subject.dy.shape)):
         (hand, y, gradients), (formula, same, others) = both_ways(monkeypatch, subject, dy, "x and parameters")
-        assert (hand, formula) == ("by hand", "formula") and torch.equal(y, same)
+        assert (hand, formula) == ("by hand", "formula") and (y - same).abs().max() <= 1e-15 * same.abs().max()
         assert gradients[0].stride() == subject.x.stride()
         for gradient, other in zip(gradients, others, strict=True):
             assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()

@@ -70,8 +70,9 @@ class SqueezeExcitation(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
-        s = self._factors(self._squeeze(self._widened(x)))
-        return self._scale(self._widened(_again(x)), s).astype(self.dtype or x.dtype)  # N-2
+        wide = self._widened(x)
+        s = self._factors(self._squeeze(wide))
+        return self._scale(_again(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
@@ -108,9 +109,15 @@ class SqueezeExcitation(nnx.Module):
         return y + x if self.spec.residual else y  # C-3
 
 
-def _again(x: jax.Array) -> jax.Array:
-    """x, to be read a second time; of half precision XLA would else write a float32 copy for both readings."""
-    return jax.lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x
+@jax.custom_jvp
+def _again(wide: jax.Array, x: jax.Array) -> jax.Array:
+    """wide; of half precision from x anew, or XLA would write it down for the squeeze and the product to share."""
+    return wide if x.dtype.itemsize >= 4 else jax.lax.optimization_barrier(x).astype(wide.dtype)
+
+
+@_again.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return _again(*primals), tangents[0]  # as of wide: dx is summed in float32
 
 
 def _project(z: jax.Array, linear: nnx.Linear) -> jax.Array:
