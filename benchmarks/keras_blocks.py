@@ -39,32 +39,32 @@ BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial,
 
 def runs(task: Task) -> Runs:
     """By block and mode; ours as a model too, as the other two are, and as the layer that it is."""
-    x, dy, parameters = task.drawn()
+    *arrays, parameters = task.drawn()
     keras.config.set_dtype_policy(task.dtype)
-    x, dy = (np.ascontiguousarray(np.moveaxis(value, 1, -1)) for value in (x, dy))
-    made = {}
+    x, dy = (
+        keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(value, 1, -1), np.float32), dtype=task.dtype)
+        for value in arrays
+    )
+    kernels = [parameters[f"{part}.weight"].T.astype(np.float32) for part in ("reduce", "expand")]
+    ways = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[keras.backend.backend()]
+    found = {}
     for name, block in BLOCKS.items():
         inputs = keras.Input((None, None, task.shape[1]), dtype=task.dtype)
         model = keras.Model(inputs, block(inputs))
-        values = [parameters[f"{part}.weight"].T.astype(np.float32) for part in ("reduce", "expand")]
-        for weight, value in zip(model.weights, values, strict=True):
+        for weight, value in zip(model.weights, kernels, strict=True):
             weight.assign(value.reshape(weight.shape))
-        steps = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[keras.backend.backend()]
-        blocks = {name: model, "ours layer": model.layers[-1]} if name == "ours" else {name: model}
-        for which, one in blocks.items():
-            for mode, call in steps(one, x, dy, task).items():
-                made[f"{which}, {mode}"] = Run(call, lambda call=call: tuple(_array(each) for each in call()[:2]))
-    return made
+        for which, one in {name: model, **({"ours layer": model.layers[-1]} if name == "ours" else {})}.items():
+            for how, call in ways(one, x, dy, task.training).items():
+                found[f"{which}, {how}"] = Run(call, lambda call=call: tuple(_array(each) for each in call()[:2]))
+    return found
 
 
 def _array(y: Any) -> np.ndarray:
     return np.moveaxis(np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))), -1, 1)
 
 
-def _of_tensorflow(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+def _of_tensorflow(model: Any, given: Any, back: Any, training: bool) -> dict[str, Callable[[], Any]]:
     import tensorflow as tf
-
-    given, back = (tf.cast(tf.constant(value.astype(np.float32)), task.dtype) for value in (x, dy))
 
     def forward(x: Any) -> Any:
         return (model(x),)
@@ -75,15 +75,14 @@ def _of_tensorflow(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dic
             y = model(x)
         return y, *tape.gradient(y, [x, *[weight.value for weight in model.weights]], back)
 
-    function = step if task.training else forward
+    function = step if training else forward
     ways = {"eager": function, "tf.function": tf.function(function), "XLA": tf.function(function, jit_compile=True)}
     return {mode: lambda way=way: way(given) for mode, way in ways.items()}
 
 
-def _of_jax(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+def _of_jax(model: Any, given: Any, back: Any, training: bool) -> dict[str, Callable[[], Any]]:
     import jax
 
-    given, back = (jax.numpy.asarray(value.astype(np.float32), task.dtype) for value in (x, dy))
     values = [weight.value for weight in model.trainable_variables]
 
     def forward(values: Any, x: Any) -> Any:
@@ -94,18 +93,17 @@ def _of_jax(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, 
         dvalues, dx = pull(dy)
         return y, dx, dvalues
 
-    if task.training:
+    if training:
         compiled = jax.jit(step)
         return {"jax.jit": lambda: jax.block_until_ready(compiled(values, given, back))}
     compiled = jax.jit(forward)
     return {"jax.jit": lambda: (jax.block_until_ready(compiled(values, given)),)}
 
 
-def _of_torch(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str, Callable[[], Any]]:
+def _of_torch(model: Any, given: Any, back: Any, training: bool) -> dict[str, Callable[[], Any]]:
     import torch
 
-    given, back = (torch.from_numpy(value.astype(np.float32)).to(getattr(torch, task.dtype)) for value in (x, dy))
-    leaves = [given.requires_grad_(), *(weight.value for weight in model.weights)] if task.training else []
+    leaves = [given.requires_grad_(), *(weight.value for weight in model.weights)] if training else []
 
     def forward() -> Any:
         with torch.no_grad():
@@ -115,4 +113,4 @@ def _of_torch(model: Any, x: np.ndarray, dy: np.ndarray, task: Task) -> dict[str
         y = model(given)
         return y, *torch.autograd.grad(y, leaves, back)
 
-    return {"eager": step if task.training else forward}
+    return {"eager": step if training else forward}

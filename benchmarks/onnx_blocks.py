@@ -7,14 +7,14 @@ import onnxruntime
 import torch
 
 from .blocks import Run, Runs, Task
-from .torch_blocks import made
+from .torch_blocks import arrays, made
 
 
 def runs(task: Task) -> Runs:
     """By block; float32, forward alone."""
     found = {}
     for name in ("ours", "tutorial"):
-        block, x, _ = made(name, "NCHW", task)
+        block, (x, _) = made(name, "NCHW", task), arrays(task, "NCHW")
         file = BytesIO()
         torch.onnx.export(block.eval(), (x,), dynamo=True, verbose=False).save(file)
         options = onnxruntime.SessionOptions()

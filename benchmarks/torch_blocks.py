@@ -1,6 +1,6 @@
 """PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation; eager and compiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,23 +56,27 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 def runs(task: Task) -> Runs:
     """Four blocks in both layouts."""
-    return {f"{name}, {layout}": _run(*made(name, layout, task), task) for name in BLOCKS for layout in LAYOUTS}
+    return _runs(task, BLOCKS, lambda block: block)
 
 
 def compiled(task: Task) -> Runs:
     """Ours and the tutorials', whose gate is linear layers as well; a graph break is an error."""
     torch.compiler.reset()
+    return _runs(task, ("ours", "tutorial"), lambda block: torch.compile(block, fullgraph=True, dynamic=False))
+
+
+def _runs(task: Task, names: Iterable[str], way: Callable[[nn.Module], Any]) -> Runs:
     found = {}
-    for name in ("ours", "tutorial"):
-        for layout in LAYOUTS:
-            block, x, dy = made(name, layout, task)
-            found[f"{name}, {layout}"] = _run(torch.compile(block, fullgraph=True, dynamic=False), x, dy, task)
+    for layout in LAYOUTS:
+        x, dy = arrays(task, layout)
+        for name in names:
+            found[f"{name}, {layout}"] = _run(way(made(name, layout, task)), x, dy, task)
     return found
 
 
 def floor(task: Task) -> dict[str, Callable[[], Any]]:
     """What memory allows: x read for a sum, and read and written for a product."""
-    x = _tensor(task.drawn()[0], task.dtype, torch.contiguous_format)
+    x, _ = arrays(task, "NCHW")
     return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
 
 
@@ -81,32 +85,31 @@ def peaks(task: Task) -> dict[str, list[float]]:
     found = {}
     for name in BLOCKS:
         for layout in LAYOUTS:
-            block, x, dy = made(name, layout, task)
+            block, (x, dy) = made(name, layout, task), arrays(task, layout)
             leaves = [x.requires_grad_(), *block.parameters()]
             kept: list[Any] = []
-            found[f"{name}, {layout}"] = [
-                added(lambda block=block, x=x, kept=kept: kept.append(block(x))) / x.nbytes,
-                added(lambda leaves=leaves, dy=dy, kept=kept: torch.autograd.grad(kept[0], leaves, dy)) / x.nbytes,
-            ]
+            forward = added(lambda block=block, x=x, kept=kept: kept.append(block(x)))
+            backward = added(lambda leaves=leaves, dy=dy, kept=kept: torch.autograd.grad(kept[0], leaves, dy))
+            found[f"{name}, {layout}"] = [forward / x.nbytes, backward / x.nbytes]
     return found
 
 
-def made(name: str, layout: str, task: Task) -> tuple[nn.Module, Tensor, Tensor]:
-    """The block with the task's weights, x and dy."""
-    x, dy, parameters = task.drawn()
+def made(name: str, layout: str, task: Task) -> nn.Module:
+    """A block with the task's weights."""
     block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
     weights = [value for value in block.parameters() if value.ndim > 1]
+    _, _, parameters = task.drawn()
     values = parameters["reduce.weight"], parameters["expand.weight"]
     with torch.no_grad():
         for weight, value in zip(weights, values, strict=True):
             weight.copy_(torch.from_numpy(value.astype(np.float32)).reshape(weight.shape))
-    if layout == "channels_last":
-        block = block.to(memory_format=torch.channels_last)
-    return block, *(_tensor(value, task.dtype, LAYOUTS[layout]) for value in (x, dy))
+    return block.to(memory_format=LAYOUTS[layout])
 
 
-def _tensor(value: np.ndarray, dtype: str, memory_format: Any) -> Tensor:
-    return torch.from_numpy(value.astype(np.float32)).to(getattr(torch, dtype)).contiguous(memory_format=memory_format)
+def arrays(task: Task, layout: str) -> list[Tensor]:
+    """x and dy."""
+    options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
+    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.drawn()[:2]]
 
 
 def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:
