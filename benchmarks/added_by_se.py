@@ -1,30 +1,28 @@
-"""What SE adds to ResNet-50 in time: with and without, in one process, in shuffled rounds, one image on one processor.
+"""What SE adds to ResNet-50 in time: with and without, in one process, in shuffled rounds, on one processor.
 
-``python benchmarks/added_by_se.py``; the paper (section 5) gives 164 ms without and 167 ms with, +1.8 %, on a CPU.
+The paper (section 5) gives 164 ms without and 167 ms with, +1.8 %, for one image on a CPU.
 """
 
-import argparse
 import os
-import platform
 import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import se_numpy
 from se_conformance.targets import TARGETS, Worker, load
-from se_spec import network
+from se_spec import NetworkSpec, network
 
-WAYS = {
+WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "torch": ("torch", {}),
     "torch channels_last": ("torch channels_last", {}),
     "torch compiled": ("torch compiled", {}),
     "onnxruntime": ("onnxruntime", {}),
-    "keras tensorflow": ("keras tensorflow", {}),
+    "keras tensorflow, eager": ("keras tensorflow", {}),
     "keras tensorflow, tf.function": ("keras tensorflow", {"mode": "graph"}),
     "keras tensorflow, XLA": ("keras tensorflow XLA", {}),
     "keras jax, jit": ("keras jax", {}),
@@ -33,75 +31,85 @@ WAYS = {
     "linen, jit": ("linen", {}),
 }
 """A target, and what is asked of it instead of its own options."""
+TRAINING = "torch, a step of training with 8 images"
 
 Times = dict[str, list[tuple[float, float]]]
-"""Wall and processor seconds, by network."""
+"""Processor and wall seconds, by network."""
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--only", action="append", choices=WAYS, metavar="NAME", help=", ".join(WAYS))
-    options = parser.parse_args()
-    table = Table(title="SE-ResNet-50 against ResNet-50, one image on one processor, medians", title_justify="left")
-    for heading in ("implementation", "without", "with SE", "SE adds", "of processor time", "rounds between"):
-        table.add_column(heading, justify="left" if heading == "implementation" else "right", no_wrap=True)
-    versions = []
-    for way in options.only or WAYS:
-        name, changed = WAYS[way]
+def measure(ways: Iterable[str] = (*WAYS, TRAINING), rounds: int = 15, size: int = 224) -> dict[str, Times]:
+    """Every way's times, each in a process of its own."""
+    found = {}
+    for way in ways:
+        name, changed = WAYS.get(way, ("torch", {}))
         worker = Worker(TARGETS[name])
-        times = worker.call(measure, name, changed, options.rounds, options.size)
-        versions.append(worker.versions())
+        if way == TRAINING:
+            found[way] = worker.call(_of_training, max(2, rounds // 3), size)
+        else:
+            found[way] = worker.call(_of_inference, name, changed, rounds, size)
         worker.close()
-        table.add_row(way, *cells(times))
-        print(way, *cells(times), file=sys.stderr)
-    console = Console(width=120)
-    console.print(table)
-    console.print("; ".join(dict.fromkeys(versions)), platform.machine(), highlight=False)
+        print(way, *cells(found[way]), sep="; ", file=sys.stderr)
+    return found
 
 
-def measure(name: str, changed: dict[str, str], rounds: int, size: int) -> Times:
+def cells(times: Times) -> list[str]:
+    """Of a row; what SE adds is the median over the rounds of processor time, and its quartiles."""
+    pairs = list(zip(times["with"], times["without"], strict=True))
+    added = [with_se / without - 1.0 for (with_se, _), (without, _) in pairs]
+    low, middle, high = statistics.quantiles(added, n=4)
+    medians = (statistics.median(own for own, _ in times[key]) for key in ("without", "with"))
+    return [*(f"{1000 * one:.0f} ms" for one in medians), f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
+
+
+def _nets() -> dict[str, NetworkSpec]:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
+    return {"without": network("resnet50"), "with": network("se_resnet50")}
+
+
+def _of_inference(name: str, changed: dict[str, str], rounds: int, size: int) -> Times:
     """In the target's process: verify both networks, then time them in turns."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before the framework counts processors
-    nets = {"without": network("resnet50"), "with": network("se_resnet50")}
-    options = {**TARGETS[name].options, **changed}
     x = np.random.default_rng(0).normal(0.0, 1.0, (1, size, size, 3)).astype(np.float32)
-    predict = {}
-    for key, net in nets.items():
+    calls = {}
+    for key, net in _nets().items():
         parameters = se_numpy.initialize(net, seed=0)
-        predict[key] = load(TARGETS[name].module).network(net, "float32", **options)(parameters)
+        options = {**TARGETS[name].options, **changed}
+        predict = load(TARGETS[name].module).network(net, "float32", **options)(parameters)
         want = se_numpy.senet(x, net, parameters, data_format="channels_last")
-        off = abs(predict[key](x) - want).max() / abs(want).max()
+        off = abs(predict(x) - want).max() / abs(want).max()
         if not off < 1e-3:
             raise AssertionError(f"{name} {key} SE is {off:.1e} off")
-        predict[key](x)
-    times: Times = {key: [] for key in nets}
-    turns, order = random.Random(0), list(nets)
+        calls[key] = lambda predict=predict: predict(x)
+    return _in_turns(calls, rounds)
+
+
+def _of_training(rounds: int, size: int) -> Times:
+    import torch
+
+    import se_torch
+
+    torch.set_num_threads(1)
+    x = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
+    calls = {}
+    for key, net in _nets().items():
+        model = se_torch.SENet(net)
+
+        def step(model: torch.nn.Module = model) -> None:
+            model.zero_grad()
+            model(x).logsumexp(1).sum().backward()
+
+        calls[key] = step
+    return _in_turns(calls, rounds)
+
+
+def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> Times:
+    times: Times = {key: [] for key in calls}
+    turns, order = random.Random(0), list(calls)
+    for call in calls.values():
+        call()
     for _ in range(rounds):
         turns.shuffle(order)
         for key in order:
             wall, own = time.perf_counter(), time.process_time()
-            predict[key](x)
-            times[key].append((time.perf_counter() - wall, time.process_time() - own))
+            calls[key]()
+            times[key].append((time.process_time() - own, time.perf_counter() - wall))
     return times
-
-
-def cells(times: Times) -> list[str]:
-    """Of a row; what SE adds is the median over the rounds, beside it their quartiles."""
-    walls = {key: statistics.median(wall for wall, _ in each) for key, each in times.items()}
-    pairs = list(zip(times["with"], times["without"], strict=True))
-    wall, own = ([with_se[i] / without[i] - 1.0 for with_se, without in pairs] for i in (0, 1))
-    low, _, high = statistics.quantiles(own, n=4)
-    return [
-        f"{1000 * walls['without']:.0f} ms",
-        f"{1000 * walls['with']:.0f} ms",
-        f"{statistics.median(wall):+.1%}",
-        f"{statistics.median(own):+.1%}",
-        f"{low:+.1%} to {high:+.1%}",
-    ]
-
-
-if __name__ == "__main__":
-    main()

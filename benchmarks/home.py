@@ -101,9 +101,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=HOMES)
     parser.add_argument("--seconds", type=float, default=6.0, help="for a task, if five rounds fit into them")
+    parser.add_argument("--peaks", action="store_true", help="the memory that a step of training adds, no times")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
     home = HOMES[options.name]
+    if options.peaks:
+        json.dump(import_module(f"benchmarks.{home.module}").peaks(Task(SHAPES[-1])), sys.stdout)
+        return
     found: dict[str, Any] = {"versions": {name: version(name) for name in home.packages}}
     found["tasks"] = measure(home, tasks(home), options.seconds)
     if home.sweeps:

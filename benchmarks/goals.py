@@ -1,0 +1,212 @@
+"""Where we want to be: time over the best peer's in the same run, and what stands in the way where we are not."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from .blocks import SHAPES, Task
+from .rounds import Timing, ratio
+
+SMALL, SEVEN = (SHAPES[0],), SHAPES[1:3]
+REST, LAST = SHAPES[3:], "channels_last"
+Results = dict[str, Any]
+"""What ``python -m benchmarks`` wrote."""
+
+
+class Line(NamedTuple):
+    """One of ours on one task.
+
+    Args:
+        home: which process.
+        who: which of ours.
+        how: in which layout, or by which compiler.
+        task: what was computed.
+        time: how long it took.
+        peers: of the same ``how``.
+        floor: what memory allows, in microseconds; None where it was not measured.
+    """
+
+    home: str
+    who: str
+    how: str
+    task: Task
+    time: Timing
+    peers: dict[str, Timing]
+    floor: float | None
+
+    @property
+    def best(self) -> str:
+        """The fastest peer."""
+        return min(self.peers, key=lambda name: self.peers[name].median)
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the fastest peer's."""
+        return self.over(self.best)
+
+    def over(self, peer: str) -> float:
+        """Our time over a peer's."""
+        return ratio(self.time, self.peers[peer])
+
+
+def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
+    """All of ours, in order."""
+    for one in tasks:
+        task = Task(tuple(one["shape"]), one["dtype"], one["training"])
+        times: dict[str, dict[str, Timing]] = {}
+        for name, measured in one["times"].items():
+            who, how = name.rsplit(", ", 1)
+            times.setdefault(how, {})[who] = Timing(**measured)
+        floor = sum(timing.median for timing in times.pop("floor").values()) if "floor" in times else None
+        for how, each in times.items():
+            peers = {who: timing for who, timing in each.items() if not who.startswith("ours")}
+            for who in each:
+                if who not in peers:
+                    yield Line(home, who, how, task, each[who], peers, floor)
+
+
+class Goal(NamedTuple):
+    """A line of the table.
+
+    Args:
+        what: in words.
+        limit: the ratio that is to be reached.
+        measured: the ratios, by what they are of.
+        hinders: what was tried and what limits it, where it is not reached.
+    """
+
+    what: str
+    limit: float
+    measured: Callable[[Results], dict[str, float]]
+    hinders: str = ""
+
+
+def of(
+    home: str,
+    dtype: str,
+    training: bool,
+    shapes: tuple[tuple[int, ...], ...],
+    how: str | None = None,
+    who: str | None = None,
+    peer: str | None = None,
+) -> Callable[[Results], dict[str, float]]:
+    """Ratios to the best peer, or to one."""
+
+    def measured(results: Results) -> dict[str, float]:
+        return {
+            _short(one.task, one.who.removeprefix("ours").strip(), one.how if how is None else ""): (
+                one.ratio if peer is None else one.over(peer)
+            )
+            for one in lines(home, results["homes"][home]["tasks"])
+            if one.task in [Task(shape, dtype, training) for shape in shapes]
+            and how in (None, one.how)
+            and who in (None, one.who)
+        }
+
+    return measured
+
+
+def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
+    """PyTorch's forward pass in terms of what memory allows."""
+
+    def measured(results: Results) -> dict[str, float]:
+        return {
+            _short(one.task): one.time.median / one.floor
+            for one in lines("torch", results["homes"]["torch"]["tasks"])
+            if one.task in [Task(shape) for shape in shapes] and one.how == "NCHW" and one.floor
+        }
+
+    return measured
+
+
+def backward_peak(results: Results) -> dict[str, float]:
+    """What the backward pass adds to memory, in terms of x; dx is 1."""
+    return {how: results["peaks"][f"ours, {how}"][1] for how in ("NCHW", "channels_last")}
+
+
+def added(results: Results) -> dict[str, float]:
+    """Time of SE-ResNet-50 over ResNet-50's, one image."""
+    return {
+        way: statistics.median(a / b for (a, _), (b, _) in zip(each["with"], each["without"], strict=True))
+        for way, each in results["networks"].items()
+        if "training" not in way
+    }
+
+
+def _short(task: Task, *more: str) -> str:
+    return " ".join(["x".join(map(str, task.shape)), *filter(None, more)])
+
+
+PYTHON = (
+    "A fifth of it is memory; the check of x, the parameters, and the rules for dtypes, autocast and transformations "
+    "are about as much Python as the tutorials' six calls of modules. Hooks and parametrizations go on working."
+)
+SAME = "The same operations in the same order as the tutorials' block; where arrays lie in memory makes 0.05."
+GATE = "The gate's two products of matrices are a seventh of it, in the fastest peer as well."
+ROWS = (
+    "Rows of 49 numbers: each operation that broadcasts pays for each row. In pieces and in place it is already a "
+    "quarter less than with addcmul."
+)
+PRODUCT = (
+    "What is left is the product of x and the gate, half of the fastest peer's time there (of the small one, calls): "
+    "each number is widened, multiplied and rounded, row by row."
+)
+HALF = (
+    "dy and x are widened before they are multiplied, as SPEC N-1 has it. Rounding each product to bfloat16, as the "
+    "peers do, would reach 0.75; pieces that fit into L2 are slower, and so are addcmul, bmm and vecdot. Below a "
+    "million elements autograd's way is faster still, and x is widened once."
+)
+TRACED = "The same operations for the same compiler."
+HEAP = "dx, one piece, and what malloc keeps of those before."
+GOALS = (
+    Goal("torch float32 forward, small, NCHW", 0.85, of("torch", "float32", False, SMALL, "NCHW"), PYTHON),
+    Goal(
+        "torch float32 forward, small, channels_last",
+        0.85,
+        of("torch", "float32", False, SMALL, "channels_last"),
+        PYTHON,
+    ),
+    Goal(
+        "torch float32 forward, 7x7, channels_last", 0.85, of("torch", "float32", False, SEVEN, "channels_last"), PYTHON
+    ),
+    Goal("torch float32 forward, 7x7, NCHW", 1.0, of("torch", "float32", False, SEVEN, "NCHW"), SAME),
+    Goal("torch float32 forward, larger, NCHW", 1.0, of("torch", "float32", False, REST, "NCHW"), SAME),
+    Goal(
+        "torch float32 forward, larger, channels_last", 1.0, of("torch", "float32", False, REST, "channels_last"), SAME
+    ),
+    Goal("torch float32 forward, over the floor of memory, 50 MB and more", 1.1, to_floor(SHAPES[5:]), SAME),
+    Goal("torch float32 forward, over the floor of memory, 25 MB", 1.25, to_floor(SHAPES[4:5]), GATE),
+    Goal("torch float32 training, 5 MB and more, NCHW", 0.8, of("torch", "float32", True, SHAPES[1:], "NCHW"), ROWS),
+    Goal(
+        "torch float32 training, channels_last", 0.55, of("torch", "float32", True, SHAPES[1:], "channels_last"), ROWS
+    ),
+    Goal("torch float32 training, what backward adds to memory in terms of x", 1.05, backward_peak, HEAP),
+    Goal("torch bfloat16 forward", 0.6, of("torch", "bfloat16", False, SHAPES), PRODUCT),
+    Goal(
+        "torch bfloat16 training, 56x56",
+        0.75,
+        of("torch", "bfloat16", True, (*SMALL, *SHAPES[6:]), peer="tutorial"),
+        HALF,
+    ),
+    Goal("torch bfloat16 training, others", 0.6, of("torch", "bfloat16", True, SHAPES[1:6], peer="tutorial"), HALF),
+    Goal("torch compiled, float32", 1.0, of("torch compiled", "float32", False, SHAPES), TRACED),
+    Goal("torch compiled, float32 training", 1.0, of("torch compiled", "float32", True, SHAPES), TRACED),
+    Goal("Keras eager, small, the layer", 0.5, of("keras tensorflow", "float32", False, SMALL, "eager", "ours layer")),
+    Goal("Keras eager, small, as a model", 0.5, of("keras tensorflow", "float32", False, SMALL, "eager", "ours")),
+    Goal("Keras eager, others", 1.0, of("keras tensorflow", "float32", False, SHAPES[1:], "eager")),
+    Goal("Keras tf.function", 1.0, of("keras tensorflow", "float32", False, SHAPES, "tf.function"), TRACED),
+    Goal("Keras XLA", 1.0, of("keras tensorflow", "float32", False, SHAPES, "XLA"), TRACED),
+    Goal("Keras on JAX", 1.0, of("keras jax", "float32", False, SHAPES), TRACED),
+    Goal("Keras on PyTorch, eager", 1.0, of("keras torch", "float32", False, SHAPES, "eager")),
+    Goal("Flax float32, over plain JAX", 1.0, of("flax", "float32", False, SHAPES, "jax.jit", peer="plain"), TRACED),
+    Goal(
+        "Flax float32 training, over plain JAX",
+        1.0,
+        of("flax", "float32", True, SHAPES, "jax.jit", peer="plain"),
+        TRACED,
+    ),
+    Goal("Flax bfloat16, 8 MB and more", 0.55, of("flax", "bfloat16", False, REST, "jax.jit", peer="plain")),
+    Goal("onnxruntime, over the tutorials' block", 1.0, of("onnxruntime", "float32", False, SHAPES)),
+    Goal("NumPy oracle, over a textbook in float64", 2.0, of("numpy", "float64", False, SHAPES)),
+    Goal("what SE adds to ResNet-50, one image", 1.018, added),
+)

@@ -1,0 +1,185 @@
+"""The page docs/PERFORMANCE.md and its pictures, from the numbers of a run."""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import added_by_se, pictures
+from .blocks import SHAPES, Task
+from .goals import GOALS, Line, Results, lines
+
+KINDS = [(dtype, training) for dtype in ("float32", "bfloat16") for training in (False, True)]
+HEAD = """# How fast
+
+`make bench` wrote this page, its pictures and [every number](../benchmarks/results/latest.json).
+
+Each framework has a process of its own, on one processor, with one thread. Whatever is timed has given the oracle's
+answer first. All blocks of a table take their turns in rounds, in an order drawn anew each time, after one call that is
+not timed. Times are processor time per call, medians over the rounds; a ratio is the median over the rounds of ours to
+the other's in the same round. The input is the same each time, so that small maps lie in a cache.
+
+malloc keeps what is freed (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_ARENA_MAX=1`). By default it
+gives arrays above 32 MB back to the system, and page faults of the next call are most of what is measured, for every
+block alike: a large forward pass takes four times as long. The peaks of memory are measured without that.
+"""
+
+
+def page(results: Results, folder: Path) -> str:
+    """The page; the pictures are written into the folder."""
+    machine, homes = results.get("machine", {}), results["homes"]
+    parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
+    versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
+    parts.append(", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".\n")
+    parts += ["\n## Where we want to be\n\n", *_goals(results)]
+    pictures.ratios(list(_every(results)), folder / "performance_ratios.png")
+    parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
+    parts.append("\n## Every block\n\nOurs in milliseconds; its ratio to the fastest peer, and which that is.\n")
+    for name, home in homes.items():
+        parts += _home(name, home)
+    if "torch" in homes:
+        pictures.floors(list(_every(results)), folder / "performance_floor.png")
+        parts += ["\n## How far from what memory allows\n\n", *_floors(results)]
+        parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
+    if "peaks" in results:
+        parts += ["\n## Memory of a step of training\n\n", *_peaks(results["peaks"])]
+    if any("sweeps" in home for home in homes.values()):
+        parts += ["\n## Growth\n\n", *_growth(results)]
+    if "imports" in results:
+        parts += ["\n## Importing\n\n", *_imports(results["imports"])]
+    if "networks" in results:
+        parts += ["\n## What SE adds to ResNet-50\n\n", *_networks(results["networks"])]
+    return "".join(parts)
+
+
+def _every(results: Results) -> Iterator[Line]:
+    for name, home in results["homes"].items():
+        yield from lines(name, home["tasks"])
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    heads = list(heads)
+    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
+    for row in rows:
+        yield f"| {' | '.join(row)} |\n"
+
+
+def _goals(results: Results) -> Iterator[str]:
+    rows, hindered = [], []
+    for goal in GOALS:
+        try:
+            measured = goal.measured(results)
+        except KeyError:  # of a part that has not been run
+            continue
+        worst = max(measured, key=measured.__getitem__)
+        reached = sum(round(ratio, 2) <= goal.limit for ratio in measured.values())
+        extent = f"{min(measured.values()):.2f} to {measured[worst]:.2f} ({worst})"
+        if len(measured) == 1:
+            extent = f"{measured[worst]:.2f}"
+        rows.append([goal.what, f"≤ {goal.limit:g}", extent, f"{reached} of {len(measured)}"])
+        if reached < len(measured) and goal.hinders:
+            hindered.append(f"- {goal.what}: {goal.hinders}\n")
+    yield from _table(["what, over the fastest peer of its layout or compiler", "goal", "measured", "reached"], rows)
+    if hindered:
+        yield from ["\nWhere it is not reached, what was tried and what is in the way:\n\n", *hindered]
+
+
+def _home(name: str, home: dict[str, Any]) -> Iterator[str]:
+    every = list(lines(name, home["tasks"]))
+    kinds = list(dict.fromkeys((one.task.dtype, one.task.training) for one in every))
+    for who, how in dict.fromkeys((one.who, one.how) for one in every):
+        cells = {one.task: one for one in every if (one.who, one.how) == (who, how)}
+        shown = [kind for kind in kinds if any((task.dtype, task.training) == kind for task in cells)]
+        shapes = dict.fromkeys(task.shape for task in cells)
+        yield f"\n### {name}: {who}, {how}\n\n"
+        heads = (f"{dtype} {'training' if training else 'forward'}" for dtype, training in shown)
+        rows = ([_times(shape), *(_cell(cells.get(Task(shape, *kind))) for kind in shown)] for shape in shapes)
+        yield from _table(["shape", *heads], rows)
+
+
+def _times(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _cell(one: Line | None) -> str:
+    if one is None:
+        return ""
+    return f"{_ms(one.time.median)}; **{one.ratio:.2f}** {one.best}"
+
+
+def _ms(microseconds: float) -> str:
+    value = microseconds / 1000
+    return f"{value:.{max(0, 2 - max(0, math.floor(math.log10(value)) if value else 0))}f}"
+
+
+def _floors(results: Results) -> Iterator[str]:
+    yield "Forward, float32: ours and the fastest peer over the time of a sum of x and of a product with a number.\n\n"
+    found = [one for one in _every(results) if one.floor and one.task.dtype == "float32" and not one.task.training]
+    ways = list(dict.fromkeys((one.home, one.who, one.how) for one in found if one.how != "nnx.jit"))
+    by = {(one.home, one.who, one.how, one.task.shape): one for one in found}
+    rows = []
+    for shape in SHAPES:
+        row = [_times(shape), f"{Task(shape).megabytes:.1f}"]
+        for way in ways:
+            one = by.get((*way, shape))
+            row.append(
+                "" if one is None else _over(one.time.median, one) + " / " + _over(one.peers[one.best].median, one)
+            )
+        rows.append(row)
+    yield from _table(["shape", "MB", *(f"{home}, {who}, {how}" for home, who, how in ways)], rows)
+
+
+def _over(time: float, one: Line) -> str:
+    return f"{time / one.floor:.2f}" if one.floor else ""
+
+
+def _peaks(peaks: dict[str, list[float]]) -> Iterator[str]:
+    yield f"PyTorch, {_times(SHAPES[-1])}, float32: what each pass adds to memory at its highest, in terms of x.\n\n"
+    rows = ([name, *(f"{value:.2f}" for value in both)] for name, both in peaks.items())
+    yield from _table(["block, layout", "forward", "backward (dx is 1)"], rows)
+
+
+def _growth(results: Results) -> Iterator[str]:
+    yield "Nanoseconds per element as one extent grows, forward, from (8, 256, 28, 28): ours / the fastest peer.\n\n"
+    rows = []
+    for name, home in results["homes"].items():
+        for what, tasks in home.get("sweeps", {}).items():
+            best = list(_first_of_ours(name, tasks))
+            rows.append([name, what, "; ".join(f"{one.task.shape[_axis(what)]}: {_pair(one)}" for one in best)])
+    yield from _table(["", "grows", "extent: ns per element"], rows)
+
+
+def _first_of_ours(name: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
+    """One line for each task: the first of ours."""
+    done = set()
+    for one in lines(name, tasks):
+        if one.how != "nnx.jit" and one.task not in done:
+            done.add(one.task)
+            yield one
+
+
+def _axis(what: str) -> int:
+    return {"N": 0, "C": 1, "H and W": 2}[what]
+
+
+def _fastest(one: Line) -> float:
+    return one.peers[one.best].median
+
+
+def _pair(one: Line) -> str:
+    per = 1000 / math.prod(one.task.shape)
+    return f"{per * one.time.median:.2f} / {per * _fastest(one):.2f}"
+
+
+def _imports(imports: dict[str, list[float]]) -> Iterator[str]:
+    yield "A fresh Python for each, medians of five.\n\n"
+    rows = (
+        [f"`{name}`", f"{wall:.2f} s", f"{own:.2f} s", f"{peak:.0f} MiB"] for name, (wall, own, peak) in imports.items()
+    )
+    yield from _table(["statement", "time", "processor time", "highest memory"], rows)
+
+
+def _networks(networks: dict[str, added_by_se.Times]) -> Iterator[str]:
+    yield "224 × 224, float32, processor time; the paper gives +1.8 % for one image on a CPU (section 5).\n\n"
+    rows = ([way, *added_by_se.cells(times)] for way, times in networks.items())
+    yield from _table(["implementation", "ResNet-50", "SE-ResNet-50", "SE adds", "half of the rounds between"], rows)
