@@ -7,7 +7,7 @@ THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_N
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers port-peers networks demo accuracy lint format docs wheel clean
+.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
@@ -46,6 +46,9 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) se_conformance.networks --out docs/NETWORKS.md
+
+bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; half an hour on a quiet machine
+	$(RUN) benchmarks
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_conformance.demo --framework $(FRAMEWORK)

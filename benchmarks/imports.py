@@ -23,19 +23,25 @@ STATEMENTS = (
 )
 
 
+PEAK = "[print(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')]"
+"""As the process itself sees it; what its parent sees begins with the parent's own."""
+
+
 def measure(rounds: int = 5) -> dict[str, list[float]]:
     """Medians by statement: wall and processor seconds, MiB at the highest."""
     found: dict[str, list[tuple[float, float, float]]] = {one: [] for one in STATEMENTS}
     turns, order = random.Random(0), list(STATEMENTS)
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     for _ in range(rounds):
         turns.shuffle(order)
         for statement in order:
-            begun = time.perf_counter()
-            process = subprocess.Popen([sys.executable, "-c", statement], env=quiet)
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                raise AssertionError(f"{statement}: {status}")
-            wall = time.perf_counter() - begun
-            found[statement].append((wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+            found[statement].append(_once(statement))
     return {one: [statistics.median(each) for each in zip(*found[one], strict=True)] for one in STATEMENTS}
+
+
+def _once(statement: str) -> tuple[float, float, float]:
+    before, begun = os.times(), time.perf_counter()
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    said = subprocess.check_output([sys.executable, "-c", f"{statement}\n{PEAK}"], env=quiet, text=True)
+    wall, after = time.perf_counter() - begun, os.times()
+    own = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, own, int(said.split()[-1]) / 1024

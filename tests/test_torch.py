@@ -429,6 +429,32 @@ def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
     subject.judge(y)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 12, 5, 7), (2, 12, 16, 9), (3, 12, 1, 80), (0, 12, 9, 9)])
+def test_pooling_gives_the_mean(shape, dtype):
+    x = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, shape)).to(getattr(torch, dtype))
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert se_torch.eager._pools(x) or x.is_contiguous()
+    z = se_torch.eager._mean(x)
+    assert z.dtype == (torch.float64 if dtype == "float64" else torch.float32) and z.shape == shape[:2]
+    off = {"bfloat16": 2.0**-8, "float32": 4e-7, "float64": 1e-15}[dtype]  # bfloat16 is rounded once, to half an ulp
+    assert torch.allclose(z.double(), x.double().mean((2, 3)), rtol=off, atol=0.0)
+
+
+def test_what_is_pooled(monkeypatch):
+    monkeypatch.setattr(se_torch.eager, "MANY", 12)
+    x = torch.ones(2, 12, 5, 7).contiguous(memory_format=torch.channels_last)
+    assert se_torch.eager._pools(x)
+    assert not se_torch.eager._pools(x.contiguous()) and not se_torch.eager._pools(x[:, :11])
+    assert not se_torch.eager._pools(x[:, :, 0]) and not se_torch.eager._pools(x[:, :, ::2])
+    taken = []
+    monkeypatch.setattr(se_torch.eager, "run", lambda x, *others: taken.append(x.shape))
+    with torch.no_grad():
+        for one in (x, x.contiguous()):
+            se_torch.SqueezeExcitation(12)(one)
+    assert len(taken) == 1
+
+
 @compiles
 def test_a_compiler_and_an_exporter_see_the_formula(monkeypatch):
     monkeypatch.setattr(se_torch.eager, "run", None)

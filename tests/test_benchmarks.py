@@ -1,0 +1,151 @@
+"""The bench: its pieces once, on small maps; its arithmetic on numbers made up; its page against its numbers."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import added_by_se, imports
+from benchmarks.blocks import SHAPES, Run, Task, right, verify
+from benchmarks.goals import GOALS, lines, of
+from benchmarks.home import HOMES, measure, tasks
+from benchmarks.memory import added
+from benchmarks.rounds import Timing, ratio, side_by_side
+from se_conformance.targets import TARGETS
+
+from .conftest import OnDemand
+
+ROOT = Path(__file__).parent.parent
+TINY = (2, 32, 5, 3)
+report = OnDemand("benchmarks.report")
+
+
+def with_framework(name):
+    home = HOMES[name]
+    family = home.module.partition("_")[0]
+    families = {"onnx": ("torch", "conformance")}.get(family, () if family == "numpy" else (family,))
+    peers = ("peers",) if family == "torch" else ()
+    return pytest.param(name, marks=pytest.mark.framework(*families, *peers), id=name)
+
+
+RUN_HERE = ["torch", "flax", "keras tensorflow", "numpy"]
+if not TARGETS["onnxruntime"].missing:
+    RUN_HERE.append("onnxruntime")
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
+@pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
+def test_every_block_is_right_and_is_timed(name, monkeypatch):
+    monkeypatch.setattr("benchmarks.rounds.VISIT", 0.0)
+    home = HOMES[name]
+    kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
+    todo = [Task(TINY, *kind) for kind in kinds[:3]]
+    for task, found in zip(todo, measure(home, todo, 0.0), strict=True):
+        assert (tuple(found["shape"]), found["dtype"], found["training"]) == task
+        assert all(len(timing[kind]) == 5 for timing in found["times"].values() for kind in ("processor", "wall"))
+        every = list(lines(name, [found]))
+        assert every and all(one.peers for one in every)
+        assert all(one.floor is not None for one in every) == (name in ("torch", "flax"))
+
+
+@pytest.mark.framework("torch", "peers")
+def test_memory_is_counted(monkeypatch):
+    from benchmarks import torch_blocks
+
+    monkeypatch.setattr(torch_blocks, "BLOCKS", {name: torch_blocks.BLOCKS[name] for name in ("ours", "tutorial")})
+    monkeypatch.setattr(torch_blocks, "LAYOUTS", {"NCHW": torch_blocks.LAYOUTS["NCHW"]})
+    found = torch_blocks.peaks(Task((8, 64, 128, 160)))  # 40 MiB: the system sees it come and go
+    assert 0.9 < found["ours, NCHW"][0] < 1.4 and 0.9 < found["tutorial, NCHW"][0] < 1.4
+    assert 0.9 < found["ours, NCHW"][1] < 1.6 < 1.8 < found["tutorial, NCHW"][1]
+
+
+def test_what_is_wrong_is_not_timed():
+    task = Task(TINY, "float64")
+    want = right(task)
+    y = want["y"]
+    verify("right", task, Run(lambda: None, lambda: (y,)), want)
+    with pytest.raises(AssertionError, match=r"wrong, 2x32x5x3 float64 forward: y is 1\.0e-03 off"):
+        verify("wrong", task, Run(lambda: None, lambda: (y * 1.001,)), want)
+    with pytest.raises(AssertionError, match="y is nan off"):
+        verify("wrong", task, Run(lambda: None, lambda: (y * np.nan,)), want)
+
+
+def test_rounds_visit_all_alike(monkeypatch):
+    monkeypatch.setattr("benchmarks.rounds.VISIT", 0.0)
+    visits = []
+    timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
+    assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())
+    in_rounds = visits[6:]  # after two calls of each that only tell how long it takes
+    assert all(sorted(in_rounds[start : start + 6]) == list("aabbcc") for start in range(0, 30, 6))
+    assert len({tuple(in_rounds[start : start + 6]) for start in range(0, 30, 6)}) > 1
+
+
+def test_a_ratio_is_the_median_over_the_rounds():
+    assert ratio(Timing([10, 30, 90], []), Timing([20, 20, 30], [])) == 1.5
+
+
+def test_memory_that_a_call_adds():
+    assert 0.9 < added(lambda: np.ones(1 << 24)) / (8 << 24) < 1.3
+
+
+def made_up(shape=SHAPES[0], **times):
+    task = {"shape": list(shape), "dtype": "float32", "training": False}
+    return task | {"times": {name.replace("_", ", "): {"processor": own, "wall": own} for name, own in times.items()}}
+
+
+def test_lines_compare_with_the_fastest_peer_of_the_same_way():
+    one = made_up(ours_NCHW=[10, 12, 14], tutorial_NCHW=[20, 20, 20], timm_NCHW=[16, 16, 16], timm_last=[1, 1, 1])
+    (line,) = lines("torch", [one])
+    assert (line.best, line.ratio, line.over("tutorial"), line.floor) == ("timm", 0.75, 0.6, None)
+    one["times"] |= {f"{what}, floor": {"processor": [4, 4, 4], "wall": []} for what in ("sum", "scale")}
+    (line,) = lines("torch", [one])
+    assert line.floor == 8
+    results = {"homes": {"torch": {"tasks": [one, made_up(SHAPES[1], ours_NCHW=[1], a_NCHW=[1])]}}}
+    assert of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
+    assert of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
+
+
+def test_what_se_adds_is_the_median_over_the_rounds():
+    times = {"without": [(0.1, 0.2), (0.2, 0.4), (0.1, 0.1)], "with": [(0.11, 0.2), (0.21, 0.5), (0.12, 0.2)]}
+    assert added_by_se.cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]
+
+
+@pytest.mark.framework("torch", "conformance")
+def test_networks_are_timed_with_and_without(monkeypatch):
+    monkeypatch.setattr(
+        added_by_se, "_nets", lambda: {key: added_by_se.network(f"{key}resnet18") for key in ("", "se_")}
+    )
+    monkeypatch.setattr(added_by_se, "cells", lambda times: [])
+    found = added_by_se.measure(("torch",), rounds=2, size=32)
+    assert {key: len(each) for key, each in found["torch"].items()} == {"with": 2, "without": 2}
+
+
+def test_imports_are_measured(monkeypatch):
+    monkeypatch.setattr(imports, "STATEMENTS", ("pass", "import numpy"))
+    found = imports.measure(1)
+    assert found["import numpy"][2] > found["pass"][2] > 1
+    monkeypatch.setattr(imports, "STATEMENTS", ("import no_such_module",))
+    with pytest.raises(subprocess.CalledProcessError, match="no_such_module"):
+        imports.measure(1)
+
+
+@pytest.mark.framework("conformance")
+def test_the_page_says_what_the_numbers_say(tmp_path):
+    results = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
+    assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"performance_ratios.png", "performance_floor.png"}
+
+
+@pytest.mark.framework("conformance")
+def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
+    results = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
+    for name, home in HOMES.items():
+        done = [Task(tuple(one["shape"]), one["dtype"], one["training"]) for one in results["homes"][name]["tasks"]]
+        assert done == tasks(home)
+    page = (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    for goal in GOALS:
+        reached, asked = map(int, re.search(rf"\| {re.escape(goal.what)} \|.*\| (\d+) of (\d+) \|", page).groups())
+        assert reached == asked or goal.hinders, goal.what
