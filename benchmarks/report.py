@@ -72,10 +72,11 @@ def _goals(results: Results) -> Iterator[str]:
         except KeyError:  # of a part that has not been run
             continue
         worst = max(measured, key=measured.__getitem__)
-        reached = sum(round(ratio, 2) <= goal.limit for ratio in measured.values())
-        extent = f"{min(measured.values()):.2f} to {measured[worst]:.2f} ({worst})"
-        if len(measured) == 1:
-            extent = f"{measured[worst]:.2f}"
+        digits = max(2, len(f"{goal.limit:g}".partition(".")[2]))
+        reached = sum(round(ratio, digits) <= goal.limit for ratio in measured.values())
+        extent = f"{measured[worst]:.{digits}f}"
+        if len(measured) > 1:
+            extent = f"{min(measured.values()):.{digits}f} to {extent} ({worst})"
         rows.append([goal.what, f"≤ {goal.limit:g}", extent, f"{reached} of {len(measured)}"])
         if reached < len(measured) and goal.hinders:
             hindered.append(f"- {goal.what}: {goal.hinders}\n")

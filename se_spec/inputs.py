@@ -35,13 +35,14 @@ def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec",
     if len(shape) not in ((3, 4, 5) if block else (4,)):
         axes = "1, 2 or 3 spatial axes (rank 3, 4 or 5)" if block else "2 spatial axes (rank 4)"
         raise ShapeError(f"{_facts(shape, spec, data_format)} and {axes}, got rank {len(shape)}")
-    channels = shape[1 if data_format == "channels_first" else -1]
+    first = data_format == "channels_first"
+    channels, spatial = shape[1 if first else -1], shape[2:] if first else shape[1:-1]
     if channels is not None and channels != spec.channels:
         raise ShapeError(f"{_facts(shape, spec, data_format)}, got {channels} channels; is x {data_format}?")
-    for axis in spatial_axes(len(shape), data_format):
-        if shape[axis] == 0:
-            facts = _facts(shape, spec, data_format)
-            raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
+    if 0 in spatial:
+        axis = tuple(spatial).index(0) + (2 if first else 1)
+        facts = _facts(shape, spec, data_format)
+        raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
 
 
 def _facts(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", data_format: str) -> str:

@@ -2,7 +2,7 @@
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; what
-``eager`` does otherwise with bfloat16 and large maps, it says.
+``eager`` does otherwise with bfloat16, channels_last and large maps, it says.
 """
 
 import contextlib
