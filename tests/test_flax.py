@@ -263,6 +263,15 @@ def test_n1_half_is_squeezed_in_float32(api: str, value: int, size: int, dtype: 
 
 
 @both
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_n1_no_second_map_is_written_down(api: str, dtype: str, jax: Any) -> None:
+    block = build(api, SESpec(64))
+    x = jax.numpy.ones((4, 28, 28, 64), dtype)
+    memory = jax.jit(block.forward).lower(block.state, x).compile().memory_analysis()
+    assert memory.output_size_in_bytes == x.nbytes > 10 * memory.temp_size_in_bytes
+
+
+@both
 @pytest.mark.parametrize("squeeze", ["avg", "max", "avg_max"])
 @pytest.mark.parametrize("nonlinear", [{"activation": "relu6", "gate": "hard_sigmoid"}, {"activation": "hard_swish"}])
 def test_n3_nan_and_inf_under_jit(api: str, squeeze: str, nonlinear: dict[str, str], jax: Any) -> None:

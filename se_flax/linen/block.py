@@ -125,8 +125,8 @@ class SqueezeExcitation(nn.Module):
 
 @jax.custom_jvp
 def _again(wide: jax.Array, x: jax.Array) -> jax.Array:
-    """wide; of half precision from x anew, or XLA would write it down for the squeeze and the product to share."""
-    return wide if x.dtype.itemsize >= 4 else jax.lax.optimization_barrier(x).astype(wide.dtype)
+    """wide; of bfloat16 from x anew, or XLA would write wide down for the squeeze and the product to share."""
+    return jax.lax.optimization_barrier(x).astype(wide.dtype) if x.dtype == jnp.bfloat16 else wide
 
 
 @_again.defjvp
