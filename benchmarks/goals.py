@@ -144,7 +144,10 @@ PYTHON = (
     "A fifth of it is memory; the check of x, the parameters, and the rules for dtypes, autocast and transformations "
     "are about as much Python as the tutorials' six calls of modules. Hooks and parametrizations go on working."
 )
-SAME = "The same operations in the same order as the tutorials' block; where arrays lie in memory makes 0.05."
+SAME = (
+    "The same operations in the same order as the tutorials' block. Where arrays lie in memory makes 0.05, and the "
+    "fastest of three that do the same is by chance some hundredths faster."
+)
 GATE = "The gate's two products of matrices are a seventh of it, in the fastest peer as well."
 ROWS = (
     "Rows of 49 numbers: each operation that broadcasts pays for each row. In pieces and in place it is already a "

@@ -3,41 +3,39 @@
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from .blocks import SHAPES
 from .goals import Line
 
 mpl.use("Agg")
-COLOURS = mpl.colormaps["viridis"]
 
 
 def ratios(every: list[Line], path: Path) -> None:
-    """A row for each of ours, a dot for each shape: left of 1 we are faster."""
-    rows = {}
+    """A row for each of ours, a column for each shape; blue where we are faster than the fastest peer."""
+    rows: dict[str, dict[tuple[int, ...], float]] = {}
     for one in every:
+        who = one.who.removeprefix("ours").strip()
+        if who == "layer" and one.how != "eager":
+            continue  # a model of one layer, traced
         kind = f"{one.task.dtype} {'training' if one.task.training else 'forward'}"
-        rows.setdefault(f"{one.home}, {one.who}, {one.how}: {kind}".replace(", ours,", ","), []).append(one)
-    figure = Figure(figsize=(9, 1 + 0.19 * len(rows)), layout="constrained")
+        row = ", ".join(filter(None, (one.home, who, one.how, kind)))
+        rows.setdefault(row, {})[one.task.shape] = one.ratio
+    grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
+    figure = Figure(figsize=(8.5, 1 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for height, found in enumerate(reversed(rows.values())):
-        for one in found:
-            colour = COLOURS(SHAPES.index(one.task.shape) / (len(SHAPES) - 1))
-            axes.plot(one.ratio, height, "o", color=colour, markersize=4)
-    for shape in SHAPES:
-        colour = COLOURS(SHAPES.index(shape) / (len(SHAPES) - 1))
-        axes.plot([], [], "o", color=colour, markersize=4, label=" × ".join(map(str, shape)))
-    axes.axvline(1.0, color="0.5", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xticks(ticks := (0.25, 0.33, 0.5, 0.7, 1.0, 1.4, 2.0), [f"{one:g}" for one in ticks])
-    axes.minorticks_off()
-    axes.set_yticks(range(len(rows)), reversed(rows), fontsize=6)
-    axes.set_ylim(-1, len(rows))
-    axes.grid(axis="both", color="0.92")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("our time over the fastest peer's")
-    figure.legend(loc="outside upper center", ncols=4, fontsize=7, frameon=False)
-    figure.savefig(path, dpi=110)
+    axes.imshow(np.log2(grid), cmap="RdBu_r", vmin=-1.5, vmax=1.5, aspect="auto")
+    for (height, place), ratio in np.ndenumerate(grid):
+        if not np.isnan(ratio):
+            colour = "black" if 0.5 < ratio < 2.0 else "white"
+            axes.text(place, height, f"{ratio:.2f}", ha="center", va="center", fontsize=6, color=colour)
+    axes.set_xticks(range(len(SHAPES)), ["{}×{}\n{}×{}".format(*shape) for shape in SHAPES], fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=6)
+    axes.tick_params(length=0)
+    axes.set_title("our time over the fastest peer's", fontsize=9)
+    figure.savefig(path, dpi=120)
 
 
 def floors(every: list[Line], path: Path) -> None:
