@@ -46,6 +46,7 @@ def main() -> None:
             results["homes"][part] = _ask(asked, environment(HOMES[part]))
         _write(RESULTS, json.dumps(results, separators=(",", ":")).replace('{"shape"', '\n{"shape"') + "\n")
     _write(PAGE, report.page(results, PAGE.parent))
+    print("the README's table:", report.summary(results), sep="\n\n")
 
 
 def machine() -> dict[str, str]:

@@ -9,7 +9,6 @@ from . import added_by_se, pictures
 from .blocks import SHAPES, Task
 from .goals import GOALS, Line, Results, lines
 
-KINDS = [(dtype, training) for dtype in ("float32", "bfloat16") for training in (False, True)]
 HEAD = """# How fast
 
 `make bench` wrote this page, its pictures and [every number](../benchmarks/results/latest.json).
@@ -52,6 +51,30 @@ def page(results: Results, folder: Path) -> str:
     return "".join(parts)
 
 
+SUMMARY = {
+    "PyTorch, forward, NCHW / channels_last": [("torch", "NCHW", False), ("torch", "channels_last", False)],
+    "PyTorch, training, NCHW / channels_last": [("torch", "NCHW", True), ("torch", "channels_last", True)],
+    "Flax under `jax.jit`, forward / training": [("flax", "jax.jit", False), ("flax", "jax.jit", True)],
+    "Keras on TensorFlow, forward, eager / XLA": [("keras tensorflow", how, False) for how in ("eager", "XLA")],
+}
+
+
+def summary(results: Results) -> str:
+    """The README's table: from the best to the worst shape, but for the smallest."""
+    every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who != "ours layer"]
+
+    def extent(dtype: str, home: str, how: str, training: bool) -> str:
+        wanted = (home, how, dtype, training)
+        found = [one.ratio for one in every if (one.home, one.how, one.task.dtype, one.task.training) == wanted]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    rows = (
+        [what, *(" / ".join(extent(dtype, *way) for way in ways) for dtype in ("float32", "bfloat16"))]
+        for what, ways in SUMMARY.items()
+    )
+    return "".join(_table(["", "float32", "bfloat16"], rows))
+
+
 def _every(results: Results) -> Iterator[Line]:
     for name, home in results["homes"].items():
         yield from lines(name, home["tasks"])
@@ -59,13 +82,13 @@ def _every(results: Results) -> Iterator[Line]:
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     heads = list(heads)
-    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
-    for row in rows:
-        yield f"| {' | '.join(row)} |\n"
+    for row in (heads, ["---"] * len(heads), *rows):
+        yield f"| {' | '.join(row)} |\n".replace("|  |", "| |")
 
 
 def _goals(results: Results) -> Iterator[str]:
-    rows, hindered = [], []
+    rows: list[list[str]] = []
+    hindered: dict[str, list[str]] = {}
     for goal in GOALS:
         try:
             measured = goal.measured(results)
@@ -78,11 +101,12 @@ def _goals(results: Results) -> Iterator[str]:
         if len(measured) > 1:
             extent = f"{min(measured.values()):.{digits}f} to {extent} ({worst})"
         rows.append([goal.what, f"≤ {goal.limit:g}", extent, f"{reached} of {len(measured)}"])
-        if reached < len(measured) and goal.hinders:
-            hindered.append(f"- {goal.what}: {goal.hinders}\n")
+        if reached < len(measured):
+            hindered.setdefault(goal.hinders, []).append(goal.what)
     yield from _table(["what, over the fastest peer of its layout or compiler", "goal", "measured", "reached"], rows)
-    if hindered:
-        yield from ["\nWhere it is not reached, what was tried and what is in the way:\n\n", *hindered]
+    yield "\nWhere it is not reached, what was tried and what is in the way:\n\n"
+    for why, goals in hindered.items():
+        yield f"- {'; '.join(goals)}. *{why}*\n"
 
 
 def _home(name: str, home: dict[str, Any]) -> Iterator[str]:
