@@ -23,6 +23,11 @@ malloc keeps what is freed (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, 
 gives arrays above 32 MB back to the system, and page faults of the next call are most of what is measured, for every
 block alike: a large forward pass takes four times as long. The peaks of memory are measured without that.
 """
+EVERY = """
+## Every block
+
+Ours in milliseconds of processor time (and by the clock); its ratio to the fastest peer, and which that is.
+"""
 
 
 def page(results: Results, folder: Path) -> str:
@@ -34,9 +39,7 @@ def page(results: Results, folder: Path) -> str:
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
     pictures.ratios(list(_every(results)), folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
-    parts.append(
-        "\n## Every block\n\nOurs in milliseconds of processor time (and by the clock); its ratio to the fastest peer, and which that is.\n"
-    )
+    parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)
     if "torch" in homes:
