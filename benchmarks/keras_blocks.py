@@ -39,8 +39,16 @@ BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial,
 
 def runs(task: Task) -> Runs:
     """By block and mode; ours as a model too, as the other two are, and as the layer that it is."""
-    *arrays, parameters = task.drawn()
+    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(task.dtype)
+    try:
+        return _made(task)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _made(task: Task) -> Runs:
+    *arrays, parameters = task.drawn()
     x, dy = (
         keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(value, 1, -1), np.float32), dtype=task.dtype)
         for value in arrays

@@ -1,5 +1,6 @@
 """The bench: its pieces once, on small maps; its arithmetic on numbers made up; its page against its numbers."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -48,6 +49,8 @@ def test_every_block_is_right_and_is_timed(name, monkeypatch):
         every = list(lines(name, [found]))
         assert every and all(one.peers for one in every)
         assert all(one.floor is not None for one in every) == (name in ("torch", "flax"))
+    if name == "keras tensorflow":
+        assert importlib.import_module("keras").config.dtype_policy().name == "float32"  # as it was
 
 
 def in_a_process(code):
