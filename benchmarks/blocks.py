@@ -46,6 +46,11 @@ class Task(NamedTuple):
         """Of x, a million bytes each."""
         return int(np.prod(self.shape)) * {"bfloat16": 2, "float32": 4, "float64": 8}[self.dtype] / 1e6
 
+    @property
+    def kind(self) -> str:
+        """Its type and passes, in words."""
+        return f"{self.dtype} {'training' if self.training else 'forward'}"
+
     def drawn(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """x and dy, channels first, and parameters; numbers of the type."""
         random = np.random.default_rng(0)
@@ -54,7 +59,7 @@ class Task(NamedTuple):
         return x, dy, {name: round_to(value, self.dtype) for name, value in parameters.items()}
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.shape))} {self.dtype} {'training' if self.training else 'forward'}"
+        return f"{'x'.join(map(str, self.shape))} {self.kind}"
 
 
 class Run(NamedTuple):

@@ -44,6 +44,11 @@ class Line(NamedTuple):
         return min(self.peers, key=lambda name: self.peers[name].median)
 
     @property
+    def fastest(self) -> float:
+        """Its time, in microseconds."""
+        return self.peers[self.best].median
+
+    @property
     def ratio(self) -> float:
         """Our time over the fastest peer's."""
         return self.over(self.best)

@@ -19,8 +19,7 @@ def ratios(every: list[Line], path: Path) -> None:
         who = one.who.removeprefix("ours").strip()
         if who == "layer" and one.how != "eager":
             continue  # a model of one layer, traced
-        kind = f"{one.task.dtype} {'training' if one.task.training else 'forward'}"
-        row = ", ".join(filter(None, (one.home, who, one.how, kind)))
+        row = ", ".join(filter(None, (one.home, who, one.how, one.task.kind)))
         rows.setdefault(row, {})[one.task.shape] = one.ratio
     grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
     figure = Figure(figsize=(8.5, 1 + 0.2 * len(rows)), layout="constrained")
@@ -50,7 +49,7 @@ def floors(every: list[Line], path: Path) -> None:
         sizes, colour = [one.task.megabytes for one in found], f"C{place}"
         label = ", ".join(way).replace(", ours,", ",")
         axes.plot(sizes, [one.time.median / (one.floor or 1) for one in found], "o-", color=colour, label=label)
-        peers = [one.peers[one.best].median / (one.floor or 1) for one in found]
+        peers = [one.fastest / (one.floor or 1) for one in found]
         axes.plot(sizes, peers, ".--", color=colour, linewidth=0.8)
     axes.axhline(1.0, color="0.5", linewidth=1)
     axes.set(xscale="log", xlabel="x, MB", ylabel="time over a sum and a product", ylim=(0, None))

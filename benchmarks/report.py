@@ -117,15 +117,16 @@ def _goals(results: Results) -> Iterator[str]:
 
 def _home(name: str, home: dict[str, Any]) -> Iterator[str]:
     every = list(lines(name, home["tasks"]))
-    kinds = list(dict.fromkeys((one.task.dtype, one.task.training) for one in every))
     for who, how in dict.fromkeys((one.who, one.how) for one in every):
         cells = {one.task: one for one in every if (one.who, one.how) == (who, how)}
-        shown = [kind for kind in kinds if any((task.dtype, task.training) == kind for task in cells)]
+        kinds = {task.kind: task for task in cells}
         shapes = dict.fromkeys(task.shape for task in cells)
         yield f"\n### {name}: {who}, {how}\n\n"
-        heads = (f"{dtype} {'training' if training else 'forward'}" for dtype, training in shown)
-        rows = ([_times(shape), *(_cell(cells.get(Task(shape, *kind))) for kind in shown)] for shape in shapes)
-        yield from _table(["shape", *heads], rows)
+        rows = (
+            [_times(shape), *(_cell(cells.get(one._replace(shape=shape))) for one in kinds.values())]
+            for shape in shapes
+        )
+        yield from _table(["shape", *kinds], rows)
 
 
 def _times(shape: Iterable[int]) -> str:
@@ -153,9 +154,7 @@ def _floors(results: Results) -> Iterator[str]:
         row = [_times(shape), f"{Task(shape).megabytes:.1f}"]
         for way in ways:
             one = by.get((*way, shape))
-            row.append(
-                "" if one is None else _over(one.time.median, one) + " / " + _over(one.peers[one.best].median, one)
-            )
+            row.append("" if one is None else f"{_over(one.time.median, one)} / {_over(one.fastest, one)}")
         rows.append(row)
     yield from _table(["shape", "MB", *(f"{home}, {who}, {how}" for home, who, how in ways)], rows)
 
@@ -193,13 +192,9 @@ def _axis(what: str) -> int:
     return {"N": 0, "C": 1, "H and W": 2}[what]
 
 
-def _fastest(one: Line) -> float:
-    return one.peers[one.best].median
-
-
 def _pair(one: Line) -> str:
     per = 1000 / math.prod(one.task.shape)
-    return f"{per * one.time.median:.2f} / {per * _fastest(one):.2f}"
+    return f"{per * one.time.median:.2f} / {per * one.fastest:.2f}"
 
 
 def _imports(imports: dict[str, list[float]]) -> Iterator[str]:
