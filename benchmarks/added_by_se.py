@@ -15,6 +15,7 @@ import numpy as np
 
 import se_numpy
 from se_conformance.targets import TARGETS, Worker, load
+from se_conformance.training import TRAINERS, Course, begin
 from se_spec import NetworkSpec, network
 
 WAYS: dict[str, tuple[str, dict[str, str]]] = {
@@ -31,22 +32,34 @@ WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "linen, jit": ("linen", {}),
 }
 """A target, and what is asked of it instead of its own options."""
-TRAINING = "torch, a step of training with 8 images"
+TRAINING = {f"{trainer}, a step of training": trainer for trainer in TRAINERS}
+"""A trainer; the step is that of its course, with its update, on eight images."""
+NETS = {"without": "resnet50", "with": "se_resnet50"}
 
 Times = dict[str, list[tuple[float, float]]]
 """Processor and wall seconds, by network."""
 
 
-def measure(ways: Iterable[str] = (*WAYS, TRAINING), rounds: int = 15, size: int = 224) -> dict[str, Times]:
-    """Every way's times, each in a process of its own."""
-    found = {}
+def measure(
+    ways: Iterable[str] = (*WAYS, *TRAINING), rounds: int = 45, size: int = 224, names: dict[str, str] = NETS
+) -> dict[str, Times]:
+    """Every way's times, each in a process of its own.
+
+    Raises:
+        AssertionError: logits that are not the oracle's, or first losses of training that are not every trainer's.
+    """
+    found, losses = {}, None
     for way in ways:
-        name, changed = WAYS.get(way, ("torch", {}))
-        worker = Worker(TARGETS[name])
-        if way == TRAINING:
-            found[way] = worker.call(_of_training, max(2, rounds // 3), size)
+        trainer = TRAINING.get(way)
+        target, changed = WAYS[way] if trainer is None else (TRAINERS[trainer], {})
+        worker = Worker(TARGETS[target])
+        if trainer is None:
+            found[way] = worker.call(_of_inference, target, changed, rounds, size, names)
         else:
-            found[way] = worker.call(_of_inference, name, changed, rounds, size)
+            found[way], first = worker.call(_of_training, trainer, max(2, rounds // 5), size, names)
+            losses = losses or first
+            if not np.allclose(first, losses, rtol=1e-3, atol=0.0):
+                raise AssertionError(f"{way}: losses of {first}, and {losses} of the first trainer")
         worker.close()
         print(way, *cells(found[way]), sep="; ", file=sys.stderr)
     return found
@@ -61,44 +74,38 @@ def cells(times: Times) -> list[str]:
     return [*(f"{1000 * one:.0f} ms" for one in medians), f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
 
 
-def _nets() -> dict[str, NetworkSpec]:
+def _nets(names: dict[str, str]) -> dict[str, NetworkSpec]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
-    return {"without": network("resnet50"), "with": network("se_resnet50")}
+    return {key: network(name) for key, name in names.items()}
 
 
-def _of_inference(name: str, changed: dict[str, str], rounds: int, size: int) -> Times:
+def _of_inference(target: str, changed: dict[str, str], rounds: int, size: int, names: dict[str, str]) -> Times:
     """In the target's process: verify both networks, then time them in turns."""
     x = np.random.default_rng(0).normal(0.0, 1.0, (1, size, size, 3)).astype(np.float32)
     calls = {}
-    for key, net in _nets().items():
+    for key, net in _nets(names).items():
         parameters = se_numpy.initialize(net, seed=0)
-        options = {**TARGETS[name].options, **changed}
-        predict = load(TARGETS[name].module).network(net, "float32", **options)(parameters)
+        options = {**TARGETS[target].options, **changed}
+        predict = load(TARGETS[target].module).network(net, "float32", **options)(parameters)
         want = se_numpy.senet(x, net, parameters, data_format="channels_last")
         off = abs(predict(x) - want).max() / abs(want).max()
         if not off < 1e-3:
-            raise AssertionError(f"{name} {key} SE is {off:.1e} off")
+            raise AssertionError(f"{target} {key} SE is {off:.1e} off")
         calls[key] = lambda predict=predict: predict(x)
     return _in_turns(calls, rounds)
 
 
-def _of_training(rounds: int, size: int) -> Times:
-    import torch
-
-    import se_torch
-
-    torch.set_num_threads(1)
-    x = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
-    calls = {}
-    for key, net in _nets().items():
-        model = se_torch.SENet(net)
-
-        def step(model: torch.nn.Module = model) -> None:
-            model.zero_grad()
-            model(x).logsumexp(1).sum().backward()
-
-        calls[key] = step
-    return _in_turns(calls, rounds)
+def _of_training(trainer: str, rounds: int, size: int, names: dict[str, str]) -> tuple[Times, list[float]]:
+    """In the target's process: the times, and the losses of the first step."""
+    random = np.random.default_rng(0)
+    x, labels = random.normal(0.0, 1.0, (8, size, size, 3)).astype(np.float32), random.integers(0, 1000, 8)
+    course = Course(learning_rate=2.0**-10)
+    calls, losses = {}, []
+    for key, net in _nets(names).items():
+        step = begin(trainer, net, se_numpy.initialize(net, seed=0), course).step
+        losses.append(step(x, labels))
+        calls[key] = lambda step=step: step(x, labels)
+    return _in_turns(calls, rounds), losses
 
 
 def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> Times:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from . import added_by_se
 from .blocks import SHAPES, Task
 from .rounds import Timing, ratio
 
@@ -137,7 +138,7 @@ def added(results: Results) -> dict[str, float]:
     return {
         way: statistics.median(a / b for (a, _), (b, _) in zip(each["with"], each["without"], strict=True))
         for way, each in results["networks"].items()
-        if "training" not in way
+        if way in added_by_se.WAYS
     }
 
 

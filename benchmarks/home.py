@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from .blocks import SHAPES, Task, right, verify
 from .rounds import side_by_side
 
-FEW = tuple(SHAPES[one] for one in (0, 2, 4, 6))
 CENTRE = (8, 256, 28, 28)
 SWEEPS = {
     "N": [(n, *CENTRE[1:]) for n in (1, 4, 16, 64)],
@@ -29,7 +28,6 @@ class Home(NamedTuple):
         module: that has the blocks.
         packages: whose versions are told.
         runs: the name of its function that makes them.
-        shapes: of the tasks.
         dtypes: of the tasks.
         training: whether it has a backward pass.
         backend: of Keras.
@@ -39,7 +37,6 @@ class Home(NamedTuple):
     module: str
     packages: tuple[str, ...]
     runs: str = "runs"
-    shapes: tuple[tuple[int, ...], ...] = SHAPES
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     training: bool = True
     backend: str | None = None
@@ -48,12 +45,12 @@ class Home(NamedTuple):
 
 HOMES = {
     "torch": Home("torch_blocks", ("torch", "timm", "torchvision"), sweeps=True),
-    "torch compiled": Home("torch_blocks", ("torch",), "compiled", FEW),
+    "torch compiled": Home("torch_blocks", ("torch", "timm", "torchvision"), "compiled"),
     "onnxruntime": Home("onnx_blocks", ("onnxruntime", "torch"), dtypes=("float32",), training=False),
     "flax": Home("flax_blocks", ("jax", "flax"), sweeps=True),
     "keras tensorflow": Home("keras_blocks", ("keras", "tensorflow"), backend="tensorflow"),
-    "keras jax": Home("keras_blocks", ("keras", "jax"), shapes=FEW, backend="jax"),
-    "keras torch": Home("keras_blocks", ("keras", "torch"), shapes=FEW, backend="torch"),
+    "keras jax": Home("keras_blocks", ("keras", "jax"), backend="jax"),
+    "keras torch": Home("keras_blocks", ("keras", "torch"), backend="torch"),
     "numpy": Home("numpy_blocks", ("numpy",), dtypes=("float64",), training=False, sweeps=True),
 }
 
@@ -74,7 +71,7 @@ def environment(home: Home) -> dict[str, str]:
 def tasks(home: Home) -> list[Task]:
     """All of a home's, small ones first."""
     kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
-    return [Task(shape, *kind) for kind in kinds for shape in home.shapes]
+    return [Task(shape, *kind) for kind in kinds for shape in SHAPES]
 
 
 def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]]:

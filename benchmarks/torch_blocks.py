@@ -1,6 +1,6 @@
 """PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation; eager and compiled."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,20 +56,20 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 def runs(task: Task) -> Runs:
     """Four blocks in both layouts."""
-    return _runs(task, BLOCKS, lambda block: block)
+    return _runs(task, lambda block: block)
 
 
 def compiled(task: Task) -> Runs:
-    """Ours and the tutorials', whose gate is linear layers as well; a graph break is an error."""
+    """The same under torch.compile; a graph break is an error."""
     torch.compiler.reset()
-    return _runs(task, ("ours", "tutorial"), lambda block: torch.compile(block, fullgraph=True, dynamic=False))
+    return _runs(task, lambda block: torch.compile(block, fullgraph=True, dynamic=False))
 
 
-def _runs(task: Task, names: Iterable[str], way: Callable[[nn.Module], Any]) -> Runs:
+def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
     found = {}
     for layout in LAYOUTS:
         x, dy = arrays(task, layout)
-        for name in names:
+        for name in BLOCKS:
             found[f"{name}, {layout}"] = _run(way(made(name, layout, task)), x, dy, task)
     return found
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ FAMILIES = {
     "peers": "timm",
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
+COMPILED_QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
+"""For a process of JAX that compiles much and runs it once: to slower code, in half the time."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
@@ -149,13 +152,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Callable[[str], Worker]]:
     """The process of a target, by name, started on demand and kept for the session."""
-    started: dict[str, Worker] = {}
+    started: dict[tuple[str, bool], Worker] = {}
 
-    def get(name: str) -> Worker:
-        if name not in started:
+    def get(name: str, *, quickly: bool = False) -> Worker:
+        if (name, quickly) not in started:
             target = TARGETS[name]
-            started[name] = Worker.among(started.values(), target)
-        return started[name]
+            if quickly:
+                target = replace(target, environment={**target.environment, **COMPILED_QUICKLY})
+            started[name, quickly] = Worker.among(started.values(), target)
+        return started[name, quickly]
 
     yield get
     for worker in started.values():

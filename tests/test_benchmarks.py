@@ -122,13 +122,27 @@ def test_what_se_adds_is_the_median_over_the_rounds():
 
 
 @pytest.mark.framework("torch", "conformance")
-def test_networks_are_timed_with_and_without(monkeypatch):
-    monkeypatch.setattr(
-        added_by_se, "_nets", lambda: {key: added_by_se.network(f"{key}resnet18") for key in ("", "se_")}
-    )
-    monkeypatch.setattr(added_by_se, "cells", lambda times: [])
-    found = added_by_se.measure(("torch",), rounds=2, size=32)
-    assert {key: len(each) for key, each in found["torch"].items()} == {"with": 2, "without": 2}
+def test_networks_are_timed_with_and_without():
+    names = {"without": "resnet18", "with": "se_resnet18"}
+    found = added_by_se.measure(("torch", "torch, a step of training"), rounds=3, size=32, names=names)
+    counts = [{key: len(each) for key, each in times.items()} for times in found.values()]
+    assert counts == [{"with": 3, "without": 3}, {"with": 2, "without": 2}]
+
+
+def test_a_training_whose_loss_is_not_the_others_is_not_reported(monkeypatch):
+    class Worker:
+        def __init__(self, target):
+            self.losses = {"torch": [7.0, 6.9], "keras tensorflow": [7.0, 6.93]}[target.name]
+
+        def call(self, *arguments):
+            return {"with": [(1.0, 1.0)] * 2, "without": [(1.0, 1.0)] * 2}, self.losses
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(added_by_se, "Worker", Worker)
+    with pytest.raises(AssertionError, match=r"keras, .* losses of \[7\.0, 6\.93\], and \[7\.0, 6\.9\] of"):
+        added_by_se.measure(("torch, a step of training", "keras, a step of training"))
 
 
 def test_imports_are_measured(monkeypatch):

@@ -18,7 +18,7 @@ from se_conformance.stages import ORDER
 from se_conformance.targets import TARGETS, Target, Worker
 from se_spec import SESpec
 
-from .conftest import REQUESTED
+from .conftest import COMPILED_QUICKLY, REQUESTED
 from .wrong_blocks import WRONG
 
 LOUD = SESpec(16, hidden=4, bias=True)
@@ -115,12 +115,11 @@ def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -
     assert "se_numpy" not in text
 
 
-COMPILED_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 HOMES = {
     "numpy": Target("numpy", "numpy", "", ()),
     "torch": TARGETS["torch"],
     "keras": TARGETS["keras tensorflow"],
-    "jax": Target("jax", "flax", "flax", ("flax",), {}, {"XLA_FLAGS": COMPILED_QUICKLY}),
+    "jax": Target("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
 }
 """In whose process a framework's blocks are judged."""
 

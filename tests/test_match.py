@@ -128,12 +128,12 @@ def answers(workers) -> Answers:
     """All results, computed in the background while the first tests already judge.
 
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
-    case anew, and the few under jit.
+    case anew, and quickly, as there is nothing to fuse; and the few under jit, compiled as users have it.
     """
     plan = [(name, name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
     plan += [(name, name.removesuffix(" jit"), case) for name in names(COSTLY) for case in few_cases(name)]
     return {
-        (name, case): workers(target).submit(
+        (name, case): workers(target, quickly=name in JITTED).submit(
             case.spec,
             case.inputs(),
             gradients=TARGETS[target].gradients,

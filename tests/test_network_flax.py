@@ -123,7 +123,7 @@ def linen_network(net, values, **dtypes):
 def quickly(function):
     """Compiled in half the time, to slower code."""
     return jax.jit(
-        function, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        function, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     )
 
 

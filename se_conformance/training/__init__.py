@@ -1,11 +1,11 @@
 """The same course of training in every framework: the same first parameters, the same batches, the same update.
 
-``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``train`` that says the same thing, and import their own
+``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``begin`` that says the same thing, and import their own
 framework alone.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +34,18 @@ class Course:
     weight_decay: float = 2.0**-11
 
 
+class Begun(NamedTuple):
+    """A course that has begun.
+
+    Args:
+        step: of images and labels; their mean loss, before its update.
+        parameters: as they are now, running statistics among them.
+    """
+
+    step: Callable[[np.ndarray, np.ndarray], float]
+    parameters: Callable[[], Parameters]
+
+
 class Trained(NamedTuple):
     """The mean loss of each batch, before its update; and the parameters at the end, running statistics among them."""
 
@@ -41,8 +53,15 @@ class Trained(NamedTuple):
     parameters: Parameters
 
 
-def train(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    """``train`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
+def begin(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+    """``begin`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
     module: Any = importlib.import_module(f"{__name__}.{trainer}")
-    trained: Trained = module.train(net, parameters, course, batches)
-    return trained
+    begun: Begun = module.begin(net, parameters, course)
+    return begun
+
+
+def train(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+    """A whole course."""
+    begun = begin(trainer, net, parameters, course)
+    losses = [begun.step(x, labels) for x, labels in batches]
+    return Trained(losses, begun.parameters())

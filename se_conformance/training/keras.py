@@ -1,15 +1,19 @@
 """The course in Keras, on whichever backend the process has."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 import se_keras
 from se_spec import NetworkSpec
 
 from ..targets import dtype_of
 from ..targets.keras import empty_network
-from . import Batches, Course, Parameters, Trained
+from . import Begun, Course, Parameters
 
 
 class SGD(keras.optimizers.SGD):
@@ -23,23 +27,28 @@ class SGD(keras.optimizers.SGD):
         super().update_step(gradient + self.decay * variable, variable, learning_rate)
 
 
-def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    """By ``train_on_batch``, whose losses have the type that Keras calls ``floatx``: set for as long as this takes."""
+def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+    """By ``train_on_batch``."""
+    dtype = dtype_of(parameters)
+    with _floats(dtype):
+        model = empty_network(net, dtype)
+        se_keras.set_parameters(model, parameters)
+        model.compile(SGD(course), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    def step(x: np.ndarray, labels: np.ndarray) -> float:
+        with _floats(dtype):
+            model.reset_metrics()  # or it would give the mean of all batches so far
+            return float(model.train_on_batch(x, labels))
+
+    return Begun(step, partial(se_keras.get_parameters, model))
+
+
+@contextmanager
+def _floats(dtype: str) -> Iterator[None]:
+    """Losses have the type that Keras calls ``floatx``."""
     before = keras.config.floatx()
-    keras.config.set_floatx(dtype_of(parameters))
+    keras.config.set_floatx(dtype)
     try:
-        return _trained(net, parameters, course, batches)
+        yield
     finally:
         keras.config.set_floatx(before)
-
-
-def _trained(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    model = empty_network(net, dtype_of(parameters))
-    se_keras.set_parameters(model, parameters)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(SGD(course), loss)
-    losses = []
-    for x, labels in batches:
-        model.reset_metrics()  # or it would give the mean of all batches so far
-        losses.append(float(model.train_on_batch(x, labels)))
-    return Trained(losses, se_keras.get_parameters(model))

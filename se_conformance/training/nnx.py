@@ -1,7 +1,10 @@
 """The course in Flax NNX."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -10,10 +13,10 @@ from se_spec import NetworkSpec
 
 from ..targets import dtype_of
 from ..targets.flax import empty_network
-from . import Batches, Course, Parameters, Trained
+from . import Begun, Course, Parameters
 
 
-def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
     """Under ``nnx.jit``; optax adds the weight decay before the momentum."""
     model = empty_network(net, dtype_of(parameters))
     se_flax.set_parameters(model, parameters)
@@ -22,8 +25,11 @@ def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Bat
     optimizer = nnx.Optimizer(
         model, optax.chain(decay, optax.sgd(course.learning_rate, course.momentum)), wrt=nnx.Param
     )
-    losses = [float(_step(model, optimizer, jnp.asarray(x), jnp.asarray(labels))) for x, labels in batches]
-    return Trained(losses, se_flax.get_parameters(model))
+
+    def step(x: np.ndarray, labels: np.ndarray) -> float:
+        return float(_step(model, optimizer, jnp.asarray(x), jnp.asarray(labels)))
+
+    return Begun(step, partial(se_flax.get_parameters, model))
 
 
 @nnx.jit

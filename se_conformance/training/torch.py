@@ -1,5 +1,8 @@
 """The course in PyTorch."""
 
+from functools import partial
+
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -8,21 +11,22 @@ from se_spec import NetworkSpec
 
 from ..targets import dtype_of
 from ..targets.torch import empty_network, to_tensor
-from . import Batches, Course, Parameters, Trained
+from . import Begun, Course, Parameters
 
 
-def train(net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
+def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
     """Its own SGD adds the weight decay to the gradient."""
     model = empty_network(net, dtype_of(parameters)).train()
     se_torch.set_parameters(model, parameters)
     optimizer = torch.optim.SGD(
         model.parameters(), course.learning_rate, course.momentum, weight_decay=course.weight_decay
     )
-    losses = []
-    for x, labels in batches:
+
+    def step(x: np.ndarray, labels: np.ndarray) -> float:
         loss = F.cross_entropy(model(to_tensor(x)), torch.from_numpy(labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    return Trained(losses, se_torch.get_parameters(model))
+        return loss.item()
+
+    return Begun(step, partial(se_torch.get_parameters, model))
