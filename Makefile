@@ -47,7 +47,7 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) se_conformance.networks --out docs/NETWORKS.md
 
-bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; half an hour on a quiet machine
+bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; an hour on a quiet machine
 	$(RUN) benchmarks
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes

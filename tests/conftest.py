@@ -28,8 +28,12 @@ FAMILIES = {
     "peers": "timm",
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
+# Here and in every process begun here JAX compiles in half the time to slower code, as in its own tests.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+"""For a process whose compiled code is judged, or runs for long: as users have it."""
 COMPILED_QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
-"""For a process of JAX that compiles much and runs it once: to slower code, in half the time."""
+"""For one that compiles single operations and runs them once: there is nothing to fuse."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
@@ -152,15 +156,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Callable[[str], Worker]]:
     """The process of a target, by name, started on demand and kept for the session."""
-    started: dict[tuple[str, bool], Worker] = {}
+    started: dict[tuple[str, ...], Worker] = {}
 
-    def get(name: str, *, quickly: bool = False) -> Worker:
-        if (name, quickly) not in started:
+    def get(name: str, **environment: str) -> Worker:
+        key = name, *environment.values()
+        if key not in started:
             target = TARGETS[name]
-            if quickly:
-                target = replace(target, environment={**target.environment, **COMPILED_QUICKLY})
-            started[name, quickly] = Worker.among(started.values(), target)
-        return started[name, quickly]
+            target = replace(target, environment={**target.environment, **environment})
+            started[key] = Worker.among(started.values(), target)
+        return started[key]
 
     yield get
     for worker in started.values():

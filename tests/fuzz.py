@@ -73,12 +73,13 @@ def variants(path: Path, folder: Path, count: int) -> Iterator[tuple[int, Path]]
             yield number, target
         return
     members = sorted(member for member in path.rglob("*") if member.is_file())
+    shutil.copytree(path, target)
     for number in range(count):
-        shutil.copytree(path, target)
         member = members[number % len(members)]
-        (target / member.relative_to(path)).write_bytes(mutated(member.read_bytes(), number))
+        changed, whole = target / member.relative_to(path), member.read_bytes()
+        changed.write_bytes(mutated(whole, number))
         yield number, target
-        shutil.rmtree(target)
+        changed.write_bytes(whole)
 
 
 def main(format: str, path: str, count: str) -> int:

@@ -13,7 +13,7 @@ from se_conformance.cases import DTYPES, FACTORS, covering_array
 from se_conformance.targets import TARGETS
 from se_spec import SESpec
 
-from .conftest import Cells, requested_targets
+from .conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
 
 CHEAP = [
     pytest.param(target.name, marks=pytest.mark.framework(target.family)) for target in requested_targets(costly=False)
@@ -133,7 +133,7 @@ def answers(workers) -> Answers:
     plan = [(name, name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
     plan += [(name, name.removesuffix(" jit"), case) for name in names(COSTLY) for case in few_cases(name)]
     return {
-        (name, case): workers(target, quickly=name in JITTED).submit(
+        (name, case): workers(target, **(COMPILED_QUICKLY if name in JITTED else COMPILED_FULLY)).submit(
             case.spec,
             case.inputs(),
             gradients=TARGETS[target].gradients,

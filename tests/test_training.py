@@ -12,6 +12,8 @@ from se_spec import NetworkSpec
 from se_spec.networks import Head, Shortcut, Stage, Stem
 from se_spec.networks.parts import ConvStep
 
+from .conftest import COMPILED_FULLY
+
 pytestmark = pytest.mark.framework("torch", "keras", "flax", "conformance")
 
 STEPS = 30
@@ -49,7 +51,7 @@ def start(net: str) -> dict[str, np.ndarray]:
 def trained(workers) -> dict[tuple[str, str], "Future[Trained]"]:
     """Every trainer on every network, in the background."""
     return {
-        (trainer, net): workers(target).begin(train, trainer, NETS[net], start(net), COURSE, given())
+        (trainer, net): workers(target, **COMPILED_FULLY).begin(train, trainer, NETS[net], start(net), COURSE, given())
         for trainer, target in TRAINERS.items()
         for net in NETS
     }
@@ -130,6 +132,7 @@ def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
 def test_the_comparison_sees_a_decay_that_is_not_of_the_gradient(workers, trained) -> None:
     """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
     net = "post-activation"
-    other = workers("torch").call(train, "torch", NETS[net], start(net), Course(weight_decay=0.0), given())
+    without = Course(weight_decay=0.0)
+    other = workers("torch", **COMPILED_FULLY).call(train, "torch", NETS[net], start(net), without, given())
     want = trained["torch", net].result()
     assert abs(np.array(other.losses) / want.losses - 1).max() > 1e-5
