@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,15 @@ WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "keras torch": ("keras torch", {}),
     "nnx, jit": ("nnx", {}),
     "linen, jit": ("linen", {}),
+    "linen, jit, apart": ("linen", {}),
 }
 """A target, and what is asked of it instead of its own options."""
+ENVIRONMENT = {"linen, jit, apart": {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}}
+"""Besides the target's own: here, what XLA gives to a library is one operation each."""
 TRAINING = {f"{trainer}, a step of training": trainer for trainer in TRAINERS}
-"""A trainer; the step is that of its course, with its update, on eight images."""
+"""A trainer; the step is that of its course, with its update."""
+IMAGES = 8
+"""In a step of training."""
 NETS = {"without": "resnet50", "with": "se_resnet50"}
 
 Times = dict[str, list[tuple[float, float]]]
@@ -52,7 +58,8 @@ def measure(
     for way in ways:
         trainer = TRAINING.get(way)
         target, changed = WAYS[way] if trainer is None else (TRAINERS[trainer], {})
-        worker = Worker(TARGETS[target])
+        environment = TARGETS[target].environment | ENVIRONMENT.get(way, {})
+        worker = Worker(replace(TARGETS[target], environment=environment))
         if trainer is None:
             found[way] = worker.call(_of_inference, target, changed, rounds, size, names)
         else:
@@ -98,7 +105,7 @@ def _of_inference(target: str, changed: dict[str, str], rounds: int, size: int, 
 def _of_training(trainer: str, rounds: int, size: int, names: dict[str, str]) -> tuple[Times, list[float]]:
     """In the target's process: the times, and the losses of the first step."""
     random = np.random.default_rng(0)
-    x, labels = random.normal(0.0, 1.0, (8, size, size, 3)).astype(np.float32), random.integers(0, 1000, 8)
+    x, labels = random.normal(0.0, 1.0, (IMAGES, size, size, 3)).astype(np.float32), random.integers(0, 1000, IMAGES)
     course = Course(learning_rate=2.0**-10)
     calls, losses = {}, []
     for key, net in _nets(names).items():

@@ -151,8 +151,8 @@ PYTHON = (
     "are about as much Python as the tutorials' six calls of modules. Hooks and parametrizations go on working."
 )
 SAME = (
-    "The same operations in the same order as the tutorials' block. Where arrays lie in memory makes 0.05, and the "
-    "fastest of three that do the same is by chance some hundredths faster."
+    "The same operations in the same order as the tutorials' block. Where arrays lie in memory makes 0.05 to 0.1, and "
+    "the fastest of three that do the same is by chance some hundredths faster."
 )
 GATE = "The gate's two products of matrices are a seventh of it, in the fastest peer as well."
 ROWS = (
