@@ -73,6 +73,11 @@ def case(net, *size):
     return net, weights_of(net), pictures(net, *size, samples=1)
 
 
+def answer(net, *size):
+    """In the other process, which draws the parameters itself: those of all families together are gigabytes."""
+    return logits_of(*case(net, *size))
+
+
 COUNTED = {**SMALL, "SAME, counted": INCEPTION.replace(count_padding=True)}
 SMALL_CASES = {name: (net, 16, 9) for name, net in COUNTED.items()}
 ALL_CASES = {**SMALL_CASES, **{name: (net, *SIZES.get(name, (33, 41))) for name, net in FAMILIES.items()}}
@@ -84,7 +89,7 @@ OTHERS = {backend: cases for backend, cases in OTHERS.items() if backend in KERA
 def elsewhere(workers):
     """What other backends answer; all is begun at once, to be computed beside what this process does."""
     return {
-        (backend, name): workers(backend).begin(logits_of, *case(*given))
+        (backend, name): workers(backend).begin(answer, *given)
         for backend, cases in OTHERS.items()
         for name, given in cases.items()
     }
