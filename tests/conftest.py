@@ -28,7 +28,7 @@ FAMILIES = {
     "peers": "timm",
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
-# Here and in every process begun here JAX compiles in half the time to slower code, as in its own tests.
+# Here and in every process begun here JAX compiles in less time, to slower code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """For a process whose compiled code is judged, or runs for long: as users have it."""
