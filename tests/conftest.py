@@ -32,7 +32,9 @@ KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torc
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """For a process whose compiled code is judged, or runs for long: as users have it."""
-COMPILED_QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""XLA's options that make the least of compiling."""
+COMPILED_QUICKLY = {"XLA_FLAGS": " ".join(f"--{name}={value}".lower() for name, value in QUICKLY.items())}
 """For one that compiles single operations and runs them once: there is nothing to fuse."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 

@@ -11,7 +11,7 @@ from se_conformance.targets import load
 from se_spec import InputError, ParameterError, parameters
 from se_spec.networks import Stage
 
-from .conftest import OnDemand
+from .conftest import QUICKLY, OnDemand
 from .small_networks import (
     BOTTLENECKS,
     FAMILIES,
@@ -122,9 +122,7 @@ def linen_network(net, values, **dtypes):
 
 def quickly(function):
     """Compiled in half the time, to slower code."""
-    return jax.jit(
-        function, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    )
+    return jax.jit(function, compiler_options=QUICKLY)
 
 
 def last(x):
