@@ -48,7 +48,7 @@ HOMES = {
     "torch compiled": Home("torch_blocks", ("torch", "timm", "torchvision"), "compiled"),
     "onnxruntime": Home("onnx_blocks", ("onnxruntime", "torch"), dtypes=("float32",), training=False),
     "flax": Home("flax_blocks", ("jax", "flax"), sweeps=True),
-    "keras tensorflow": Home("keras_blocks", ("keras", "tensorflow"), backend="tensorflow"),
+    "keras tensorflow": Home("keras_blocks", ("keras", "tensorflow"), backend="tensorflow", sweeps=True),
     "keras jax": Home("keras_blocks", ("keras", "jax"), backend="jax"),
     "keras torch": Home("keras_blocks", ("keras", "torch"), backend="torch"),
     "numpy": Home("numpy_blocks", ("numpy",), dtypes=("float64",), training=False, sweeps=True),
