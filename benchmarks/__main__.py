@@ -39,8 +39,11 @@ def main() -> None:
         elif part == "networks":
             results["networks"] = added_by_se.measure()
         elif part == "peaks":
-            # Without the settings of the timings: what is freed must go back to be counted.
-            results["peaks"] = _ask(["torch", "--peaks"], {**os.environ, "OMP_NUM_THREADS": "1"})
+            results["peaks"] = {
+                name: _ask([name, "--peaks"], environment(home, keeps=False))
+                for name, home in HOMES.items()
+                if home.training
+            }
         else:
             asked = [part, "--seconds", str(options.seconds)]
             results["homes"][part] = _ask(asked, environment(HOMES[part]))

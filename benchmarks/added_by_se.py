@@ -4,13 +4,10 @@ The paper (section 5) gives 164 ms without and 167 ms with, +1.8 %, for one imag
 """
 
 import os
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +15,8 @@ import se_numpy
 from se_conformance.targets import TARGETS, Worker, load
 from se_conformance.training import TRAINERS, Course, begin
 from se_spec import NetworkSpec, network
+
+from .rounds import Timing, in_turns
 
 WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "torch": ("torch", {}),
@@ -42,8 +41,8 @@ IMAGES = 8
 """In a step of training."""
 NETS = {"without": "resnet50", "with": "se_resnet50"}
 
-Times = dict[str, list[tuple[float, float]]]
-"""Processor and wall seconds, by network."""
+Times = dict[str, dict[str, list[int]]]
+"""By network, the fields of its ``Timing``."""
 
 
 def measure(
@@ -74,11 +73,11 @@ def measure(
 
 def cells(times: Times) -> list[str]:
     """Of a row; what SE adds is the median over the rounds of processor time, and its quartiles."""
-    pairs = list(zip(times["with"], times["without"], strict=True))
-    added = [with_se / without - 1.0 for (with_se, _), (without, _) in pairs]
+    without, with_se = (Timing(**times[key]) for key in ("without", "with"))
+    added = [a / b - 1.0 for a, b in zip(with_se.processor, without.processor, strict=True)]
     low, middle, high = statistics.quantiles(added, n=4)
-    medians = (statistics.median(own for own, _ in times[key]) for key in ("without", "with"))
-    return [*(f"{1000 * one:.0f} ms" for one in medians), f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
+    medians = (f"{one.median / 1000:.0f} ms" for one in (without, with_se))
+    return [*medians, f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
 
 
 def _nets(names: dict[str, str]) -> dict[str, NetworkSpec]:
@@ -99,7 +98,7 @@ def _of_inference(target: str, changed: dict[str, str], rounds: int, size: int, 
         if not off < 1e-3:
             raise AssertionError(f"{target} {key} SE is {off:.1e} off")
         calls[key] = lambda predict=predict: predict(x)
-    return _in_turns(calls, rounds)
+    return _timed(calls, rounds)
 
 
 def _of_training(trainer: str, rounds: int, size: int, names: dict[str, str]) -> tuple[Times, list[float]]:
@@ -112,18 +111,9 @@ def _of_training(trainer: str, rounds: int, size: int, names: dict[str, str]) ->
         step = begin(trainer, net, se_numpy.initialize(net, seed=0), course).step
         losses.append(step(x, labels))
         calls[key] = lambda step=step: step(x, labels)
-    return _in_turns(calls, rounds), losses
+    return _timed(calls, rounds), losses
 
 
-def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> Times:
-    times: Times = {key: [] for key in calls}
-    turns, order = random.Random(0), list(calls)
-    for call in calls.values():
-        call()
-    for _ in range(rounds):
-        turns.shuffle(order)
-        for key in order:
-            wall, own = time.perf_counter(), time.process_time()
-            calls[key]()
-            times[key].append((time.process_time() - own, time.perf_counter() - wall))
-    return times
+def _timed(calls: dict[str, Callable[[], object]], rounds: int) -> Times:
+    timings = in_turns(calls, rounds, dict.fromkeys(calls, 1), before=0)
+    return {key: timing._asdict() for key, timing in timings.items()}

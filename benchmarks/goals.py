@@ -1,7 +1,7 @@
 """Where we want to be: time over the best peer's in the same run, and what stands in the way where we are not."""
 
-import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from . import added_by_se
@@ -122,21 +122,21 @@ def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[st
         return {
             _short(one.task): one.time.median / one.floor
             for one in lines("torch", results["homes"]["torch"]["tasks"])
-            if one.task in [Task(shape) for shape in shapes] and one.how == "NCHW" and one.floor
+            if one.task in [Task(shape) for shape in shapes] and (one.who, one.how) == ("ours", "NCHW") and one.floor
         }
 
     return measured
 
 
-def backward_peak(results: Results) -> dict[str, float]:
-    """What the backward pass adds to memory, in terms of x; dx is 1."""
-    return {how: results["peaks"][f"ours, {how}"][1] for how in ("NCHW", "channels_last")}
+def peak(results: Results) -> dict[str, float]:
+    """What a step of training in PyTorch adds to memory, in terms of x; y is 1, dx is 1."""
+    return {how: results["peaks"]["torch"]["float32"][f"ours, {how}"] for how in (FIRST, LAST)}
 
 
 def added(results: Results) -> dict[str, float]:
     """Time of SE-ResNet-50 over ResNet-50's, one image."""
     return {
-        way: statistics.median(a / b for (a, _), (b, _) in zip(each["with"], each["without"], strict=True))
+        way: ratio(Timing(**each["with"]), Timing(**each["without"]))
         for way, each in results["networks"].items()
         if way in added_by_se.WAYS
     }
@@ -166,28 +166,29 @@ PRODUCT = (
 HALF = (
     "dy and x are widened before they are multiplied, as SPEC N-1 has it. Rounding each product to bfloat16, as the "
     "peers do, would reach 0.75; pieces that fit into L2 are slower, and so are addcmul, bmm and vecdot. Below a "
-    "million elements autograd's way is faster still, and x is widened once."
+    "half a million elements autograd's way is faster still, and x is widened once."
 )
 TRACED = "The same operations for the same compiler."
-HEAP = "dx, one piece, and what malloc keeps of those before."
+HEAP = "y, dx, the room of one piece, and what malloc keeps of smaller arrays."
 KERAS = "A call of a Keras model or layer costs what ten operations do; ours has one layer, and no operation to spare."
 JITTED = "The same operations for the same compiler; at the smallest shape it is NNX's state, flattened at each call."
 READS = "It reads x twice and writes y, and nothing else; the plain block writes x down in float32 in between."
 NETWORK = "Sixteen means and products over maps that convolutions have just left in the cache; op by op the calls, too."
+EAGER = partial(of, "torch", who="ours")
 GOALS = (
-    Goal("torch float32 forward, small", 0.85, of("torch", F32, SMALL), PYTHON),
-    Goal("torch float32 forward, 7x7, channels_last", 0.85, of("torch", F32, SEVEN, LAST), PYTHON),
-    Goal("torch float32 forward, 7x7, NCHW", 1.0, of("torch", F32, SEVEN, FIRST), SAME),
-    Goal("torch float32 forward, larger, NCHW", 1.0, of("torch", F32, REST, FIRST), SAME),
-    Goal("torch float32 forward, larger, channels_last", 1.0, of("torch", F32, REST, LAST), SAME),
+    Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
+    Goal("torch float32 forward, 7x7, channels_last", 0.85, EAGER(F32, SEVEN, LAST), PYTHON),
+    Goal("torch float32 forward, 7x7, NCHW", 1.0, EAGER(F32, SEVEN, FIRST), SAME),
+    Goal("torch float32 forward, larger, NCHW", 1.0, EAGER(F32, REST, FIRST), SAME),
+    Goal("torch float32 forward, larger, channels_last", 1.0, EAGER(F32, REST, LAST), SAME),
     Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, to_floor(SHAPES[5:]), SAME),
     Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, to_floor(SHAPES[4:5]), GATE),
-    Goal("torch float32 training, NCHW", 0.8, of("torch", F32_TRAINING, SHAPES[1:], FIRST), ROWS),
-    Goal("torch float32 training, channels_last", 0.55, of("torch", F32_TRAINING, SHAPES[1:], LAST), ROWS),
-    Goal("torch float32 training, what backward adds to memory in terms of x", 1.05, backward_peak, HEAP),
-    Goal("torch bfloat16 forward", 0.6, of("torch", BF16, SHAPES), PRODUCT),
-    Goal("torch bfloat16 training, 56x56", 0.75, of("torch", BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
-    Goal("torch bfloat16 training, others", 0.6, of("torch", BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
+    Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
+    Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
+    Goal("torch float32 training, memory of a step in terms of x, y and dx among it", 2.05, peak, HEAP),
+    Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), PRODUCT),
+    Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
+    Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
     Goal("torch compiled, float32 forward", 1.0, of("torch compiled", F32, SHAPES), TRACED),
     Goal("torch compiled, float32 training", 1.0, of("torch compiled", F32_TRAINING, SHAPES), TRACED),
     Goal("Keras eager, small, the layer", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),

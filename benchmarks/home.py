@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from .blocks import SHAPES, Task, right, verify
+from .memory import added
 from .rounds import side_by_side
 
 CENTRE = (8, 256, 28, 28)
@@ -55,14 +56,19 @@ HOMES = {
 }
 
 
-def environment(home: Home) -> dict[str, str]:
-    """One thread; what is freed stays with the process, or page faults would be most of what large outputs cost."""
+def environment(home: Home, keeps: bool = True) -> dict[str, str]:
+    """One thread; what is freed stays with the process, or page faults would be most of what large outputs cost.
+
+    Args:
+        home: whose.
+        keeps: without it what is freed goes back to the system, as it must to be counted.
+    """
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     malloc = {"MMAP_THRESHOLD_": "1073741824", "TRIM_THRESHOLD_": "4294967296", "ARENA_MAX": "1"}
-    chosen = {**dict.fromkeys(threads, "1"), **{f"MALLOC_{name}": value for name, value in malloc.items()}}
     return {
         **os.environ,
-        **chosen,
+        **dict.fromkeys(threads, "1"),
+        **({f"MALLOC_{name}": value for name, value in malloc.items()} if keeps else {}),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **({"KERAS_BACKEND": home.backend} if home.backend else {}),
     }
@@ -93,6 +99,18 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
     return measured
 
 
+def peaks(home: Home, shape: tuple[int, ...] = SHAPES[-1]) -> dict[str, dict[str, float]]:
+    """By type and block, what a step of training adds to memory at its highest, in terms of x."""
+    found: dict[str, dict[str, float]] = {}
+    for dtype in home.dtypes:
+        task = Task(shape, dtype, training=True)
+        found[dtype] = {}
+        for name, run in getattr(import_module(f"benchmarks.{home.module}"), home.runs)(task).items():
+            run.call()  # what is made once is not counted
+            found[dtype][name] = round(added(run.call) / (1e6 * task.megabytes), 3)
+    return found
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,7 +121,7 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
     home = HOMES[options.name]
     if options.peaks:
-        json.dump(import_module(f"benchmarks.{home.module}").peaks(Task(SHAPES[-1])), sys.stdout)
+        json.dump(peaks(home), sys.stdout)
         return
     found: dict[str, Any] = {"versions": {name: version(name) for name in home.packages}}
     found["tasks"] = measure(home, tasks(home), options.seconds)

@@ -1,5 +1,6 @@
 """How much memory a call adds at its highest, as Linux counts it for this process."""
 
+import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 def added(call: Callable[[], object]) -> int:
     """Bytes above what was there before the call; what it returns is dropped afterwards."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before is used again and not counted
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
     before = _status("VmRSS")
     call()

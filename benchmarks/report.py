@@ -19,6 +19,8 @@ answer first. All blocks of a table take their turns in rounds, in an order draw
 not timed. Times are processor time per call, medians over the rounds; a ratio is the median over the rounds of ours to
 the other's in the same round. The input is the same each time, so that small maps lie in a cache.
 
+*In place* is ours with `inplace=True`, which overwrites x; no goal and no peer is measured by it.
+
 malloc keeps what is freed (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_ARENA_MAX=1`). By default it
 gives arrays above 32 MB back to the system, and page faults of the next call are most of what is measured, for every
 block alike: a large forward pass takes four times as long. The peaks of memory are measured without that.
@@ -73,7 +75,8 @@ SUMMARY = {
 
 def summary(results: Results) -> str:
     """The README's table: from the best to the worst shape, but for the smallest."""
-    every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who != "ours layer"]
+    other = ("ours layer", "ours in place")
+    every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who not in other]
 
     def extent(dtype: str, home: str, how: str, training: bool) -> str:
         wanted = (home, how, dtype, training)
@@ -169,10 +172,19 @@ def _over(time: float, one: Line) -> str:
     return f"{time / one.floor:.2f}" if one.floor else ""
 
 
-def _peaks(peaks: dict[str, list[float]]) -> Iterator[str]:
-    yield f"PyTorch, {_times(SHAPES[-1])}, float32: what each pass adds to memory at its highest, in terms of x.\n\n"
-    rows = ([name, *(f"{value:.2f}" for value in both)] for name, both in peaks.items())
-    yield from _table(["block, layout", "forward", "backward (dx is 1)"], rows)
+def _peaks(peaks: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+    yield f"{_times(SHAPES[-1])}: what it adds at its highest, in terms of x; y is 1 of it, and dx.\n\n"
+    rows = (
+        [f"{home}, {how}", *(_blocks(measured, how) for measured in dtypes.values())]
+        for home, dtypes in peaks.items()
+        for how in dict.fromkeys(name.rsplit(", ", 1)[1] for name in dtypes["float32"])
+    )
+    yield from _table(["", "float32", "bfloat16"], rows)
+
+
+def _blocks(measured: dict[str, float], how: str) -> str:
+    named = {name.rsplit(", ", 1)[0]: value for name, value in measured.items() if name.rsplit(", ", 1)[1] == how}
+    return ", ".join(f"{name} {value:.2f}" for name, value in named.items())
 
 
 def _growth(results: Results) -> Iterator[str]:

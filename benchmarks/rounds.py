@@ -25,18 +25,25 @@ class Timing(NamedTuple):
 
 
 def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """Time each in every round, in an order drawn anew, each turn after one call that is not timed."""
+    """Time what is short, in as many rounds as fit, each turn after one call that is not timed."""
     takes = {name: _takes(run) for name, run in runs.items()}
     calls = {name: max(1, int(VISIT / taken)) for name, taken in takes.items()}
     whole = sum((calls[name] + 1) * taken for name, taken in takes.items())
-    rounds = min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1])
+    return in_turns(runs, min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1]), calls, before=1)
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], rounds: int, calls: Mapping[str, int], before: int
+) -> dict[str, Timing]:
+    """Time so many calls of each in every round, after those before that are not timed, in an order drawn anew."""
     timings = {name: Timing([], []) for name in runs}
     turns, order = random.Random(0), list(runs)
     for _ in range(rounds):
         turns.shuffle(order)
         for name in order:
             run = runs[name]
-            run()
+            for _ in range(before):
+                run()
             wall, own = time.perf_counter(), time.process_time()
             for _ in range(calls[name]):
                 run()

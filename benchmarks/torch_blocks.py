@@ -11,7 +11,6 @@ import se_torch
 from se_conformance.peers import get
 
 from .blocks import Run, Runs, Task
-from .memory import added
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -55,8 +54,8 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def runs(task: Task) -> Runs:
-    """Four blocks in both layouts."""
-    return _runs(task, lambda block: block)
+    """Four blocks in both layouts; ours in place, too."""
+    return _runs(task, lambda block: block) | ({} if task.training else _in_place(task))
 
 
 def compiled(task: Task) -> Runs:
@@ -74,25 +73,21 @@ def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
     return found
 
 
+def _in_place(task: Task) -> Runs:
+    """x is for the answer, once; zeros are timed, which stay zeros."""
+    found = {}
+    for layout in LAYOUTS:
+        block, (x, dy) = made("ours", layout, task), arrays(task, layout)
+        block.inplace = True
+        one = _run(block, x, dy, task)
+        found[f"ours in place, {layout}"] = one._replace(call=_run(block, torch.zeros_like(x), dy, task).call)
+    return found
+
+
 def floor(task: Task) -> dict[str, Callable[[], Any]]:
     """What memory allows: x read for a sum, and read and written for a product."""
     x, _ = arrays(task, "NCHW")
     return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
-
-
-def peaks(task: Task) -> dict[str, list[float]]:
-    """By block and layout: what a step of training adds to memory, forward and then backward, in terms of x."""
-    found = {}
-    for name in BLOCKS:
-        for layout in LAYOUTS:
-            block, (x, dy) = made(name, layout, task), arrays(task, layout)
-            leaves = [x.requires_grad_(), *block.parameters()]
-            torch.autograd.grad(block(x), leaves, dy)  # what is made once is not counted
-            kept: list[Any] = []
-            forward = added(lambda block=block, x=x, kept=kept: kept.append(block(x)))
-            backward = added(lambda leaves=leaves, dy=dy, kept=kept: torch.autograd.grad(kept[0], leaves, dy))
-            found[f"{name}, {layout}"] = [forward / x.nbytes, backward / x.nbytes]
-    return found
 
 
 def made(name: str, layout: str, task: Task) -> nn.Module:

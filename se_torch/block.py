@@ -27,6 +27,7 @@ class SqueezeExcitation(nn.Module):
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
         device: of the parameters.
         dtype: of the parameters; the output has the dtype of x.
+        inplace: whether y may be written over x where nothing is differentiated, as under ``torch.no_grad()``.
 
     Input shape: (N, C, L), (N, C, H, W) or (N, C, D, H, W); any float dtype and memory format.
     Output shape: that of x; its dtype and memory format too.
@@ -49,9 +50,11 @@ class SqueezeExcitation(nn.Module):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        inplace: bool = False,
         **fields: Any,
     ) -> None:
         super().__init__()
+        self.inplace = inplace
         self.spec = spec = SESpec.of(spec, **fields)
         options: dict[str, Any] = {"bias": spec.bias, "device": device, "dtype": dtype}
         if not spec.single_projection:  # E-4
@@ -61,9 +64,10 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         weights = self._weights()
+        inplace = self.inplace and eager.overwrites(x, self.spec)
         if eager.fits(x, self.spec, weights):
-            return eager.run(x, Formula(self.spec, self._formula, self._factors, self._scale), weights)
-        return self._formula(x, weights)
+            return eager.run(x, Formula(self.spec, self._formula, self._factors, self._scale, inplace), weights)
+        return self._formula(x, weights, inplace)
 
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
@@ -75,9 +79,9 @@ class SqueezeExcitation(nn.Module):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
 
-    def _formula(self, x: Tensor, weights: Weights) -> Tensor:
+    def _formula(self, x: Tensor, weights: Weights, inplace: bool = False) -> Tensor:
         wide = eager.widened(x)  # N-1
-        y = self._scale(wide, self._factors(self._squeeze(wide), weights))
+        y = self._scale(wide, self._factors(self._squeeze(wide), weights), inplace)
         return eager.cast(y, x.dtype)  # N-2
 
     def _weights(self) -> Weights:
@@ -105,12 +109,13 @@ class SqueezeExcitation(nn.Module):
         g = self._gate(z, weights)
         return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
-    def _scale(self, x: Tensor, s: Tensor) -> Tensor:
-        y = x * s.view(*s.shape, *(1,) * (x.ndim - 2))  # C-1
+    def _scale(self, x: Tensor, s: Tensor, inplace: bool) -> Tensor:
+        s = s.view(*s.shape, *(1,) * (x.ndim - 2))
+        y = x.mul_(s) if inplace else x * s  # C-1
         return y + x if self.spec.residual else y  # C-3
 
     def extra_repr(self) -> str:
-        return repr(self.spec)
+        return f"{self.spec!r}, inplace=True" if self.inplace else repr(self.spec)
 
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

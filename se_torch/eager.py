@@ -1,4 +1,4 @@
-"""Three shorter ways through memory, for PyTorch that runs op by op; a compiler finds them itself.
+"""Four shorter ways through memory, for PyTorch that runs op by op; a compiler finds them itself.
 
 Training: autograd makes four arrays of x's size on the way to dx, and scales and sums in passes of their own. Here dx
 is the only one: dy and x are multiplied and summed in pieces that stay in the cache, and dx is written once. What is
@@ -8,10 +8,13 @@ bfloat16: x is summed and scaled as it is, not widened before; the mean is round
 
 Channels last: the positions are summed by PyTorch's pooling, which reads them as they lie in memory; its mean does not.
 
-``fits`` is the rule. Whatever else asks for derivatives (twice, forwards, of a batch of gradients) has the formula's.
+In place, where it is asked for: y is written over x, which nobody reads afterwards.
+
+``fits`` is the rule, ``overwrites`` that of the last. Whatever else asks for derivatives (twice, forwards, of a batch
+of gradients) has the formula's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +24,7 @@ from torch.nn import functional as F
 
 from se_spec import SESpec
 
-LARGE = 1 << 20
+LARGE = 1 << 19
 """Elements of x from which gradients by hand are faster."""
 PIECE = 1 << 19
 """Elements of dy and x that are multiplied at a time; their product stays in a processor's cache."""
@@ -34,13 +37,14 @@ Weights = tuple[Tensor | None, ...]
 
 class Formula(NamedTuple):
     """The block by operations that PyTorch differentiates, and what becomes of the mean: of z and the weights s, both
-    (N, C), in float32 or float64; of x and s y.
+    (N, C), in float32 or float64; of x and s y, which may be written over x.
     """
 
     spec: SESpec
     whole: Callable[[Tensor, Weights], Tensor]
     factors: Callable[[Tensor, Weights], Tensor]
-    scale: Callable[[Tensor, Tensor], Tensor]
+    scale: Callable[[Tensor, Tensor, bool], Tensor]
+    inplace: bool
 
 
 def widened(x: Tensor) -> Tensor:
@@ -68,6 +72,13 @@ def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     return not pushed and not _is_transformed(x) and (not trained or _is_dense(x))
 
 
+def overwrites(x: Tensor, spec: SESpec) -> bool:
+    """Whether y may be written over x."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or spec.residual:
+        return False
+    return not _is_transformed(x) and _is_dense(x)
+
+
 def run(x: Tensor, formula: Formula, weights: Weights) -> Tensor:
     """``formula.whole(x, weights)``."""
     if torch.is_grad_enabled():
@@ -80,7 +91,7 @@ def _forward(x: Tensor, formula: Formula, weights: Weights) -> tuple[Tensor, Ten
     wide = x if _narrow(x, formula.spec) else widened(x)
     z = _mean(wide)
     s = formula.factors(z, weights)
-    return cast(formula.scale(wide, cast(s, wide.dtype)), x.dtype), z
+    return cast(formula.scale(wide, cast(s, wide.dtype), formula.inplace), x.dtype), z
 
 
 class _Scaled(torch.autograd.Function):
@@ -115,12 +126,16 @@ def _gradients(y: Tensor, inputs: list[Any], wanted: list[bool], dy: Tensor, **o
 
 
 def _dot(dy: Tensor, x: Tensor) -> Tensor:
-    """The sum of dy * x over space, (N, C)."""
+    """The sum of dy * x over space, (N, C); every piece's product takes the same room."""
     shape, last = x.shape[:2], not x.is_contiguous()
     dy, x = _rows(dy, last), _rows(x, last)
     total = torch.empty(x.shape[:1] + x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    for a, b, out in _pieces(dy, x, total):
-        torch.sum(widened(a) * b, 1, out=out)
+    pieces = _pieces(dy, x, total)
+    room = total.new_empty(pieces[0][0].shape)
+    other = room if x.dtype == total.dtype else torch.empty_like(room)
+    for a, b, out in pieces:
+        here = room[: len(a)]
+        torch.sum(torch.mul(_into(here, a), _into(other[: len(b)], b), out=here), 1, out=out)
     return total.view(shape)
 
 
@@ -129,12 +144,18 @@ def _dx(dy: Tensor, s: Tensor, dz: Tensor, x: Tensor) -> Tensor:
     dx, last = torch.empty_like(x), not x.is_contiguous()
     dz = dz * (s.numel() / x.numel())
     dy, s, dz, rows = _rows(dy, last), *(_rows(one[:, :, None], last) for one in (s, dz)), _rows(dx, last)
-    for a, f, c, out in _pieces(dy, s, dz, rows):
-        if x.dtype == s.dtype:
-            torch.mul(a, f, out=out).add_(c)
-        else:
-            out.copy_(widened(a).mul_(f).add_(c))
+    pieces = _pieces(dy, s, dz, rows)
+    room = None if x.dtype == s.dtype else s.new_empty(pieces[0][0].shape)
+    for a, f, c, out in pieces:
+        here = out if room is None else room[: len(a)]
+        torch.mul(_into(here, a), f, out=here).add_(c)
+        _into(out, here)
     return dx
+
+
+def _into(room: Tensor, x: Tensor) -> Tensor:
+    """x in the room's type: as it is, or written there."""
+    return x if x.dtype == room.dtype else room.copy_(x)
 
 
 def _rows(x: Tensor, last: bool) -> Tensor:
@@ -142,12 +163,12 @@ def _rows(x: Tensor, last: bool) -> Tensor:
     return x.flatten(2).transpose(1, 2) if last else x.flatten(2).flatten(0, 1)
 
 
-def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each; all at once where there is no such cache."""
-    if first.device.type != "cpu":
-        return iter([(first, *others)])
-    count = max(1, PIECE // max(1, first[:1].numel()))
-    return zip(*(one.split(count) for one in (first, *others)), strict=True)
+def _pieces(*arrays: Tensor) -> list[tuple[Tensor, ...]]:
+    """The same rows of each, the first piece the longest; all at once where there is no such cache."""
+    if arrays[0].device.type != "cpu":
+        return [arrays]
+    count = max(1, PIECE // max(1, arrays[0][:1].numel()))
+    return list(zip(*(one.split(count) for one in arrays), strict=True))
 
 
 def _narrow(x: Tensor, spec: SESpec) -> bool:
