@@ -59,7 +59,7 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     """Whether ``run`` is right for them, and faster."""
-    if torch.compiler.is_compiling() or spec.squeeze != "avg":
+    if torch.compiler.is_compiling() or spec.squeeze != "avg" or _is_transformed(x):
         return False
     large, better = x.numel() >= LARGE, _narrow(x, spec) or _pools(x)
     if not (large or better):
@@ -69,7 +69,7 @@ def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     if not (large if trained else better):
         return False
     pushed = any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
-    return not pushed and not _is_transformed(x) and (not trained or _is_dense(x))
+    return not pushed and (not trained or _is_dense(x))
 
 
 def overwrites(x: Tensor, spec: SESpec) -> bool:

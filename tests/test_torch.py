@@ -280,8 +280,9 @@ def test_onnx_graph_has_seven_nodes_and_no_sizes():
     assert list(into) == list(out)
 
 
-def test_vmap_over_blocks_and_over_a_fifth_axis():
-    subjects = [Subject(SMOOTH, seed=seed) for seed in range(3)]
+@pytest.mark.parametrize("spec", [SPEC, SMOOTH], ids=str)
+def test_vmap_over_blocks_and_over_a_fifth_axis(spec):
+    subjects = [Subject(spec, seed=seed) for seed in range(3)]
     parameters, _ = torch.func.stack_module_state([subject.block for subject in subjects])
     call = functools.partial(torch.func.functional_call, subjects[0].block)
     each = torch.func.vmap(call)(parameters, torch.stack([subject.x for subject in subjects]))
@@ -292,8 +293,9 @@ def test_vmap_over_blocks_and_over_a_fifth_axis():
         subject.judge(many[..., i], x=factor * subject.inputs.x)
 
 
-def test_gradients_of_each_sample():
-    subject = Subject(SMOOTH, "float64", dtype="float64")
+@pytest.mark.parametrize("spec", [SPEC, SMOOTH], ids=str)
+def test_gradients_of_each_sample(spec):
+    subject = Subject(spec, "float64", dtype="float64")
     inputs, arguments = subject.inputs, (dict(subject.block.named_parameters()), subject.x, subject.dy)
 
     def of_one(parameters, x, dy):
@@ -475,6 +477,85 @@ def test_which_way_is_taken(monkeypatch):
     assert way_of(block(x)) == "formula"
 
 
+# In place
+
+
+def unrecorded(block, x):
+    with torch.no_grad():
+        return block(x)
+
+
+def both_places(subject, call):
+    """What a block that may not and one that may overwrite x make of it, and whether the second did."""
+    block, x = subject.block, subject.x.clone(memory_format=torch.preserve_format)
+    want, block.inplace = call(block, x), True
+    assert torch.equal(x, subject.x)
+    got = call(block, x)
+    assert torch.equal(got, want) and got.stride() == want.stride()
+    return got.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("dtype", "spec"),
+    [
+        ("float64", SPEC),
+        ("float32", SPEC),
+        ("bfloat16", SPEC.replace(gain=2.0)),
+        ("float32", SPEC.replace(squeeze="avg_max", gate="tanh")),
+        ("float32", SESpec(12, single_projection=True)),
+    ],
+    ids=str,
+)
+def test_in_place_y_stands_where_x_was(dtype, spec, layout, context):
+    with context():
+        assert both_places(Subject(spec, layout=layout, dtype=dtype), lambda block, x: block(x))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda block, x: block(x),
+        lambda block, x: unrecorded(block, x[:, :, ::2]),
+        lambda block, x: unrecorded(block, x[:1].expand_as(x)),
+        lambda block, x: unrecorded(torch.func.vmap(block), x[None]),
+        lambda block, x: block.excitation(x),
+    ],
+    ids=["gradients are recorded", "a slice", "one sample for all", "vmap", "the gate alone"],
+)
+def test_in_place_but_where_x_must_stay(call):
+    assert not both_places(Subject(SPEC), call)
+    subject = Subject(SPEC)
+    subject.block.inplace = True
+    subject.judge(*subject.derivatives())
+
+
+def test_in_place_but_for_a_residual():
+    assert not both_places(Subject(SMOOTH), unrecorded)
+
+
+@compiles
+def test_a_compiler_and_an_exporter_do_not_see_in_place():
+    subject = Subject(SPEC)
+    with torch.no_grad():
+        assert not both_places(subject, lambda block, x: compiled(block, backend="aot_eager")(x))
+        x = subject.x.clone()
+        subject.judge(exported(subject.block, 4).module()(x))
+    assert torch.equal(x, subject.x)
+
+
+@pushes_forward
+def test_in_place_pushes_forward():
+    subject, found = Subject(SPEC, "float64", dtype="float64"), []
+    for subject.block.inplace in (False, True):
+        with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+            x = torch.autograd.forward_ad.make_dual(subject.x.clone(), subject.dy.clone())
+            found.append(torch.autograd.forward_ad.unpack_dual(subject.block(x)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 # A module among modules
 
 
@@ -504,7 +585,8 @@ def test_copies_keep_spec_and_output_and_share_nothing(copied):
 
 def test_repr_and_hooks():
     subject, seen = Subject(SPEC), {}
-    assert repr(SPEC) in repr(subject.block)
+    assert repr(subject.block).startswith(f"SqueezeExcitation(\n  {SPEC!r}\n")
+    assert f"{SPEC!r}, inplace=True" in repr(se_torch.SqueezeExcitation(SPEC, inplace=True))
     y = subject.block(subject.x)
     subject.block.register_forward_pre_hook(lambda _, arguments: seen.update(x=arguments[0]))
     subject.block.register_forward_hook(lambda _, arguments, y: 2 * y)
