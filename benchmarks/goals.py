@@ -165,8 +165,8 @@ PRODUCT = (
 )
 HALF = (
     "dy and x are widened before they are multiplied, as SPEC N-1 has it. Rounding each product to bfloat16, as the "
-    "peers do, would reach 0.75; pieces that fit into L2 are slower, and so are addcmul, bmm and vecdot. Below a "
-    "half a million elements autograd's way is faster still, and x is widened once."
+    "peers do, would reach 0.75; pieces that fit into L2 are slower, and so are addcmul, bmm and vecdot. Below half a "
+    "million elements autograd's way is faster still, and x is widened once."
 )
 TRACED = "The same operations for the same compiler."
 HEAP = "y, dx, the room of one piece, and what malloc keeps of smaller arrays."

@@ -31,6 +31,15 @@ A step of training is one with {added_by_se.IMAGES} images, and its update.
 Under JAX it is the network without SE that is slow: XLA's compiler for CPUs gives the mean at its end to YNNPACK in
 one piece with the seven convolutions before it. The row *apart* is without such pieces.
 """
+PEAKS = """
+## Memory of a step of training
+
+What it adds at its highest, in arrays of x's size: y is one, dx another. Op by op, each product on the way back is an
+array as well; ours in PyTorch, and compilers, do without. bfloat16 is widened to be multiplied and summed: by XLA's
+compiler for CPUs for every block alike (dy and x in float32 are four of x's size), in Keras on TensorFlow and PyTorch
+by ours alone, which computes in float32 (SPEC N-1).
+
+"""
 EVERY = """
 ## Every block
 
@@ -55,7 +64,7 @@ def page(results: Results, folder: Path) -> str:
         parts += ["\n## How far from what memory allows\n\n", *_floors(results)]
         parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
     if "peaks" in results:
-        parts += ["\n## Memory of a step of training\n\n", *_peaks(results["peaks"])]
+        parts += [PEAKS, *_peaks(results["peaks"])]
     if any("sweeps" in home for home in homes.values()):
         parts += ["\n## Growth\n\n", *_growth(results)]
     if "imports" in results:
@@ -173,7 +182,7 @@ def _over(time: float, one: Line) -> str:
 
 
 def _peaks(peaks: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
-    yield f"{_times(SHAPES[-1])}: what it adds at its highest, in terms of x; y is 1 of it, and dx.\n\n"
+    yield f"x is {_times(SHAPES[-1])}.\n\n"
     rows = (
         [f"{home}, {how}", *(_blocks(measured, how) for measured in dtypes.values())]
         for home, dtypes in peaks.items()

@@ -1,6 +1,7 @@
 """Every implementation against the oracle, on cases that reveal mistakes, with identical weights."""
 
 import itertools
+import os
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result, compare, difference, reference
 from se_conformance.cases import DTYPES, FACTORS, covering_array
-from se_conformance.targets import TARGETS
+from se_conformance.targets import TARGETS, Worker
 from se_spec import SESpec
 
 from .conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
@@ -92,6 +93,11 @@ def test_compiled_and_exported_match_the_oracle(name: str, answers, cells: Cells
     assert not faults, report(faults)
 
 
+@pytest.mark.parametrize("name", [name for name in COSTLY if name.values[0].endswith(" jit")])
+def test_what_is_jitted_is_compiled_as_users_have_it(name: str, workers) -> None:
+    assert [worker_of(workers, one).call(jax_optimizes) for one in (name, name.removesuffix(" jit"))] == [True, False]
+
+
 @pytest.mark.framework("torch", "keras", "flax")
 def test_implementations_agree_with_each_other_in_float64(answers) -> None:
     for case in covering_array():
@@ -130,17 +136,28 @@ def answers(workers) -> Answers:
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
     case anew, and quickly, as there is nothing to fuse; and the few under jit, compiled as users have it.
     """
-    plan = [(name, name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
-    plan += [(name, name.removesuffix(" jit"), case) for name in names(COSTLY) for case in few_cases(name)]
+    plan = [(name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
+    plan += [(name, case) for name in names(COSTLY) for case in few_cases(name)]
     return {
-        (name, case): workers(target, **(COMPILED_QUICKLY if name in JITTED else COMPILED_FULLY)).submit(
+        (name, case): worker_of(workers, name).submit(
             case.spec,
             case.inputs(),
-            gradients=TARGETS[target].gradients,
+            gradients=TARGETS[name.removesuffix(" jit")].gradients,
             **({"mode": "eager"} if name in JITTED else {}),
         )
-        for name, target, case in plan
+        for name, case in plan
     }
+
+
+def worker_of(workers, name: str) -> Worker:
+    return workers(name.removesuffix(" jit"), **(COMPILED_QUICKLY if name in JITTED else COMPILED_FULLY))
+
+
+def jax_optimizes() -> bool:
+    """Asked in a target's process."""
+    import jax
+
+    return not jax.config.read("jax_disable_most_optimizations") and "level=0" not in os.environ.get("XLA_FLAGS", "")
 
 
 def names(parameters: list) -> list[str]:
