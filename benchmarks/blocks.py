@@ -55,8 +55,11 @@ class Task(NamedTuple):
         """x and dy, channels first, and parameters; numbers of the type."""
         random = np.random.default_rng(0)
         x, dy = (round_to(random.standard_normal(self.shape, np.float32), self.dtype) for _ in range(2))
-        parameters = se_numpy.initialize(self.spec, seed=0)
-        return x, dy, {name: round_to(value, self.dtype) for name, value in parameters.items()}
+        return x, dy, self.parameters()
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Those of ``drawn``."""
+        return {name: round_to(value, self.dtype) for name, value in se_numpy.initialize(self.spec, seed=0).items()}
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))} {self.kind}"
@@ -76,6 +79,14 @@ class Run(NamedTuple):
 
 Runs = dict[str, Run]
 """By ``"who, how"``: whose block, and in which layout or by which compiler."""
+
+
+def floor(task: Task) -> dict[str, Callable[[], Any]]:
+    """What memory allows, by NumPy, which has no bfloat16: x read for a sum, and read and written for a product."""
+    if task.dtype == "bfloat16":
+        return {}
+    x = task.drawn()[0].astype(task.dtype)
+    return {"sum, floor": x.sum, "scale, floor": lambda: x * 2}
 
 
 def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None:

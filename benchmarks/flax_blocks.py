@@ -76,16 +76,6 @@ def runs(task: Task) -> Runs:
     return found
 
 
-def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """What memory allows: x read for a sum, and read and written for a product."""
-    x = jnp.asarray(task.drawn()[0], task.dtype)
-    whole, product = jax.jit(jnp.sum), jax.jit(lambda x: x * 2.0)
-    return {
-        "sum, floor": lambda: jax.block_until_ready(whole(x)),
-        "scale, floor": lambda: jax.block_until_ready(product(x)),
-    }
-
-
 def _training(function: Any) -> Any:
     def step(state: Any, x: jax.Array, dy: jax.Array) -> Any:
         y, back = jax.vjp(function, state, x)

@@ -54,6 +54,11 @@ class Line(NamedTuple):
         """Our time over the fastest peer's."""
         return self.over(self.best)
 
+    @property
+    def is_twin(self) -> bool:
+        """A layer, traced, is what a model of that layer is, traced."""
+        return self.who == "ours layer" and self.how != "eager"
+
     def over(self, peer: str) -> float:
         """Our time over a peer's."""
         return ratio(self.time, self.peers[peer])

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .blocks import SHAPES, Task, right, verify
+from .blocks import SHAPES, Task, floor, right, verify
 from .memory import added
 from .rounds import side_by_side
 
@@ -88,9 +88,7 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
         runs, want = getattr(module, home.runs)(task), right(task)
         for name, run in runs.items():
             verify(name, task, run, want)
-        calls = {name: run.call for name, run in runs.items()}
-        if hasattr(module, "floor"):
-            calls |= module.floor(task)
+        calls = {name: run.call for name, run in runs.items()} | getattr(module, "floor", floor)(task)
         timings = side_by_side(calls, seconds)
         measured.append({**task._asdict(), "times": {name: timing._asdict() for name, timing in timings.items()}})
         print(task, *(f"{name} {timing.median:.0f}" for name, timing in timings.items()), sep="; ", file=sys.stderr)

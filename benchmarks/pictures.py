@@ -11,14 +11,24 @@ from .goals import Line
 
 mpl.use("Agg")
 
+TO_FLOOR = (
+    ("torch", "ours", "NCHW"),
+    ("torch", "ours", "channels_last"),
+    ("torch", "ours in place", "NCHW"),
+    ("keras tensorflow", "ours", "XLA"),
+    ("flax", "ours NNX", "jax.jit"),
+    ("onnxruntime", "ours", "onnxruntime"),
+)
+"""What is drawn over what memory allows; the page's table has the others, too."""
+
 
 def ratios(every: list[Line], path: Path) -> None:
     """A row for each of ours, a column for each shape; blue where we are faster than the fastest peer."""
     rows: dict[str, dict[tuple[int, ...], float]] = {}
     for one in every:
+        if one.is_twin:
+            continue
         who = one.who.removeprefix("ours").strip()
-        if who == "layer" and one.how != "eager":
-            continue  # a model of one layer, traced
         row = ", ".join(filter(None, (one.home, who, one.how, one.task.kind)))
         rows.setdefault(row, {})[one.task.shape] = one.ratio
     grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
@@ -42,8 +52,7 @@ def floors(every: list[Line], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     shown = [one for one in every if one.floor and one.task.dtype == "float32" and not one.task.training]
-    ways = [way for way in dict.fromkeys((one.home, one.who, one.how) for one in shown) if way[2] != "nnx.jit"]
-    for place, way in enumerate(ways):
+    for place, way in enumerate(TO_FLOOR):
         found = [one for one in shown if (one.home, one.who, one.how) == way]
         found.sort(key=lambda one: one.task.megabytes)
         sizes, colour = [one.task.megabytes for one in found], f"C{place}"

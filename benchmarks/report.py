@@ -25,11 +25,16 @@ malloc keeps what is freed (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, 
 gives arrays above 32 MB back to the system, and page faults of the next call are most of what is measured, for every
 block alike: a large forward pass takes four times as long. The peaks of memory are measured without that.
 """
-NETWORKS = f"""224 × 224, float32, processor time; the paper gives +1.8 % for one image on a CPU (section 5).
-A step of training is one with {added_by_se.IMAGES} images, and its update.
+EVERY = """
+## Every block
 
-Under JAX it is the network without SE that is slow: XLA's compiler for CPUs gives the mean at its end to YNNPACK in
-one piece with the seven convolutions before it. The row *apart* is without such pieces.
+Ours in milliseconds of processor time (and by the clock); its ratio to the fastest peer, and which that is.
+"""
+FLOORS = """
+## How far from what memory allows
+
+Forward, float32 (float64 in NumPy): ours / the fastest peer, over a sum of x and a product with a number in the same
+process, PyTorch's there and NumPy's elsewhere.
 """
 PEAKS = """
 ## Memory of a step of training
@@ -38,12 +43,15 @@ What it adds at its highest, in arrays of x's size: y is one, dx another. Op by 
 array as well; ours in PyTorch, and compilers, do without. bfloat16 is widened to be multiplied and summed: by XLA's
 compiler for CPUs for every block alike (dy and x in float32 are four of x's size), in Keras on TensorFlow and PyTorch
 by ours alone, which computes in float32 (SPEC N-1).
-
 """
-EVERY = """
-## Every block
+NETWORKS = f"""
+## What SE adds to ResNet-50
 
-Ours in milliseconds of processor time (and by the clock); its ratio to the fastest peer, and which that is.
+224 × 224, float32, processor time; the paper gives +1.8 % for one image on a CPU (section 5).
+A step of training is one with {added_by_se.IMAGES} images, and its update.
+
+Under JAX it is the network without SE that is slow: XLA's compiler for CPUs gives the mean at its end to YNNPACK in
+one piece with the seven convolutions before it. The row *apart* is without such pieces.
 """
 
 
@@ -61,16 +69,16 @@ def page(results: Results, folder: Path) -> str:
         parts += _home(name, home)
     if "torch" in homes:
         pictures.floors(list(_every(results)), folder / "performance_floor.png")
-        parts += ["\n## How far from what memory allows\n\n", *_floors(results)]
+        parts += [FLOORS, "\n", *_floors(results)]
         parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
     if "peaks" in results:
-        parts += [PEAKS, *_peaks(results["peaks"])]
+        parts += [PEAKS, "\n", *_peaks(results["peaks"])]
     if any("sweeps" in home for home in homes.values()):
         parts += ["\n## Growth\n\n", *_growth(results)]
     if "imports" in results:
         parts += ["\n## Importing\n\n", *_imports(results["imports"])]
     if "networks" in results:
-        parts += ["\n## What SE adds to ResNet-50\n\n", *_networks(results["networks"])]
+        parts += [NETWORKS, "\n", *_networks(results["networks"])]
     return "".join(parts)
 
 
@@ -163,22 +171,15 @@ def _ms(microseconds: float) -> str:
 
 
 def _floors(results: Results) -> Iterator[str]:
-    yield "Forward, float32: ours and the fastest peer over the time of a sum of x and of a product with a number.\n\n"
-    found = [one for one in _every(results) if one.floor and one.task.dtype == "float32" and not one.task.training]
-    ways = list(dict.fromkeys((one.home, one.who, one.how) for one in found if one.how != "nnx.jit"))
-    by = {(one.home, one.who, one.how, one.task.shape): one for one in found}
-    rows = []
-    for shape in SHAPES:
-        row = [_times(shape), f"{Task(shape).megabytes:.1f}"]
-        for way in ways:
-            one = by.get((*way, shape))
-            row.append("" if one is None else f"{_over(one.time.median, one)} / {_over(one.fastest, one)}")
-        rows.append(row)
-    yield from _table(["shape", "MB", *(f"{home}, {who}, {how}" for home, who, how in ways)], rows)
-
-
-def _over(time: float, one: Line) -> str:
-    return f"{time / one.floor:.2f}" if one.floor else ""
+    rows: dict[str, dict[tuple[int, ...], str]] = {}
+    for one in _every(results):
+        task = one.task
+        if one.floor is None or task.training or task.dtype == "bfloat16" or one.is_twin or one.how == "nnx.jit":
+            continue
+        cells = rows.setdefault(f"{one.home}, {one.who}, {one.how}", {})
+        cells[task.shape] = f"{one.time.median / one.floor:.2f} / {one.fastest / one.floor:.2f}"
+    heads = [f"{_times(shape)}, {Task(shape).megabytes:.3g} MB" for shape in SHAPES]
+    yield from _table(["", *heads], ([way, *(cells.get(shape, "") for shape in SHAPES)] for way, cells in rows.items()))
 
 
 def _peaks(peaks: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
@@ -233,6 +234,5 @@ def _imports(imports: dict[str, list[float]]) -> Iterator[str]:
 
 
 def _networks(networks: dict[str, added_by_se.Times]) -> Iterator[str]:
-    yield f"{NETWORKS}\n"
     rows = ([way, *added_by_se.cells(times)] for way, times in networks.items())
     yield from _table(["implementation", "ResNet-50", "SE-ResNet-50", "SE adds", "half of the rounds between"], rows)

@@ -94,10 +94,9 @@ def made(name: str, layout: str, task: Task) -> nn.Module:
     """A block with the task's weights."""
     block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
     weights = [value for value in block.parameters() if value.ndim > 1]
-    _, _, parameters = task.drawn()
-    values = parameters["reduce.weight"], parameters["expand.weight"]
+    values = task.parameters()
     with torch.no_grad():
-        for weight, value in zip(weights, values, strict=True):
+        for weight, value in zip(weights, (values["reduce.weight"], values["expand.weight"]), strict=True):
             weight.copy_(torch.from_numpy(value.astype(np.float32)).reshape(weight.shape))
     return block.to(memory_format=LAYOUTS[layout])
 
