@@ -41,8 +41,8 @@ PEAKS = """
 
 What it adds at its highest, in arrays of x's size: y is one, dx another. Op by op, each product on the way back is an
 array as well; ours in PyTorch, and compilers, do without. bfloat16 is widened to be multiplied and summed: by XLA's
-compiler for CPUs for every block alike (dy and x in float32 are four of x's size), in Keras on TensorFlow and PyTorch
-by ours alone, which computes in float32 (SPEC N-1).
+compiler for CPUs for every block alike (dy and x in float32 are four of x's size), and in Keras without XLA for ours,
+which computes in float32 (SPEC N-1), more than for Keras' layers.
 """
 NETWORKS = f"""
 ## What SE adds to ResNet-50

@@ -492,7 +492,9 @@ def both_places(subject, call):
     assert torch.equal(x, subject.x)
     got = call(block, x)
     assert torch.equal(got, want) and got.stride() == want.stride()
-    return got.data_ptr() == x.data_ptr()
+    overwritten = not torch.equal(x, subject.x)
+    assert overwritten == (got.data_ptr() == x.data_ptr())
+    return overwritten
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
