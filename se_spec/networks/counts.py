@@ -18,7 +18,7 @@ def pads(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, 
     """
     if padding != "same":
         return padding
-    missing = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    missing = max(kernel - stride + -length % stride, 0)
     return missing // 2, missing - missing // 2
 
 
