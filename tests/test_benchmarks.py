@@ -73,7 +73,7 @@ STEPS = {
 
 @pytest.mark.parametrize("name", [with_framework(name) for name in STEPS])
 def test_memory_of_a_step_of_training(name):
-    shape = (8, 64, 128, 160)  # 40 MiB: the system sees them come and go
+    shape = (8, 64, 128, 160)  # 40 MiB, more than malloc ever keeps: the system sees them come and go
     home = f"HOMES[{name!r}]._replace(dtypes=('float32',))"
     found = in_a_process(f"import json; from benchmarks.home import *; print(json.dumps(peaks({home}, {shape})))")
     assert {one: found["float32"][one] for one in STEPS[name]} == pytest.approx(STEPS[name], abs=0.25)
