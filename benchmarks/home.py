@@ -97,15 +97,18 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
     return measured
 
 
-def peaks(home: Home, shape: tuple[int, ...] = SHAPES[-1]) -> dict[str, dict[str, float]]:
-    """By type and block, what a step of training adds to memory at its highest, in terms of x."""
+def peaks(
+    home: Home, shape: tuple[int, ...] = SHAPES[-1], only: tuple[str, ...] | None = None
+) -> dict[str, dict[str, float]]:
+    """By type and block (or of these only), what a step of training adds to memory at its highest, in terms of x."""
     found: dict[str, dict[str, float]] = {}
     for dtype in home.dtypes:
         task = Task(shape, dtype, training=True)
         found[dtype] = {}
         for name, run in getattr(import_module(f"benchmarks.{home.module}"), home.runs)(task).items():
-            run.call()  # what is made once is not counted
-            found[dtype][name] = round(added(run.call) / (1e6 * task.megabytes), 3)
+            if only is None or name in only:
+                run.call()  # what is made once is not counted
+                found[dtype][name] = round(added(run.call) / (1e6 * task.megabytes), 3)
     return found
 
 
