@@ -20,17 +20,34 @@ TO_FLOOR = (
     ("onnxruntime", "ours", "onnxruntime"),
 )
 """What is drawn over what memory allows; the page's table has the others, too."""
+Rows = dict[str, dict[tuple[int, ...], float]]
+"""A ratio by shape."""
 
 
 def ratios(every: list[Line], path: Path) -> None:
     """A row for each of ours, a column for each shape; blue where we are faster than the fastest peer."""
-    rows: dict[str, dict[tuple[int, ...], float]] = {}
+    rows: Rows = {}
     for one in every:
-        if one.is_twin:
-            continue
-        who = one.who.removeprefix("ours").strip()
-        row = ", ".join(filter(None, (one.home, who, one.how, one.task.kind)))
-        rows.setdefault(row, {})[one.task.shape] = one.ratio
+        if not one.is_twin:
+            rows.setdefault(_name(one), {})[one.task.shape] = one.ratio
+    _draw(rows, "our time over the fastest peer's", path)
+
+
+def peers(every: list[Line], path: Path) -> None:
+    """The same against each peer, float32."""
+    rows: Rows = {}
+    for one in every:
+        if not one.is_twin and one.task.dtype != "bfloat16":
+            for peer in one.peers:
+                rows.setdefault(f"{_name(one)} / {peer}", {})[one.task.shape] = one.over(peer)
+    _draw(rows, "our time over each peer's, float32 (float64 in NumPy)", path)
+
+
+def _name(one: Line) -> str:
+    return ", ".join(filter(None, (one.home, one.who.removeprefix("ours").strip(), one.how, one.task.kind)))
+
+
+def _draw(rows: Rows, title: str, path: Path) -> None:
     grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
     figure = Figure(figsize=(8.5, 1 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -43,7 +60,7 @@ def ratios(every: list[Line], path: Path) -> None:
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(rows)), list(rows), fontsize=6)
     axes.tick_params(length=0)
-    axes.set_title("our time over the fastest peer's", fontsize=9)
+    axes.set_title(title, fontsize=9)
     figure.savefig(path, dpi=120)
 
 

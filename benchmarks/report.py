@@ -64,6 +64,8 @@ def page(results: Results, folder: Path) -> str:
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
     pictures.ratios(list(_every(results)), folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
+    pictures.peers(list(_every(results)), folder / "performance_peers.png")
+    parts.append("\n![Ours over each peer, by framework and shape](performance_peers.png)\n")
     parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)

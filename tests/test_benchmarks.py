@@ -167,7 +167,8 @@ def test_the_page_says_what_the_numbers_say(tmp_path):
     results = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
     assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
     assert report.summary(results) in (ROOT / "README.md").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"performance_ratios.png", "performance_floor.png"}
+    pictures = {f"performance_{which}.png" for which in ("ratios", "peers", "floor")}
+    assert {path.name for path in tmp_path.iterdir()} == pictures
 
 
 @pytest.mark.framework("conformance")
