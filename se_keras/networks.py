@@ -15,7 +15,7 @@ from keras import ops
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, sizes
+from se_spec.networks import output_length, pads, sizes
 
 from .block import SqueezeExcitation, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
 
@@ -258,17 +258,8 @@ class Pooling(keras.layers.Layer):
     def _padded(self, x: Any, value: float = 0.0) -> Any:
         if self.padding == (0, 0):
             return x
-        rows, columns = (self._pads(length) for length in ops.shape(x)[1:3])
+        rows, columns = (pads(length, self.kernel, self.stride, self.padding) for length in ops.shape(x)[1:3])
         return ops.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=value)
-
-    def _pads(self, length: Any) -> tuple[Any, Any]:
-        """``se_spec.networks.pads``, but in a TensorFlow graph the length is a tensor, which ``max`` does not take."""
-        if self.padding != "same":
-            return self.padding
-        missing = self.kernel - self.stride + -length % self.stride
-        if self.kernel < self.stride:
-            missing = (missing + abs(missing)) // 2  # max(missing, 0)
-        return missing // 2, missing - missing // 2
 
 
 @_registered

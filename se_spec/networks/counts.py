@@ -18,7 +18,9 @@ def pads(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, 
     """
     if padding != "same":
         return padding
-    missing = max(kernel - stride + -length % stride, 0)
+    missing = kernel - stride + -length % stride
+    if kernel < stride:
+        missing = (missing + abs(missing)) // 2  # max(missing, 0), of a tensor in a graph, too
     return missing // 2, missing - missing // 2
 
 
