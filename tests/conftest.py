@@ -170,8 +170,9 @@ def workers() -> Iterator[Callable[[str], Worker]]:
         return started[key]
 
     yield get
+    processes = {worker.target.process: worker for worker in started.values()}  # some are in one
     with ThreadPoolExecutor() as ends:  # each takes a second or two to end
-        list(ends.map(Worker.close, started.values()))
+        list(ends.map(Worker.close, processes.values()))
 
 
 @pytest.fixture(scope="session")
