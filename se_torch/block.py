@@ -18,6 +18,7 @@ from se_spec import SESpec
 from . import eager
 from .eager import Formula, Weights
 from .nonlinearities import activate, gate
+from .passes import cast, widened
 
 
 class SqueezeExcitation(nn.Module):
@@ -72,7 +73,7 @@ class SqueezeExcitation(nn.Module):
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
         self._check(x)
-        return self._gate(self._squeeze(eager.widened(x)), self._weights())
+        return self._gate(self._squeeze(widened(x)), self._weights())
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -80,9 +81,9 @@ class SqueezeExcitation(nn.Module):
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
 
     def _formula(self, x: Tensor, weights: Weights, inplace: bool = False) -> Tensor:
-        wide = eager.widened(x)  # N-1
+        wide = widened(x)  # N-1
         y = self._scale(wide, self._factors(self._squeeze(wide), weights), inplace)
-        return eager.cast(y, x.dtype)  # N-2
+        return cast(y, x.dtype)  # N-2
 
     def _weights(self) -> Weights:
         expand, biased = self._modules["expand"], self.spec.bias  # each plain attribute of a module costs a microsecond
@@ -120,7 +121,7 @@ class SqueezeExcitation(nn.Module):
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The projection in z's dtype, whatever the parameters are stored in."""
-    return F.linear(z, eager.cast(weight, z.dtype), None if bias is None else eager.cast(bias, z.dtype))
+    return F.linear(z, cast(weight, z.dtype), None if bias is None else cast(bias, z.dtype))
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:

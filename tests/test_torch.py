@@ -46,10 +46,10 @@ target = OnDemand("se_conformance.targets.torch")
 
 @pytest.fixture(autouse=True)
 def by_hand(monkeypatch):
-    """Small maps have their gradients by hand here, in pieces of pieces; test_match asks for the formula's."""
+    """Small maps have their gradients by hand here, as large ones; test_match asks for the formula's."""
     monkeypatch.setattr(se_torch.eager, "LARGE", 1)
-    monkeypatch.setattr(se_torch.eager, "PIECE", 100)
-    monkeypatch.setattr(se_torch.eager, "MANY", 1)
+    for name, value in {"PIECE": 100, "SHORT": 20, "SAMPLE": 1, "MANY": 1}.items():
+        monkeypatch.setattr(se_torch.passes, name, value)
 
 
 class Subject:
@@ -362,8 +362,8 @@ def both_ways(monkeypatch, subject, dy, wanted):
 )
 @pytest.mark.parametrize("spec", [SPEC, SMOOTH.replace(squeeze="avg"), SESpec(12, single_projection=True)], ids=str)
 def test_gradients_by_hand_are_the_formulas(monkeypatch, spec, rank, layout, piece):
-    monkeypatch.setattr(se_torch.eager, "PIECE", piece)
-    monkeypatch.setattr(se_torch.eager, "MANY", 1 << 60)  # pooling adds in another order
+    monkeypatch.setattr(se_torch.passes, "PIECE", piece)
+    monkeypatch.setattr(se_torch.passes, "MANY", 1 << 60)  # pooling adds in another order
     subject = Subject(spec, "float64", layout, dtype="float64", rank=rank)
     for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(subject.dy.shape)):
         (hand, y, gradients), (formula, same, others) = both_ways(monkeypatch, subject, dy, "x and parameters")
@@ -371,6 +371,50 @@ def test_gradients_by_hand_are_the_formulas(monkeypatch, spec, rank, layout, pie
         assert gradients[0].stride() == subject.x.stride()
         for gradient, other in zip(gradients, others, strict=True):
             assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()
+
+
+@pytest.mark.parametrize("short", [1, 1 << 60], ids=["long rows", "short rows"])
+@pytest.mark.parametrize("sample", [1, 1 << 60], ids=["large samples", "small samples"])
+@pytest.mark.parametrize(
+    ("rank", "layout"), [(1, "contiguous"), (2, "contiguous"), (2, "channels_last"), (3, "channels_last")]
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_passes_are_rounded_once(monkeypatch, dtype, rank, layout, sample, short):
+    monkeypatch.setattr(se_torch.passes, "SAMPLE", sample)
+    monkeypatch.setattr(se_torch.passes, "SHORT", short)
+    subject = Subject(SPEC, dtype, layout, dtype=dtype, rank=rank)
+    x, wide = subject.x, torch.float64 if dtype == "float64" else torch.float32
+    s, dz = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *x.shape[:2]))).to(wide)
+    u, axes, spread = torch.finfo(wide).eps, tuple(range(2, x.ndim)), (..., *(None,) * rank)
+    rounding = torch.finfo(x.dtype).eps / 2 + u
+
+    for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(x.shape)):
+        products, total = dy.double() * x.double(), se_torch.passes.dot(dy, x)
+        assert total.dtype == wide and total.shape == x.shape[:2]
+        assert ((total.double() - products.sum(axes)).abs() <= 8 * u * products.abs().sum(axes)).all()
+
+        one, other = dy.double() * s.double()[spread], dz.double()[spread] / x[0, 0].numel()
+        dx = se_torch.passes.dx(dy, s, dz, x)
+        assert dx.dtype == x.dtype and dx.stride() == x.stride()
+        assert ((dx.double() - one - other).abs() <= rounding * (one + other).abs() + 2 * u * (one - other).abs()).all()
+
+    if x.is_contiguous():
+        y, exact = se_torch.passes.scaled(x, s, torch.empty_like(x)), x.double() * s.double()[spread]
+        assert ((y.double() - exact).abs() <= rounding * exact.abs()).all()
+        assert torch.equal(se_torch.passes.scaled(x, s, x), y)
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "relu", "identity"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_n3_an_infinite_gate_in_bfloat16(monkeypatch, gate, trained):
+    monkeypatch.setattr(se_torch.passes, "SHORT", 1 << 60)
+    block = se_torch.SqueezeExcitation(8, hidden=4, bias=True, gate=gate)
+    with torch.no_grad():
+        block.expand.bias[:3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    x = torch.ones(2, 8, 3, 3, dtype=torch.bfloat16)
+    y = block(x.requires_grad_(trained)).detach()[:, :3, 0, 0].float().numpy()
+    low = {"identity": -np.inf}.get(gate, 0.0)
+    np.testing.assert_array_equal(y, [[np.inf if gate in ("relu", "identity") else 1.0, low, np.nan]] * 2)
 
 
 @pytest.mark.parametrize(
@@ -437,19 +481,19 @@ def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
 def test_pooling_gives_the_mean(shape, dtype):
     x = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, shape)).to(getattr(torch, dtype))
     x = x.contiguous(memory_format=torch.channels_last)
-    assert se_torch.eager._pools(x) or x.is_contiguous()
-    z = se_torch.eager._mean(x)
+    assert se_torch.passes.pools(x) or x.is_contiguous()
+    z = se_torch.passes.mean(x)
     assert z.dtype == (torch.float64 if dtype == "float64" else torch.float32) and z.shape == shape[:2]
     off = {"bfloat16": 2.0**-8, "float32": 4e-7, "float64": 1e-15}[dtype]  # bfloat16 is rounded once, to half an ulp
     assert torch.allclose(z.double(), x.double().mean((2, 3)), rtol=off, atol=0.0)
 
 
 def test_what_is_pooled(monkeypatch):
-    monkeypatch.setattr(se_torch.eager, "MANY", 12)
+    monkeypatch.setattr(se_torch.passes, "MANY", 12)
     x = torch.ones(2, 12, 5, 7).contiguous(memory_format=torch.channels_last)
-    assert se_torch.eager._pools(x)
-    assert not se_torch.eager._pools(x.contiguous()) and not se_torch.eager._pools(x[:, :11])
-    assert not se_torch.eager._pools(x[:, :, 0]) and not se_torch.eager._pools(x[:, :, ::2])
+    assert se_torch.passes.pools(x)
+    assert not se_torch.passes.pools(x.contiguous()) and not se_torch.passes.pools(x[:, :11])
+    assert not se_torch.passes.pools(x[:, :, 0]) and not se_torch.passes.pools(x[:, :, ::2])
     taken = []
     monkeypatch.setattr(se_torch.eager, "run", lambda x, *others: taken.append(x.shape))
     with torch.no_grad():
