@@ -34,13 +34,13 @@ def ratios(every: list[Line], path: Path) -> None:
 
 
 def peers(every: list[Line], path: Path) -> None:
-    """The same against each peer, float32."""
+    """The same against each peer."""
     rows: Rows = {}
     for one in every:
-        if not one.is_twin and one.task.dtype != "bfloat16":
+        if not one.is_twin:
             for peer in one.peers:
                 rows.setdefault(f"{_name(one)} / {peer}", {})[one.task.shape] = one.over(peer)
-    _draw(rows, "our time over each peer's, float32 (float64 in NumPy)", path)
+    _draw(rows, "our time over each peer's", path)
 
 
 def _name(one: Line) -> str:

@@ -64,8 +64,10 @@ def page(results: Results, folder: Path) -> str:
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
     pictures.ratios(list(_every(results)), folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
-    pictures.peers(list(_every(results)), folder / "performance_peers.png")
-    parts.append("\n![Ours over each peer, by framework and shape](performance_peers.png)\n")
+    for dtypes in (("float32", "float64"), ("bfloat16",)):
+        name = f"performance_peers_{dtypes[0]}.png"
+        pictures.peers([one for one in _every(results) if one.task.dtype in dtypes], folder / name)
+        parts.append(f"\n![Ours over each peer in {' and '.join(dtypes)}, by framework and shape]({name})\n")
     parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)

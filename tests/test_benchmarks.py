@@ -167,7 +167,7 @@ def test_the_page_says_what_the_numbers_say(tmp_path):
     results = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
     assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
     assert report.summary(results) in (ROOT / "README.md").read_text()
-    pictures = {f"performance_{which}.png" for which in ("ratios", "peers", "floor")}
+    pictures = {f"performance_{which}.png" for which in ("ratios", "peers_float32", "peers_bfloat16", "floor")}
     assert {path.name for path in tmp_path.iterdir()} == pictures
 
 
