@@ -1,6 +1,7 @@
 """``se_spec.networks``: the named networks against their sources' own numbers, and what a description may be."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -273,6 +274,11 @@ def test_m2_same_pads_behind() -> None:
     assert pads(224, 7, 2, "same") == (2, 3)
     assert pads(112, 3, 2, "same") == (0, 1)
     assert pads(113, 3, 2, "same") == (1, 1)
+    assert pads(10, 3, 4, "same") == (0, 1)
+    for length, kernel, stride in itertools.product(range(1, 40), range(1, 9), range(1, 9)):
+        windows = -(-length // stride)  # TensorFlow's definition
+        missing = max((windows - 1) * stride + kernel - length, 0)
+        assert pads(length, kernel, stride, "same") == (missing // 2, missing - missing // 2)
 
 
 @pytest.mark.parametrize(("name", "padding"), STEM_PADDING.items())
