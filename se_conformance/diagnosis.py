@@ -9,6 +9,7 @@ its distances over all inputs, those that passed included, stay below ``AGREES``
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ PAIRED = 40
 WIDE = 1 << 15
 """Elements of an input above which fewer variants are looked at, and no pairs."""
 AS_FLOAT32 = Precision(intermediates="float32", accumulation="float32")
+Distance = Callable[[np.ndarray], float]
+"""Of a variant's array."""
 
 
 @dataclass
@@ -49,6 +52,21 @@ class Seen:
     comparisons: list[Comparison] = field(default_factory=list)
     malformed: bool = False
     failed: bool = False
+
+    @cached_property
+    def distance(self) -> Distance:
+        """Of a variant's answer; where there is one to compare it with."""
+        want, bound = self.against.want.y, self.against.bound.y
+        assert self.outcome.y is not None and want is not None and bound is not None
+        return _distance_from(self.outcome.y, want, bound)
+
+    @cached_property
+    def gradient_distances(self) -> dict[str, Distance]:
+        """Of a variant's gradients, by name; where there are some to compare them with."""
+        want, bound = (dict(one.arrays()) for one in self.against[:2])
+        assert self.gradient is not None and self.gradient.y is not None
+        got = {"dx": self.gradient.y, **{f"d {name}": one for name, one in (self.result.dparameters or {}).items()}}
+        return {name: _distance_from(one, want[name], bound[name]) for name, one in got.items()}
 
     @property
     def forward_failed(self) -> bool:
@@ -194,12 +212,11 @@ def _forward_distance(block: Block, seen: Seen, function: Callable[..., Any]) ->
         return 3.0
     if outcome.y is None or seen.outcome.y is None:
         return 0.0
-    want, bound = seen.against.want.y, seen.against.bound.y
-    assert want is not None and bound is not None
-    if outcome.y.shape != want.shape:
-        same = outcome.y.size == want.size and np.isfinite(outcome.y.astype(np.float64)).all()
+    x = seen.trial.inputs.x
+    if outcome.y.shape != x.shape:
+        same = outcome.y.size == x.size and np.isfinite(outcome.y.astype(np.float64)).all()
         return _relative(seen.outcome.y, outcome.y) if same else 0.0
-    return _distance(seen.outcome.y, outcome.y, want, bound)
+    return seen.distance(outcome.y)
 
 
 def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
@@ -208,27 +225,32 @@ def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -
     outcome, dparameters = called_vjp(block.vjp, seen.trial.inputs, "channels_last")
     if _form(outcome) != _form(seen.gradient):
         return 3.0
-    want, bound = seen.against.want, seen.against.bound
-    if outcome.y is None or seen.gradient.y is None or dparameters is None or want.dparameters is None:
+    if outcome.y is None or seen.gradient.y is None or dparameters is None or seen.against.want.dx is None:
         return 0.0
-    assert want.dx is not None and bound.dx is not None and bound.dparameters is not None
-    worst = [_distance(seen.gradient.y, outcome.y, want.dx, bound.dx)]
-    for name, array in (seen.result.dparameters or {}).items():
-        worst.append(_distance(array, dparameters[name], want.dparameters[name], bound.dparameters[name]))
-    return max(worst)
+    found = {"dx": outcome.y, **{f"d {name}": array for name, array in dparameters.items()}}
+    return max(distance(found[name]) for name, distance in seen.gradient_distances.items())
 
 
-def _distance(got: np.ndarray, variant: np.ndarray, want: np.ndarray, bound: np.ndarray) -> float:
-    got, variant = got.astype(np.float64), variant.astype(np.float64)
-    if not np.array_equal(np.isfinite(got), np.isfinite(variant)):
-        return 3.0
-    finite = np.isfinite(got) & np.isfinite(want)
-    apart, wrong = np.abs(got[finite] - variant[finite]), np.abs(got[finite] - want[finite])
+def _distance_from(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> Distance:
+    """How far a variant is from what was got; it is asked of many."""
+    got = got.astype(np.float64)
+    known = np.isfinite(got)
+    finite = known & np.isfinite(want)
+    told, wrong = got[finite], np.abs(got[finite] - want[finite])
     slack = np.where(np.isfinite(bound[finite]), bound[finite], np.inf)
-    if (wrong > slack).any():  # where the right block is refuted, the variant must not be
-        return _rms(np.maximum(apart - slack, 0.0)) / _rms(np.maximum(wrong - slack, 0.0))
-    scale = _rms(wrong) + _rms(slack[np.isfinite(slack)])
-    return _rms(apart) / scale if scale else float(bool(_rms(apart))) * 3.0
+    refuted = bool((wrong > slack).any())
+    scale = _rms(np.maximum(wrong - slack, 0.0)) if refuted else _rms(wrong) + _rms(slack[np.isfinite(slack)])
+
+    def distance(variant: np.ndarray) -> float:
+        variant = variant.astype(np.float64)
+        if not np.array_equal(known, np.isfinite(variant)):
+            return 3.0
+        apart = np.abs(told - variant[finite])
+        if refuted:  # where the right block is, the variant must not be
+            apart = np.maximum(apart - slack, 0.0)
+        return _rms(apart) / scale if scale else float(bool(_rms(apart))) * 3.0
+
+    return distance
 
 
 def _relative(got: np.ndarray, variant: np.ndarray) -> float:
@@ -307,10 +329,8 @@ def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) 
             y, _ = block.run(sieve.trial.inputs.x, sieve.trial.inputs.parameters)
         except Exception:
             continue
-        want, bound, got = sieve.against.want.y, sieve.against.bound.y, sieve.outcome.y
-        assert want is not None and bound is not None and got is not None
-        if y.shape == got.shape == want.shape:
-            scored.append((_distance(got, y, want, bound), pair))
+        if y.shape == sieve.outcome.y.shape == sieve.trial.inputs.x.shape:
+            scored.append((sieve.distance(y), pair))
     scored.sort(key=lambda each: each[0])
     near = [pair for score, pair in scored[:PAIRED] if score < AGREES]
     return _ranked(near, seen, spec, dtype, _forward_distance)
