@@ -134,18 +134,18 @@ def answers(workers) -> Answers:
     """All results, computed in the background while the first tests already judge.
 
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
-    case anew, and quickly, as there is nothing to fuse; and the few under jit, compiled as users have it.
+    case anew, and quickly, as there is nothing to fuse; those at the edges, of which no two have a size in common, and
+    the few, these compiled as users have it, under jit.
     """
-    plan = [(name, case) for name in names(CHEAP) for case in [*covering_array(), *special_cases()]]
-    plan += [(name, case) for name in names(COSTLY) for case in few_cases(name)]
+    op_by_op = {name: {"mode": "eager"} if name in JITTED else {} for name in names(CHEAP)}
+    plan = [(name, case, op_by_op[name]) for name in names(CHEAP) for case in covering_array()]
+    plan += [(name, case, {}) for name in names(CHEAP) for case in special_cases()]
+    plan += [(name, case, {}) for name in names(COSTLY) for case in few_cases(name)]
     return {
         (name, case): worker_of(workers, name).submit(
-            case.spec,
-            case.inputs(),
-            gradients=TARGETS[name.removesuffix(" jit")].gradients,
-            **({"mode": "eager"} if name in JITTED else {}),
+            case.spec, case.inputs(), gradients=TARGETS[name.removesuffix(" jit")].gradients, **options
         )
-        for name, case in plan
+        for name, case, options in plan
     }
 
 
