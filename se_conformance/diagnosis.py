@@ -62,11 +62,10 @@ class Seen:
 
     @cached_property
     def gradient_distances(self) -> dict[str, Distance]:
-        """Of a variant's gradients, by name; where there are some to compare them with."""
+        """Of a variant's gradients, by name; of those that have the right shape."""
         want, bound = (dict(one.arrays()) for one in self.against[:2])
-        assert self.gradient is not None and self.gradient.y is not None
-        got = {"dx": self.gradient.y, **{f"d {name}": one for name, one in (self.result.dparameters or {}).items()}}
-        return {name: _distance_from(one, want[name], bound[name]) for name, one in got.items()}
+        gradients = self.result._replace(y=None, g=None)
+        return {name: _distance_from(got, want[name], bound[name]) for name, got in gradients.arrays()}
 
     @property
     def forward_failed(self) -> bool:
@@ -225,10 +224,8 @@ def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -
     outcome, dparameters = called_vjp(block.vjp, seen.trial.inputs, "channels_last")
     if _form(outcome) != _form(seen.gradient):
         return 3.0
-    if outcome.y is None or seen.gradient.y is None or dparameters is None or seen.against.want.dx is None:
-        return 0.0
-    found = {"dx": outcome.y, **{f"d {name}": array for name, array in dparameters.items()}}
-    return max(distance(found[name]) for name, distance in seen.gradient_distances.items())
+    found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
+    return max((distance(found[name]) for name, distance in seen.gradient_distances.items()), default=0.0)
 
 
 def _distance_from(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> Distance:

@@ -16,6 +16,7 @@ import se_conformance
 from se_conformance import check, trial
 from se_conformance.cases import DTYPES
 from se_conformance.comparison import Precision, judged
+from se_conformance.diagnosis import _distance_from
 from se_conformance.faults import CATALOGUE, broken
 from se_conformance.verdict import Finding, Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
@@ -538,6 +539,25 @@ def test_the_scale_is_blamed_where_the_gate_is_right() -> None:
         return (1.7 * RIGHT(x, parameters)).astype(x.dtype)
 
     assert check(wrong, SPEC, excitation=RIGHT.excitation).stage == "scale"
+
+
+@pytest.mark.parametrize(
+    ("got", "bound", "variant", "expected"),
+    [
+        ([1.0, 2.0], 0.25, [1.25, 1.75], 0.0),  # within the bound of what was got
+        ([1.0, 2.0], 0.25, [0.5, 2.0], 1 / 3),  # 0.25 beyond it, where the right answer is 0.75 beyond it
+        ([1.0, 2.0], 0.25, [0.0, 2.0], 1.0),  # the right answer itself
+        ([1.0, 2.0], 0.25, [np.nan, 2.0], 3.0),
+        ([0.0, 2.0], 0.25, [0.25, 2.25], 1.0),  # the right answer is not refuted: in terms of the bound
+        ([0.0, 2.0], 0.0, [0.0, 2.0], 0.0),
+        ([0.0, 2.0], 0.0, [0.0, 2.5], 3.0),
+    ],
+)
+def test_a_variants_distance_is_what_is_left_beyond_the_bound(
+    got: list[float], bound: float, variant: list[float], expected: float
+) -> None:
+    distance = _distance_from(np.array(got), np.array([0.0, 2.0]), np.full(2, bound))
+    assert distance(np.array(variant)) == pytest.approx(expected, abs=1e-15)
 
 
 # two mistakes at once
