@@ -1,5 +1,6 @@
 """What the tables say, to be seen at a glance."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,34 +21,28 @@ TO_FLOOR = (
     ("onnxruntime", "ours", "onnxruntime"),
 )
 """What is drawn over what memory allows; the page's table has the others, too."""
-Rows = dict[str, dict[tuple[int, ...], float]]
-"""A ratio by shape."""
 
 
 def ratios(every: list[Line], path: Path) -> None:
     """A row for each of ours, a column for each shape; blue where we are faster than the fastest peer."""
-    rows: Rows = {}
-    for one in every:
-        if not one.is_twin:
-            rows.setdefault(_name(one), {})[one.task.shape] = one.ratio
-    _draw(rows, "our time over the fastest peer's", path)
+    _draw(((one, _name(one), one.ratio) for one in every), "our time over the fastest peer's", path)
 
 
 def peers(every: list[Line], path: Path) -> None:
     """The same against each peer."""
-    rows: Rows = {}
-    for one in every:
-        if not one.is_twin:
-            for peer in one.peers:
-                rows.setdefault(f"{_name(one)} / {peer}", {})[one.task.shape] = one.over(peer)
-    _draw(rows, "our time over each peer's", path)
+    each = ((one, f"{_name(one)} / {peer}", one.over(peer)) for one in every for peer in one.peers)
+    _draw(each, "our time over each peer's", path)
 
 
 def _name(one: Line) -> str:
     return ", ".join(filter(None, (one.home, one.who.removeprefix("ours").strip(), one.how, one.task.kind)))
 
 
-def _draw(rows: Rows, title: str, path: Path) -> None:
+def _draw(ratios: Iterable[tuple[Line, str, float]], title: str, path: Path) -> None:
+    rows: dict[str, dict[tuple[int, ...], float]] = {}
+    for one, name, ratio in ratios:
+        if not one.is_twin:
+            rows.setdefault(name, {})[one.task.shape] = ratio
     grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
     figure = Figure(figsize=(8.5, 1 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -57,22 +57,22 @@ one piece with the seven convolutions before it. The row *apart* is without such
 
 def page(results: Results, folder: Path) -> str:
     """The page; the pictures are written into the folder."""
-    machine, homes = results.get("machine", {}), results["homes"]
+    machine, homes, every = results.get("machine", {}), results["homes"], list(_every(results))
     parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
     parts.append(", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".\n")
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
-    pictures.ratios(list(_every(results)), folder / "performance_ratios.png")
+    pictures.ratios(every, folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
     for dtypes in (("float32", "float64"), ("bfloat16",)):
         name = f"performance_peers_{dtypes[0]}.png"
-        pictures.peers([one for one in _every(results) if one.task.dtype in dtypes], folder / name)
+        pictures.peers([one for one in every if one.task.dtype in dtypes], folder / name)
         parts.append(f"\n![Ours over each peer in {' and '.join(dtypes)}, by framework and shape]({name})\n")
     parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)
     if "torch" in homes:
-        pictures.floors(list(_every(results)), folder / "performance_floor.png")
+        pictures.floors(every, folder / "performance_floor.png")
         parts += [FLOORS, "\n", *_floors(results)]
         parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
     if "peaks" in results:

@@ -134,8 +134,8 @@ def answers(workers) -> Answers:
     """All results, computed in the background while the first tests already judge.
 
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
-    case anew, and quickly, as there is nothing to fuse; those at the edges, of which no two have a size in common, and
-    the few, these compiled as users have it, under jit.
+    case anew, and quickly, as there is nothing to fuse; those at the edges, few of which have a size in common, and the
+    few, these compiled as users have it, under jit.
     """
     op_by_op = {name: {"mode": "eager"} if name in JITTED else {} for name in names(CHEAP)}
     plan = [(name, case, op_by_op[name]) for name in names(CHEAP) for case in covering_array()]

@@ -407,10 +407,10 @@ def test_passes_are_rounded_once(monkeypatch, dtype, rank, layout, sample, short
 @pytest.mark.parametrize(
     ("dtype", "layout", "shape", "pieces"),
     [
-        ("float32", "contiguous", (2, 8, 16, 16), ["dot"]),
+        ("float32", "contiguous_format", (2, 8, 16, 16), ["dot"]),
         ("float32", "channels_last", (2, 8, 128, 128), ["dot", "dx"]),
-        ("bfloat16", "contiguous", (2, 8, 16, 16), []),
-        ("bfloat16", "contiguous", (2, 8, 7, 7), ["dot"]),
+        ("bfloat16", "contiguous_format", (2, 8, 16, 16), []),
+        ("bfloat16", "contiguous_format", (2, 8, 7, 7), ["dot"]),
         ("bfloat16", "channels_last", (2, 8, 128, 128), []),
         ("bfloat16", "channels_last", (2, 8, 16, 16), ["dot", "dx"]),
     ],
@@ -420,8 +420,7 @@ def test_what_is_taken_in_pieces(monkeypatch, dtype, layout, shape, pieces):
     taken = []
     for name, function in (("dot", "_dot_in_pieces"), ("dx", "_scaled_in_pieces")):
         monkeypatch.setattr(se_torch.passes, function, lambda *arrays, name=name: taken.append(name))
-    form = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
-    x = torch.ones(shape, dtype=getattr(torch, dtype)).to(memory_format=form)
+    x = torch.ones(shape, dtype=getattr(torch, dtype)).to(memory_format=getattr(torch, layout))
     s = torch.ones(shape[:2])
     se_torch.passes.dot(x, x)
     se_torch.passes.dx(x, s, s, x)
