@@ -1,8 +1,11 @@
 """Squeeze-and-Excitation as a PyTorch module, channels first.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
-docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; what
-``eager`` does otherwise with bfloat16, channels_last and large maps, it says.
+docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; ``eager``
+says what it does otherwise with bfloat16, channels_last and large maps.
+
+``reduce`` and ``expand`` are plain ``nn.Linear`` layers. Where one of them has hooks, or is replaced, wrapped or
+sharded, it is called like any layer of PyTorch; otherwise its weight and bias are used without the call.
 """
 
 import contextlib
@@ -10,15 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 import se_spec
 from se_spec import SESpec
 
 from . import eager
 from .eager import Formula, Weights
-from .nonlinearities import activate, gate
-from .passes import cast, widened
+from .nonlinearities import activate, gate, spell_activation, spell_gate
+from .passes import cast, multiply, widened
 
 
 class SqueezeExcitation(nn.Module):
@@ -45,6 +50,8 @@ class SqueezeExcitation(nn.Module):
     torch.Size([2, 64, 7, 5])
     """
 
+    __jit_unused_properties__ = ("spec",)
+
     def __init__(
         self,
         spec: SESpec | int,
@@ -56,67 +63,120 @@ class SqueezeExcitation(nn.Module):
     ) -> None:
         super().__init__()
         self.inplace = inplace
-        self.spec = spec = SESpec.of(spec, **fields)
+        self._spec = spec = SESpec.of(spec, **fields)
+        self._squeeze, self._gain, self._residual = spec.squeeze, spec.gain, spec.residual
+        self._activation, self._gate = spell_activation(spec.activation), spell_gate(spec.gate)
         options: dict[str, Any] = {"bias": spec.bias, "device": device, "dtype": dtype}
         if not spec.single_projection:  # E-4
             self.reduce = nn.Linear(spec.channels, spec.hidden, **options)
         self.expand = nn.Linear(spec.hidden, spec.channels, **options)
 
+    @property
+    def spec(self) -> SESpec:
+        """The spec of the block; its widths are those of the layers, which a pruning tool may have changed."""
+        channels = getattr(self.expand, "out_features", self._spec.channels)
+        hidden = getattr(self.expand, "in_features", self._spec.hidden)
+        if (channels, hidden) == (self._spec.channels, self._spec.hidden):
+            return self._spec
+        single = self._spec.single_projection
+        return self._spec.replace(channels=channels, **({} if single else {"hidden": hidden}))
+
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._record(x)
+        else:  # noqa: RET505: torch.jit.script compiles what follows a return, but not a branch that is never taken
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return self._record(x)
         self._check(x)
         weights = self._weights()
-        inplace = self.inplace and eager.overwrites(x, self.spec)
-        if eager.fits(x, self.spec, weights):
-            return eager.run(x, Formula(self.spec, self._formula, self._factors, self._scale, inplace), weights)
+        inplace = self.inplace and eager.overwrites(x, self._spec)
+        if weights is not None and eager.fits(x, self._spec, weights):
+            return eager.run(x, Formula(self._spec, self._formula, self._factors, inplace), weights)
         return self._formula(x, weights, inplace)
+
+    def _record(self, x: Tensor) -> Tensor:
+        """The formula for ``torch.jit.script`` and ``torch.fx``, which know neither rank nor dtype of x; z has x's."""
+        h = squeeze(x, self._squeeze)
+        if hasattr(self, "reduce"):
+            h = activate(self.reduce(h), self._activation)
+        g = gate(self.expand(h), self._gate)
+        return scale(x, g if self._gain == 1.0 else self._gain * g, self._residual)
 
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
         self._check(x)
-        return self._gate(self._squeeze(widened(x)), self._weights())
+        return self._excite(squeeze(widened(x), self._squeeze), self._weights())
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
-        se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
+        spec = self._spec if x.ndim > 1 and x.shape[1] == self._spec.channels else self.spec
+        se_spec.inputs.check(x.shape, x.dtype, spec, "channels_first")
 
-    def _formula(self, x: Tensor, weights: Weights, inplace: bool = False) -> Tensor:
+    def _formula(self, x: Tensor, weights: Weights | None, inplace: bool = False) -> Tensor:
         wide = widened(x)  # N-1
-        y = self._scale(wide, self._factors(self._squeeze(wide), weights), inplace)
-        return cast(y, x.dtype)  # N-2
+        s = self._factors(squeeze(wide, self._squeeze), weights)
+        return cast(multiply(wide, s, self._residual, inplace), x.dtype)  # N-2
 
-    def _weights(self) -> Weights:
-        expand, biased = self._modules["expand"], self.spec.bias  # each plain attribute of a module costs a microsecond
-        last = expand.weight, expand.bias if biased else None
-        if self.spec.single_projection:
-            return last
-        reduce = self._modules["reduce"]
-        return reduce.weight, reduce.bias if biased else None, *last
+    def _weights(self) -> Weights | None:
+        """Weight and bias of each projection; None where the layers must be called."""
+        modules = self._modules  # a plain attribute of a module costs a microsecond
+        expand, reduce = modules["expand"], modules.get("reduce")
+        if not (_is_plain(expand) and (reduce is None or _is_plain(reduce))):
+            return None
+        last = expand._parameters["weight"], expand._parameters["bias"]
+        return last if reduce is None else (reduce._parameters["weight"], reduce._parameters["bias"], *last)
 
-    def _squeeze(self, x: Tensor) -> Tensor:
-        axes = tuple(range(2, x.ndim))
-        if self.spec.squeeze == "avg":
-            return x.mean(axes)  # S-1
-        highest = x.amax(axes).masked_fill(x.isnan().any(axes), torch.nan)  # S-2; exported, amax would drop NaN
-        return highest if self.spec.squeeze == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
-
-    def _gate(self, z: Tensor, weights: Weights) -> Tensor:
+    def _excite(self, z: Tensor, weights: Weights | None) -> Tensor:
         with _without_autocast(z.device.type):  # N-4
-            if not self.spec.single_projection:  # E-4
-                z = activate(_project(z, *weights[:2]), self.spec.activation)  # E-1, E-2
-            return gate(_project(z, *weights[-2:]), self.spec.gate)  # E-3
+            if not self._spec.single_projection:  # E-4
+                u = _call(self.reduce, z) if weights is None else _project(z, *weights[:2])  # E-1
+                z = activate(u, self._activation)  # E-2
+            v = _call(self.expand, z) if weights is None else _project(z, *weights[-2:])  # E-3
+            return gate(v, self._gate)
 
-    def _factors(self, z: Tensor, weights: Weights) -> Tensor:
-        g = self._gate(z, weights)
-        return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
-
-    def _scale(self, x: Tensor, s: Tensor, inplace: bool) -> Tensor:
-        s = s.view(*s.shape, *(1,) * (x.ndim - 2))
-        y = x.mul_(s) if inplace else x * s  # C-1
-        return y + x if self.spec.residual else y  # C-3
+    def _factors(self, z: Tensor, weights: Weights | None) -> Tensor:
+        g = self._excite(z, weights)
+        return g if self._gain == 1.0 else self._gain * g  # C-2
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, inplace=True" if self.inplace else repr(self.spec)
+
+
+@torch.fx.wrap
+def squeeze(x: Tensor, kind: str) -> Tensor:
+    """z, shape (N, C), in the dtype of x; half precision is accumulated in float32."""
+    wide, axes = widened(x), list(range(2, x.dim()))
+    if kind == "avg":
+        return cast(wide.mean(axes), x.dtype)  # S-1
+    highest = wide.amax(axes)  # S-2
+    if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        # onnxruntime's maximum drops NaN. A mean gives it back: a constant NaN would ruin the ranges of int8.
+        highest = torch.where(wide.isnan().any(axes), wide.mean(axes), highest)
+    return cast(highest if kind == "max" else 0.5 * wide.mean(axes) + 0.5 * highest, x.dtype)  # S-3
+
+
+@torch.fx.wrap
+def scale(x: Tensor, s: Tensor, residual: bool) -> Tensor:
+    """x * s (+ x) in the dtype of x; s has shape (N, C)."""
+    return cast(multiply(widened(x), s, residual), x.dtype)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a call of the layer gives F.linear of its weight and bias, and does nothing else."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    if type(layer) is not nn.Linear or hooks or _has_any_global_hook():
+        return False
+    return "forward" not in layer.__dict__ and type(layer._parameters.get("weight")) is nn.Parameter
+
+
+def _call(layer: nn.Module, z: Tensor) -> Tensor:
+    """The layer's result in z's dtype; the layer gets z in the dtype of its parameters."""
+    dtype = next((value.dtype for value in layer.parameters() if value.is_floating_point()), z.dtype)
+    return cast(layer(cast(z, dtype)), z.dtype)
 
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -126,6 +186,6 @@ def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast off, where it is on; the meta device has none."""
-    if torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()

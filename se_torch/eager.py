@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from se_spec import SESpec
 
 from . import passes
-from .passes import cast, widened
+from .passes import cast, multiply, widened
 
 LARGE = 1 << 19
 """Elements of x from which gradients by hand are faster."""
@@ -35,20 +35,21 @@ Weights = tuple[Tensor | None, ...]
 
 
 class Formula(NamedTuple):
-    """The block by operations that PyTorch differentiates, and what becomes of the mean: of z and the weights s, both
-    (N, C), in float32 or float64; of x and s y, which may be written over x.
+    """The block by operations that PyTorch differentiates.
+
+    ``whole`` maps x to y, and ``factors`` maps the mean z to s, both (N, C), in float32 or float64. ``inplace`` says
+    whether y may be written over x.
     """
 
     spec: SESpec
     whole: Callable[[Tensor, Weights], Tensor]
     factors: Callable[[Tensor, Weights], Tensor]
-    scale: Callable[[Tensor, Tensor, bool], Tensor]
     inplace: bool
 
 
 def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
     """Whether ``run`` is right for them, and faster."""
-    if torch.compiler.is_compiling() or spec.squeeze != "avg" or _is_transformed(x):
+    if spec.squeeze != "avg" or _is_recorded() or _is_transformed(x):
         return False
     large, better = x.numel() >= LARGE, _narrow(x, spec) or passes.pools(x)
     if not (large or better):
@@ -63,7 +64,7 @@ def fits(x: Tensor, spec: SESpec, weights: Weights) -> bool:
 
 def overwrites(x: Tensor, spec: SESpec) -> bool:
     """Whether y may be written over x."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or spec.residual:
+    if torch.is_grad_enabled() or spec.residual or _is_recorded():
         return False
     return not _is_transformed(x) and _is_dense(x)
 
@@ -83,7 +84,7 @@ def _forward(x: Tensor, formula: Formula, weights: Weights) -> tuple[Tensor, Ten
     s = formula.factors(z, weights)
     if narrow and passes.scales(x) and formula.spec.gate not in UNBOUNDED:
         return passes.scaled(x, s, x if formula.inplace else torch.empty_like(x)), z
-    return cast(formula.scale(wide, cast(s, wide.dtype), formula.inplace), x.dtype), z
+    return cast(multiply(wide, cast(s, wide.dtype), formula.spec.residual, formula.inplace), x.dtype), z
 
 
 class _Scaled(torch.autograd.Function):
@@ -128,6 +129,18 @@ def _is_dense(x: Tensor) -> bool:
     return x.is_contiguous() or (last is not None and x.is_contiguous(memory_format=last))
 
 
+def _is_recorded() -> bool:
+    """Whether the operations are recorded, by a compiler, ``torch.jit.trace`` or ``make_fx``.
+
+    A record must hold for other sizes, too; the rules here and the loops in ``passes`` read the size.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def _is_transformed(x: Tensor) -> bool:
-    """Within torch.func, or of a batch of gradients: not what it seems."""
+    """Whether shape and memory of x are not those of its values, as in ``torch.func`` or in a subclass of Tensor."""
+    if type(x) is not Tensor and type(x) is not nn.Parameter:
+        return True
     return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)

@@ -1,22 +1,24 @@
 """A network as a PyTorch module, channels first: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-11. What torch's own layers do not have is written out: padding that depends on the size or differs between the
-two sides, batch norm without a scale.
+M-1 to M-11. The layers are PyTorch's own classes where PyTorch has them, since many tools go by the exact class. What
+PyTorch does not have is written out: padding that depends on the size or differs between the two sides, batch norm
+without a scale.
 """
 
 import math
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, Proxy, symbolic_trace
 from torch.nn import functional as F
 
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import pads, sizes, spent
+from se_spec.networks import same_pads, sizes, spent
 
 from .block import SqueezeExcitation
 
@@ -44,7 +46,7 @@ class SENet(nn.Module):
     >>> model(torch.ones(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     >>> model.stage2.block0.shortcut.conv
-    Convolution(16, 32, kernel_size=(1, 1), stride=(2, 2), bias=False)
+    Conv2d(16, 32, kernel_size=(1, 1), stride=(2, 2), bias=False)
     >>> list(model.state_dict())[:3]
     ['stem.conv1.weight', 'stem.bn1.weight', 'stem.bn1.bias']
     """
@@ -59,9 +61,22 @@ class SENet(nn.Module):
         self._steps = [(layer.name, layer.inputs, no_more.get(layer.name, ())) for layer in net.layers]
         for layer in net.layers:
             _place(self, layer.name, _module(layer, {"device": device, "dtype": dtype}))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # what the other layers have drawn is as M-10 has it
+                _draw_weight(module)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, and forget all statistics (SPEC M-10), as after ``model.to_empty(device=...)``."""
+        for module in self.modules():
+            _draw(module)
+
+    def __prepare_scriptable__(self) -> GraphModule:
+        """The network as a flat graph, which ``torch.jit.script`` compiles."""
+        return symbolic_trace(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        if not isinstance(x, Proxy):
+            self._check(x)
         maps = {kinds.INPUT: x}
         for path, inputs, no_more in self._steps:
             layer = reduce(getattr, path.split("."), self)  # not get_submodule, which takes as long as a small layer
@@ -74,8 +89,10 @@ class SENet(nn.Module):
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return  # a graph is for any size
         size = (x.shape[2], x.shape[3])
-        if not torch.compiler.is_compiling() and size not in self._fitting:
+        if size not in self._fitting:
             sizes(self.spec.layers, size)  # M-9
             self._fitting.add(size)  # asked once: of 450 layers it takes a millisecond
 
@@ -93,9 +110,9 @@ def _place(module: nn.Module, path: str, layer: nn.Module) -> None:
 def _module(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
     match layer:
         case kinds.Convolution():
-            return Convolution(layer, **options)
+            return _convolution(layer, options)
         case kinds.BatchNorm():
-            return BatchNorm(layer, **options)
+            return _batch_norm(layer, options)
         case kinds.ReLU():
             return nn.ReLU()
         case kinds.Pooling():
@@ -117,40 +134,45 @@ def _module(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
     raise AssertionError(layer)
 
 
-class Convolution(nn.Conv2d):
-    """``nn.Conv2d``, with TensorFlow's SAME where a stride makes it depend on the size (M-2)."""
+def _convolution(layer: kinds.Convolution, options: dict[str, Any]) -> nn.Conv2d:
+    kind = SameConvolution if layer.padding == "same" else nn.Conv2d
+    padding = 0 if layer.padding == "same" else layer.padding[0]  # a convolution's other paddings are symmetric
+    channels, window = (layer.in_channels, layer.out_channels), (layer.kernel, layer.stride, padding)
+    return kind(*channels, *window, groups=layer.groups, bias=layer.bias, **options)
 
-    def __init__(self, layer: kinds.Convolution, **options: Any) -> None:
-        padding = 0 if layer.padding == "same" else layer.padding[0]  # a convolution's other paddings are symmetric
-        channels, window = (layer.in_channels, layer.out_channels), (layer.kernel, layer.stride, padding)
-        super().__init__(*channels, *window, groups=layer.groups, bias=layer.bias, **options)
-        self.same = layer.padding == "same"
 
-    def reset_parameters(self) -> None:
-        super().reset_parameters()  # the bias: K-4
-        fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
-        nn.init.normal_(self.weight, std=math.sqrt(2.0 / fan_out))  # M-10
+def _batch_norm(layer: kinds.BatchNorm, options: dict[str, Any]) -> nn.BatchNorm2d:
+    """Its running variance is that of n - 1, where Keras and Flax take n; torch's momentum is the new value's share."""
+    module = nn.BatchNorm2d(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)
+    if not layer.scale:
+        module.register_parameter("weight", None)
+    return module
+
+
+def _draw(module: nn.Module) -> None:
+    """Draw new parameters, and forget the statistics (M-10)."""
+    if isinstance(module, nn.BatchNorm2d):
+        module.reset_running_stats()
+        if module.weight is not None:
+            nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        module.reset_parameters()  # the bias: K-4
+        _draw_weight(module)
+    elif isinstance(module, nn.Linear):
+        module.reset_parameters()  # K-4
+
+
+def _draw_weight(module: nn.Conv2d) -> None:
+    fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+    nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+
+
+class SameConvolution(nn.Conv2d):
+    """``nn.Conv2d`` with TensorFlow's SAME where a stride makes it depend on the size (M-2)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_padded(x, self.kernel_size[0], self.stride[0], "same") if self.same else x)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, also without a scale; torch's momentum is the share of the new statistic.
-
-    Its running variance is that of n - 1, where Keras and Flax take n.
-    """
-
-    def __init__(self, layer: kinds.BatchNorm, **options: Any) -> None:
-        super().__init__(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)
-        if not layer.scale:
-            self.register_parameter("weight", None)
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
+        return super().forward(_pad(x, self.kernel_size[0], self.stride[0], "same", "constant"))
 
 
 class Pooling(nn.Module):
@@ -163,12 +185,15 @@ class Pooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
         window = (layer.kernel, layer.stride)
+        if layer.pool == "max" and layer.padding != "same" and layer.padding[0] == layer.padding[1]:
+            return F.max_pool2d(x, *window, layer.padding[0])
         if layer.pool == "max":
-            return F.max_pool2d(_padded(x, *window, layer.padding, -math.inf), *window)
-        y = F.avg_pool2d(_padded(x, *window, layer.padding), *window)
+            # A repeated border changes no maximum; a constant of minus infinity would ruin the ranges of int8.
+            return F.max_pool2d(_pad(x, *window, layer.padding, "replicate"), *window)
+        y = F.avg_pool2d(_pad(x, *window, layer.padding, "constant"), *window)
         if layer.count_padding:
             return y
-        return y / F.avg_pool2d(_padded(torch.ones_like(x[:1, :1]), *window, layer.padding), *window)
+        return y / F.avg_pool2d(_pad(torch.ones_like(x[:1, :1]), *window, layer.padding, "constant"), *window)
 
     def extra_repr(self) -> str:
         names = ("pool", "kernel", "stride", "padding", "count_padding")
@@ -210,7 +235,24 @@ class GlobalPooling(nn.Module):
         return x.mean((2, 3))
 
 
-def _padded(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, value: float = 0.0) -> Tensor:
-    rows, columns = (pads(length, kernel, stride, padding) for length in x.shape[2:])
-    unknown = padding == "same" and torch.compiler.is_compiling()  # not asked, or the graph would be of this size alone
-    return F.pad(x, (*columns, *rows), value=value) if unknown or any((*rows, *columns)) else x
+def _pad(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, mode: str) -> Tensor:
+    """x with zeros around it (``constant``), or with its border repeated (``replicate``)."""
+    if padding == "same":
+        if torch.jit.is_tracing():
+            return _scripted_pad_same()(x, kernel, stride, mode)
+        return pad_same(x, kernel, stride, mode)
+    return F.pad(x, padding + padding, mode) if any(padding) else x
+
+
+@torch.fx.wrap
+def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
+    """x with TensorFlow's padding SAME around it, of a size that a graph does not know (SPEC M-2)."""
+    top, bottom = same_pads(x.shape[2], kernel, stride)
+    left, right = same_pads(x.shape[3], kernel, stride)
+    return F.pad(x, [left, right, top, bottom], mode)
+
+
+@cache
+def _scripted_pad_same() -> Any:
+    """``pad_same`` for ``torch.jit.trace``, which would take its amounts for constants."""
+    return torch.jit.script(pad_same)

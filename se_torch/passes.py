@@ -23,12 +23,20 @@ MANY = 256
 
 def widened(x: Tensor) -> Tensor:
     """x in the type that the block computes in."""
-    return x if x.dtype.itemsize >= 4 else x.float()
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x.to(dtype)``, which takes two microseconds to find that there is nothing to do."""
     return x if x.dtype == dtype else x.to(dtype)
+
+
+def multiply(x: Tensor, s: Tensor, residual: bool = False, inplace: bool = False) -> Tensor:
+    """x * s (+ x), written over x where ``inplace``; s is (N, C)."""
+    for _ in range(x.dim() - 2):
+        s = s.unsqueeze(-1)
+    y = x.mul_(s) if inplace else x * s  # C-1
+    return y + x if residual else y  # C-3
 
 
 def mean(x: Tensor) -> Tensor:

@@ -272,9 +272,10 @@ def test_exported_at_one_size_runs_at_others(how, rank, squeeze):
 
 
 @pytest.mark.skipif(not ONNX, reason="needs onnx, onnxscript and onnxruntime")
-def test_onnx_graph_has_seven_nodes_and_no_sizes():
+def test_onnx_graph_has_eight_nodes_and_no_sizes():
     graph = onnx_model(Subject(SPEC).block, 4).graph
-    assert [node.op_type for node in graph.node] == ["ReduceMean", "Gemm", "Relu", "Gemm", "Sigmoid", "Reshape", "Mul"]
+    nodes = ["ReduceMean", "Gemm", "Relu", "Gemm", "Sigmoid", "Unsqueeze", "Unsqueeze", "Mul"]
+    assert [node.op_type for node in graph.node] == nodes
     into, out = (value.type.tensor_type.shape.dim for value in (graph.input[0], graph.output[0]))
     assert [bool(one.dim_param) for one in into] == [True, False, True, True]
     assert list(into) == list(out)

@@ -8,6 +8,7 @@
 
 from .counts import output_length as output_length
 from .counts import pads as pads
+from .counts import same_pads as same_pads
 from .counts import sizes as sizes
 from .counts import spent as spent
 from .named import NETWORKS as NETWORKS

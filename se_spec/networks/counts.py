@@ -16,11 +16,18 @@ def pads(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, 
     >>> pads(224, 7, 2, "same"), pads(224, 7, 2, (3, 3))
     ((2, 3), (3, 3))
     """
-    if padding != "same":
-        return padding
+    return same_pads(length, kernel, stride) if padding == "same" else padding
+
+
+def same_pads(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's padding SAME before and after an axis: the least that gives length / stride windows, rounded up.
+
+    >>> same_pads(224, 7, 2)
+    (2, 3)
+    """
     missing = kernel - stride + -length % stride
     if kernel < stride:
-        missing = (missing + abs(missing)) // 2  # max(missing, 0), of a tensor in a graph, too
+        missing = (missing + abs(missing)) // 2  # max(missing, 0), of a tensor or symbol in a graph, too
     return missing // 2, missing - missing // 2
 
 
