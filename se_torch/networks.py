@@ -88,9 +88,11 @@ class SENet(nn.Module):
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
+        if torch.jit.is_tracing():
+            return  # sizes are tensors there, and a trace is for any size
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return  # a graph is for any size
+        if torch.compiler.is_compiling():
+            return
         size = (x.shape[2], x.shape[3])
         if size not in self._fitting:
             sizes(self.spec.layers, size)  # M-9

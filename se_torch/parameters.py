@@ -4,10 +4,12 @@ The names in the state_dict are the canonical ones, but that batch norm has torc
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+from torch import nn
 
 import se_spec
 from se_spec import ParameterError
@@ -22,19 +24,26 @@ BATCH_NORM = {"scale": "weight", "offset": "bias", "mean": "running_mean", "vari
 def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray]) -> None:
     """Copy canonical parameters into a block or network, cast to its dtype and moved to its device (SPEC K-2, K-3).
 
+    A sharded parameter (``DTensor``) stays sharded; every process passes the same arrays.
+
     Raises:
         ParameterError: names all that is missing, left over or misshapen, or its own parameters are not plain tensors
-            with storage; it is then unchanged.
+            with storage, or it holds others beside them; it is then unchanged.
     """
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(block.spec))
     targets = _targets(block)
     with torch.no_grad():
         for name, array in parameters.items():
-            targets[name].copy_(_to_tensor(array.astype(_dtype_name(targets[name]))))
+            _copy(targets[name], _to_tensor(array.astype(_dtype_name(targets[name]))))
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     """Its parameters as canonical NumPy arrays, copied, in their own dtype; bfloat16 as ``ml_dtypes.bfloat16``.
+
+    A sharded parameter (``DTensor``) is gathered, so every process must call this.
+
+    Raises:
+        ParameterError: as ``set_parameters``.
 
     >>> block = SqueezeExcitation(8, hidden=2)
     >>> {name: array.shape for name, array in get_parameters(block).items()}
@@ -47,20 +56,70 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
 
 
 def _targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
-    """Its own parameters and running statistics, also of one that is compiled."""
-    targets = {}
-    for name in se_spec.parameters.shapes(block.spec):
-        path, dot, own = name.rpartition(".")
-        find = block.get_buffer if own in STATISTICS else block.get_parameter
-        try:
-            targets[name] = find(path + dot + BATCH_NORM.get(own, own))
-        except AttributeError:
+    """Its own parameters and running statistics by canonical name, also of one that is compiled."""
+    module: Any = getattr(block, "_orig_mod", block)
+    shapes = se_spec.parameters.shapes(block.spec)
+    paths = {name: _torch_path(name) for name in shapes}
+    targets = {name: _find(module, name, path) for name, path in paths.items()}
+    others = [path for path, _ in module.named_parameters() if path not in paths.values()]
+    if others:
+        raise ParameterError(
+            f"the module holds {', '.join(others)} beside its own parameters; merge or remove what was added first"
+        )
+    for name, value in targets.items():
+        if tuple(value.shape) != shapes[name]:
             raise ParameterError(
-                f"{name} is not a parameter of this block but computed; undo its parametrization"
-            ) from None
-        if targets[name].is_meta:
-            raise ParameterError(f"{name} has no storage on the meta device; call block.to_empty(device=...) first")
+                f"{name} has shape {tuple(value.shape)} in the module, expected {shapes[name]}; "
+                "gather it first if it is sharded or flattened"
+            )
     return targets
+
+
+def _torch_path(name: str) -> str:
+    path, dot, own = name.rpartition(".")
+    return path + dot + BATCH_NORM.get(own, own)
+
+
+def _find(module: nn.Module, name: str, path: str) -> torch.Tensor:
+    find = module.get_buffer if name.rpartition(".")[2] in STATISTICS else module.get_parameter
+    try:
+        value = find(path)
+    except AttributeError:
+        raise ParameterError(
+            f"{name} is not a parameter of this module: it is computed, or its layer was replaced; "
+            "undo the parametrization, pruning or quantization first"
+        ) from None
+    if value.is_meta:
+        raise ParameterError(
+            f"{name} has no storage on the meta device; call block.to_empty(device=...) first, or end its offloading"
+        )
+    if not _is_plain(value) and not _is_sharded(value):
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise ParameterError(f"{name} is a {kind}, expected a plain tensor or a DTensor; convert it back first")
+    return value
+
+
+def _is_sharded(value: torch.Tensor) -> bool:
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor  # takes half a second, so only where a tensor is not plain
+
+    return isinstance(value, DTensor)
+
+
+def _copy(target: Any, value: torch.Tensor) -> None:
+    if _is_plain(target):
+        target.copy_(value)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = target.device_mesh
+    value = value.to(mesh.device_type)
+    target.copy_(distribute_tensor(value, mesh, target.placements))
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return type(value) in (torch.Tensor, nn.Parameter)
 
 
 def _dtype_name(value: torch.Tensor) -> str:
@@ -74,8 +133,9 @@ def _to_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def _to_array(value: torch.Tensor) -> np.ndarray:
-    value = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _to_array(value: Any) -> np.ndarray:
+    value = value.detach() if _is_plain(value) else value.detach().full_tensor()
+    value = value.cpu().clone(memory_format=torch.contiguous_format)
     if value.dtype == torch.bfloat16:
         return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.numpy()
