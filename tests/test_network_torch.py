@@ -218,7 +218,7 @@ def test_channels_last_and_float32(net):
 
 
 @pytest.mark.parametrize("net", [INCEPTION, BOTTLENECKS, ZEROS], ids=["Inception", "bottlenecks", "zeros"])
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 def test_compiled_and_exported_in_one_graph(net):
     values, x = weights_of(net), torch.from_numpy(images(net, 23, 30))
     model = model_of(net, values)
