@@ -17,7 +17,8 @@ from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, pads, sizes
 
-from .block import SqueezeExcitation, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
+from .block import Dense, SqueezeExcitation
+from .ops import full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened
 
 _LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
 _registered = keras.saving.register_keras_serializable("se_keras")
@@ -155,7 +156,7 @@ def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> A
     if not same and any(layer.padding):
         pad = {**options, "name": f"{options['name']}_pad"}
         x = keras.layers.ZeroPadding2D((layer.padding, layer.padding), **_LAYOUT, **pad)(x)
-    return keras.layers.Conv2D(
+    return Conv2D(
         layer.out_channels,
         layer.kernel,
         layer.stride,
@@ -188,6 +189,15 @@ class Images(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": self.spec.to_dict()}
+
+
+@_registered
+class Conv2D(keras.layers.Conv2D):
+    """Keras', which may be TF32 on the jax backend."""
+
+    def call(self, x: Any) -> Any:
+        with full_precision():
+            return super().call(x)
 
 
 @_registered
@@ -283,11 +293,3 @@ class GlobalPooling(keras.layers.GlobalAveragePooling2D):
 
     def call(self, x: Any) -> Any:
         return ops.cast(mean(widened(x), (1, 2)), x.dtype)
-
-
-@_registered
-class Dense(keras.layers.Dense):
-    """Keras', whose product is float32 on the torch backend."""
-
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        return project(x, self.kernel, self.bias)

@@ -12,12 +12,14 @@ from keras import ops
 
 from se_spec.nonlinearities import Activation, Gate, HardSigmoid, LeakyReLU, hard_sigmoid_numbers
 
+from .ops import clip, with_nan_of
+
 
 def activate(h: Any, name: Activation) -> Any:
     """The activation of hidden values; same shape."""
     match name:
         case "relu":
-            return ops.relu(h)  # A-1
+            return with_nan_of(h, ops.relu(h))  # A-1
         case "silu":
             return ops.silu(h)  # A-2
         case "hard_swish":
@@ -29,7 +31,7 @@ def activate(h: Any, name: Activation) -> Any:
         case LeakyReLU():
             return ops.where(h > 0.0, h, name.slope * h)  # A-6
         case "relu6":
-            return ops.relu6(h)  # A-7
+            return with_nan_of(h, ops.relu6(h))  # A-7
         case _:
             return gate(h, name)  # A-8
 
@@ -42,12 +44,12 @@ def gate(v: Any, name: Gate) -> Any:
         case "tanh":
             return _tanh(v)  # G-2
         case "relu":
-            return ops.relu(v)  # G-3
+            return with_nan_of(v, ops.relu(v))  # G-3
         case "identity":
             return v  # G-4
         case "hard_sigmoid" | HardSigmoid():
             numbers = hard_sigmoid_numbers(name)
-            return ops.clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
+            return clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
     raise AssertionError(name)
 
 
