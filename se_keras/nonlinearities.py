@@ -25,7 +25,8 @@ def activate(h: Any, name: Activation) -> Any:
         case "hard_swish":
             return h * ops.clip(h + 3.0, 0.0, 6.0) / 6.0
         case "gelu":
-            return 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))
+            y = 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))
+            return ops.where(y < -1.0, 0.0 * h, y)  # XLA's erf(-inf) is not quite -1
         case "gelu_tanh":
             return 0.5 * h * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))
         case LeakyReLU():
