@@ -12,7 +12,7 @@ from se_conformance import Case
 from se_spec import HardSigmoid, LeakyReLU, ParameterError, SESpec, ShapeError
 
 from .conftest import KERAS_BACKENDS, OnDemand
-from .small_networks import BOTTLENECKS, weights_of
+from .small_networks import BOTTLENECKS, ZEROS, images, weights_of
 
 pytestmark = [
     pytest.mark.framework("keras"),
@@ -170,6 +170,30 @@ def empties():
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_v5_an_empty_batch_gives_an_empty_result_on_every_path_of_tensorflow(workers, onednn):
     assert workers("keras tensorflow", TF_ENABLE_ONEDNN_OPTS=onednn).call(empties) == {(0, 5, 7, 12)}
+
+
+def networks_on_every_path():
+    """Of a batch that has a sample with NaN, which logits are NaN; of an empty batch, the shape of the logits."""
+    import tensorflow as tf
+
+    found, shapes = set(), set()
+    for net in (ZEROS, BOTTLENECKS):  # the first has ReLU behind a convolution's bias
+        model = se_keras.senet(net, dtype="float32")
+        se_keras.set_parameters(model, weights_of(net))
+        x = tf.constant(np.moveaxis(images(net, 16, 9, samples=2), 1, -1), "float32")
+        x = tf.concat([tf.fill(x[:1].shape, np.float32(np.nan)), x[1:]], 0)
+        signature = [tf.TensorSpec((None, None, None, net.channels))]
+        runs = [model, tf.function(model, input_signature=signature)]
+        runs += [xla(tf, model, "")] if net is ZEROS else []  # which takes long
+        found |= {tuple(np.isnan(numpy(run(x))).mean(1)) for run in runs}
+        shapes |= {tuple(run(x[:0]).shape) for run in (model, tf.function(model))}
+    return found, shapes
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_n3_v5_networks_keep_nan_and_empty_batches_on_every_path_of_tensorflow(workers, onednn):
+    found, shapes = workers("keras tensorflow", TF_ENABLE_ONEDNN_OPTS=onednn).call(networks_on_every_path)
+    assert (found, shapes) == ({(1.0, 0.0)}, {(0, 5)})
 
 
 # Products and devices (N-4)

@@ -356,7 +356,7 @@ def saved_and_loaded(net, values, folder):
 
 
 def test_the_names_by_which_saved_models_know_the_layers_stay(tf):
-    names = ("SENet", "Images", "Conv2D", "BatchNorm", "Pooling", "ZeroChannels", "GlobalPooling", "Dense")
+    names = ("SENet", "Images", "Conv2D", "ReLU", "BatchNorm", "Pooling", "ZeroChannels", "GlobalPooling", "Dense")
     module = se_keras.networks
     for name in names:
         assert keras.saving.get_registered_name(getattr(module, name)) == f"se_keras>{name}"
