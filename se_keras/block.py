@@ -67,9 +67,9 @@ class SqueezeExcitation(keras.layers.Layer):
     """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``.
 
     The projections are two dense layers, ``reduce`` and ``expand``, which the block calls: each can be quantized, given
-    LoRA, a regularizer or a constraint, frozen, or replaced by another layer before the block is built. (They are in the
-    block, so that a ``clone_function`` of ``keras.models.clone_model`` is given the block and not them; it can replace
-    them in its copy of the block.)
+    LoRA, a regularizer or a constraint, frozen, or replaced by another layer before the block is built. Since they are
+    within the block, ``keras.models.clone_model`` gives its ``clone_function`` the block and not them; the function can
+    replace them in its copy of the block.
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.

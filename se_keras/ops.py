@@ -75,7 +75,7 @@ def project(z: Any, kernel: Any, bias: Any) -> Any:
 
 
 def full_precision() -> contextlib.AbstractContextManager[Any]:
-    """Within it JAX's products and convolutions of float32 are never TF32 (N-4); other backends have no such context."""
+    """Keeps JAX's products and convolutions of float32 from being TF32 (N-4); other backends have no such context."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").default_matmul_precision("highest")
