@@ -4,16 +4,19 @@ Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Netw
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under mixed precision too.
 """
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
 import se_spec
-from se_spec import InputError, SESpec, ShapeError
+from se_spec import SESpec, ShapeError
 
 from .nonlinearities import activate, gate
+from .ops import cast, full_precision, maximum, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
+
+_registered = keras.saving.register_keras_serializable("se_keras")
 
 
 def squeeze_excitation(
@@ -46,9 +49,27 @@ def excitation(x: Any, *, spec: SESpec | None = None, name: str | None = None, d
     return _layer(x, spec, name, dtype, fields).excitation(x)
 
 
-@keras.saving.register_keras_serializable("se_keras")
+@_registered
+class Dense(keras.layers.Dense):
+    """Keras', whose product is float32 on the torch backend, and may be TF32 on the jax backend."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        with full_precision():
+            return self.activation(project(x, self.kernel, self.bias))
+
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
+        """As Keras' own, which refuses every class that is derived from it."""
+        super().quantize(mode, type_check=False, config=config)
+
+
+@_registered
 class SqueezeExcitation(keras.layers.Layer):
     """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``.
+
+    The projections are two dense layers, ``reduce`` and ``expand``, which the block calls: each can be quantized, given
+    LoRA, a regularizer or a constraint, frozen, or replaced by another layer before the block is built. Since they are
+    within the block, ``keras.models.clone_model`` gives its ``clone_function`` the block and not them; the function can
+    replace them in its copy of the block.
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
@@ -63,10 +84,11 @@ class SqueezeExcitation(keras.layers.Layer):
         InputError: x is not a tensor of floats of Keras' backend.
         ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
 
-    >>> layer = SqueezeExcitation(64, reduction=16, bias=True)
+    >>> layer = SqueezeExcitation(64, reduction=16, bias=True, name="se")
     >>> y = layer(ops.ones((2, 7, 5, 64)))
-    >>> {weight.name: tuple(weight.shape) for weight in layer.weights}
-    {'reduce_kernel': (64, 4), 'reduce_bias': (4,), 'expand_kernel': (4, 64), 'expand_bias': (64,)}
+    >>> {weight.path: tuple(weight.shape) for weight in layer.weights}
+    {'se/reduce/kernel': (64, 4), 'se/reduce/bias': (4,), 'se/expand/kernel': (4, 64), 'se/expand/bias': (64,)}
+    >>> layer.reduce.quantize("int8")
     """
 
     def __init__(
@@ -81,6 +103,9 @@ class SqueezeExcitation(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.of(spec, **fields)
         self._dtype_is_given = dtype is not None
+        if not self.spec.single_projection:  # E-4
+            self.reduce = self._projection("reduce")
+        self.expand = self._projection("expand")
 
     def __call__(self, x: Any, **options: Any) -> Any:
         refuse_foreign(x)
@@ -89,10 +114,11 @@ class SqueezeExcitation(keras.layers.Layer):
         return super().__call__(x, **options)
 
     def build(self, input_shape: Any) -> None:
-        channels, hidden = self.spec.channels, self.spec.hidden
-        if not self.spec.single_projection:  # E-4
-            self.reduce_kernel, self.reduce_bias = self._projection("reduce", channels, hidden)
-        self.expand_kernel, self.expand_bias = self._projection("expand", hidden, channels)
+        self.compute_output_shape(input_shape)
+        for name, layer in self._projections():
+            layer.autocast = False  # N-1, N-4: nothing is rounded between them
+            if not layer.built:
+                layer.build((None, self._widths(name)[0]))
 
     def call(self, x: Any, gate_only: bool = False) -> Any:
         refuse_narrowed(x, self.compute_dtype)
@@ -101,6 +127,10 @@ class SqueezeExcitation(keras.layers.Layer):
         if gate_only:
             return self._gate(z)
         return cast(self._scale(wide, self._factors(z)), x.dtype)  # N-2
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        se_spec.inputs.check(input_shape, "float32", self.spec, "channels_last")
+        return tuple(input_shape)
 
     def compute_output_spec(self, x: Any, gate_only: bool = False) -> keras.KerasTensor:
         if gate_only:
@@ -114,21 +144,34 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "spec": self.spec.to_dict()}
-        return config if self.built or self._dtype_is_given else {**config, "dtype": None}  # N-5 is still to come
+        if not self.built and not self._dtype_is_given:
+            config["dtype"] = None  # N-5 is still to come
+        return config | {
+            name: keras.saving.serialize_keras_object(layer)
+            for name, layer in self._projections()
+            if type(layer) is not Dense or layer.get_config() != self._projection(name).get_config()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SqueezeExcitation":
+        changed = {name: config[name] for name in ("reduce", "expand") if name in config}
+        block = cls(**{name: value for name, value in config.items() if name not in changed})
+        for name, layer in changed.items():
+            setattr(block, name, keras.saving.deserialize_keras_object(layer))
+        return block
 
     def _squeeze(self, x: Any) -> Any:
         axes = tuple(range(1, len(x.shape) - 1))
         if self.spec.squeeze == "avg":
             return mean(x, axes)  # S-1
-        # Without an initial value it would refuse an empty batch, with one torch makes of it float32.
-        highest = ops.cast(ops.max(x, axes, initial=float("-inf")), x.dtype)  # S-2
-        highest = ops.where(ops.any(x != x, axes), float("nan"), highest)  # compiled, max alone would drop NaN
+        highest = maximum(x, axes)  # S-2
         return highest if self.spec.squeeze == "max" else 0.5 * mean(x, axes) + 0.5 * highest  # S-3
 
     def _gate(self, z: Any) -> Any:
-        if not self.spec.single_projection:  # E-4
-            z = activate(project(z, self.reduce_kernel, self.reduce_bias), self.spec.activation)  # E-1, E-2
-        return gate(project(z, self.expand_kernel, self.expand_bias), self.spec.gate)  # E-3
+        with full_precision():  # N-4, whatever layers stand in place of the block's own
+            if not self.spec.single_projection:  # E-4
+                z = activate(cast(self.reduce(z), z.dtype), self.spec.activation)  # E-1, E-2
+            return gate(cast(self.expand(z), z.dtype), self.spec.gate)  # E-3
 
     def _factors(self, z: Any) -> Any:
         g = self._gate(z)
@@ -138,17 +181,33 @@ class SqueezeExcitation(keras.layers.Layer):
         y = x * ops.reshape(s, (-1,) + (1,) * (len(x.shape) - 2) + (self.spec.channels,))  # C-1
         return y + x if self.spec.residual else y  # C-3
 
-    def _projection(self, name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
-        def weight(kind: str, shape: tuple[int, ...]) -> Any:
-            initializer = uniform(fan_in)  # one for each, since it would repeat its draw
-            return self.add_weight(name=f"{name}_{kind}", shape=shape, initializer=initializer, autocast=False)  # N-4
+    def _projections(self) -> Iterator[tuple[str, Any]]:
+        """The dense layers, or what stands in their place, by name."""
+        return ((name, getattr(self, name)) for name in ("reduce", "expand") if hasattr(self, name))
 
-        return weight("kernel", (fan_in, fan_out)), weight("bias", (fan_out,)) if self.spec.bias else None
+    def _widths(self, name: str) -> tuple[int, int]:
+        widths = self.spec.channels, self.spec.hidden
+        return widths if name == "reduce" else widths[::-1]
+
+    def _projection(self, name: str) -> Dense:
+        fan_in, fan_out = self._widths(name)
+        return Dense(
+            fan_out,
+            use_bias=self.spec.bias,
+            kernel_initializer=uniform(fan_in),
+            bias_initializer=uniform(fan_in),
+            name=name,
+            dtype=self.variable_dtype,
+            trainable=self.trainable,
+        )
 
     def _take_dtype_of(self, x: Any) -> None:
         kind = keras.backend.standardize_dtype(x.dtype)
         if not self.built and not self._dtype_is_given and kind != "float32" and kind != self.compute_dtype:
             self.dtype_policy = keras.DTypePolicy(kind)  # N-5
+            for _, layer in self._projections():
+                if isinstance(layer, Dense):
+                    layer.dtype_policy = self.dtype_policy
 
 
 def _layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: dict[str, Any]) -> SqueezeExcitation:
@@ -158,48 +217,3 @@ def _layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: di
             raise ShapeError(f"x has shape {tuple(x.shape)}, expected a known number of channels on its last axis")
         return SqueezeExcitation(x.shape[-1], name=name, dtype=dtype, **fields)
     return SqueezeExcitation(spec, name=name, dtype=dtype, **fields)
-
-
-def refuse_foreign(x: Any) -> None:
-    """X-5."""
-    if not (ops.is_tensor(x) or isinstance(x, keras.KerasTensor) or type(x).__module__ == "numpy"):
-        backend = keras.backend.backend()
-        raise se_spec.inputs.refuse_type(
-            x, f"tensor of Keras' {backend} backend", "convert it with keras.ops.convert_to_tensor"
-        )
-
-
-def refuse_narrowed(x: Any, dtype: str) -> None:
-    """What should be float64 and is not, as under JAX without jax_enable_x64 (N-6)."""
-    kind = keras.backend.standardize_dtype(x.dtype)
-    if kind != dtype:
-        raise InputError(f"{dtype} is asked for, but Keras' backend made it {kind}; allow it or convert x")
-
-
-def widened(x: Any) -> Any:
-    """Half precision as float32 (N-1)."""
-    return cast(x, "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32")
-
-
-def cast(x: Any, dtype: Any) -> Any:
-    """``ops.cast``, where there is something to do: run op by op it takes its time either way."""
-    return x if x.dtype == dtype else ops.cast(x, dtype)
-
-
-def mean(x: Any, axes: tuple[int, ...]) -> Any:
-    """``ops.mean``, but for float64, which it computes in float32 on the jax and torch backends."""
-    if keras.backend.standardize_dtype(x.dtype) != "float64":
-        return ops.mean(x, axes)
-    extents = ops.shape(x)
-    return ops.sum(x, axes) / ops.cast(math.prod(extents[axis] for axis in axes), x.dtype)
-
-
-def project(z: Any, kernel: Any, bias: Any) -> Any:
-    """The projection in z's dtype, whatever the parameters are stored in."""
-    h = z @ cast(kernel, z.dtype)  # not ops.matmul, which computes float64 in float32 on the torch backend
-    return h if bias is None else h + cast(bias, z.dtype)
-
-
-def uniform(fan_in: int) -> keras.initializers.Initializer:
-    """Of new parameters (K-4)."""
-    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)

@@ -17,7 +17,8 @@ from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, pads, sizes
 
-from .block import SqueezeExcitation, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
+from .block import Dense, SqueezeExcitation
+from .ops import full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened, with_nan_of
 
 _LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
 _registered = keras.saving.register_keras_serializable("se_keras")
@@ -62,9 +63,15 @@ def senet(
     _check_size(input_shape[:2], net)
     x = keras.Input(input_shape, dtype=policy.variable_dtype)
     maps = {kinds.INPUT: Images(net, name=kinds.INPUT, dtype=policy)(x)}
+    with_bias = {layer.name for layer in net.layers if isinstance(layer, kinds.Convolution) and layer.bias}
     for layer in net.layers:
         inputs = [maps[path] for path in layer.inputs]
-        maps[layer.name] = y = _result(layer, inputs, {"name": layer_name(layer.name), "dtype": policy})
+        options = {"name": layer_name(layer.name), "dtype": policy}
+        if isinstance(layer, kinds.ReLU) and layer.inputs[0] in with_bias:
+            y = ReLU(**options)(*inputs)
+        else:
+            y = _result(layer, inputs, options)
+        maps[layer.name] = y
     return SENet(x, y, name=name)
 
 
@@ -97,6 +104,12 @@ class SENet(keras.Model):
             _check_size(size, self.spec)
             self._sizes |= {size}
         return super().__call__(inputs, *arguments, **options)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if inputs.shape[0] == 0:  # V-5: with oneDNN, TensorFlow's convolutions give an empty batch the wrong shape
+            one = ops.zeros((1, *ops.shape(inputs)[1:]), inputs.dtype)
+            return super().call(one, training=False)[:0]
+        return super().call(inputs, training=training, mask=mask)
 
 
 def layer_name(path: str) -> str:
@@ -155,7 +168,7 @@ def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> A
     if not same and any(layer.padding):
         pad = {**options, "name": f"{options['name']}_pad"}
         x = keras.layers.ZeroPadding2D((layer.padding, layer.padding), **_LAYOUT, **pad)(x)
-    return keras.layers.Conv2D(
+    return Conv2D(
         layer.out_channels,
         layer.kernel,
         layer.stride,
@@ -188,6 +201,23 @@ class Images(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": self.spec.to_dict()}
+
+
+@_registered
+class Conv2D(keras.layers.Conv2D):
+    """Keras', which may be TF32 on the jax backend."""
+
+    def call(self, x: Any) -> Any:
+        with full_precision():
+            return super().call(x)
+
+
+@_registered
+class ReLU(keras.layers.ReLU):
+    """Keras', and NaN where x is: with oneDNN, TensorFlow drops it where a convolution's bias comes before (N-3)."""
+
+    def call(self, x: Any) -> Any:
+        return with_nan_of(x, super().call(x))
 
 
 @_registered
@@ -283,11 +313,3 @@ class GlobalPooling(keras.layers.GlobalAveragePooling2D):
 
     def call(self, x: Any) -> Any:
         return ops.cast(mean(widened(x), (1, 2)), x.dtype)
-
-
-@_registered
-class Dense(keras.layers.Dense):
-    """Keras', whose product is float32 on the torch backend."""
-
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        return project(x, self.kernel, self.bias)

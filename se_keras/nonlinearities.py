@@ -12,24 +12,27 @@ from keras import ops
 
 from se_spec.nonlinearities import Activation, Gate, HardSigmoid, LeakyReLU, hard_sigmoid_numbers
 
+from .ops import clip, with_nan_of
+
 
 def activate(h: Any, name: Activation) -> Any:
     """The activation of hidden values; same shape."""
     match name:
         case "relu":
-            return ops.relu(h)  # A-1
+            return with_nan_of(h, ops.relu(h))  # A-1
         case "silu":
             return ops.silu(h)  # A-2
         case "hard_swish":
             return h * ops.clip(h + 3.0, 0.0, 6.0) / 6.0  # A-3
         case "gelu":
-            return 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))  # A-4
+            y = 0.5 * h * (1.0 + ops.erf(h * math.sqrt(0.5)))  # A-4
+            return ops.where(y < -1.0, 0.0 * h, y)  # XLA's erf(-inf) is not quite -1
         case "gelu_tanh":
             return 0.5 * h * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))  # A-5
         case LeakyReLU():
             return ops.where(h > 0.0, h, name.slope * h)  # A-6
         case "relu6":
-            return ops.relu6(h)  # A-7
+            return with_nan_of(h, ops.relu6(h))  # A-7
         case _:
             return gate(h, name)  # A-8
 
@@ -42,12 +45,12 @@ def gate(v: Any, name: Gate) -> Any:
         case "tanh":
             return _tanh(v)  # G-2
         case "relu":
-            return ops.relu(v)  # G-3
+            return with_nan_of(v, ops.relu(v))  # G-3
         case "identity":
             return v  # G-4
         case "hard_sigmoid" | HardSigmoid():
             numbers = hard_sigmoid_numbers(name)
-            return ops.clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
+            return clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
     raise AssertionError(name)
 
 

@@ -3,11 +3,13 @@
 Of a convolution, whose weight is (O, I, k, k) and whose kernel (k, k, I, O), the last two keep their order.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 import se_spec
 from se_spec import ParameterError
@@ -30,18 +32,22 @@ def set_parameters(
             holds more than one.
 
     Raises:
-        ParameterError: no such block, or names all that is missing, left over or misshapen; nothing is changed then.
+        ParameterError: no such block, a layer of it that is quantized, has LoRA, or was replaced by one without such a
+            kernel, or names all that is missing, left over or misshapen; nothing is changed then.
     """
     block = _block(model, name)
-    se_spec.parameters.check(parameters, se_spec.parameters.shapes(block.spec))
-    variables = _variables(block)
+    shapes = se_spec.parameters.shapes(block.spec)
+    se_spec.parameters.check(parameters, shapes)
+    variables = {key: _assignable(key, value, shapes[key]) for key, value in _values(block).items()}
     for key, array in parameters.items():
         variable = variables[key]
-        variable.assign(_turned(array, (2, 3, 1, 0)).astype(variable.dtype))
+        variable.assign(_placed(_turned(array, _TO_KERNEL).astype(variable.dtype), variable))
 
 
 def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None = None) -> dict[str, np.ndarray]:
-    """Its parameters as canonical NumPy arrays, copied, in their own dtype. Arguments as ``set_parameters``.
+    """Its parameters as canonical NumPy arrays, copied, in their own dtype; a kernel with LoRA is given as it is used.
+
+    Arguments and errors as ``set_parameters``.
 
     >>> model = keras.Sequential([keras.Input((None, None, 8)), SqueezeExcitation(8, hidden=2, name="se")])
     >>> {name: array.shape for name, array in get_parameters(model, name="se").items()}
@@ -54,8 +60,12 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     >>> list(get_parameters(model, name="stage1.block0.se"))
     ['reduce.weight', 'expand.weight']
     """
-    variables = _variables(_block(model, name))
-    return {key: np.array(_turned(np.asarray(value), (3, 2, 0, 1)), order="C") for key, value in variables.items()}
+    block = _block(model, name)
+    shapes = se_spec.parameters.shapes(block.spec)
+    return {
+        key: np.array(_turned(_to_array(_checked(key, value, shapes[key])), _FROM_KERNEL), order="C")
+        for key, value in _values(block).items()
+    }
 
 
 def _block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
@@ -79,21 +89,56 @@ def _layers(model: Any) -> Iterator[Any]:
         yield from _layers(layer)
 
 
-def _variables(block: SqueezeExcitation | SENet) -> dict[str, Any]:
-    """By canonical name, in order."""
+def _values(block: SqueezeExcitation | SENet) -> dict[str, Any]:
+    """Variables by canonical name, in order; None where a layer has no such variable."""
     if isinstance(block, SqueezeExcitation):
-        return {key: _variable(block, key) for key in se_spec.parameters.shapes(block.spec)}
+        return {key: _value(block, key) for key in se_spec.parameters.shapes(block.spec)}
     layers = {layer.name: layer for layer in block.layers}
     return {
-        f"{layer.name}.{key}": _variable(layers[layer_name(layer.name)], key)
+        f"{layer.name}.{key}": _value(layers[layer_name(layer.name)], key)
         for layer in block.spec.layers
         for key in layer.parameter_shapes()
     }
 
 
-def _variable(layer: keras.layers.Layer, key: str) -> Any:
-    return getattr(layer, BATCH_NORM.get(key) or key.replace(".", "_").replace("weight", "kernel"))
+def _value(layer: keras.layers.Layer, key: str) -> Any:
+    *path, last = key.split(".")
+    for part in path:
+        layer = getattr(layer, part)
+    quantized = layer.quantization_mode is not None
+    return None if quantized else getattr(layer, BATCH_NORM.get(last) or last.replace("weight", "kernel"), None)
 
 
-def _turned(array: np.ndarray, convolution: tuple[int, int, int, int]) -> np.ndarray:
+def _checked(key: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """The variable, or what is computed of it, that holds this parameter and nothing else."""
+    if value is None:
+        raise ParameterError(f"the layer of {key} has no such parameter: it is quantized, or another layer's")
+    tensor = value.value if isinstance(value, keras.Variable) else value
+    expected = tuple(shape[axis] for axis in _TO_KERNEL) if len(shape) == 4 else shape[::-1]
+    if tuple(tensor.shape) != expected:
+        raise ParameterError(f"the variable of {key} has shape {tuple(tensor.shape)}, expected {expected}")
+    return value
+
+
+def _assignable(key: str, value: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(_checked(key, value, shape), keras.Variable):
+        raise ParameterError(f"{key} is computed of several variables, as with LoRA; set it before enable_lora")
+    return value
+
+
+def _placed(array: np.ndarray, variable: Any) -> Any:
+    """The array on the devices of the variable, and as sharded; Keras' own ``assign`` knows its distribution alone."""
+    if keras.backend.backend() != "jax":
+        return array
+    return importlib.import_module("jax").device_put(array, variable.value.sharding)
+
+
+def _to_array(value: Any) -> np.ndarray:
+    return np.asarray(value if isinstance(value, keras.Variable) else ops.convert_to_numpy(value))
+
+
+_TO_KERNEL, _FROM_KERNEL = (2, 3, 1, 0), (3, 2, 0, 1)
+
+
+def _turned(array: np.ndarray, convolution: tuple[int, ...]) -> np.ndarray:
     return array.transpose(convolution) if array.ndim == 4 else array.T

@@ -45,9 +45,7 @@ _FLAX = BlockLayout("", TYPED, "reduce", "expand", "11IO", leaves=_KERAS, separa
 _KECAM = replace(
     _KERAS_CONV, source="kecam 1.4.3", verified=PEER, reduce="1_conv", expand="2_conv", optional=True, at=("se",)
 )
-_SE_KERAS = BlockLayout(
-    "se_keras", PEER, "reduce", "expand", "IO", optional=True, leaves=("_kernel", "_bias"), separator="/"
-)
+_SE_KERAS = BlockLayout("se_keras", PEER, "reduce", "expand", "IO", optional=True, leaves=_KERAS, separator="/")
 _SE_FLAX = replace(_FLAX, source="se_flax, NNX and linen", verified=PEER, weight="IO", optional=True)
 
 BLOCK_LAYOUTS: dict[str, BlockLayout] = {

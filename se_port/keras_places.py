@@ -39,8 +39,11 @@ def places(net: NetworkSpec) -> dict[str, str]:
         if layer and kind:
             part, own = f"{kind}_{counts[kind]}" if counts[kind] else kind, path.replace(".", "_")
             counts[kind] += 1
-            for place, name in enumerate(PLACES[kind][len(layer.parameter_shapes())]):
-                found[f"{own}/{name}"] = f"layers/{part}:{own}/{place}"
+            within = Counter(name.rpartition(".")[0] for name in layer.parameter_shapes())  # parts of a block, or ""
+            for inner, number in within.items():
+                at, key = (f"/{inner}:{inner}", f"/{inner}") if inner else ("", "")
+                for place, name in enumerate(PLACES[kind + key][number]):
+                    found[f"{own}{key}/{name}"] = f"layers/{part}:{own}{at}/{place}"
     return found
 
 

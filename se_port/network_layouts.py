@@ -162,8 +162,8 @@ _KERAS = {
     "norm.variance": Leaf("{m}/moving_variance"),
     "dense.weight": Leaf("{m}/kernel", "IO"),
     "dense.bias": Leaf("{m}/bias"),
-    "se.weight": Leaf("{m}_kernel", "IO"),
-    "se.bias": Leaf("{m}_bias"),
+    "se.weight": Leaf("{m}/kernel", "IO"),
+    "se.bias": Leaf("{m}/bias"),
 }
 _FLAX = {
     "conv.weight": Leaf("{m}/kernel", "HWIO"),

@@ -142,10 +142,10 @@ def test_m5_layers_have_their_paths_with_underscores(tf):
     variables = {variable.path: tuple(variable.shape) for variable in model.variables}
     assert model.name == "net"
     assert {path: shape for path, shape in variables.items() if path.startswith("stage2_block0_s")} == {
-        "stage2_block0_se/reduce_kernel": (32, 8),
-        "stage2_block0_se/reduce_bias": (8,),
-        "stage2_block0_se/expand_kernel": (8, 32),
-        "stage2_block0_se/expand_bias": (32,),
+        "stage2_block0_se/reduce/kernel": (32, 8),
+        "stage2_block0_se/reduce/bias": (8,),
+        "stage2_block0_se/expand/kernel": (8, 32),
+        "stage2_block0_se/expand/bias": (32,),
         "stage2_block0_shortcut_conv/kernel": (1, 1, 16, 32),
         "stage2_block0_shortcut_bn/gamma": (32,),
         "stage2_block0_shortcut_bn/beta": (32,),
@@ -356,7 +356,7 @@ def saved_and_loaded(net, values, folder):
 
 
 def test_the_names_by_which_saved_models_know_the_layers_stay(tf):
-    names = ("SENet", "Images", "BatchNorm", "Pooling", "ZeroChannels", "GlobalPooling", "Dense")
+    names = ("SENet", "Images", "Conv2D", "ReLU", "BatchNorm", "Pooling", "ZeroChannels", "GlobalPooling", "Dense")
     module = se_keras.networks
     for name in names:
         assert keras.saving.get_registered_name(getattr(module, name)) == f"se_keras>{name}"

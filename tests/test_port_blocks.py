@@ -273,10 +273,10 @@ def test_our_block_in_keras(tf, spec):
     values = se_numpy.initialize(spec, seed=3)
     layer = se_keras.SqueezeExcitation(spec)
     layer.build((None, 4, 4, 24))
-    for weight in layer.weights:
-        value = values[weight.name.replace("_kernel", ".weight").replace("_bias", ".bias")]
-        weight.assign(value.T)
-    is_own(spec, {weight.name: np.asarray(weight) for weight in layer.weights}, "se_keras", values)
+    variables = {weight.path.partition("/")[2]: weight for weight in layer.weights}
+    for path, variable in variables.items():
+        variable.assign(values[path.replace("/kernel", ".weight").replace("/bias", ".bias")].T)
+    is_own(spec, {path: np.asarray(variable) for path, variable in variables.items()}, "se_keras", values)
 
 
 @pytest.mark.framework("flax")
@@ -329,10 +329,10 @@ GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = 
     "canonical.single": ("net.se", {"net.se.expand.weight": (48, 48), "net.se.expand.bias": (48,)}, (48, None, True)),
     "se_keras": (
         "squeeze_excitation",
-        {"squeeze_excitation/reduce_kernel": (64, 4), "squeeze_excitation/expand_kernel": (4, 64)},
+        {"squeeze_excitation/reduce/kernel": (64, 4), "squeeze_excitation/expand/kernel": (4, 64)},
         (64, 4, False),
     ),
-    "se_keras.single": ("se", {"se/expand_kernel": (48, 48), "se/expand_bias": (48,)}, (48, None, True)),
+    "se_keras.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
     "se_flax": ("se", {"se/reduce/kernel": (64, 4), "se/expand/kernel": (4, 64)}, (64, 4, False)),
     "se_flax.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
     "caffe": (

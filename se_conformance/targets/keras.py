@@ -77,8 +77,9 @@ def _jitted(model: keras.Model) -> Callable[[Any], Any]:
 
 
 def _canonical(layer: se_keras.SqueezeExcitation) -> dict[str, Any]:
-    names = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
-    variables = {name: getattr(layer, name.replace(".", "_").replace("weight", "kernel"), None) for name in names}
+    parts = [part for part in ("reduce", "expand") if hasattr(layer, part)]
+    variables = {f"{part}.weight": getattr(layer, part).kernel for part in parts}
+    variables |= {f"{part}.bias": getattr(layer, part).bias for part in parts}
     return {name: variable for name, variable in variables.items() if variable is not None}
 
 
