@@ -43,6 +43,7 @@ class Target:
         costly: compiled or exported anew for each spec, so asked for few.
         gradients: whether it has any.
         dtypes: what it computes.
+        devices: where it runs; of one that is not among them, on the cpu.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     costly: bool = False
     gradients: bool = True
     dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def missing(self) -> list[str]:
@@ -82,6 +84,7 @@ TARGETS = {
             costly=True,
             gradients=False,
             dtypes=("float64", "float32", "float16"),
+            devices=("cpu",),
         ),
         Target("keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}),
         Target(
