@@ -1,21 +1,24 @@
 # The only list of commands; CI and CONTRIBUTING call these. Each one sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
-RUN = $(VENV)/bin/python -m
+# With VENV= (empty) commands use PYTHON as it is, and install nothing: make parity PYTHON=python3 VENV=
+RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON)) -m
+READY = $(if $(VENV),$(VENV)/ready-all)
 # As many processes as processors, so one thread for each.
 THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
+.PHONY: test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-parity: $(VENV)/ready-all  ## run every implementation on two photographs and print how far they are apart
-	$(VENV)/bin/se-check parity
+parity: $(READY)  ## run every implementation on two photographs and print how far they are apart
+	$(RUN) se_conformance parity
 
 test: $(VENV)/ready-all  ## run the whole test suite
 	$(THREADS) $(RUN) $(PYTEST)
@@ -70,6 +73,15 @@ docs: $(VENV)/ready-all  ## print the pages that are made from tables
 
 wheel: $(VENV)/ready-all  ## build dist/*.whl
 	$(RUN) build --wheel --outdir dist .
+
+test-cuda: $(READY)  ## what a GPU can change, on one in under five minutes; PYTHON=python3 VENV= installs nothing
+	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda
+
+test-floors:  ## each family's tests on the lowest versions promised, or ONLY="numpy flax"; writes docs/VERSIONS.md
+	$(PYTHON) -m evidence.versions floors $(addprefix --only ,$(ONLY))
+
+test-newest:  ## the same on the newest versions that install, on Python 3.11 or ON="3.12 3.13"
+	$(PYTHON) -m evidence.versions newest $(addprefix --only ,$(ONLY)) $(addprefix --python ,$(ON))
 
 clean:  ## remove environments and build products
 	rm -rf .venv .venv-* build dist out

@@ -70,6 +70,8 @@ def environment(home: Home, keeps: bool = True) -> dict[str, str]:
         **dict.fromkeys(threads, "1"),
         **({f"MALLOC_{name}": value for name, value in malloc.items()} if keeps else {}),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",  # a processor is timed, beside a GPU too
+        "JAX_PLATFORMS": "cpu",
         **({"KERAS_BACKEND": home.backend} if home.backend else {}),
     }
 

@@ -73,17 +73,30 @@ def parity(console: Console, picture: Path | None) -> int:
         rows = [oracle_row(inputs, wanted), *implementation_rows(inputs, wanted, progress, console)]
     show(rows, console)
     if picture is not None:
-        pictures.save_gates(picture)
-        console.print(f"picture: {picture}")
+        draw(picture, console)
     console.print(f"{time.monotonic() - begun:.0f} s on {device()}, {platform.machine()}, {os.cpu_count()} processors")
     for fault in [fault for row in rows for fault in row.faults]:
-        console.print(f"  {fault}", style="red", highlight=False)
+        console.print(f"  {fault}", style="red", highlight=False, markup=False)
+    if any(row.faults for row in rows):
+        return 1
     if all(not row.worst for row in rows[1:]):
         console.print(
             "nothing was compared: install a framework, as in pip install 'se-suite[torch]'", style="red", markup=False
         )
         return 2
-    return int(any(row.faults for row in rows))
+    return 0
+
+
+def draw(picture: Path, console: Console) -> None:
+    """Save the picture of the gates; a run without matplotlib has none and says so."""
+    try:
+        pictures.save_gates(picture)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        console.print("no picture: matplotlib is not installed", style="yellow")
+    else:
+        console.print(f"picture: {picture}")
 
 
 def spec_of(preset: str) -> SESpec:
@@ -173,12 +186,24 @@ def implementation_rows(
             progress.advance(task)
             open_ones[worker] -= 1
             if not open_ones[worker]:
-                row.version = worker.versions()
-                worker.close()
+                finish(row, worker)
                 del open_ones[worker]
                 if not console.is_terminal:
                     console.print(f"{row.name}: {row.verdict}", highlight=False)
     return list(rows.values())
+
+
+def finish(row: Row, worker: Worker) -> None:
+    """End a row: which versions answered, and whether on the device that was asked for."""
+    try:
+        row.version = worker.versions()
+    except Exception as error:  # it is among the faults already, if its process has ended
+        row.version = f"{row.name} of an unknown version ({device()})"
+        row.faults = row.faults or [f"{row.name}: {type(error).__name__}: {error}"]
+    worker.close()
+    asked = device() if device() in worker.target.devices else "cpu"
+    if not row.version.endswith((f"({asked})", "(gpu)") if asked == "cuda" else "(cpu)"):
+        row.faults.insert(0, f"{row.name}: DEVICE={asked} was asked for, and it ran as {row.version}")
 
 
 def plan(target: Target) -> list[tuple[str, str]]:

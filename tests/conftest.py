@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -29,12 +30,13 @@ FAMILIES = {
     "peers": "timm",
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
+_JAXLIB = tuple(map(int, version("jaxlib").split(".")[:2])) if importlib.util.find_spec("jaxlib") else ()
 # Here and in every process begun here JAX compiles in less time, to slower code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """For a process whose compiled code is judged, or runs for long: as users have it."""
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""XLA's options that make the least of compiling."""
+QUICKLY = {"xla_backend_optimization_level": 0, **({"xla_cpu_use_fusion_emitters": False} if _JAXLIB < (0, 11) else {})}
+"""XLA's options that make the least of compiling; jaxlib 0.11 refuses the second."""
 COMPILED_QUICKLY = {"XLA_FLAGS": " ".join(f"--{name}={value}".lower() for name, value in QUICKLY.items())}
 """For one that compiles single operations and runs them once: there is nothing to fuse."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))

@@ -106,6 +106,8 @@ def chunk(data: bytes, name: str = "a/0") -> Callable[[Path], object]:
 
 FRAME = b"\x28\xb5\x2f\xfd\x20\x08"
 """For eight bytes; blocks follow, whose first three bytes are eight times the length, twice the kind, and the end."""
+SIZELESS = b"\x28\xb5\x2f\xfd\x00\x58"
+"""The same for a frame that does not say how long it is, as TensorStore wrote them up to 0.1.84."""
 HOSTILE = {
     "a leaf outside": (leaf("..", "x"), "keys without '/'"),
     "a leaf with a slash": (leaf("a/../../x"), "keys without '/'"),
@@ -134,7 +136,8 @@ HOSTILE = {
     "no frame": (chunk(bytes(20)), "one frame"),
     "an empty chunk": (chunk(b""), "one frame"),
     "a frame for more": (chunk(b"\x28\xb5\x2f\xfd\x20\x09\x49\x00\x00" + bytes(9)), "announces 9 and"),
-    "a frame that says no size": (chunk(b"\x28\xb5\x2f\xfd\x00\x58\x41\x00\x00" + bytes(8)), "one frame"),
+    "more in a frame that says no size": (chunk(SIZELESS + b"\x61\x00\x00" + bytes(12)), "cannot be read"),
+    "a bomb that says no size": (chunk(SIZELESS + b"\x02\x00\x10\x00" * 50_000 + b"\x03\x00\x10\x00"), "may unpack to"),
     "a frame that does not end": (chunk(FRAME + b"\x40\x00\x00" + bytes(8)), "one frame"),
     "more after the frame": (chunk(FRAME + b"\x41\x00\x00" + bytes(9)), "one frame"),
     "a bomb": (chunk(FRAME + b"\x02\x00\x10\x00" * 50_000 + b"\x03\x00\x10\x00"), "may unpack to"),
@@ -155,9 +158,10 @@ def test_frames_by_hand(tmp_path, bare):
     """A bare block and a repeated byte, each of eight bytes, are read."""
     shutil.copytree(bare, tmp_path / "net")
     for block in (b"\x41\x00\x00" + np.array([1.5, -0.0], np.float32).tobytes(), b"\x43\x00\x00\x00"):
-        chunk(FRAME + block)(tmp_path / "net")
         expected = np.frombuffer(block[3:].ljust(8, b"\0"), np.float32)
-        np.testing.assert_array_equal(files.read(tmp_path / "net", "orbax")["a"], expected)
+        for frame in (FRAME, SIZELESS):
+            chunk(frame + block)(tmp_path / "net")
+            np.testing.assert_array_equal(files.read(tmp_path / "net", "orbax")["a"], expected)
 
 
 def test_a_store_that_points_out_of_the_folder(tmp_path):

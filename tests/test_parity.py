@@ -2,6 +2,8 @@
 
 import importlib
 import io
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from se_conformance import photographs
 from se_conformance.__main__ import main
-from se_conformance.targets import TARGETS
+from se_conformance.targets import TARGETS, Worker
 
 pytestmark = pytest.mark.framework("conformance")
 
@@ -65,6 +67,77 @@ def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monk
     text = console.export_text()
     assert "not installed: no_such_framework" in text
     assert "pip install 'se-suite[torch]'" in text
+
+
+class Stating:
+    """A worker that has answered and only states its versions."""
+
+    def __init__(self, name: str, said: str) -> None:
+        self.target, self.said = TARGETS[name], said
+
+    def versions(self) -> str:
+        return self.said
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "said", "fault"),
+    [
+        ("keras jax", "cuda", "keras 3.15.1 on jax 0.11.2 (cpu)", "DEVICE=cuda was asked for, and it ran as keras"),
+        ("nnx", "cuda", "jax 0.11.2, flax 0.12.10 (cpu)", "DEVICE=cuda was asked for"),
+        ("keras torch", "cuda", "keras 3.15.1 on torch 2.11.0 (gpu)", ""),
+        ("torch", "cuda", "torch 2.11.0 (cuda)", ""),
+        ("onnxruntime", "cuda", "onnxruntime 1.31.1 (cpu)", ""),
+        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (gpu)", "DEVICE=cpu was asked for"),
+        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (cpu)", ""),
+    ],
+)
+def test_row_that_ran_on_another_device_differs(
+    parity, monkeypatch: pytest.MonkeyPatch, name: str, device: str, said: str, fault: str
+) -> None:
+    monkeypatch.setenv("DEVICE", device)
+    row = parity.Row(name)
+    parity.finish(row, Stating(name, said))
+    assert row.verdict == ("DIFFERS" if fault else "same")
+    assert fault in "".join(row.faults)
+    assert row.version == said
+
+
+@pytest.mark.parametrize(
+    ("call", "facts"),
+    [
+        ((os.abort,), ["torch: paper in float64: WorkerError: the process was ended by SIGABRT"]),
+        ((int, "[/red] is no style"), ["ValueError: invalid literal", "'[/red] is no style'"]),
+    ],
+    ids=["its process ends", "it raises"],
+)
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_error_of_an_implementation_is_printed_as_it_said_it(
+    parity, console, monkeypatch: pytest.MonkeyPatch, call: tuple, facts: list[str]
+) -> None:
+    class Failing(Worker):
+        def submit(self, *_: object, **__: object):
+            return self.begin(*call)
+
+    monkeypatch.setattr(parity, "Worker", Failing)
+    monkeypatch.setattr(parity, "DTYPES", ("float64",))
+    assert parity.parity(console, None) == 1
+    text = console.export_text()
+    assert "DIFFERS" in text
+    for fact in facts:
+        assert fact in text
+
+
+def test_run_without_matplotlib_says_that_there_is_no_picture(
+    parity, console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    parity.draw(tmp_path / "gates.png", console)
+    assert "no picture: matplotlib is not installed" in console.export_text()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,11 @@ frameworks out of each other's way.
 import importlib
 import importlib.util
 import math
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from se_spec import NetworkSpec, SESpec
 from ..cases import DTYPES, Inputs
 from ..comparison import Result
 from ..files import load_parameters
+from .process import Process
 
 Run = Callable[..., Result]
 
@@ -43,6 +43,7 @@ class Target:
         costly: compiled or exported anew for each spec, so asked for few.
         gradients: whether it has any.
         dtypes: what it computes.
+        devices: where it runs; of one that is not among them, on the cpu.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     costly: bool = False
     gradients: bool = True
     dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def missing(self) -> list[str]:
@@ -82,6 +84,7 @@ TARGETS = {
             costly=True,
             gradients=False,
             dtypes=("float64", "float32", "float16"),
+            devices=("cpu",),
         ),
         Target("keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}),
         Target(
@@ -102,13 +105,14 @@ TARGETS = {
 
 
 class Worker:
-    """A target's process; cases are answered in the order in which they were submitted."""
+    """A target's process; cases are answered in the order in which they were submitted.
 
-    def __init__(self, target: Target, pool: ProcessPoolExecutor | None = None) -> None:
+    What is raised there is raised here with its text, as a ``WorkerError`` where it cannot be sent.
+    """
+
+    def __init__(self, target: Target, process: Process | None = None) -> None:
         self.target = target
-        self._pool = pool or ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_configure, initargs=(target.environment,)
-        )
+        self._process = process or Process(_configure, target.environment)
 
     @classmethod
     def among(cls, started: Iterable["Worker"], target: Target) -> "Worker":
@@ -116,13 +120,13 @@ class Worker:
 
         NNX and linen compile the same operations, and in one process each of them once.
         """
-        hosts = (worker._pool for worker in started if worker.target.process == target.process)
+        hosts = (worker._process for worker in started if worker.target.process == target.process)
         return cls(target, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
         """The target's answer, later; its options may be changed for this one."""
         options = {**self.target.options, "gradients": gradients, **changed}
-        return self._pool.submit(_run, self.target.module, spec, inputs, options)
+        return self._process.submit(_run, self.target.module, spec, inputs, options)
 
     def logits(
         self,
@@ -138,15 +142,15 @@ class Worker:
         Parameters in a file (``files.save_parameters``) need not go through a pipe, and are cast to that dtype there.
         """
         options = {**self.target.options, **changed}
-        return self._pool.submit(_logits, self.target.module, net, parameters, x, options, repeats)
+        return self._process.submit(_logits, self.target.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Any importable function, in the target's process."""
-        return self._pool.submit(function, *arguments).result()
+        return self._process.submit(function, *arguments).result()
 
     def begin(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
         """``call``, answered later."""
-        return self._pool.submit(function, *arguments)
+        return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
         """What answers, and on which device, as in ``torch 2.13.0 (cpu)``."""
@@ -154,11 +158,17 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._pool.shutdown(cancel_futures=True)
+        self._process.close()
+
+
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""Processes that share a GPU take memory as they need it; JAX's and TensorFlow's default is to take most of it."""
 
 
 def _configure(environment: dict[str, str]) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **environment})
+    for name, value in SHARED_GPU.items():
+        os.environ.setdefault(name, value)
     if device() == "cpu":
         os.environ.update({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"})
 

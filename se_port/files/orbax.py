@@ -230,7 +230,10 @@ def _lengths(path: Path, leaf: str, told: object) -> tuple[int, ...]:
 
 
 def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
-    """Refuse a chunk which is not one frame of Zstandard's of that size, or whose blocks could unpack to far more."""
+    """Refuse a chunk which is not one frame of Zstandard's of that size, or whose blocks could unpack to far more.
+
+    TensorStore up to 0.1.84 writes frames that announce no size; the blocks bound those too.
+    """
     flags = data[4] if len(data) > 4 else 0
     place = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
     width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
@@ -243,6 +246,6 @@ def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
         most += length if kind < 2 else BLOCK
         place += 3 + (1 if kind == 1 else length)
     whole = last and place + 4 * (flags >> 2 & 1) == len(data)
-    if data[:4] != b"\x28\xb5\x2f\xfd" or not width or told != size or not whole or most > 2 * size + 8 * BLOCK:
+    if data[:4] != b"\x28\xb5\x2f\xfd" or (width and told != size) or not whole or most > 2 * size + 8 * BLOCK:
         wrong = f"{name!r} has a chunk of {len(data):,} bytes which announces {told:,} and may unpack to {most:,}"
         files.refuse(path, wrong, f"one frame of Zstandard's for {size:,}")

@@ -1,0 +1,1 @@
+"""Evidence about this repository: one module, one page of docs/. Not shipped."""
