@@ -38,11 +38,13 @@ if not TARGETS["onnxruntime"].missing:
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
 @pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
-def test_every_block_is_right_and_is_timed(name, monkeypatch):
+def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
     monkeypatch.setattr("benchmarks.rounds.VISIT", 0.0)
     home = HOMES[name]
     todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
+    todo = todo if every else todo[:1]
     for task, found in zip(todo, measure(home, todo, 0.0), strict=True):
         assert (tuple(found["shape"]), found["dtype"], found["training"]) == task
         assert all(len(timing[kind]) == 5 for timing in found["times"].values() for kind in ("processor", "wall"))
