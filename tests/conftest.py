@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -94,6 +95,23 @@ def pytest_report_header() -> str:
 
 LONGEST = ("torch", "match", "network_keras", "network_flax", "benchmarks", "network_torch", "faults", "training")
 """Files that take longest: first, so that no process has one of them left when the others are done."""
+SLOW = (
+    "test_network_torch.py::*[senet154]",
+    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
+    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_seresnext50_32x4d]",
+    "test_network_keras.py::test_m1_m7_families_are_the_oracles[se_resnext50_32x4d]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE identity]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE post]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE standard]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-Inception]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-zeros]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[xla-zeros]",
+    "test_network_flax.py::*[senet154]",
+    "test_torch.py::test_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
+    "test_torch.py::test_n4_autocast_changes_nothing[compiled-float32-float32]",
+    "test_torch.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
+)
+"""Values that are slow, where the test's other values ask the same of other networks, sizes or types."""
 ON_THE_PROCESSOR = ("match", "keras", "flax", "peers")
 """Files whose every test is of numbers that a framework computes; others mark such tests themselves."""
 
@@ -103,6 +121,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem.removeprefix("test_") in ON_THE_PROCESSOR:
             item.add_marker("processor")
+        if any(fnmatchcase(f"{item.path.name}::{item.name}", pattern.replace("[", "[[]", 1)) for pattern in SLOW):
+            item.add_marker("slow")
     put_in_order(items, os.environ.get("SE_ORDER", ""))
     kept, dropped = [], []
     for item in items:
