@@ -9,7 +9,7 @@ THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_N
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
+.PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
 .PHONY: test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
@@ -20,20 +20,34 @@ help:  ## list the commands
 parity: $(READY)  ## run every implementation on two photographs and print how far they are apart
 	$(RUN) se_conformance parity
 
-test: $(VENV)/ready-all  ## run the whole test suite
+test: $(VENV)/ready-all  ## run every test but those that ask a question again of many values; seven minutes
+	$(THREADS) $(RUN) $(PYTEST) -m "not slow"
+
+test-all: $(VENV)/ready-all  ## run all of them; a quarter of an hour
 	$(THREADS) $(RUN) $(PYTEST)
 
+# Every pair of values of any two of: oneDNN in TensorFlow, the instructions of PyTorch, those of XLA and oneDNN.
+AVX2 = XLA_FLAGS=--xla_cpu_max_isa=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2
+ONE = $(THREADS) PYTHONHASHSEED=1
+TWO = OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=2 PYTHONHASHSEED=2
+ON_PROCESSORS = $(RUN) $(PYTEST) -m "processor and not slow"
+test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, threads, hashes or another order could change; eight minutes
+	$(ONE) TF_ENABLE_ONEDNN_OPTS=1 ATEN_CPU_CAPABILITY=default $(ON_PROCESSORS)
+	$(TWO) TF_ENABLE_ONEDNN_OPTS=1 ATEN_CPU_CAPABILITY=avx2 $(AVX2) SE_ORDER=reversed $(ON_PROCESSORS)
+	$(TWO) TF_ENABLE_ONEDNN_OPTS=0 ATEN_CPU_CAPABILITY=default $(AVX2) SE_ORDER=1 $(ON_PROCESSORS)
+	$(ONE) TF_ENABLE_ONEDNN_OPTS=0 ATEN_CPU_CAPABILITY=avx2 SE_ORDER=2 $(ON_PROCESSORS)
+
 test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
-	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST) -m "not slow"
 
 test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
-	$(THREADS) SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST) -m "not slow"
 
 test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
-	$(THREADS) SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST) -m "not slow"
 
 test-flax: .venv-flax/ready-flax  ## the same with Flax
-	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST)
+	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST) -m "not slow"
 
 soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
 	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md

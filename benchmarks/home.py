@@ -64,11 +64,12 @@ def environment(home: Home, keeps: bool = True) -> dict[str, str]:
         keeps: without it what is freed goes back to the system, as it must to be counted.
     """
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    malloc = {"MMAP_THRESHOLD_": "1073741824", "TRIM_THRESHOLD_": "4294967296", "ARENA_MAX": "1"}
+    kept = {"MMAP_THRESHOLD_": "1073741824", "TRIM_THRESHOLD_": "4294967296", "ARENA_MAX": "1"}
+    malloc = {f"MALLOC_{name}": value for name, value in kept.items()}
     return {
         **os.environ,
         **dict.fromkeys(threads, "1"),
-        **({f"MALLOC_{name}": value for name, value in malloc.items()} if keeps else {}),
+        **(malloc if keeps else {"TF_ENABLE_ONEDNN_OPTS": "0"}),  # TensorFlow's allocator for oneDNN keeps all
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",  # a processor is timed, beside a GPU too
         "JAX_PLATFORMS": "cpu",

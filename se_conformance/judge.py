@@ -10,10 +10,11 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import diagnosis
+from .adapters import Adapted, adapted
 from .comparison import Precision, Reference, Result, compare, reference
 from .deviations import read_deviations
 from .kit import Trial, trials
-from .outcome import Outcome, called, called_gate, called_vjp
+from .outcome import Outcome, called, called_gate, called_vjp, laid_out
 from .verdict import Finding, Verdict
 
 
@@ -62,8 +63,6 @@ def check(
     >>> check(mine, spec).passed
     True
     """
-    from .adapters import adapted
-
     _refuse_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
     function, vjp, excitation, data_format = adapted(function, spec, dtype, vjp, excitation, data_format)
     precision = Precision(products, intermediates)
@@ -74,6 +73,7 @@ def check(
         for trial, against in prepared(spec, dtype, rank, seed, precision, vjp is not None):
             verdict.findings += run.judge(trial, against, rank)
             verdict.ran.append((rank, trial.name))
+        verdict.unjudged |= {(rank, name): why for name, why in run.unjudged.items()}
         if diagnose:
             _settle(verdict, run, rank)
     verdict.apply(known)
@@ -109,6 +109,7 @@ class Run:
         self.function, self.vjp, self.excitation = function, vjp, excitation
         self.spec, self.dtype, self.data_format = spec, dtype, data_format
         self.seen: list[diagnosis.Seen] = []
+        self.unjudged: dict[str, str] = {}
 
     def judge(self, trial: Trial, against: Reference, rank: int) -> list[Finding]:
         """Everything that is asked on one input."""
@@ -136,9 +137,20 @@ class Run:
         comparisons = compare(result, self._for_returned(against, result), partial=True)
         seen.result, seen.comparisons, seen.malformed = result, comparisons, bool(found)
         seen.failed = bool(found) or any(not one.passed for one in comparisons)
-        self.seen.append(seen)
+        why = self._contradictions(trial) if seen.failed else ""
+        if why:
+            self.unjudged[trial.name] = why
+        else:
+            self.seen.append(seen)
         told = [Finding(rank, trial.name, "call", message=message) for message in found]
         return told + [Finding(rank, trial.name, one.quantity, one) for one in comparisons]
+
+    def _contradictions(self, trial: Trial) -> str:
+        """What the framework itself gets wrong on an empty batch; its numbers are what its users get."""
+        x, function = trial.inputs.x, self.function
+        if len(x) or not isinstance(function, Adapted) or function.contradictions is None:
+            return ""
+        return "; ".join(function.contradictions(laid_out(x, self.data_format)))
 
     def _gate(self, trial: Trial, against: Reference) -> tuple[np.ndarray | None, list[str]]:
         assert self.excitation is not None

@@ -28,7 +28,7 @@ class Outcome:
 
 def called(function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last") -> Outcome:
     """Call ``function(x, parameters)`` on copies."""
-    x, parameters = _given(inputs.x, data_format), _copies(inputs.parameters)
+    x, parameters = laid_out(inputs.x, data_format), _copies(inputs.parameters)
     try:
         with np.errstate(all="ignore"):  # inf - inf on the way is no mistake, even where warnings are errors
             returned = function(x, parameters)
@@ -43,21 +43,21 @@ def called(function: Callable[..., Any], inputs: Inputs, data_format: str = "cha
 
 def called_gate(excitation: Callable[..., Any], inputs: Inputs, data_format: str) -> Outcome:
     """Call ``excitation(x, parameters)`` on copies; the outcome's ``y`` is the gate, which has no spatial axes."""
-    return called(excitation, inputs._replace(x=_given(inputs.x, data_format)))
+    return called(excitation, inputs._replace(x=laid_out(inputs.x, data_format)))
 
 
 def called_vjp(
     vjp: Callable[..., Any], inputs: Inputs, data_format: str
 ) -> tuple[Outcome, dict[str, np.ndarray] | None]:
     """Call ``vjp(x, dy, parameters)`` on copies; the outcome's ``y`` is dx."""
-    x, dy, parameters = _given(inputs.x, data_format), _given(inputs.dy, data_format), _copies(inputs.parameters)
+    x, dy, parameters = laid_out(inputs.x, data_format), laid_out(inputs.dy, data_format), _copies(inputs.parameters)
     try:
         with np.errstate(all="ignore"):
             returned = vjp(x, dy, parameters)
     except (Exception, SystemExit) as error:
         return Outcome(raised=_one_line(error)), None
     modified = _modified(inputs, x, parameters, data_format)
-    if dy.tobytes() != _given(inputs.dy, data_format).tobytes():
+    if dy.tobytes() != laid_out(inputs.dy, data_format).tobytes():
         modified += ("dy",)
     if not (isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[1], Mapping)):
         return Outcome(modified=modified, returned=f"{_kind(returned)}, not (dx, dparameters)"), None
@@ -86,7 +86,8 @@ def to_channels_last(array: np.ndarray, data_format: str) -> np.ndarray:
     return np.moveaxis(array, 1, -1) if data_format == "channels_first" and array.ndim > 2 else array
 
 
-def _given(x: np.ndarray, data_format: str) -> np.ndarray:
+def laid_out(x: np.ndarray, data_format: str) -> np.ndarray:
+    """A copy of a map that is channels last, in a data format."""
     return np.array(np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, order="C")
 
 
@@ -95,7 +96,7 @@ def _copies(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _modified(inputs: Inputs, x: np.ndarray, parameters: dict[str, np.ndarray], data_format: str) -> tuple[str, ...]:
-    same = x.tobytes() == _given(inputs.x, data_format).tobytes()
+    same = x.tobytes() == laid_out(inputs.x, data_format).tobytes()
     others = [name for name, array in inputs.parameters.items() if not _is_same(parameters.get(name), array)]
     added = [str(name) for name in parameters if name not in inputs.parameters]
     return (*(() if same else ("x",)), *others, *added)

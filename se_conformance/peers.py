@@ -1,7 +1,8 @@
 """What the judge says of other people's blocks: ``python -m se_conformance.peers`` prints docs/PEERS.md.
 
 Each framework, and each backend of Keras, is asked in a process of its own; what is not installed has no row.
-Half precision is judged with its intermediates in half precision, as frameworks compute.
+Half precision is judged with its intermediates in half precision, as frameworks compute. The page holds no rounding
+errors: they, and nothing else on it, differ from processor to processor.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from se_spec import SESpec
 from .cases import DTYPES
 from .files import replacing
 from .targets import TARGETS, Worker
-from .verdict import Finding
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class Row(NamedTuple):
     cause: str
     failed: tuple[str, ...]
     ran: int
-    worst: str
+    message: str
 
     @property
     def cell(self) -> str:
         """As in the table."""
-        return f"{self.ratio:.2f}" if self.passed else f"FAILS: {self.cause}"
+        return "right" if self.passed else f"FAILS: {self.cause}"
 
 
 def judge(peer: Peer, dtype: str) -> Row:
@@ -103,21 +103,14 @@ def judge(peer: Peer, dtype: str) -> Row:
         cause = "none of the catalogue" + (f", departs at {found.stage}" if found.stage != "unknown" else "")
         if found.agrees:  # what it resembles at best is no cause
             cause = " and ".join(one.name for one in found.causes[: 2 if found.together else 1])
-    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), _worst(verdict.failures))
+    has_numbers = any(one.comparison is not None for one in verdict.failures)
+    message = verdict.failures[0].message if verdict.failures and not has_numbers else ""
+    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
 
 
 def judge_named(name: str, target: str, dtype: str) -> Row:
     """``judge``, by what may be sent to another process."""
     return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
-
-
-def _worst(failures: list[Finding]) -> str:
-    """The largest error relative to the largest value; the message where there are no numbers."""
-    errors = [(one.comparison.error, one.quantity) for one in failures if one.comparison is not None]
-    if not errors:
-        return failures[0].message if failures else ""
-    error, quantity = max((each for each in errors if each[0] < float("inf")), default=max(errors))
-    return f"{quantity} is off by up to {error:.1e} of its largest value"
 
 
 def page(peers: Iterable[Peer]) -> str:
@@ -141,9 +134,9 @@ def _head(versions: list[str]) -> list[str]:
         "# Blocks of other libraries, judged",
         "",
         "Written by `python -m se_conformance.peers --out docs/PEERS.md`: what `check` of this project says of each",
-        "block, forward and backward, in four dtypes. A number is the largest error as a fraction of what rounding can",
-        "do; 1 is the limit. Each block is judged as what its own library means it to be, and in half precision each",
-        "of its intermediates may be rounded. Run with " + "; ".join(dict.fromkeys(versions)) + ".",
+        "block, forward and backward, in four dtypes: `right` where every error is within what rounding can do. Each",
+        "block is judged as what its own library means it to be, and in half precision each of its intermediates may",
+        "be rounded. Run with " + "; ".join(dict.fromkeys(versions)) + ".",
         "",
         f"| block | version | judged as | {' | '.join(DTYPES)} |",
         f"|{'---|' * (3 + len(DTYPES))}",
@@ -162,7 +155,7 @@ def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
         failed = [(dtype, row) for dtype, row in zip(DTYPES, rows, strict=True) if not row.passed]
         if failed:
             said = "; ".join(
-                f"{dtype}: {len(row.failed)} of {row.ran} trials fail ({_trials(row)}), {row.worst}, {row.cause}"
+                f"{dtype}: {len(row.failed)} of {row.ran} trials fail ({_trials(row)}){_message(row)}, {row.cause}"
                 for dtype, row in failed
             )
             text += ["", f"**{peer.title}.** {peer.finding or 'Not explained yet.'} The judge: {said}."]
@@ -171,6 +164,10 @@ def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
 
 def _trials(row: Row) -> str:
     return ", ".join(row.failed) if len(row.failed) < 4 else f"{', '.join(row.failed[:2])}, ..."
+
+
+def _message(row: Row) -> str:
+    return f", {row.message}" if row.message else ""
 
 
 def get(path: str) -> Any:

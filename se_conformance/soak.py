@@ -13,10 +13,9 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 import se_spec
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
@@ -26,6 +25,9 @@ from .cases import DTYPES, Inputs, round_to
 from .comparison import KEPT, Reference, Result, compare, reference
 from .files import replacing
 from .targets import TARGETS, Target, Worker, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LARGEST, USUAL = 4 << 20, 64 << 10
 """Bytes of x: one run in sixteen may have the most, the others stay below the usual."""
@@ -207,8 +209,10 @@ def plan(runs: int) -> list[tuple[Target, dict[str, object], list[int], bool]]:
     return [each for each in work if not each[0].missing]
 
 
-def soak(runs: int, console: Console, out: Path | None) -> int:
+def soak(runs: int, console: "Console", out: Path | None) -> int:
     """Run the plan, two processes at a time; 1 if there was an alarm, 2 if nothing ran."""
+    from rich.progress import Progress
+
     begun = time.monotonic()
     tallies: Tallies = {}
     work = plan(runs)

@@ -45,6 +45,8 @@ class Verdict:
         diagnosis: what is wrong, where something is.
         known: trials that failed and are listed as known deviations.
         outlived: lines of that list whose trials did not fail.
+        unjudged: trials that failed and on which the framework's own operations fail on this machine, and how: they
+            say nothing about the block.
     """
 
     spec: SESpec
@@ -59,6 +61,7 @@ class Verdict:
     diagnosed: int = 0
     known: dict[tuple[int, str], Deviation] = field(default_factory=dict)
     outlived: list[Deviation] = field(default_factory=list)
+    unjudged: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -67,8 +70,8 @@ class Verdict:
 
     @property
     def failures(self) -> list[Finding]:
-        """What is wrong, known deviations left out, the worst first."""
-        wrong = [one for one in self.findings if not one.passed and (one.rank, one.trial) not in self.known]
+        """What is wrong with the block, the worst first; without known deviations and what the machine does wrong."""
+        wrong = [one for one in self._counted if not one.passed]
         return sorted(wrong, key=_severity)
 
     @property
@@ -86,16 +89,12 @@ class Verdict:
     @property
     def worst_ratio(self) -> float:
         """Largest difference over its bound; inf where a call went wrong altogether."""
-        return max((one.ratio for one in self.findings if (one.rank, one.trial) not in self.known), default=0.0)
+        return max((one.ratio for one in self._counted), default=0.0)
 
     @property
     def conclusive(self) -> int:
         """Elements that were judged."""
-        return sum(
-            one.comparison.conclusive
-            for one in self.findings
-            if one.comparison and (one.rank, one.trial) not in self.known
-        )
+        return sum(one.comparison.conclusive for one in self._counted if one.comparison)
 
     @property
     def inconclusive(self) -> int:
@@ -106,6 +105,12 @@ class Verdict:
     def not_run(self) -> tuple[int, ...]:
         """Numbers of spatial axes that were not tried."""
         return tuple(rank for rank in (1, 2, 3) if rank not in self.ranks)
+
+    @property
+    def _counted(self) -> list[Finding]:
+        """What counts for or against the block."""
+        left_out = self.known.keys() | self.unjudged.keys()
+        return [one for one in self.findings if (one.rank, one.trial) not in left_out]
 
     def apply(self, deviations: list[Deviation]) -> None:
         """Excuse what is listed, and find lines that have outlived their reason."""
@@ -126,11 +131,11 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """The text, line by line."""
-        failed = {(one.rank, one.trial) for one in self.failures}
+        failed, ran = {(one.rank, one.trial) for one in self.failures}, len(self.ran) - len(self.unjudged)
         head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}"
         if self.precision != Precision():
             head += f", products={self.precision.products!r}, intermediates={self.precision.intermediates!r}"
-        text = [head, f"  ran      {len(self.ran) - len(failed)} of {len(self.ran)} trials right" + self._left_out()]
+        text = [head, f"  ran      {ran - len(failed)} of {ran} trials right" + self._left_out()]
         text += self._causes()
         numeric = [one for one in self.failures if one.comparison is not None]
         if numeric:
@@ -144,6 +149,8 @@ class Verdict:
             text.append("  again    " + self._again())
         for (rank, trial), each in self.known.items():
             text.append(f"  known    {trial} ({rank}-D): {each.reason}")
+        for (rank, trial), why in self.unjudged.items():
+            text += _wrapped("  unjudged ", f"{trial} ({rank}-D), for here {why}")
         for each in self.outlived:
             text.append(
                 f"  outlived line {each.line} of the deviations, {each.pattern!r}: no such trial failed; drop it"
@@ -182,6 +189,7 @@ class Verdict:
             ],
             "known": {f"{rank}: {trial}": each.reason for (rank, trial), each in self.known.items()},
             "outlived": [each.pattern for each in self.outlived],
+            "unjudged": {f"{rank}: {trial}": why for (rank, trial), why in self.unjudged.items()},
         }
 
     def to_json(self) -> str:

@@ -3,15 +3,19 @@
 ``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, the extra that ``se-check parity`` needs, and
 peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one test;
 a family that is not named is not run, and the summary says so; a named family of which no test passed fails the run.
+
+``SE_ORDER`` is another order of the tests: ``reversed``, or a number from which one is drawn.
 """
 
 import importlib
 import importlib.util
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from typing import Any
 
@@ -37,7 +41,11 @@ COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """For a process whose compiled code is judged, or runs for long: as users have it."""
 QUICKLY = {"xla_backend_optimization_level": 0, **({"xla_cpu_use_fusion_emitters": False} if _JAXLIB < (0, 11) else {})}
 """XLA's options that make the least of compiling; jaxlib 0.11 refuses the second."""
-COMPILED_QUICKLY = {"XLA_FLAGS": " ".join(f"--{name}={value}".lower() for name, value in QUICKLY.items())}
+COMPILED_QUICKLY = {
+    "XLA_FLAGS": " ".join(
+        [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={value}".lower() for name, value in QUICKLY.items())]
+    ).strip()
+}
 """For one that compiles single operations and runs them once: there is nothing to fuse."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
@@ -50,7 +58,10 @@ _left_out: Counter[str] = Counter()
 
 
 class OnDemand:
-    """A module, imported when first used, so that a file can be read where its framework is not installed."""
+    """A module, imported when first used, so that a file can be read where its framework is not installed.
+
+    Of one that is not installed an attribute is another of these: tests that would use it are not run.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -58,6 +69,8 @@ class OnDemand:
     def __getattr__(self, attribute: str) -> object:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
+        if importlib.util.find_spec(self._name.partition(".")[0]) is None:
+            return OnDemand(f"{self._name}.{attribute}")
         return getattr(importlib.import_module(self._name), attribute)
 
 
@@ -76,20 +89,43 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(REQUESTED) - set(FAMILIES)
     if unknown:
         raise pytest.UsageError(f"SE_TARGETS names {', '.join(unknown)}; it may name {', '.join(FAMILIES)}")
-    config.addinivalue_line("markers", "framework(*families): needs these frameworks; without it, NumPy alone")
 
 
 def pytest_report_header() -> str:
     return f"se-suite: frameworks asked for: {', '.join(REQUESTED)}"
 
 
-LONGEST = ("match", "network_keras", "faults", "network_flax", "keras", "docs", "references", "network_torch", "port")
-"""Files that take a minute or more: first, so that no process has one of them left when the others are done."""
+LONGEST = ("torch", "match", "network_keras", "network_flax", "benchmarks", "network_torch", "faults", "training")
+"""Files that take longest: first, so that no process has one of them left when the others are done."""
+SLOW = (
+    "test_network_torch.py::*[senet154]",
+    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
+    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_seresnext50_32x4d]",
+    "test_network_keras.py::test_m1_m7_families_are_the_oracles[se_resnext50_32x4d]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE identity]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE post]",
+    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE standard]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-Inception]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-zeros]",
+    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[xla-zeros]",
+    "test_network_flax.py::*[senet154]",
+    "test_torch.py::test_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
+    "test_torch.py::test_n4_autocast_changes_nothing[compiled-float32-float32]",
+    "test_torch.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
+)
+"""Values that are slow, where the test's other values ask the same of other networks, sizes or types."""
+ON_THE_PROCESSOR = ("match", "keras", "flax", "peers")
+"""Files whose every test is of numbers that a framework computes; others mark such tests themselves."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    for item in items:
+        if item.path.stem.removeprefix("test_") in ON_THE_PROCESSOR:
+            item.add_marker("processor")
+        if any(fnmatchcase(f"{item.path.name}::{item.name}", pattern.replace("[", "[[]", 1)) for pattern in SLOW):
+            item.add_marker("slow")
+    put_in_order(items, os.environ.get("SE_ORDER", ""))
     kept, dropped = [], []
     for item in items:
         missing = [family for family in _families(item) if family not in REQUESTED or not is_installed(family)]
@@ -97,6 +133,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _left_out.update(missing)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept
+
+
+def put_in_order(items: list[pytest.Item], order: str) -> None:
+    """Whole files one after the other, whatever the order: what a file has set up serves all its tests."""
+    ranks: dict[str, float] = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    if not order:
+        items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    elif order == "reversed":
+        items.reverse()
+    else:
+        draw = random.Random(int(order))
+        files = {item.path: draw.random() for item in items}
+        items.sort(key=lambda item: (files[item.path], draw.random()))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -177,6 +226,13 @@ def workers() -> Iterator[Callable[[str], Worker]]:
         list(ends.map(Worker.close, processes.values()))
 
 
+@pytest.fixture(params=[200, pytest.param(2000, marks=pytest.mark.slow)])
+def mutations(request: pytest.FixtureRequest) -> int:
+    """How many mutations of a file are read."""
+    count: int = request.param
+    return count
+
+
 @pytest.fixture(scope="session")
 def tf() -> Iterator[Any]:
     """TensorFlow, with Keras on it, in this process."""
@@ -202,5 +258,6 @@ def _families(item: pytest.Item) -> list[str]:
 
 def _ran_nothing(config: pytest.Config) -> list[str]:
     """Families that were asked for and of which no test passed; a run of chosen tests asks for nothing more."""
-    chosen = config.args != config.getini("testpaths") or config.option.keyword or config.option.markexpr
+    is_part = config.option.markexpr not in ("", "not slow")
+    chosen = config.args != config.getini("testpaths") or config.option.keyword or is_part
     return [] if chosen else [family for family in REQUESTED if not _passed[family]]

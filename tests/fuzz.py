@@ -55,7 +55,7 @@ def mutated(data: bytes, number: int) -> bytes:
     return bytes(changed)
 
 
-def survives(format: str, path: Path, count: int = 2000) -> None:
+def survives(format: str, path: Path, count: int) -> None:
     """Read ``count`` mutations of a file, or of the files of a folder, of which some must be refused and some read."""
     asked = [sys.executable, "-m", "tests.fuzz", format, str(path), str(count)]
     done = subprocess.run(asked, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import added_by_se, imports
 from benchmarks.blocks import SHAPES, Run, Task, right, verify
 from benchmarks.goals import GOALS, lines, of
-from benchmarks.home import HOMES, measure, tasks
+from benchmarks.home import HOMES, environment, measure, tasks
 from benchmarks.rounds import Timing, ratio, side_by_side
 from se_conformance.targets import TARGETS
 
@@ -38,11 +38,13 @@ if not TARGETS["onnxruntime"].missing:
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
 @pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
-def test_every_block_is_right_and_is_timed(name, monkeypatch):
+def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
     monkeypatch.setattr("benchmarks.rounds.VISIT", 0.0)
     home = HOMES[name]
     todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
+    todo = todo if every else todo[:1]
     for task, found in zip(todo, measure(home, todo, 0.0), strict=True):
         assert (tuple(found["shape"]), found["dtype"], found["training"]) == task
         assert all(len(timing[kind]) == 5 for timing in found["times"].values() for kind in ("processor", "wall"))
@@ -53,9 +55,9 @@ def test_every_block_is_right_and_is_timed(name, monkeypatch):
         assert importlib.import_module("keras").config.dtype_policy().name == "float32"  # as it was
 
 
-def in_a_process(code):
+def in_a_process(code, environment=None):
     """What a fresh process prints: in an old one an array may find memory that was never given back."""
-    return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT))
+    return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment))
 
 
 def test_memory_that_a_call_adds():
@@ -71,11 +73,13 @@ STEPS = {
 """Arrays of x's size that a step in float32 adds; y and dx are two."""
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", [with_framework(name) for name in STEPS])
 def test_memory_of_a_step_of_training(name):
     shape = (8, 64, 128, 160)  # 40 MiB, more than malloc ever keeps: the system sees them come and go
     asked = f"HOMES[{name!r}]._replace(dtypes=('float32',)), {shape}, {tuple(STEPS[name])}"
-    found = in_a_process(f"import json; from benchmarks.home import *; print(json.dumps(peaks({asked})))")
+    code = f"import json; from benchmarks.home import *; print(json.dumps(peaks({asked})))"
+    found = in_a_process(code, environment(HOMES[name], keeps=False))
     assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
 
 

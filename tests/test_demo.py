@@ -2,27 +2,30 @@
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import se_numpy
-from se_conformance import demo, pictures
 from se_conformance.digits import digits, small_network
 from se_conformance.files import load_parameters, save_parameters
 from se_conformance.targets import TARGETS
+
+from .conftest import OnDemand
+
+demo, pictures, rich = OnDemand("se_conformance.demo"), OnDemand("se_conformance.pictures"), OnDemand("rich.console")
 
 pytestmark = pytest.mark.framework("torch", "conformance")
 
 
 def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(demo, "TARGETS", {"torch": TARGETS["torch"]})
-    console = Console(record=True, width=120)
+    monkeypatch.setattr("se_conformance.demo.TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr("se_conformance.demo.NEEDED", 0.9)  # after a quarter of the training; who guesses has 0.1
+    console = rich.Console(record=True, width=120)
     assert demo.demo("torch", 1, 3, tmp_path, console) == 0
     said = console.export_text()
     for fact in ("120 steps of 32 digits", "numpy (the oracle)", "80,442", "77,754", "one seed cannot say"):
         assert fact in said
     row = next(line for line in said.splitlines() if line.startswith("│ torch "))
     accuracy, others, error = (cell.strip() for cell in row.split("│")[2:5])
-    assert float(accuracy.rstrip("%")) >= 97
+    assert float(accuracy.rstrip("%")) >= 90
     assert others == "0"
     assert float(error) < 1e-5
     for picture in ("gates_per_class.png", "channels_per_class.png"):
@@ -33,10 +36,10 @@ def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
 
 
 def test_a_network_that_learned_nothing_is_a_failure(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(demo, "TARGETS", {"torch": TARGETS["torch"]})
-    monkeypatch.setattr(demo, "compare_without_se", lambda *arguments: None)
-    monkeypatch.setattr(demo, "NEEDED", 1.01)
-    console = Console(record=True, width=120)
+    monkeypatch.setattr("se_conformance.demo.TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr("se_conformance.demo.compare_without_se", lambda *arguments: None)
+    monkeypatch.setattr("se_conformance.demo.NEEDED", 1.01)
+    console = rich.Console(record=True, width=120)
     assert demo.demo("torch", 1, 1, tmp_path, console) == 1
     assert "fewer than 101% of the held-out digits are right" in console.export_text()
 

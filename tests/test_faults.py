@@ -133,24 +133,23 @@ class Named(NamedTuple):
     causes: tuple[str, ...]
 
 
-def judge_all(framework: str) -> list[Named]:
-    """In this process."""
+def judge_all(framework: str, step: int) -> list[Named]:
+    """Every ``step``-th of a framework's blocks, in this process."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs
-        for one in WRONG:
-            if one.framework == framework:
-                verdict = check(one.function, one.spec, vjp=one.vjp, dtype=one.dtype)
-                found.append(Named(one.cause, str(one.spec), verdict.passed, verdict.causes))
+        for one in [one for one in WRONG if one.framework == framework][::step]:
+            verdict = check(one.function, one.spec, vjp=one.vjp, dtype=one.dtype)
+            found.append(Named(one.cause, str(one.spec), verdict.passed, verdict.causes))
     return found
 
 
-@pytest.fixture(scope="module")
-def answers() -> Iterator[dict[str, "Future[list[Named]]"]]:
+@pytest.fixture(scope="module", params=[3, pytest.param(1, marks=pytest.mark.slow)], ids=["a third", "all"])
+def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Named]]"]]:
     """All frameworks at once, each in a process of its own."""
     homes = {name: home for name, home in HOMES.items() if home.family in REQUESTED and not home.missing}
     workers = {name: Worker(home) for name, home in homes.items()}
-    yield {name: worker.begin(judge_all, name) for name, worker in workers.items()}
+    yield {name: worker.begin(judge_all, name, request.param) for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
 
@@ -168,5 +167,5 @@ def test_mistakes_written_by_somebody_else_are_found_and_named(framework: str, a
     found = answers[framework].result()
     assert not [one for one in found if one.passed]
     assert not [one for one in found if one.cause not in one.causes[:3]]
-    first = sum(one.causes[:1] == (one.cause,) for one in found)
-    assert first >= 0.95 * len(found), f"{first} of {len(found)}"
+    others = [one for one in found if one.causes[:1] != (one.cause,)]
+    assert len(others) <= max(1, 0.05 * len(found)), others

@@ -221,9 +221,9 @@ def test_cannot_be_written(tmp_path: Path, tensors: dict[str, np.ndarray], wrong
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     files.write(tmp_path / "net.caffemodel", draw())
-    fuzz.survives("caffe", tmp_path / "net.caffemodel")
+    fuzz.survives("caffe", tmp_path / "net.caffemodel", mutations)
 
 
 @pytest.mark.framework("port")

@@ -337,11 +337,11 @@ def test_what_it_cannot_hold(tmp_path, name, given, words):
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("name", ["name.weights.h5", "name.h5", "name.keras"])
-def test_mutated_files(tmp_path, name):
+def test_mutated_files(tmp_path, name, mutations):
     path = tmp_path / name
     if name == "name.keras":
         files.write(tmp_path / "name.weights.h5", tensors(tmp_path / "name.weights.h5"))
         zipped(path, (tmp_path / "name.weights.h5").read_bytes())
     else:
         files.write(path, tensors(path))
-    fuzz.survives("keras", path)
+    fuzz.survives("keras", path, mutations)

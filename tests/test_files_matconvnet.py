@@ -229,16 +229,16 @@ def test_cannot_be_written(tmp_path: Path, value: np.ndarray, wrong: str) -> Non
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     files.write(tmp_path / "net.mat", draw())
-    fuzz.survives("matconvnet", tmp_path / "net.mat")
+    fuzz.survives("matconvnet", tmp_path / "net.mat", mutations)
 
 
-def test_mutated_compressed_files(tmp_path: Path) -> None:
+def test_mutated_compressed_files(tmp_path: Path, mutations: int) -> None:
     # Level 0 leaves the bytes as they are, so that a mutation gets as far as the arrays.
     files.write(tmp_path / "whole.mat", draw())
     element = (tmp_path / "whole.mat").read_bytes()[128:]
     other = tag(14, head(7, (0, 0), b"meta") + tag(7, b""))
     (tmp_path / "net.mat").write_bytes(saved(compressed(zlib.compress(other)), compressed(zlib.compress(element, 0))))
     assert facts(files.read(tmp_path / "net.mat", "matconvnet")) == facts(draw())
-    fuzz.survives("matconvnet", tmp_path / "net.mat", 1000)
+    fuzz.survives("matconvnet", tmp_path / "net.mat", mutations)

@@ -147,6 +147,6 @@ def test_what_it_cannot_hold(tmp_path, given, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path):
+def test_mutated_files(tmp_path, mutations):
     files.write(tmp_path / "weights.msgpack", tensors())
-    fuzz.survives("msgpack", tmp_path / "weights.msgpack")
+    fuzz.survives("msgpack", tmp_path / "weights.msgpack", mutations)

@@ -141,6 +141,6 @@ def test_cannot_be_written(tmp_path: Path, array: np.ndarray, wrong: str) -> Non
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     files.write(tmp_path / "net.params", draw())
-    fuzz.survives("mxnet", tmp_path / "net.params")
+    fuzz.survives("mxnet", tmp_path / "net.params", mutations)

@@ -264,9 +264,9 @@ def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     tensors = samples(["float32", "bool"])
     files.write(tmp_path / "x.npz", tensors)
     with zipfile.ZipFile(tmp_path / "x.npz", "a", zipfile.ZIP_DEFLATED) as both:
         both.writestr("deflated.npy", npy(data=b"\0\0\x80\x3f" * 2))
-    survives("npz", tmp_path / "x.npz")
+    survives("npz", tmp_path / "x.npz", mutations)

@@ -206,9 +206,9 @@ def test_varints(value: int) -> None:
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "in fields"])
-def test_mutated_files(tmp_path: Path, raw: bool) -> None:
+def test_mutated_files(tmp_path: Path, raw: bool, mutations: int) -> None:
     onnx.save(model(draw(), raw=raw), tmp_path / "net.onnx")
-    fuzz.survives("onnx", tmp_path / "net.onnx")
+    fuzz.survives("onnx", tmp_path / "net.onnx", mutations)
 
 
 @pytest.mark.framework("port")

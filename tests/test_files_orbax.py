@@ -187,6 +187,6 @@ def test_what_it_cannot_hold(tmp_path, given, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path):
+def test_mutated_files(tmp_path, mutations):
     files.write(tmp_path / "net", {"a/b": np.ones(2, np.float32), "a/c": np.arange(6).reshape(2, 3)}, "orbax")
-    fuzz.survives("orbax", tmp_path / "net")
+    fuzz.survives("orbax", tmp_path / "net", mutations)

@@ -152,6 +152,6 @@ def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     files.write(tmp_path / "x.safetensors", samples(["float32", "bfloat16", "bool", "int64"]))
-    survives("safetensors", tmp_path / "x.safetensors")
+    survives("safetensors", tmp_path / "x.safetensors", mutations)

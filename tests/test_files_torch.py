@@ -388,8 +388,8 @@ def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, mutations: int) -> None:
     files.write(tmp_path / "x.pth", samples(["float32", "bool"]))
     (tmp_path / "old.pth").write_bytes(old(OLD_STATE))
     for name in ("x.pth", "old.pth"):
-        survives("torch", tmp_path / name)
+        survives("torch", tmp_path / name, mutations)

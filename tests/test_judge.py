@@ -224,7 +224,7 @@ def test_two_verdicts_are_the_same_to_the_letter(block: Block) -> None:
 
 
 KEYS = {"passed", "spec", "dtype", "seed", "products", "intermediates", "data_format", "ranks", "not_run", "trials"}
-KEYS |= {"causes", "stage", "worst_ratio", "conclusive", "inconclusive", "failures", "known", "outlived"}
+KEYS |= {"causes", "stage", "worst_ratio", "conclusive", "inconclusive", "failures", "known", "unjudged", "outlived"}
 NUMBERS = {"ratio", "got", "want", "bound", "where", "conclusive", "inconclusive"}
 
 

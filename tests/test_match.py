@@ -19,6 +19,14 @@ from .conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
 CHEAP = [
     pytest.param(target.name, marks=pytest.mark.framework(target.family)) for target in requested_targets(costly=False)
 ]
+every_strength = pytest.mark.parametrize(
+    "strength", [pytest.param(2, id="pairs"), pytest.param(3, id="triples", marks=pytest.mark.slow)]
+)
+"""Which combinations of values the cases hold."""
+some_or_all = pytest.mark.parametrize(
+    "few", [pytest.param(True, id="some"), pytest.param(False, id="all", marks=pytest.mark.slow)]
+)
+"""Of the cases that are compiled each."""
 JITTED = {name for name, target in TARGETS.items() if target.options.get("mode") == "jit"}
 COSTLY = [
     pytest.param(target.name + (" jit" if target.name in JITTED else ""), marks=pytest.mark.framework(target.family))
@@ -70,9 +78,10 @@ def test_cases_pass_three_and_six_and_stay_off_kinks() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@every_strength
 @pytest.mark.parametrize("name", CHEAP)
-def test_matches_the_oracle_on_every_triple(name: str, dtype: str, answers, cells: Cells) -> None:
-    cases = [case for case in covering_array() if case.dtype == dtype]
+def test_matches_the_oracle_on_every(name: str, strength: int, dtype: str, answers, cells: Cells) -> None:
+    cases = [case for case in covering_array(strength) if case.dtype == dtype]
     faults = [fault for case in cases for fault in judged(name, case, answers[name, case], cells)]
     assert not faults, report(faults)
     asked = ((name, dtype, rank, what) for rank in (1, 2, 3) for what in ("output", "gradient"))
@@ -86,10 +95,10 @@ def test_v5_matches_the_oracle_at_the_edges(name: str, answers, cells: Cells) ->
     assert not faults, report(faults)
 
 
+@some_or_all
 @pytest.mark.parametrize("name", COSTLY)
-def test_compiled_and_exported_match_the_oracle(name: str, answers, cells: Cells) -> None:
-    cases = few_cases(name)
-    faults = [fault for case in cases for fault in judged(name, case, answers[name, case], cells)]
+def test_compiled_and_exported_match_the_oracle(name: str, few: bool, answers, cells: Cells) -> None:
+    faults = [fault for case in compiled_cases(name, few) for fault in judged(name, case, answers[name, case], cells)]
     assert not faults, report(faults)
 
 
@@ -99,8 +108,9 @@ def test_what_is_jitted_is_compiled_as_users_have_it(name: str, workers) -> None
 
 
 @pytest.mark.framework("torch", "keras", "flax")
-def test_implementations_agree_with_each_other_in_float64(answers) -> None:
-    for case in covering_array():
+@every_strength
+def test_implementations_agree_with_each_other_in_float64(strength: int, answers) -> None:
+    for case in covering_array(strength):
         if case.dtype != "float64":
             continue
         results = {name: answers[name, case].result() for name in names(CHEAP)}
@@ -110,9 +120,19 @@ def test_implementations_agree_with_each_other_in_float64(answers) -> None:
 
 
 @pytest.mark.framework("flax")
-@pytest.mark.parametrize("mode", ["", " jit"], ids=["eager", "jit"])
-def test_nnx_and_linen_agree_bit_for_bit(mode: str, answers) -> None:
-    for case in few_cases("nnx jit") if mode else covering_array():
+@every_strength
+def test_nnx_and_linen_agree_bit_for_bit(strength: int, answers) -> None:
+    same_bits(covering_array(strength), "", answers)
+
+
+@pytest.mark.framework("flax")
+@some_or_all
+def test_nnx_and_linen_agree_bit_for_bit_under_jit(few: bool, answers) -> None:
+    same_bits(compiled_cases("nnx jit", few), " jit", answers)
+
+
+def same_bits(cases: list[Case], mode: str, answers) -> None:
+    for case in cases:
         nnx, linen = answers[f"nnx{mode}", case].result(), answers[f"linen{mode}", case].result()
         for a, b in ((nnx.y, linen.y), (nnx.g, linen.g), (nnx.dx, linen.dx)):
             assert a.dtype == b.dtype
@@ -130,7 +150,7 @@ Answers = dict[tuple[str, Case], "Future[Result]"]
 
 
 @pytest.fixture(scope="module")
-def answers(workers) -> Answers:
+def answers(workers, request: pytest.FixtureRequest) -> Answers:
     """All results, computed in the background while the first tests already judge.
 
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
@@ -138,9 +158,16 @@ def answers(workers) -> Answers:
     few, these compiled as users have it, under jit.
     """
     op_by_op = {name: {"mode": "eager"} if name in JITTED else {} for name in names(CHEAP)}
-    plan = [(name, case, op_by_op[name]) for name in names(CHEAP) for case in covering_array()]
+    asked = [item for item in request.session.items if item.path == request.path]
+    is_slow = any(item.get_closest_marker("slow") for item in asked)
+    plan = [
+        (name, case, op_by_op[name])
+        for strength in (2, 3)[: 1 + is_slow]
+        for name in names(CHEAP)
+        for case in covering_array(strength)
+    ]
     plan += [(name, case, {}) for name in names(CHEAP) for case in special_cases()]
-    plan += [(name, case, {}) for name in names(COSTLY) for case in few_cases(name)]
+    plan += [(name, case, {}) for name in names(COSTLY) for case in compiled_cases(name, few=not is_slow)]
     return {
         (name, case): worker_of(workers, name).submit(
             case.spec, case.inputs(), gradients=TARGETS[name.removesuffix(" jit")].gradients, **options
@@ -164,17 +191,21 @@ def names(parameters: list) -> list[str]:
     return [one.values[0] for one in parameters]
 
 
-def few_cases(name: str) -> list[Case]:
-    """Every value of every factor once, for the targets that compile or export anew for each spec."""
+def compiled_cases(name: str, few: bool) -> list[Case]:
+    """Every value of every factor once, for the targets that compile or export anew for each spec.
+
+    The first few hold every dtype, number of axes and squeeze.
+    """
     cases = covering_array(strength=1)
     if name != "onnxruntime":
-        return cases
+        return cases[:4] if few else cases
     # onnxruntime has no bfloat16 kernels, and no double ones for Erf, HardSigmoid and LeakyRelu; and the exporter keeps
     # Python numbers as float32. So float64 is judged where no constant and none of these stand in the graph.
     single = [replace(case, dtype="float32" if i % 3 else "float16") for i, case in enumerate(cases)]
     kinds = [("relu", "sigmoid", "avg"), ("silu", "tanh", "max"), ("tanh", "relu", "avg_max")]
     double = [SESpec(12, hidden=5, bias=True, activation=a, gate=g, squeeze=s) for a, g, s in kinds]
-    return single + [Case(spec, rank=1 + i, dtype="float64") for i, spec in enumerate(double)]
+    first, *others = [Case(spec, rank=1 + i, dtype="float64") for i, spec in enumerate(double)]
+    return [first, *single[:3]] if few else [first, *single, *others]
 
 
 def judged(name: str, case: Case, future: "Future[Result]", cells: Cells) -> list[str]:

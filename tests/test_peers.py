@@ -45,8 +45,5 @@ SAYS = "test_a_peer_is_judged_as_the_page_says"
 @pytest.mark.parametrize(("peer", "dtype"), ASKED)
 def test_a_peer_is_judged_as_the_page_says(rows, peer, dtype):
     row = rows[peer.title, dtype].result()
-    cell = ROWS[peer.title][DTYPES.index(dtype)]
-    if row.passed:
-        assert 0.0 < float(cell) <= 1.0, row
-    else:
-        assert cell == row.cell
+    assert ROWS[peer.title][DTYPES.index(dtype)] == row.cell, row
+    assert row.passed == (0.0 < row.ratio <= 1.0)

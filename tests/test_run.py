@@ -1,5 +1,6 @@
 """The harness watches itself: a run that tested nothing, or not what was asked for, is not green."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from se_conformance.targets import TARGETS
 
-from .conftest import FAMILIES, REQUESTED, is_installed
+from .conftest import FAMILIES, REQUESTED, is_installed, put_in_order
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,18 +47,21 @@ def run_pytest(tmp_path: Path, code: str, targets: str, options: tuple = ()) -> 
 
 
 NEEDS_TORCH = "@pytest.mark.framework('torch')\ndef test_torch(): pass\n"
+MATCHED = "def test_numpy(cells): cells['torch', 'float64', 2, 'output'] = {}\n"
 
 
 @PROCESSES
-def test_what_was_not_asked_for_is_said_loudly(tmp_path: Path, options: tuple) -> None:
-    run = run_pytest(tmp_path, NEEDS_TORCH + "def test_numpy(): pass\n", "numpy", options)
+def test_the_summary_counts_what_matched_and_says_loudly_what_was_not_asked_for(tmp_path: Path, options: tuple) -> None:
+    code = NEEDS_TORCH + MATCHED.format(3) + MATCHED.replace("numpy", "again").format(4)
+    run = run_pytest(tmp_path, code, "numpy", options)
     assert run.returncode == 0
     assert "not run: 1 tests that need torch" in run.stdout
+    assert re.search(r"torch +float64 +0/0 +7/0 +0/0", run.stdout)
 
 
 @PROCESSES
 def test_nothing_ran_for_a_framework_that_was_asked_for_is_a_failure(tmp_path: Path, options: tuple) -> None:
-    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,torch", options)
+    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,torch", ("-m", "not slow", *options))
     assert run.returncode == 1
     assert "NOTHING RAN for torch" in run.stdout
 
@@ -68,12 +72,27 @@ def test_an_unknown_framework_is_refused(tmp_path: Path) -> None:
     assert "SE_TARGETS names tinygrad" in run.stderr
 
 
-MATCHED = "def test_numpy(cells): cells['torch', 'float64', 2, 'output'] = {}\n"
+class Item:
+    """As much of a test as its order asks for."""
+
+    def __init__(self, path: str, number: int) -> None:
+        self.path, self.number = Path(path), number
+
+    def __repr__(self) -> str:
+        return f"{self.path.stem}{self.number}"
 
 
-@PROCESSES
-def test_the_summary_counts_what_tests_matched(tmp_path: Path, options: tuple) -> None:
-    code = MATCHED.format(3) + MATCHED.replace("numpy", "again").format(4)
-    run = run_pytest(tmp_path, code, "numpy", options)
-    assert run.returncode == 0
-    assert re.search(r"torch +float64 +0/0 +7/0 +0/0", run.stdout)
+def test_another_order_has_the_same_tests_and_keeps_files_together() -> None:
+    items = [Item(path, number) for path in ("test_a.py", "test_match.py", "test_b.py") for number in range(5)]
+
+    def ordered(order: str) -> list[Item]:
+        given = list(items)
+        put_in_order(given, order)
+        assert sorted(map(id, given)) == sorted(map(id, items))
+        assert len(list(itertools.groupby(given, key=lambda item: item.path))) == 3
+        return given
+
+    assert ordered("")[0] is items[5]
+    assert ordered("reversed") == items[::-1]
+    assert ordered("1") == ordered("1") != ordered("2")
+    assert ordered("1") != items

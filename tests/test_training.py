@@ -35,7 +35,7 @@ NETS = {
         channels=1,
     ),
 }
-every_net = pytest.mark.parametrize("net", NETS)
+every_net = pytest.mark.parametrize("net", ["post-activation", pytest.param("pre-activation", marks=pytest.mark.slow)])
 
 
 def given(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -48,12 +48,14 @@ def start(net: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained(workers) -> dict[tuple[str, str], "Future[Trained]"]:
-    """Every trainer on every network, in the background."""
+def trained(workers, request) -> dict[tuple[str, str], "Future[Trained]"]:
+    """Every trainer on every network that is asked for, in the background."""
+    asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    nets = {one.params["net"] for one in asked} | {"post-activation"}
     return {
         (trainer, net): workers(target, **COMPILED_FULLY).begin(train, trainer, NETS[net], start(net), COURSE, given())
         for trainer, target in TRAINERS.items()
-        for net in NETS
+        for net in nets
     }
 
 

@@ -31,6 +31,8 @@ class Adapted:
         excitation: ``(x, parameters) -> g``, or None.
         data_format: of x, dy, y and dx.
         begin: ``(spec, dtype, data_format)``, see ``prepare``.
+        contradictions: ``(x) -> sentences``: what the framework's own operations, which the block uses, get wrong on an
+            empty batch on this machine; or None, where that cannot be asked.
     """
 
     run: Callable[[np.ndarray, Arrays], object]
@@ -38,6 +40,7 @@ class Adapted:
     excitation: Callable[[np.ndarray, Arrays], object] | None
     data_format: str
     begin: Callable[[SESpec, str, str], None]
+    contradictions: Callable[[np.ndarray], list[str]] | None = None
 
     def __call__(self, x: np.ndarray, parameters: Arrays) -> object:
         """``run``; what comes back is an array of the dtype that the block returned, or what else it returned."""

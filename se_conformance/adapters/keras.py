@@ -20,7 +20,8 @@ BACKEND = keras.backend.backend()
 def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
     """The layer or model; it must be built in the dtype that is asked."""
     made = _Block(block, names, data_format)
-    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin)
+    contradictions = made.contradictions if BACKEND == "tensorflow" else None
+    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin, contradictions)
 
 
 class _Block:
@@ -66,6 +67,12 @@ class _Block:
         return _numpy(dx), {
             name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
         }
+
+    def contradictions(self, x: np.ndarray) -> list[str]:
+        """What TensorFlow's operations within it get wrong on x, an empty batch."""
+        from .empty_batch import contradictions
+
+        return contradictions(self.block, x.shape, x.dtype.name)
 
     def _given(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
         """Its variables, and what stands in their place: the parameters, in the variables' dtype."""
