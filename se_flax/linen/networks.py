@@ -19,8 +19,9 @@ from jax.typing import DTypeLike
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, pads, sizes, spent
+from se_spec.networks import output_length, pads, spent
 
+from .. import ops
 from ..parameters import kept
 from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
 
@@ -68,7 +69,9 @@ class SENet(nn.Module):
         modes = {kinds.BatchNorm: {"use_running_average": not train}, kinds.Dropout: {"deterministic": not train}}
         for layer in self.spec.layers:
             module = reduce(getattr, layer.name.split("."), self)
-            maps[layer.name] = x = module(*[maps[name] for name in layer.inputs], **modes.get(type(layer), {}))
+            inputs = [maps[name] for name in layer.inputs]
+            ops.check_meeting(layer, inputs)
+            maps[layer.name] = x = module(*inputs, **modes.get(type(layer), {}))
             for name in no_more.get(layer.name, ()):
                 del maps[name]
         return x
@@ -78,7 +81,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
-    sizes(net.layers, (x.shape[1], x.shape[2]))  # M-9
+    ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
     return jnp.asarray(x, kept(dtype or x.dtype))
 
 
@@ -190,7 +193,7 @@ class Pooling(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         layer = self.layer
         if layer.pool == "max":
-            return reduce(jnp.maximum, _windows(x, layer))
+            return ops.max_pool(x, layer) if ops.is_symbolic(x) else reduce(jnp.maximum, _windows(x, layer))
         window = ((layer.kernel, layer.kernel), (layer.stride, layer.stride), _padding(layer.padding))
         y = nn.avg_pool(_widened(x), *window, count_include_pad=layer.count_padding)
         return y.astype(x.dtype)
