@@ -102,7 +102,7 @@ def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) 
         name, target = ".".join(path), targets.get(path)
         if target is None:
             faults.append(f"{name} is not there; was its layer replaced?")
-        elif not hasattr(target, "shape") or not hasattr(target, "dtype"):
+        elif not isinstance(target, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
             faults.append(f"{name} is a {type(target).__name__}, expected an array; was its layer quantized?")
         elif tuple(target.shape) != array.shape:
             faults.append(f"{name} has shape {tuple(target.shape)}, expected {array.shape}; was its layer replaced?")
@@ -172,8 +172,8 @@ def _to_array(name: str, value: Any, stack: Shape = (), shape: Shape | None = No
         raise ParameterError(f"{name} is not there; was its layer replaced?")
     if isinstance(value, jax.ShapeDtypeStruct):
         raise ParameterError(f"{name} is abstract; call set_parameters first")
-    if not hasattr(value, "dtype") or str(value.dtype) not in se_spec.parameters.FLOATS:
-        kind = getattr(value, "dtype", type(value).__name__)
+    if not isinstance(value, jax.Array | np.ndarray) or str(value.dtype) not in se_spec.parameters.FLOATS:
+        kind = value.dtype if isinstance(value, jax.Array | np.ndarray) else type(value).__name__
         raise ParameterError(f"{name} holds {kind}, expected an array of floats; was its layer quantized?")
     if not getattr(value, "is_fully_addressable", True):
         raise ParameterError(f"{name} lies on other processes too; gather it with process_allgather first")

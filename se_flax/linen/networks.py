@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen import dtypes
 from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
@@ -129,9 +130,9 @@ def _module(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
     raise AssertionError(layer)
 
 
-def _as_x(*arrays: Any, **_: Any) -> list[Any]:
-    """Parameters in the dtype of x, whatever they are stored in, where Flax would promote x too."""
-    return [None if array is None else array.astype(arrays[0].dtype) for array in arrays]
+def _cast_parameters(*arrays: Any, **_: Any) -> list[Any]:
+    """Cast a layer's parameters to the dtype of x, where Flax would promote x too."""
+    return dtypes.promote_dtype(*arrays, dtype=arrays[0].dtype)
 
 
 def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
@@ -144,7 +145,7 @@ def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
         padding=_padding(layer.padding),
         feature_group_count=layer.groups,
         use_bias=layer.bias,
-        promote_dtype=_as_x,
+        promote_dtype=_cast_parameters,
         precision=jax.lax.Precision.HIGHEST,
         kernel_init=nn.initializers.variance_scaling(2.0 * layer.groups, "fan_out", "normal"),  # M-10
         bias_init=uniform(fan_in),
@@ -250,7 +251,7 @@ def _dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
     return nn.Dense(
         layer.out_channels,
         use_bias=layer.bias,
-        promote_dtype=_as_x,
+        promote_dtype=_cast_parameters,
         precision=jax.lax.Precision.HIGHEST,
         kernel_init=FAN_IN_UNIFORM,  # K-4
         bias_init=uniform(layer.in_channels),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import dtypes
 from jax.typing import DTypeLike
 
 import se_spec
@@ -139,7 +140,7 @@ def _project(z: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array
 def cast_parameters(arrays: tuple[Any, ...], dtype: DTypeLike | None = None, **_: Any) -> tuple[Any, ...]:
     """Cast a layer's x and parameters to its dtype, or else to that of x, where Flax would promote x too."""
     wanted = arrays[0].dtype if dtype is None else dtype
-    return tuple(None if array is None else array.astype(wanted) for array in arrays)
+    return dtypes.promote_dtype(arrays, dtype=wanted)
 
 
 def uniform(fan_in: int) -> nnx.initializers.Initializer:
