@@ -67,6 +67,18 @@ def check_meeting(layer: kinds.Layer, maps: Sequence[jax.Array]) -> None:
         )
 
 
+def settle_size(y: jax.Array, x: jax.Array, layer: kinds.Layer) -> jax.Array:
+    """Write a symbolic size of what a layer gives as ``(n - 1) // s + 1``, as symmetric padding does.
+
+    JAX writes SAME's as ``-(-n // s)``, and does not know that both are one number where the two meet.
+    """
+    if getattr(layer, "padding", None) != "same" or not is_symbolic(y):
+        return y
+    wanted = [(length - 1) // layer.stride + 1 for length in x.shape[1:3]]  # type: ignore[attr-defined]
+    height, width = (new - old for new, old in zip(wanted, y.shape[1:3], strict=True))
+    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), (0, height, 0), (0, width, 0), (0, 0, 0)))
+
+
 def is_symbolic(x: jax.Array) -> bool:
     """True where the height or width of a map is not known while JAX traces."""
     return not all(isinstance(length, int) for length in x.shape[1:3])

@@ -72,7 +72,8 @@ class SENet(nn.Module):
             module = reduce(getattr, layer.name.split("."), self)
             inputs = [maps[name] for name in layer.inputs]
             ops.check_meeting(layer, inputs)
-            maps[layer.name] = x = module(*inputs, **modes.get(type(layer), {}))
+            y = module(*inputs, **modes.get(type(layer), {}))
+            maps[layer.name] = x = ops.settle_size(y, inputs[0], layer)
             for name in no_more.get(layer.name, ()):
                 del maps[name]
         return x

@@ -73,7 +73,7 @@ class SENet(nnx.Module):
             module = reduce(getattr, layer.name.split("."), self)
             inputs = [maps[name] for name in layer.inputs]
             ops.check_meeting(layer, inputs)
-            maps[layer.name] = x = module(*inputs)
+            maps[layer.name] = x = ops.settle_size(module(*inputs), inputs[0], layer)
             for name in no_more.get(layer.name, ()):
                 del maps[name]
         return x
