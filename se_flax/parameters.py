@@ -1,7 +1,7 @@
 """Canonical NumPy parameters as Flax trees and back: ``reduce.weight`` (R, C) is the transpose of ``reduce/kernel``.
 
 A convolution's kernel is (k, k, I / groups, O), and a batch norm has Flax's names. NNX and linen share this page and
-nothing else.
+``ops.py``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core.meta import AxisMetadata
 from flax.traverse_util import flatten_dict
 
 import se_spec
@@ -22,26 +23,106 @@ _FLAX = {"weight": "kernel", "offset": "bias", "variance": "var"}
 _CANONICAL = {"kernel": "weight", "var": "variance"}
 _BLOCK = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
 
+_TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+_TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+
 Path = tuple[str, ...]
+Shape = tuple[int, ...]
 
 
-def to_tree(parameters: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec) -> dict[Path, np.ndarray]:
+def to_tree(
+    parameters: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, stack: Shape = ()
+) -> dict[Path, np.ndarray]:
     """Canonical parameters by path: ``{("reduce", "kernel"): (C, R), ("reduce", "bias"): (R,), ...}`` (SPEC K-2).
+
+    Args:
+        parameters: canonical arrays.
+        spec: whose they are.
+        stack: the axes before those of the spec, where they are of several modules at once.
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen.
     """
-    se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
-    tree = {}
-    for name, array in parameters.items():
-        *path, kind = name.split(".")
-        tree[(*path, _FLAX.get(kind, kind))] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return tree
+    shapes = se_spec.parameters.shapes(spec)
+    se_spec.parameters.check(parameters, {name: (*stack, *shape) for name, shape in shapes.items()})
+    return {_to_path(name): _turn(np.asarray(array), len(stack), _TO_FLAX) for name, array in parameters.items()}
+
+
+def to_paths(spec: SESpec | NetworkSpec) -> list[Path]:
+    """The paths of a spec's parameters, in canonical order."""
+    return [_to_path(name) for name in se_spec.parameters.shapes(spec)]
+
+
+def _to_path(name: str) -> Path:
+    *path, kind = name.split(".")
+    return (*path, _FLAX.get(kind, kind))
+
+
+def stack_of(targets: Mapping[Path, Any], spec: SESpec | NetworkSpec) -> Shape:
+    """The axes that targets have before those of the spec: of blocks that ``vmap`` or ``scan`` made, else none."""
+    for name, shape in se_spec.parameters.shapes(spec).items():
+        target = targets.get(_to_path(name))
+        if target is not None and hasattr(target, "shape"):
+            return tuple(target.shape)[: max(len(target.shape) - len(shape), 0)]
+    return ()
+
+
+def _turn(array: np.ndarray, stacked: int, orders: Mapping[int, Shape]) -> np.ndarray:
+    """Reorder the axes after the first ``stacked``; ``orders`` gives the order by their number."""
+    order = orders[array.ndim - stacked]
+    return array.transpose(*range(stacked), *(stacked + axis for axis in order))
 
 
 def to_jax(array: np.ndarray, dtype: Any) -> jax.Array:
     """The array in a dtype (K-3); errors as ``kept``."""
     return jnp.asarray(array.astype(kept(dtype)))
+
+
+def to_jax_like(array: np.ndarray, target: Any) -> jax.Array:
+    """The array in the dtype of a target, on the devices and in the memory where the target lies."""
+    value = array.astype(kept(target.dtype))
+    abstract = isinstance(target, jax.ShapeDtypeStruct)
+    if isinstance(target, jax.core.Tracer) or not (abstract or getattr(target, "committed", False)):
+        return jnp.asarray(value)
+    return jnp.asarray(value) if target.sharding is None else jax.device_put(value, target.sharding)
+
+
+def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) -> None:
+    """Every target there, of its shape, and of floats (K-2).
+
+    Args:
+        tree: the arrays by path.
+        targets: what stands at each path and beside it, boxes taken off; None where nothing stands.
+
+    Raises:
+        ParameterError: names all that is wrong.
+    """
+    faults = []
+    for path, array in tree.items():
+        name, target = ".".join(path), targets.get(path)
+        if target is None:
+            faults.append(f"{name} is not there; was its layer replaced?")
+        elif not isinstance(target, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            faults.append(f"{name} is a {type(target).__name__}, expected an array; was its layer quantized?")
+        elif tuple(target.shape) != array.shape:
+            faults.append(f"{name} has shape {tuple(target.shape)}, expected {array.shape}; was its layer replaced?")
+        elif str(target.dtype) not in se_spec.parameters.FLOATS:
+            faults.append(f"{name} has dtype {target.dtype}, expected one of {', '.join(se_spec.parameters.FLOATS)}")
+    left_over = [path for path in beside(tree) if path not in tree and targets.get(path) is not None]
+    faults += [f"{'.'.join(path)} is there and the spec has none; was its layer replaced?" for path in left_over]
+    if faults:
+        raise ParameterError("parameters do not fit the module: " + "; ".join(faults))
+
+
+def beside(paths: Iterable[Path]) -> list[Path]:
+    """The paths, and those that their layers would have with a bias or a scale."""
+    kinds = ("kernel", "scale", "bias", *STATISTICS)
+    return list(dict.fromkeys((*layer, kind) for *layer, own in paths for kind in (own, *kinds)))
+
+
+def unboxed(value: Any) -> Any:
+    """The array in a box such as ``nn.Partitioned``; everything else as it is."""
+    return jax.tree.leaves(value)[0] if isinstance(value, AxisMetadata) else value
 
 
 def kept(dtype: Any) -> np.dtype:
@@ -59,30 +140,53 @@ def kept(dtype: Any) -> np.dtype:
     return wanted
 
 
-def from_tree(*trees: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def from_tree(*trees: Mapping[str, Any], spec: SESpec | NetworkSpec | None = None) -> dict[str, np.ndarray]:
     """The inverse of ``to_tree``, from nested trees; the arrays are copies.
 
     Args:
         trees: parameters or their gradients, and statistics if there are any.
-        names: which ones, in which order; without, all, those of a block in canonical order.
+        spec: whose they are, which gives names, order and shapes; without, all, those of a block in canonical order.
 
     Raises:
-        ParameterError: a name is not in the trees, or has a shape and no values yet.
+        ParameterError: a name is not in the trees, has another shape, is no array of floats, or has no values that can
+            be read here; without a spec, the parameters are of a stack of modules.
     """
     flat = {path: value for tree in trees for path, value in flatten_dict(tree).items() if value is not None}
     found = {}
     for (*path, kind), value in flat.items():
         of_batch_norm = kind == "bias" and (*path, "kernel") not in flat
-        found[".".join([*path, "offset" if of_batch_norm else _CANONICAL.get(kind, kind)])] = value
-    if names is None:
+        found[".".join([*path, "offset" if of_batch_norm else _CANONICAL.get(kind, kind)])] = unboxed(value)
+    if spec is None:
         names = sorted(found, key=lambda name: _BLOCK.index(name) if name in _BLOCK else 0)
-    return {name: _to_array(name, found.get(name)) for name in names}
+        return {name: _to_array(name, found[name]) for name in names}
+    paths, stack = to_paths(spec), stack_of({path: unboxed(value) for path, value in flat.items()}, spec)
+    left_over = [".".join(path) for path in beside(paths) if path in flat and path not in paths]
+    if left_over:
+        raise ParameterError(f"{left_over[0]} is there and the spec has none; was its layer replaced?")
+    wanted = se_spec.parameters.shapes(spec)
+    return {name: _to_array(name, found.get(name), stack, shape) for name, shape in wanted.items()}
 
 
-def _to_array(name: str, value: Any) -> np.ndarray:
+def _to_array(name: str, value: Any, stack: Shape = (), shape: Shape | None = None) -> np.ndarray:
     if value is None:
         raise ParameterError(f"{name} is not there; was its layer replaced?")
     if isinstance(value, jax.ShapeDtypeStruct):
         raise ParameterError(f"{name} is abstract; call set_parameters first")
-    array = np.asarray(value)
-    return np.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T, order="C")
+    if not isinstance(value, jax.Array | np.ndarray) or str(value.dtype) not in se_spec.parameters.FLOATS:
+        kind = value.dtype if isinstance(value, jax.Array | np.ndarray) else type(value).__name__
+        raise ParameterError(f"{name} holds {kind}, expected an array of floats; was its layer quantized?")
+    if not getattr(value, "is_fully_addressable", True):
+        raise ParameterError(f"{name} lies on other processes too; gather it with process_allgather first")
+    if value.ndim - len(stack) not in (_ranks(name) if shape is None else (len(shape),)):
+        remedy = "name the block that they are of, if it is a stack" if shape is None else "was its layer replaced?"
+        raise ParameterError(f"{name} has shape {tuple(value.shape)} in Flax, which is not of one module; {remedy}")
+    array = _turn(np.asarray(value), len(stack), _TO_CANONICAL)
+    if shape is not None and array.shape != (*stack, *shape):
+        raise ParameterError(f"{name} has shape {array.shape}, expected {(*stack, *shape)}; was its layer replaced?")
+    return np.array(array, order="C")
+
+
+def _ranks(name: str) -> tuple[int, ...]:
+    if not name.endswith("weight"):
+        return (1,)
+    return (2,) if name.endswith(("reduce.weight", "expand.weight")) else (2, 4)

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 import se_spec
 from se_spec import SESpec
 
+from .. import ops
 from ..parameters import kept
 from .nonlinearities import activate, gate
 
@@ -28,6 +29,8 @@ class SqueezeExcitation(nn.Module):
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
         dtype: of the output; None is the dtype of x.
         param_dtype: of the parameters.
+        axis_name: of the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
+            of equal size; the squeeze is then over all parts. None where a map is whole, or ``jax.jit`` splits it.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
     Output shape: that of x.
@@ -48,6 +51,7 @@ class SqueezeExcitation(nn.Module):
     spec: SESpec
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    axis_name: ops.AxisName | None = None
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class SqueezeExcitation(nn.Module):
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        axis_name: ops.AxisName | None = None,
         parent: Any = nn.module._unspecified_parent,
         name: str | None = None,
         **fields: Any,
@@ -62,6 +67,7 @@ class SqueezeExcitation(nn.Module):
         self.spec = SESpec.of(spec, **fields)
         self.dtype = dtype
         self.param_dtype = param_dtype
+        self.axis_name = axis_name
         self.parent = parent
         self.name = name
         self.__post_init__()
@@ -88,10 +94,11 @@ class SqueezeExcitation(nn.Module):
 
     def _squeeze(self, x: jax.Array) -> jax.Array:
         axes = tuple(range(1, x.ndim - 1))
+        axis_name = None if self.is_initializing() else self.axis_name  # init draws shapes alone
         if self.spec.squeeze == "avg":
-            return x.mean(axes)  # S-1
-        highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
-        return highest if self.spec.squeeze == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+            return ops.mean(x, axes, axis_name)  # S-1
+        highest = ops.maximum(x, axes, axis_name)  # S-2
+        return highest if self.spec.squeeze == "max" else 0.5 * ops.mean(x, axes, axis_name) + 0.5 * highest  # S-3
 
     @nn.compact
     def _gate(self, z: jax.Array) -> jax.Array:

@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen import dtypes
 from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, pads, sizes, spent
+from se_spec.networks import output_length, pads, spent
 
+from .. import ops
 from ..parameters import kept
 from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
 
@@ -68,7 +70,10 @@ class SENet(nn.Module):
         modes = {kinds.BatchNorm: {"use_running_average": not train}, kinds.Dropout: {"deterministic": not train}}
         for layer in self.spec.layers:
             module = reduce(getattr, layer.name.split("."), self)
-            maps[layer.name] = x = module(*[maps[name] for name in layer.inputs], **modes.get(type(layer), {}))
+            inputs = [maps[name] for name in layer.inputs]
+            ops.check_meeting(layer, inputs)
+            y = module(*inputs, **modes.get(type(layer), {}))
+            maps[layer.name] = x = ops.settle_size(y, inputs[0], layer)
             for name in no_more.get(layer.name, ()):
                 del maps[name]
         return x
@@ -78,7 +83,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
-    sizes(net.layers, (x.shape[1], x.shape[2]))  # M-9
+    ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
     return jnp.asarray(x, kept(dtype or x.dtype))
 
 
@@ -126,9 +131,9 @@ def _module(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
     raise AssertionError(layer)
 
 
-def _as_x(*arrays: Any, **_: Any) -> list[Any]:
-    """Parameters in the dtype of x, whatever they are stored in, where Flax would promote x too."""
-    return [None if array is None else array.astype(arrays[0].dtype) for array in arrays]
+def _cast_parameters(*arrays: Any, **_: Any) -> list[Any]:
+    """Cast a layer's parameters to the dtype of x, where Flax would promote x too."""
+    return dtypes.promote_dtype(*arrays, dtype=arrays[0].dtype)
 
 
 def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
@@ -141,7 +146,7 @@ def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
         padding=_padding(layer.padding),
         feature_group_count=layer.groups,
         use_bias=layer.bias,
-        promote_dtype=_as_x,
+        promote_dtype=_cast_parameters,
         precision=jax.lax.Precision.HIGHEST,
         kernel_init=nn.initializers.variance_scaling(2.0 * layer.groups, "fan_out", "normal"),  # M-10
         bias_init=uniform(fan_in),
@@ -190,7 +195,7 @@ class Pooling(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         layer = self.layer
         if layer.pool == "max":
-            return reduce(jnp.maximum, _windows(x, layer))
+            return ops.max_pool(x, layer) if ops.is_symbolic(x) else reduce(jnp.maximum, _windows(x, layer))
         window = ((layer.kernel, layer.kernel), (layer.stride, layer.stride), _padding(layer.padding))
         y = nn.avg_pool(_widened(x), *window, count_include_pad=layer.count_padding)
         return y.astype(x.dtype)
@@ -247,7 +252,7 @@ def _dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
     return nn.Dense(
         layer.out_channels,
         use_bias=layer.bias,
-        promote_dtype=_as_x,
+        promote_dtype=_cast_parameters,
         precision=jax.lax.Precision.HIGHEST,
         kernel_init=FAN_IN_UNIFORM,  # K-4
         bias_init=uniform(layer.in_channels),

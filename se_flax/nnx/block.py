@@ -4,6 +4,7 @@ Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Netw
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import dtypes
 from jax.typing import DTypeLike
 
 import se_spec
 from se_spec import SESpec
 
+from .. import ops
 from ..parameters import kept
 from .nonlinearities import activate, gate
 
@@ -29,6 +32,8 @@ class SqueezeExcitation(nnx.Module):
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
         dtype: of the output; None is the dtype of x.
         param_dtype: of the parameters.
+        axis_name: of the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
+            of equal size; the squeeze is then over all parts. None where a map is whole, or ``jax.jit`` splits it.
         rngs: the key ``params`` draws the parameters.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
@@ -38,6 +43,9 @@ class SqueezeExcitation(nnx.Module):
         SpecError: on construction, a field is not allowed.
         InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
         ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
+
+    ``block.reduce`` and ``block.expand`` are called as layers: ``nnx.LoRALinear``, a subclass, a wrapper or any other
+    callable may take their place, and decides about its own precision.
 
     >>> block = SqueezeExcitation(64, reduction=16, bias=True, rngs=nnx.Rngs(0))
     >>> block.reduce.kernel.shape, block.reduce.bias.shape, block.expand.kernel.shape, block.expand.bias.shape
@@ -52,16 +60,20 @@ class SqueezeExcitation(nnx.Module):
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        axis_name: ops.AxisName | None = None,
         rngs: nnx.Rngs,
         **fields: Any,
     ) -> None:
         self.spec = spec = SESpec.of(spec, **fields)
         self.dtype = dtype
+        self.axis_name = axis_name
         linear = partial(
             nnx.Linear,
             use_bias=spec.bias,
             param_dtype=kept(param_dtype),
             kernel_init=FAN_IN_UNIFORM,
+            promote_dtype=cast_parameters,
+            precision=jax.lax.Precision.HIGHEST,  # N-4
             rngs=rngs,
         )
         if not spec.single_projection:  # E-4
@@ -91,9 +103,9 @@ class SqueezeExcitation(nnx.Module):
     def _squeeze(self, x: jax.Array) -> jax.Array:
         axes = tuple(range(1, x.ndim - 1))
         if self.spec.squeeze == "avg":
-            return x.mean(axes)  # S-1
-        highest = jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))  # S-2; compiled, max alone would drop NaN
-        return highest if self.spec.squeeze == "max" else 0.5 * x.mean(axes) + 0.5 * highest  # S-3
+            return ops.mean(x, axes, self.axis_name)  # S-1
+        highest = ops.maximum(x, axes, self.axis_name)  # S-2
+        return highest if self.spec.squeeze == "max" else 0.5 * ops.mean(x, axes, self.axis_name) + 0.5 * highest  # S-3
 
     def _gate(self, z: jax.Array) -> jax.Array:
         if not self.spec.single_projection:  # E-4
@@ -120,10 +132,15 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     return _again(*primals), tangents[0]  # as of wide: dx is summed in float32
 
 
-def _project(z: jax.Array, linear: nnx.Linear) -> jax.Array:
-    """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
-    h = jnp.dot(z, linear.kernel[...].astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
-    return h if linear.bias is None else h + linear.bias[...].astype(z.dtype)[None]
+def _project(z: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Call the layer, so that one that is swapped in or wrapped has its effect; what follows stays in z's dtype."""
+    return layer(z).astype(z.dtype)
+
+
+def cast_parameters(arrays: tuple[Any, ...], dtype: DTypeLike | None = None, **_: Any) -> tuple[Any, ...]:
+    """Cast a layer's x and parameters to its dtype, or else to that of x, where Flax would promote x too."""
+    wanted = arrays[0].dtype if dtype is None else dtype
+    return dtypes.promote_dtype(arrays, dtype=wanted)
 
 
 def uniform(fan_in: int) -> nnx.initializers.Initializer:

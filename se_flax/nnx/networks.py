@@ -17,10 +17,11 @@ from jax.typing import DTypeLike
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, pads, sizes, spent
+from se_spec.networks import output_length, pads, spent
 
+from .. import ops
 from ..parameters import kept
-from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
+from .block import FAN_IN_UNIFORM, SqueezeExcitation, cast_parameters, uniform
 
 
 class SENet(nnx.Module):
@@ -70,7 +71,9 @@ class SENet(nnx.Module):
         maps, no_more = {kinds.INPUT: x}, spent(self.spec.layers)
         for layer in self.spec.layers:
             module = reduce(getattr, layer.name.split("."), self)
-            maps[layer.name] = x = module(*[maps[name] for name in layer.inputs])
+            inputs = [maps[name] for name in layer.inputs]
+            ops.check_meeting(layer, inputs)
+            maps[layer.name] = x = ops.settle_size(module(*inputs), inputs[0], layer)
             for name in no_more.get(layer.name, ()):
                 del maps[name]
         return x
@@ -80,7 +83,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
-    sizes(net.layers, (x.shape[1], x.shape[2]))  # M-9
+    ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
     return jnp.asarray(x, kept(dtype or x.dtype))
 
 
@@ -121,11 +124,6 @@ def _module(layer: kinds.Layer, options: dict[str, Any]) -> nnx.Module:
     raise AssertionError(layer)
 
 
-def _as_x(arrays: tuple[Any, ...], **_: Any) -> tuple[Any, ...]:
-    """Parameters in the dtype of x, whatever they are stored in, where Flax would promote x too."""
-    return tuple(None if array is None else array.astype(arrays[0].dtype) for array in arrays)
-
-
 class Convolution(nnx.Conv):
     """``nnx.Conv`` in x's dtype and never in TF32; Flax's SAME is TensorFlow's (M-2)."""
 
@@ -139,7 +137,7 @@ class Convolution(nnx.Conv):
             padding=_padding(layer.padding),
             feature_group_count=layer.groups,
             use_bias=layer.bias,
-            promote_dtype=_as_x,
+            promote_dtype=cast_parameters,
             precision=jax.lax.Precision.HIGHEST,
             kernel_init=nnx.initializers.variance_scaling(2.0 * layer.groups, "fan_out", "normal"),  # M-10
             bias_init=uniform(fan_in),
@@ -194,7 +192,7 @@ class Pooling(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         layer = self.layer
         if layer.pool == "max":
-            return reduce(jnp.maximum, _windows(x, layer))
+            return ops.max_pool(x, layer) if ops.is_symbolic(x) else reduce(jnp.maximum, _windows(x, layer))
         window = ((layer.kernel, layer.kernel), (layer.stride, layer.stride), _padding(layer.padding))
         y = nnx.avg_pool(_widened(x), *window, count_include_pad=layer.count_padding)
         return y.astype(x.dtype)
@@ -255,7 +253,7 @@ class Dense(nnx.Linear):
             layer.in_channels,
             layer.out_channels,
             use_bias=layer.bias,
-            promote_dtype=_as_x,
+            promote_dtype=cast_parameters,
             precision=jax.lax.Precision.HIGHEST,
             kernel_init=FAN_IN_UNIFORM,  # K-4
             bias_init=uniform(layer.in_channels),

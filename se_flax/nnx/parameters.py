@@ -1,15 +1,14 @@
 """Canonical NumPy parameters into and out of NNX modules."""
 
 from collections.abc import Mapping
-from functools import reduce
+from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
+from flax.traverse_util import unflatten_dict
 
-import se_spec
-from se_spec import ParameterError
-
-from ..parameters import from_tree, to_jax, to_tree
+from ..parameters import Path, beside, check_targets, from_tree, stack_of, to_jax_like, to_paths, to_tree
 from .block import SqueezeExcitation
 from .networks import SENet
 
@@ -19,23 +18,40 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
 
     It may be abstract (``nnx.eval_shape``): then nothing is drawn at random only to be overwritten. (The key of a
     network's dropout is no parameter and stays abstract; ``nnx.reseed(model, default=0)`` sets one of ``nnx.Rngs(0)``.)
+    A parameter that is split over devices, or lies in another memory, stays so; an abstract one gets the sharding that
+    its shape carries. Blocks that ``nnx.vmap`` stacked take arrays that are stacked likewise, along the first axis.
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen, or a layer has been replaced; nothing has
             changed then.
+
+    >>> @nnx.split_rngs(splits=3)
+    ... @nnx.vmap(in_axes=0, out_axes=0)
+    ... def stacked(rngs):
+    ...     return SqueezeExcitation(8, hidden=2, rngs=rngs)
+    >>> blocks = stacked(nnx.Rngs(0))
+    >>> set_parameters(blocks, {"reduce.weight": np.ones((3, 2, 8)), "expand.weight": np.ones((3, 8, 2))})
+    >>> blocks.reduce.kernel.shape
+    (3, 8, 2)
     """
-    tree = to_tree(parameters, block.spec)
-    targets = {path: _target(block, path) for path in tree}
-    values = {path: to_jax(array, targets[path].dtype) for path, array in tree.items()}
+    targets = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    tree = to_tree(parameters, block.spec, stack_of(targets, block.spec))
+    check_targets(tree, targets)
+    values = {path: to_jax_like(array, targets[path]) for path, array in tree.items()}
     for path, value in values.items():
-        targets[path].set_value(value)
+        _write(block, path, value)
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     """Its parameters as canonical NumPy arrays, copied, in their own dtype.
 
+    Parameters that are split over the devices of this process come whole, those of blocks that ``nnx.vmap`` stacked
+    with the axis of the stack first. What a layer that took another's place has
+    besides, as ``nnx.LoRALinear`` its factors, is not among them.
+
     Raises:
-        ParameterError: a layer has been replaced, or the parameters are abstract.
+        ParameterError: a layer has been replaced or quantized, the stack's axis is not the first, or the parameters are
+            abstract.
 
     >>> block = SqueezeExcitation(8, hidden=2, rngs=nnx.Rngs(0))
     >>> {name: array.shape for name, array in get_parameters(block).items()}
@@ -46,12 +62,29 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
-    state = nnx.state(block, (nnx.Param, nnx.BatchStat))
-    return from_tree(nnx.to_pure_dict(state), names=se_spec.parameters.shapes(block.spec))
+    found = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    return from_tree(unflatten_dict(found), spec=block.spec)
 
 
-def _target(block: SqueezeExcitation | SENet, path: tuple[str, ...]) -> nnx.Variable:
-    try:
-        return reduce(getattr, path, block)
-    except AttributeError:
-        raise ParameterError(f"{'.'.join(path)} is not there; was its layer replaced?") from None
+def _find(block: SqueezeExcitation | SENet, path: Path) -> Any:
+    found: Any = block
+    for name in path:
+        found = getattr(found, name, None)
+    return found
+
+
+def _read(variable: Any) -> Any:
+    """What a variable holds; an array that a user put in its place as it is."""
+    if not isinstance(variable, nnx.Variable):
+        return variable
+    return variable.get_value() if hasattr(variable, "get_value") else variable.value  # Flax 0.12.0
+
+
+def _write(block: SqueezeExcitation | SENet, path: Path, value: jax.Array) -> None:
+    variable = _find(block, path)
+    if not isinstance(variable, nnx.Variable):
+        setattr(_find(block, path[:-1]), path[-1], value)
+    elif hasattr(variable, "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value  # Flax 0.12.0
