@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 import se_spec
-from se_spec import SESpec
+from se_spec import InputError, SESpec
 
 from . import eager
 from .eager import Formula, Weights
@@ -40,7 +40,7 @@ class SqueezeExcitation(nn.Module):
 
     Raises:
         SpecError: on construction, a field is not allowed.
-        InputError: x is not a tensor of floats.
+        InputError: x is not a tensor of floats, or is not on the device of the parameters.
         ShapeError: wrong rank, wrong channel count, or an empty spatial axis.
 
     >>> block = SqueezeExcitation(64, reduction=16, bias=True)
@@ -91,7 +91,7 @@ class SqueezeExcitation(nn.Module):
         if isinstance(x, Proxy):
             return self._record(x)
         self._check(x)
-        weights = self._weights()
+        weights = self._weights(x)
         inplace = self.inplace and eager.overwrites(x, self._spec)
         if weights is not None and eager.fits(x, self._spec, weights):
             return eager.run(x, Formula(self._spec, self._formula, self._factors, inplace), weights)
@@ -108,7 +108,7 @@ class SqueezeExcitation(nn.Module):
     def excitation(self, x: Tensor) -> Tensor:
         """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
         self._check(x)
-        return self._excite(squeeze(widened(x), self._squeeze), self._weights())
+        return self._excite(squeeze(widened(x), self._squeeze), self._weights(x))
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -123,14 +123,18 @@ class SqueezeExcitation(nn.Module):
         s = self._factors(squeeze(wide, self._squeeze), weights)
         return cast(multiply(wide, s, self._residual, inplace), x.dtype)  # N-2
 
-    def _weights(self) -> Weights | None:
-        """Weight and bias of each projection; None where the layers must be called."""
+    def _weights(self, x: Tensor) -> Weights | None:
+        """Weight and bias of each projection; None where the layers must be called, which may move what they need."""
         modules = self._modules  # a plain attribute of a module costs a microsecond
         expand, reduce = modules["expand"], modules.get("reduce")
         if not (_is_plain(expand) and (reduce is None or _is_plain(reduce))):
             return None
-        last = expand._parameters["weight"], expand._parameters["bias"]
-        return last if reduce is None else (reduce._parameters["weight"], reduce._parameters["bias"], *last)
+        weights: tuple[Any, ...] = expand._parameters["weight"], expand._parameters["bias"]
+        if reduce is not None:
+            weights = reduce._parameters["weight"], reduce._parameters["bias"], *weights
+        if weights[0].device != x.device or weights[-2].device != x.device:
+            raise _mixed_devices_error(x, self)
+        return weights
 
     def _excite(self, z: Tensor, weights: Weights | None) -> Tensor:
         with _without_autocast(z.device.type):  # N-4
@@ -165,6 +169,11 @@ def squeeze(x: Tensor, kind: str) -> Tensor:
 def scale(x: Tensor, s: Tensor, residual: bool) -> Tensor:
     """x * s (+ x) in the dtype of x; s has shape (N, C)."""
     return cast(multiply(widened(x), s, residual), x.dtype)
+
+
+def _mixed_devices_error(x: Tensor, block: nn.Module) -> InputError:
+    devices = ", ".join(sorted({str(value.device) for value in block.parameters()}))
+    return InputError(f"x is on {x.device}, and the parameters are on {devices}; move one, as by block.to(x.device)")
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from se_conformance.cases import FACTORS, covering_array
-from se_conformance.targets import TARGETS, Target, Worker, device
+from se_conformance.targets import SHARED_GPU, TARGETS, Target, Worker, device
 
 FAMILIES = {
     "numpy": "numpy",
@@ -35,6 +35,8 @@ FAMILIES = {
 }
 KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
 _JAXLIB = tuple(map(int, version("jaxlib").split(".")[:2])) if importlib.util.find_spec("jaxlib") else ()
+for _name, _value in SHARED_GPU.items():
+    os.environ.setdefault(_name, _value)
 # Here and in every process begun here JAX compiles in less time, to slower code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}

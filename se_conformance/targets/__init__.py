@@ -166,8 +166,8 @@ SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROW
 
 
 def _configure(environment: dict[str, str]) -> None:
-    os.environ.update({"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **environment})
-    for name, value in SHARED_GPU.items():
+    os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", **environment})
+    for name, value in {"OMP_NUM_THREADS": "1", **SHARED_GPU}.items():
         os.environ.setdefault(name, value)
     if device() == "cpu":
         os.environ.update({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"})

@@ -1,5 +1,7 @@
 """``se_torch`` as a function of NumPy arrays."""
 
+import os
+
 import ml_dtypes
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from ..cases import Inputs
 from ..comparison import Result
 from . import Build, Predict, device
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are TF32 unless they are told not to be
 
 
 def run(
