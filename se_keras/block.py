@@ -57,9 +57,9 @@ class Dense(keras.layers.Dense):
         with full_precision():
             return self.activation(project(x, self.kernel, self.bias))
 
-    def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
+    def quantize(self, mode: str | None = None, type_check: bool = True, **options: Any) -> None:
         """As Keras' own, which refuses every class that is derived from it."""
-        super().quantize(mode, type_check=False, config=config)
+        super().quantize(mode, type_check=False, **options)
 
 
 @_registered

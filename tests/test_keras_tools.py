@@ -328,7 +328,10 @@ def a_map():
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
 def test_quantize_does_what_it_does_with_plain_layers(on, tmp_path, mode):
-    before, ours, theirs, loaded, error = on(quantized, mode, str(tmp_path / "model.keras"))
+    found = on(quantized, mode, str(tmp_path / "model.keras"))
+    if found is None:  # a version of Keras without that mode
+        return
+    before, ours, theirs, loaded, error = found
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     assert np.abs(ours - before).max() > 1e-4  # it was done
     assert np.array_equal(loaded, ours)
@@ -338,8 +341,13 @@ def test_quantize_does_what_it_does_with_plain_layers(on, tmp_path, mode):
 def quantized(mode, path):
     ours, theirs, *_ = pair()
     before = numpy(ours(a_map()))
-    for model in (ours, theirs):
-        model.quantize(mode)
+    try:
+        theirs.quantize(mode)
+    except ValueError as refused:
+        with pytest.raises(ValueError, match=str(refused)[:20]):
+            ours.quantize(mode)
+        return None
+    ours.quantize(mode)
     ours.save(path)
     try:
         error = str(se_keras.get_parameters(ours))
