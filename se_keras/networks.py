@@ -18,7 +18,7 @@ from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, pads, sizes
 
 from .block import Dense, SqueezeExcitation
-from .ops import full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened, with_nan_of
+from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened, with_nan_of
 
 _LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
 _registered = keras.saving.register_keras_serializable("se_keras")
@@ -267,10 +267,11 @@ class Pooling(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         window = (self.kernel, self.stride)
         if self.pool == "max":
-            highest = ops.max_pool(self._padded(x, -math.inf), *window, **_LAYOUT)
+            # A mirrored border changes no maximum; a constant of minus infinity would ruin the ranges of int8.
+            highest = ops.max_pool(self._padded(x, "symmetric"), *window, **_LAYOUT)
             # TensorFlow drops NaN on a CPU.
             lost = ops.max_pool(self._padded(ops.cast(x != x, x.dtype)), *window, **_LAYOUT) > 0
-            return ops.where(lost, math.nan, highest)
+            return add_nan(highest, lost)
         y = ops.average_pool(self._padded(x), *window, **_LAYOUT)
         if self.count_padding:
             return y
@@ -285,11 +286,11 @@ class Pooling(keras.layers.Layer):
         own = ("pool", "kernel", "stride", "padding", "count_padding")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
-    def _padded(self, x: Any, value: float = 0.0) -> Any:
+    def _padded(self, x: Any, mode: str = "constant") -> Any:
         if self.padding == (0, 0):
             return x
         rows, columns = (pads(length, self.kernel, self.stride, self.padding) for length in ops.shape(x)[1:3])
-        return ops.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=value)
+        return ops.pad(x, ((0, 0), rows, columns, (0, 0)), mode)
 
 
 @_registered

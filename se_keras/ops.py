@@ -54,7 +54,12 @@ def maximum(x: Any, axes: tuple[int, ...]) -> Any:
     """The maximum, NaN where there is one: compiled, ``ops.amax`` would drop it."""
     if 0 in x.shape:  # an empty batch, which ``ops.amax`` refuses on TensorFlow
         return mean(x, axes)
-    return ops.amax(x, axes) + ops.sqrt(-ops.cast(ops.any(x != x, axes), x.dtype))
+    return add_nan(ops.amax(x, axes), ops.any(x != x, axes))
+
+
+def add_nan(y: Any, is_nan: Any) -> Any:
+    """y, but NaN where ``is_nan``: the square root of -1, and no constant."""
+    return y + ops.sqrt(-ops.cast(is_nan, y.dtype))
 
 
 def with_nan_of(h: Any, y: Any) -> Any:
