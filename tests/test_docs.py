@@ -17,6 +17,11 @@ from se_conformance.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+EXCERPTS = ROOT / "docs" / "DISTRIBUTED.md"
+"""A page whose code is taken from the scripts in examples/."""
+NEEDS = {"copy_weights": ("torch", "keras", "flax"), "distributed_keras": ("keras", "flax"), "distributed_jax": ("flax",)}
+"""The frameworks that a script needs; without a row, PyTorch."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -29,7 +34,12 @@ def of_peers(page: Path) -> list:
 
 @pytest.mark.framework("torch", "keras", "flax")
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=of_peers(page), id=page.name) for page in PAGES if blocks(page, "python")]
+    "page",
+    [
+        pytest.param(page, marks=of_peers(page), id=page.name)
+        for page in PAGES
+        if blocks(page, "python") and page != EXCERPTS
+    ],
 )
 def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     found = blocks(page, "python")
@@ -43,15 +53,26 @@ def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
         assert f"<verdict>\n{shown}</verdict>\n" in printed
 
 
-@pytest.mark.framework("torch", "keras", "flax")
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.name)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=pytest.mark.framework(*NEEDS.get(script.stem, ("torch",))), id=script.name)
+        for script in SCRIPTS
+    ],
+)
 def test_examples_run(script: Path) -> None:
-    run_python(script.read_text())
+    assert run_python(script)
 
 
-def run_python(code: str) -> str:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+def test_the_code_of_a_page_of_excerpts_stands_in_a_script() -> None:
+    scripts = [script.read_text() for script in SCRIPTS]
+    assert [block for block in blocks(EXCERPTS, "python") if not any(block in script for script in scripts)] == []
+
+
+def run_python(code: str | Path) -> str:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(code)] if isinstance(code, Path) else [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
