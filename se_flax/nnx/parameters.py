@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from se_spec import ParameterError
 
 from ..parameters import Path, beside, check_targets, from_tree, stack_of, to_jax_like, to_paths, to_tree
 from .block import SqueezeExcitation
@@ -34,7 +36,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
     >>> blocks.reduce.kernel.shape
     (3, 8, 2)
     """
-    targets = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    targets = _read_all(block)
     tree = to_tree(parameters, block.spec, stack_of(targets, block.spec))
     check_targets(tree, targets)
     values = {path: to_jax_like(array, targets[path]) for path, array in tree.items()}
@@ -46,12 +48,11 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     """Its parameters as canonical NumPy arrays, copied, in their own dtype.
 
     Parameters that are split over the devices of this process come whole, those of blocks that ``nnx.vmap`` stacked
-    with the axis of the stack first. What a layer that took another's place has
-    besides, as ``nnx.LoRALinear`` its factors, is not among them.
+    with the axis of the stack first.
 
     Raises:
-        ParameterError: a layer has been replaced or quantized, the stack's axis is not the first, or the parameters are
-            abstract.
+        ParameterError: a layer has been replaced or quantized, or has parameters besides, as ``nnx.LoRALinear`` its
+            factors; the stack's axis is not the first; or the parameters are abstract.
 
     >>> block = SqueezeExcitation(8, hidden=2, rngs=nnx.Rngs(0))
     >>> {name: array.shape for name, array in get_parameters(block).items()}
@@ -62,8 +63,20 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
-    found = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    found = _read_all(block)
     return from_tree(unflatten_dict(found), spec=block.spec)
+
+
+def _read_all(block: SqueezeExcitation | SENet) -> dict[Path, Any]:
+    """What stands at each path of the spec; an error where the module has parameters elsewhere."""
+    found = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    held = flatten_dict(nnx.to_pure_dict(nnx.state(block, nnx.Param)))
+    others = [".".join(map(str, path)) for path in held if path not in found]
+    if others:
+        raise ParameterError(
+            f"the module holds {', '.join(others)} beside its own parameters; merge or remove what was added first"
+        )
+    return found
 
 
 def _find(block: SqueezeExcitation | SENet, path: Path) -> Any:
