@@ -6,7 +6,7 @@ RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON)) -m
 READY = $(if $(VENV),$(VENV)/ready-all)
 # As many processes as processors, so one thread for each.
 THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
-PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --ignore=tests/cuda
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
@@ -25,6 +25,7 @@ test: $(VENV)/ready-all  ## run every test but those that ask a question again o
 
 test-all: $(VENV)/ready-all  ## run all of them; a quarter of an hour
 	$(THREADS) $(RUN) $(PYTEST)
+	$(THREADS) DEVICE=cpu $(RUN) pytest tests/cuda -m "not slow"
 
 # Every pair of values of any two of: oneDNN in TensorFlow, the instructions of PyTorch, those of XLA and oneDNN.
 AVX2 = XLA_FLAGS=--xla_cpu_max_isa=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2

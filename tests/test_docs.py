@@ -20,8 +20,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 EXCERPTS = ROOT / "docs" / "DISTRIBUTED.md"
 """A page whose code is taken from the scripts in examples/."""
-NEEDS = {"copy_weights": ("torch", "keras", "flax"), "distributed_keras": ("keras", "flax"), "distributed_jax": ("flax",)}
+NEEDS = {
+    "copy_weights": ("torch", "keras", "flax"),
+    "distributed_keras": ("keras", "flax"),
+    "distributed_jax": ("flax",),
+}
 """The frameworks that a script needs; without a row, PyTorch."""
+
+
+def marks_of(script: Path) -> list:
+    needs = pytest.mark.framework(*NEEDS.get(script.stem, ("torch",)))
+    return [needs, pytest.mark.slow] if script.stem == "distributed_jax" else [needs]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -55,10 +64,7 @@ def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [
-        pytest.param(script, marks=pytest.mark.framework(*NEEDS.get(script.stem, ("torch",))), id=script.name)
-        for script in SCRIPTS
-    ],
+    [pytest.param(script, marks=marks_of(script), id=script.name) for script in SCRIPTS],
 )
 def test_examples_run(script: Path) -> None:
     assert run_python(script)

@@ -1,9 +1,6 @@
 """What takes hold of a Flax module: swapped layers, interception, stacks, shardings, boxes, export, eight devices."""
 
 import ast
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -548,21 +545,6 @@ def test_checkpoint_linearize_and_donation_give_what_a_plain_call_gives(api):
 
 
 # Eight devices
-
-
-def test_eight_devices_give_what_one_gives():
-    fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "examples/distributed_jax.py"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **fast}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for api in ("nnx", "linen"):
-        for row in (
-            "batch (Auto)",
-            "channels (Explicit)",
-            "batch, rows, columns (shard_map)",
-            "a network: batch, rows",
-        ):
-            assert any(line.startswith(row) and f" {api} " in line for line in done.stdout.splitlines()), row
 
 
 def test_the_example_sets_its_devices_before_jax_is_imported():

@@ -12,7 +12,7 @@ from se_conformance.targets import TARGETS, Worker, device, dtype_of
 
 from ..conftest import COMPILED_FULLY, Cells, requested_targets
 from ..small_networks import SMALL, difference, images, weights_of
-from ..test_match import JITTED, few_cases, judged, report
+from ..test_match import JITTED, compiled_cases, judged, report
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
 """Of networks; TF32 has 10 bits, and would be off by 1e-4 or more."""
@@ -40,7 +40,7 @@ def answers(workers) -> Plan:
     plan: Plan = {}
     for target in requested_targets():
         name, op_by_op = target.name, {"mode": "eager"} if target.name in JITTED else {}
-        asked = [(case, {}) for case in few_cases(name)] if target.costly or op_by_op else []
+        asked = [(case, {}) for case in compiled_cases(name, few=False)] if target.costly or op_by_op else []
         if not target.costly:
             asked += [(case, op_by_op) for case in covering_array()]
         plan[name] = [
