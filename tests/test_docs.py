@@ -30,7 +30,7 @@ NEEDS = {
 
 def marks_of(script: Path) -> list:
     needs = pytest.mark.framework(*NEEDS.get(script.stem, ("torch",)))
-    return [needs, pytest.mark.slow] if script.stem == "distributed_jax" else [needs]
+    return [needs, pytest.mark.slow] if script.stem in ("distributed_jax", "distributed_keras") else [needs]
 
 
 def blocks(page: Path, language: str) -> list[str]:

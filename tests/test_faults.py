@@ -115,10 +115,12 @@ def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -
     assert "se_numpy" not in text
 
 
+WITHOUT_ONEDNN = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "0"}
+"""A plain function cannot be taken apart, so the judge cannot tell what oneDNN does to an empty batch in it."""
 HOMES = {
     "numpy": Target("numpy", "numpy", "", ()),
     "torch": TARGETS["torch"],
-    "keras": TARGETS["keras tensorflow"],
+    "keras": Target("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
     "jax": Target("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
 }
 """In whose process a framework's blocks are judged."""

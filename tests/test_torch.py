@@ -243,13 +243,16 @@ def test_compiled_once_for_all_sizes():
             subject.judge(y, dx, dparameters)
 
 
+@pytest.mark.parametrize(
+    "families", [FAMILIES[::5], pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["few", "all"]
+)
 @pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=compiles), *ONNX])
-def test_n3_nan_and_inf_stand_where_the_oracle_has_them(mode):
+def test_n3_nan_and_inf_stand_where_the_oracle_has_them(mode, families):
     class Families(torch.nn.ModuleList):
         def forward(self, x):
             return [block(x) for block in self]
 
-    subjects = [Subject(spec) for spec in FAMILIES]
+    subjects = [Subject(spec) for spec in families]
     forward = blocks = Families(subject.block for subject in subjects)
     if mode != "eager":
         forward = compiled(blocks) if mode == "compiled" else onnx_function(blocks, 4)
