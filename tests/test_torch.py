@@ -37,6 +37,9 @@ FAMILIES = [
     *(SESpec(12, hidden=17, squeeze="max", gate=gate) for gate in FACTORS["gate"][1:]),
     *(SESpec(12, hidden=17, squeeze=squeeze) for squeeze in ("avg", "avg_max")),
 ]
+few_and_all = pytest.mark.parametrize(
+    "families", [FAMILIES[::5], pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["few", "all"]
+)
 ONNX = [] if TARGETS["onnxruntime"].missing else ["onnxruntime"]
 
 
