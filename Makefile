@@ -32,11 +32,13 @@ AVX2 = XLA_FLAGS=--xla_cpu_max_isa=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA
 ONE = $(THREADS) PYTHONHASHSEED=1
 TWO = OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=2 PYTHONHASHSEED=2
 ON_PROCESSORS = $(RUN) $(PYTEST) -m "processor and not slow"
+# PyTorch's compiler would reuse what it compiled for other instructions.
+ATEN = ATEN_CPU_CAPABILITY=$(1) TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor/$(1)
 test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, threads, hashes or another order could change; eight minutes
-	$(ONE) TF_ENABLE_ONEDNN_OPTS=1 ATEN_CPU_CAPABILITY=default $(ON_PROCESSORS)
-	$(TWO) TF_ENABLE_ONEDNN_OPTS=1 ATEN_CPU_CAPABILITY=avx2 $(AVX2) SE_ORDER=reversed $(ON_PROCESSORS)
-	$(TWO) TF_ENABLE_ONEDNN_OPTS=0 ATEN_CPU_CAPABILITY=default $(AVX2) SE_ORDER=1 $(ON_PROCESSORS)
-	$(ONE) TF_ENABLE_ONEDNN_OPTS=0 ATEN_CPU_CAPABILITY=avx2 SE_ORDER=2 $(ON_PROCESSORS)
+	$(ONE) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,default) $(ON_PROCESSORS)
+	$(TWO) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,avx2) $(AVX2) SE_ORDER=reversed $(ON_PROCESSORS)
+	$(TWO) TF_ENABLE_ONEDNN_OPTS=0 $(call ATEN,default) $(AVX2) SE_ORDER=1 $(ON_PROCESSORS)
+	$(ONE) TF_ENABLE_ONEDNN_OPTS=0 $(call ATEN,avx2) SE_ORDER=2 $(ON_PROCESSORS)
 
 test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
 	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST) -m "not slow"
