@@ -20,7 +20,7 @@ help:  ## list the commands
 parity: $(READY)  ## run every implementation on two photographs and print how far they are apart
 	$(RUN) se_conformance parity
 
-test: $(VENV)/ready-all  ## run every test but those that ask a question again of many values; seven minutes
+test: $(VENV)/ready-all  ## run every test but those that ask a question again of many values; ten minutes
 	$(THREADS) $(RUN) $(PYTEST) -m "not slow"
 
 test-all: $(VENV)/ready-all  ## run all of them; a quarter of an hour
@@ -35,7 +35,7 @@ TWO = OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 TF_NUM_INTRAOP_THREADS=2 TF_NUM_I
 ON_PROCESSORS = $(RUN) $(PYTEST) -m "processor and not slow"
 # PyTorch's compiler would reuse what it compiled for other instructions.
 ATEN = ATEN_CPU_CAPABILITY=$(1) TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor/$(1)
-test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, threads, hashes or another order could change; eight minutes
+test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, threads, hashes or another order could change; eleven minutes
 	$(ONE) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,default) $(ON_PROCESSORS)
 	$(TWO) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,avx2) $(call AVX2,1) SE_ORDER=reversed $(ON_PROCESSORS)
 	$(TWO) TF_ENABLE_ONEDNN_OPTS=0 $(call ATEN,default) $(call AVX2,0) SE_ORDER=1 $(ON_PROCESSORS)
