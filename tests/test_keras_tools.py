@@ -13,6 +13,7 @@ from se_spec import HardSigmoid, LeakyReLU, ParameterError, SESpec, ShapeError
 
 from .conftest import KERAS_BACKENDS, OnDemand
 from .small_networks import BOTTLENECKS, ZEROS, images, weights_of
+from .test_network_keras import saved_model, xla
 
 pytestmark = [
     pytest.mark.framework("keras"),
@@ -62,16 +63,6 @@ def model_of_every_block(policy="float32"):
 
 def graph(tf, model, folder):
     return tf.function(model, input_signature=[tf.TensorSpec((None, None, None, 12))])
-
-
-def xla(tf, model, folder):
-    return tf.function(model, jit_compile=True)
-
-
-def saved_model(tf, model, folder):
-    model.export(folder, verbose=False)
-    loaded = tf.saved_model.load(folder)
-    return lambda x: loaded.serve(x)
 
 
 def tflite(tf, model, folder, optimizations=()):

@@ -10,6 +10,7 @@ import pytest
 
 import se_numpy
 from se_conformance import Case
+from se_conformance.targets import TARGETS
 from se_spec import HardSigmoid, LeakyReLU, ParameterError, SESpec
 
 from .conftest import OnDemand
@@ -379,13 +380,7 @@ def test_torchvision_extracts_features_of_a_network():
     torch.testing.assert_close(extractor(x)["stage1.block0.se.scale"], kept[0])
 
 
-ONNX = pytest.mark.skipif("not has_onnx()")
-
-
-def has_onnx():
-    import importlib.util
-
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+ONNX = pytest.mark.skipif(bool(TARGETS["onnxruntime"].missing), reason="needs onnx, onnxscript and onnxruntime")
 
 
 @ONNX
