@@ -28,7 +28,8 @@ RESULTS = Path(__file__).parent / "versions.json"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = ("floors", "newest")
 SHOWN_FAILURES = 5
-PARALLEL = ("--numprocesses=logical", "--dist=loadfile")
+OPTIONS = ("--numprocesses=logical", "--dist=loadfile", "-m", "not slow", "--ignore=tests/cuda")
+"""Of pytest, unless others are given."""
 OLD_DEPENDENCIES = ("-Wdefault::DeprecationWarning", "-Wdefault::PendingDeprecationWarning")
 """Old versions of our dependencies use what their own, newer dependencies deprecate."""
 
@@ -215,7 +216,8 @@ def page(runs: Iterable[Run]) -> str:
         "",
         "Each row is a family's tests in an environment that holds its extra alone. `make test-floors` installs",
         "exactly the lower bound of every direct dependency in `pyproject.toml`, `make test-newest` what pip finds",
-        "with no constraint. Both write this page. `onnx` is PyTorch's family with ONNX; `all` is every extra.",
+        "with no constraint. Both run the tests of `make test`, and write this page. `onnx` is PyTorch's family with",
+        "ONNX; `all` is every extra.",
     ]
     for resolution, title in zip(RESOLUTIONS, ("Lowest versions", "Newest versions"), strict=True):
         pythons = PYTHONS[:1] if resolution == "floors" else PYTHONS
@@ -270,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in () if chosen.resolution == "page" else chosen.only or FAMILIES:
         for python in chosen.python or PYTHONS[:1]:
             print(f"== {chosen.resolution}: {name} on Python {python}", flush=True)
-            told = [*(options or PARALLEL), *(OLD_DEPENDENCIES if chosen.resolution == "floors" else ())]
+            told = [*(options or OPTIONS), *(OLD_DEPENDENCIES if chosen.resolution == "floors" else ())]
             run = run_family(chosen.resolution, name, python, told)
             print(f"== {name}: {run.problem or f'{run.passed} passed, {run.failed} failed'}", flush=True)
             runs = {**load_runs(), run.key: run}

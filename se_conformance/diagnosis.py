@@ -2,8 +2,9 @@
 
 A variant's distance on one input compares what is left beyond the bound: rms(|got - variant| - bound) over
 rms(|got - right| - bound). It is near 0 where the variant says what the function said, 1 where it explains nothing,
-more where it contradicts; where the right block is not refuted, the bound itself is the scale. A variant agrees when
-its distances over all inputs, those that passed included, stay below ``AGREES``.
+more where it contradicts; where the right block is not refuted, the bound itself is the scale. Distances put variants
+in order, and one below ``NEAR`` ends the search. A variant agrees only where on every input, those that passed
+included, it says what the function said: within twice the bound, or up to ``EXPLAINS`` of what is to be explained.
 """
 
 import itertools
@@ -22,13 +23,15 @@ from .faults import CATALOGUE, Block, Fault, broken
 from .kit import Trial
 from .outcome import Outcome, called, called_vjp
 
-AGREES = 0.35
+NEAR = 0.35
+"""Below it the search has found something to look at closely: a gate of hard_swish is at 0.32 from one of relu. Errors
+of rounding, which are those of one order of operations, are that near each other only if they are of one kind."""
 EXPLAINS = 0.02
 """Below it one variant is all there is; above, a second mistake may be beside it."""
 LIKELIER = 0.98
 """Up to here a variant is nearer to the answer than the right block is."""
 LOOKED_AT = 40
-"""How many variants are looked at on all inputs, the nearest on one of them first, while none agrees."""
+"""How many variants are looked at on all inputs, the nearest on one of them first, while none is near."""
 LIKELY = 12
 """One of a pair is among that many nearest on their own."""
 PAIRED = 40
@@ -36,8 +39,41 @@ PAIRED = 40
 WIDE = 1 << 15
 """Elements of an input above which fewer variants are looked at, and no pairs."""
 AS_FLOAT32 = Precision(intermediates="float32", accumulation="float32")
-Distance = Callable[[np.ndarray], float]
-"""Of a variant's array."""
+
+
+class Distance:
+    """How far variants are from one array that was got, beside a right one and its bound; it is asked of many."""
+
+    def __init__(self, got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> None:
+        got = got.astype(np.float64)
+        self._known = np.isfinite(got)
+        self._finite = self._known & np.isfinite(want)
+        self._told, wrong = got[self._finite], np.abs(got[self._finite] - want[self._finite])
+        self._slack = slack = np.where(np.isfinite(bound[self._finite]), bound[self._finite], np.inf)
+        self._refuted = bool((wrong > slack).any())
+        self._scale = (
+            _rms(np.maximum(wrong - slack, 0.0)) if self._refuted else _rms(wrong) + _rms(slack[np.isfinite(slack)])
+        )
+
+    def __call__(self, variant: np.ndarray) -> float:
+        """From 0, the same, over 1, no nearer than the right block, to 3, other NaN or nothing in common."""
+        apart = self._apart(variant)
+        if apart is None:
+            return 3.0
+        if self._refuted:  # where the right block is, the variant must not be
+            apart = np.maximum(apart - self._slack, 0.0)
+        return _rms(apart) / self._scale if self._scale else float(bool(_rms(apart))) * 3.0
+
+    def agrees(self, variant: np.ndarray) -> bool:
+        """Whether the variant is what was got, but for rounding."""
+        apart = self._apart(variant)
+        if apart is None:
+            return False
+        return bool((apart <= 2.0 * self._slack).all()) or (self._refuted and self(variant) <= EXPLAINS)
+
+    def _apart(self, variant: np.ndarray) -> np.ndarray | None:
+        variant = variant.astype(np.float64)
+        return np.abs(self._told - variant[self._finite]) if np.array_equal(self._known, np.isfinite(variant)) else None
 
 
 @dataclass
@@ -58,14 +94,14 @@ class Seen:
         """Of a variant's answer; where there is one to compare it with."""
         want, bound = self.against.want.y, self.against.bound.y
         assert self.outcome.y is not None and want is not None and bound is not None
-        return _distance_from(self.outcome.y, want, bound)
+        return Distance(self.outcome.y, want, bound)
 
     @cached_property
     def gradient_distances(self) -> dict[str, Distance]:
         """Of a variant's gradients, by name; of those that have the right shape."""
         want, bound = (dict(one.arrays()) for one in self.against[:2])
         gradients = self.result._replace(y=None, g=None)
-        return {name: _distance_from(got, want[name], bound[name]) for name, got in gradients.arrays()}
+        return {name: Distance(got, want[name], bound[name]) for name, got in gradients.arrays()}
 
     @property
     def forward_failed(self) -> bool:
@@ -83,19 +119,16 @@ class Diagnosis:
     Args:
         causes: faults of the catalogue.
         distances: of each, 0 to about 1.
-        together: whether the first two are a pair that agrees, where no single one does.
+        together: whether the first two are a pair, nearer than any single one.
         stage: the first stage that departs, as far as can be told.
+        agrees: whether the first cause, or the pair, explains all that was seen.
     """
 
     causes: tuple[Fault, ...]
     distances: tuple[float, ...]
     together: bool
     stage: str
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the first cause explains all that was seen."""
-        return bool(self.causes) and self.distances[0] < AGREES
+    agrees: bool = False
 
 
 def diagnose(
@@ -119,33 +152,37 @@ def diagnose(
         for variant in fault.variants()
     ]
     if forward and _is_random(seen, function, data_format):
-        return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call")
+        return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
     distance = _forward_distance if forward else _gradient_distance
     ranked = _ranked(((fault,) for fault in candidates), seen, spec, dtype, distance)
-    together = False
-    if dtype == "float64" and not (ranked and ranked[0][0] < AGREES) and _is_right_in_float32(seen, spec):
+    together = agrees = False
+    if dtype == "float64" and not (ranked and ranked[0][0] < NEAR) and _is_right_in_float32(seen, spec):
         name = "float64 computed in float32"
         ranked = [(EXPLAINS, (CATALOGUE[name if forward else f"gradient: {name}"],)), *ranked]
+        agrees = True
     elif forward and not (ranked and ranked[0][0] < EXPLAINS):
         pairs = _pairs(candidates, seen, spec, dtype)
-        enough = min(AGREES, ranked[0][0] / 4) if ranked else AGREES
+        enough = min(NEAR, ranked[0][0] / 4) if ranked else NEAR
         better = [pair for pair in pairs if pair[0] < enough]
         together = bool(better)
         ranked = better[:1] + ranked
     ranked = [each for each in ranked if each[0] < LIKELIER][:5]
-    if forward and not (ranked and ranked[0][0] < AGREES):
+    if forward and not (ranked and ranked[0][0] < NEAR):
         ranked = _by_where_it_fails(seen, dtype, candidates) + ranked
     named: dict[str, float] = {}
     for score, faults in ranked:
         for fault in faults:
             named.setdefault(fault.name, score)
     causes = [CATALOGUE[name] for name in named]
-    scores = tuple(named.values())
-    if ranked and scores[0] < AGREES:
+    if ranked and not agrees:
+        score, faults = ranked[0]
+        rounds = all(fault.rounds for fault in faults) and score < NEAR
+        agrees = rounds or _agrees(broken(spec, faults, dtype), seen, forward)
+    if agrees:
         stage = min((fault.stage for fault in ranked[0][1]), key=stages.ORDER.index)
     else:
-        stage = stages.first_departure(seen, spec, excitation, data_format) if forward else "gradient"
-    return Diagnosis(tuple(causes), scores, together, stage)
+        stage = stages.first_departure(seen, spec, function, excitation, data_format) if forward else "gradient"
+    return Diagnosis(tuple(causes), tuple(named.values()), together, stage, agrees)
 
 
 Ranked = list[tuple[float, tuple[Fault, ...]]]
@@ -171,7 +208,7 @@ def _ranked(
     scored: Ranked = []
     best, looked_at = [3.0] * 3, max(8, LOOKED_AT * WIDE // max(WIDE, sieve.trial.inputs.x.size))
     for number, (d, faults) in enumerate(near):
-        if d >= AGREES and (best[0] < AGREES or number >= looked_at):
+        if d >= NEAR and (best[0] < NEAR or number >= looked_at):
             break
         score = _score(_distances(broken(spec, faults, dtype), seen, distance), failed, best[2])
         best = sorted([*best, score])[:3]
@@ -218,6 +255,29 @@ def _forward_distance(block: Block, seen: Seen, function: Callable[..., Any]) ->
     return seen.distance(outcome.y)
 
 
+def _agrees(block: Block, seen: list[Seen], forward: bool) -> bool:
+    """Whether a variant says, on every input, what the function said."""
+    function = block.function()
+    for one in seen:
+        if not forward:
+            if one.gradient is None or not one.trial.gradients:
+                continue
+            outcome, dparameters = called_vjp(block.vjp, one.trial.inputs, "channels_last")
+            found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
+            right_form = _form(outcome) == _form(one.gradient)
+            if not right_form or not all(each.agrees(found[name]) for name, each in one.gradient_distances.items()):
+                return False
+            continue
+        outcome = called(function, one.trial.inputs)
+        if _form(outcome) != _form(one.outcome):
+            return False
+        if outcome.y is not None and one.outcome.y is not None:
+            fits = outcome.y.shape == one.trial.inputs.x.shape
+            if not (one.distance.agrees(outcome.y) if fits else _forward_distance(block, one, function) <= EXPLAINS):
+                return False
+    return True
+
+
 def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
     if seen.gradient is None or not seen.trial.gradients:
         return 0.0
@@ -226,28 +286,6 @@ def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -
         return 3.0
     found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
     return max((distance(found[name]) for name, distance in seen.gradient_distances.items()), default=0.0)
-
-
-def _distance_from(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> Distance:
-    """How far a variant is from what was got; it is asked of many."""
-    got = got.astype(np.float64)
-    known = np.isfinite(got)
-    finite = known & np.isfinite(want)
-    told, wrong = got[finite], np.abs(got[finite] - want[finite])
-    slack = np.where(np.isfinite(bound[finite]), bound[finite], np.inf)
-    refuted = bool((wrong > slack).any())
-    scale = _rms(np.maximum(wrong - slack, 0.0)) if refuted else _rms(wrong) + _rms(slack[np.isfinite(slack)])
-
-    def distance(variant: np.ndarray) -> float:
-        variant = variant.astype(np.float64)
-        if not np.array_equal(known, np.isfinite(variant)):
-            return 3.0
-        apart = np.abs(told - variant[finite])
-        if refuted:  # where the right block is, the variant must not be
-            apart = np.maximum(apart - slack, 0.0)
-        return _rms(apart) / scale if scale else float(bool(_rms(apart))) * 3.0
-
-    return distance
 
 
 def _relative(got: np.ndarray, variant: np.ndarray) -> float:
@@ -290,7 +328,7 @@ def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) ->
     where = {one.trial.name for one in seen if one.failed}
     known = any(fault.name == name for fault in candidates)
     if known and where <= {"large map", "sum beyond float16", "first axis as long as the channels"} and where:
-        return [(AGREES, (CATALOGUE[name],))]
+        return [(NEAR, (CATALOGUE[name],))]
     return []
 
 
@@ -329,7 +367,7 @@ def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) 
         if y.shape == sieve.outcome.y.shape == sieve.trial.inputs.x.shape:
             scored.append((sieve.distance(y), pair))
     scored.sort(key=lambda each: each[0])
-    near = [pair for score, pair in scored[:PAIRED] if score < AGREES]
+    near = [pair for score, pair in scored[:PAIRED] if score < NEAR]
     return _ranked(near, seen, spec, dtype, _forward_distance)
 
 

@@ -1,4 +1,7 @@
-"""At which stage does a block depart? Asked of its gate, with parameters chosen so that one stage matters at a time."""
+"""At which stage does a block depart? Asked of its gate, with parameters chosen so that one stage matters at a time.
+
+Where a block does not hand out its gate, y / x shows it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import se_numpy
+from se_numpy.error_bounds import FORMATS
 from se_spec import SESpec
 
 from .cases import Inputs, round_to
 from .comparison import judged, reference
-from .outcome import called_gate
+from .outcome import called_gate, to_channels_last
 
 if TYPE_CHECKING:
     from .diagnosis import Seen
@@ -20,25 +24,36 @@ if TYPE_CHECKING:
 ORDER = ("call", "squeeze", "reduce", "activation", "expand", "gate", "scale", "gradient", "unknown")
 
 
-def first_departure(seen: list[Seen], spec: SESpec, excitation: Callable[..., Any] | None, data_format: str) -> str:
-    """One of ``ORDER``; ``unknown`` without a gate to look at."""
+def first_departure(
+    seen: list[Seen],
+    spec: SESpec,
+    function: Callable[..., Any],
+    excitation: Callable[..., Any] | None,
+    data_format: str,
+) -> str:
+    """One of ``ORDER``; ``unknown`` where no gate is handed out, and y shows none that all positions share."""
     if all(one.outcome.raised or one.outcome.y is None for one in seen):
         return "call"
     if excitation is None:
-        return "unknown"
+        if not _has_one_gate(seen[0], spec):
+            return "unknown"
+        excitation = _shown_gate(function, spec, data_format)
+        roundings = _roundings_of_a_quotient
+    else:
+        roundings = _roundings_of_a_gate
     gates = [one for seen_one in seen for one in seen_one.comparisons if one.quantity == "g"]
     if gates and all(one.passed for one in gates):
         return "scale"
     inputs = seen[0].trial.inputs
 
     def right(changed: Inputs) -> bool:
-        return _is_right(excitation, changed, spec, data_format)
+        return _is_right(excitation, roundings, changed, spec, data_format)
 
     constant = _constant(inputs, spec)
-    if right(constant):
+    if right(constant) or right(_absolute(constant)):
         return "squeeze"  # it is wrong on the map, and right on one that needs no squeeze
-    if not right(_without(constant, "expand.weight")):
-        return "gate" if spec.bias and not right(_without(constant, "expand.weight", "expand.bias")) else _late(spec)
+    if not right(_without(constant, "expand.weight")):  # logits are the bias, or 0
+        return "expand" if spec.bias and right(_without(constant, "expand.bias")) else "gate"
     if spec.single_projection:
         return "expand"
     if not right(_one_to_one(constant, spec)):
@@ -47,12 +62,49 @@ def first_departure(seen: list[Seen], spec: SESpec, excitation: Callable[..., An
     return "expand"
 
 
-def _late(spec: SESpec) -> str:
-    """Logits are the bias alone and the gate is wrong: the bias if there is one, else the gate."""
-    return "expand" if spec.bias else "gate"
+def _shown_gate(function: Callable[..., Any], spec: SESpec, data_format: str) -> Callable[..., Any]:
+    """``excitation(x, parameters)`` of a block that only hands out y: y / x where x is largest."""
+
+    def excitation(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
+        y = to_channels_last(np.asarray(function(x.copy(), parameters)), data_format)
+        return _quotients(to_channels_last(x, data_format), y, spec).max(1)
+
+    return excitation
 
 
-def _is_right(excitation: Callable[..., Any], inputs: Inputs, spec: SESpec, data_format: str) -> bool:
+def _quotients(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
+    """The gate that each position shows, (N, positions, C); minus infinity where x is below half its largest."""
+    x, y = (array.astype(np.float64).reshape(len(x), -1, x.shape[-1]) for array in (x, y))
+    size = np.abs(x)
+    large = (size > 0) & (2 * size >= size.max(1, keepdims=True, initial=0.0))
+    shown = np.full(x.shape, -np.inf)
+    shown[large] = (y[large] / x[large] - float(spec.residual)) / spec.gain
+    return shown
+
+
+def _has_one_gate(one: Seen, spec: SESpec) -> bool:
+    """Whether all positions show the same."""
+    x, y = one.trial.inputs.x, one.outcome.y
+    if y is None or y.shape != x.shape or not np.isfinite(y.astype(np.float64)).all():
+        return False
+    shown = _quotients(x, y, spec)
+    lowest = np.where(np.isfinite(shown), shown, np.inf).min(1)
+    return bool((shown.max(1) - lowest <= _roundings_of_a_quotient(x.dtype.name, lowest, spec, x.dtype)).all())
+
+
+def _roundings_of_a_quotient(dtype: str, g: np.ndarray, spec: SESpec, returned: np.dtype) -> np.ndarray:
+    """What y's roundings move a gate that y / x shows."""
+    return np.asarray(8 * FORMATS[dtype].unit * (np.abs(g) + float(spec.residual) / abs(spec.gain)))
+
+
+def _roundings_of_a_gate(dtype: str, g: np.ndarray, spec: SESpec, returned: np.dtype) -> np.ndarray:
+    """A gate that is handed out in half precision was rounded once more."""
+    return np.abs(g) * (2.0**-7 if returned.itemsize == 2 else 0.0)
+
+
+def _is_right(
+    excitation: Callable[..., Any], roundings: Callable[..., np.ndarray], inputs: Inputs, spec: SESpec, data_format: str
+) -> bool:
     outcome = called_gate(excitation, inputs, data_format)
     dtype = inputs.x.dtype.name
     against = reference(inputs, spec, dtype, gradients=False)
@@ -60,7 +112,7 @@ def _is_right(excitation: Callable[..., Any], inputs: Inputs, spec: SESpec, data
     assert want is not None and bound is not None and span is not None
     if outcome.y is None or outcome.y.size != want.size:
         return False
-    slack = bound + (2.0**-7 * np.abs(want) if outcome.y.dtype.itemsize == 2 else 0.0)
+    slack = bound + roundings(dtype, want, spec, outcome.y.dtype)
     return judged("g", outcome.y.reshape(want.shape), want, slack, span).passed
 
 
@@ -70,6 +122,11 @@ def _constant(inputs: Inputs, spec: SESpec) -> Inputs:
     z = se_numpy.block.squeeze(inputs.x.astype(np.float64), spec.squeeze, axes)
     x = np.expand_dims(z, axes)
     return Inputs(round_to(x, inputs.x.dtype.name), round_to(np.ones_like(x), inputs.x.dtype.name), inputs.parameters)
+
+
+def _absolute(inputs: Inputs) -> Inputs:
+    """The same without signs, which some statistics lose."""
+    return inputs._replace(x=np.abs(inputs.x))
 
 
 def _without(inputs: Inputs, *names: str) -> Inputs:

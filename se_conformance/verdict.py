@@ -12,6 +12,9 @@ from .comparison import Comparison, Precision
 from .deviations import Deviation
 from .diagnosis import Diagnosis
 
+NEAREST = 0.6
+"""Distance up to which a cause that does not explain all is worth a word."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -205,17 +208,16 @@ class Verdict:
         if not self.failures or self.diagnosis is None:
             return []
         found = self.diagnosis
-        if not found.causes:
-            return [f"  cause    none of the catalogue; departs at: {found.stage}"]
         told = 2 if found.together else 1
-        verb = "agrees with" if found.agrees else "resembles"
         names = " and ".join(fault.name for fault in found.causes[:told]) + (", together" if found.together else "")
-        text = [f"  cause    {verb}: {names}"]
+        if not found.agrees:
+            text = [f"  cause    none of the catalogue; departs at: {found.stage}"]
+            near = [names, *(fault.name for fault in found.causes[told:])][: sum(d < NEAREST for d in found.distances)]
+            return text + (_wrapped("           ", "nearest, not it: " + ", ".join(near)) if near else [])
+        text = [f"  cause    agrees with: {names}"]
         for fault in found.causes[:told]:
             text += _wrapped("           ", f"{fault.sentence} [{fault.source}]")
             text += _wrapped("           ", f"to do: {fault.remedy}")
-        if found.causes[told:] and not found.agrees:
-            text += _wrapped("           ", "or: " + ", ".join(fault.name for fault in found.causes[told:]))
         return [*text, f"  stage    {found.stage}"]
 
     def _messages(self) -> list[str]:

@@ -16,7 +16,7 @@ import se_conformance
 from se_conformance import check, trial
 from se_conformance.cases import DTYPES
 from se_conformance.comparison import Precision, judged
-from se_conformance.diagnosis import _distance_from
+from se_conformance.diagnosis import Distance
 from se_conformance.faults import CATALOGUE, broken
 from se_conformance.verdict import Finding, Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
@@ -513,8 +513,89 @@ def test_the_stage_is_told_by_the_gate_alone(stage: str, block: Block) -> None:
     assert verdict.stage == stage
 
 
-def test_without_the_gate_the_stage_of_an_unknown_mistake_stays_unknown() -> None:
-    assert check(Block(gate=lambda v: sigmoid(v) ** 1.3), PLAIN).stage == "unknown"
+@pytest.mark.parametrize("spec", [PLAIN, SESpec(8, hidden=3, gain=2.0, residual=True)], ids=["plain", "with gain"])
+@pytest.mark.parametrize(
+    ("stage", "block"),
+    [
+        ("squeeze", Block(squeeze=lambda x: mean(x) + x.std(tuple(range(1, x.ndim - 1))) / 3)),
+        ("activation", Block(activation=lambda u: np.where(u > 0, u, 0.37 * np.sqrt(np.abs(u))))),
+        ("gate", Block(gate=lambda v: sigmoid(v) ** 1.3)),
+        (
+            "unknown",
+            Block(
+                gate=lambda v: sigmoid(v) ** 1.3,
+            ),
+        ),
+    ],
+)
+def test_where_no_gate_is_handed_out_y_over_x_tells_the_stage(stage: str, block: Block, spec: SESpec) -> None:
+    def function(x: Array, parameters: Arrays) -> Array:
+        y = spec.gain * block(x, parameters) + (x if spec.residual else 0)
+        if stage == "unknown":  # another gate at each position
+            y = y * np.linspace(1, 2, x.shape[-2])[:, None]
+        return y.astype(x.dtype)
+
+    verdict = check(function, spec)
+    assert verdict.stage == stage
+    assert f"cause    none of the catalogue; departs at: {stage}" in str(verdict)
+
+
+UNKNOWN = [
+    *(
+        ("gate", SPEC.replace(gate=gate), Block(gate=function))
+        for gate in ("sigmoid", "hard_sigmoid")
+        for function in (
+            lambda v: 0.5 + np.arctan(v) / np.pi,
+            lambda v: v * np.exp(-(v**2)),
+            lambda v: v - np.tanh(v),
+            lambda v: v / (1 + np.abs(v)),
+            lambda v: np.sign(v) * np.sqrt(np.abs(v)),
+            lambda v: sigmoid(1.1 * v),
+            lambda v: 1.05 * sigmoid(v),
+            lambda v: np.clip(0.21 * v + 0.5, 0, 1),
+            np.cos,
+        )
+    ),
+    *(
+        ("activation", SPEC, Block(activation=function))
+        for function in (
+            lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
+            lambda u: np.where(u > 0, u, 0.05 * u),
+            lambda u: np.where(u > 0, u, np.sin(u)),
+        )
+    ),
+    *(
+        ("squeeze", SPEC, Block(squeeze=lambda x, power=power: mean(np.abs(x) ** power) ** (1 / power)))
+        for power in (3, 0.5)
+    ),
+    # which of several stages a factor is in cannot be told
+    *(("reduce", SPEC, Block(squeeze=lambda x, by=by: by * mean(x))) for by in (0.97, 1.3)),
+    ("reduce", SPEC, Block(activation=lambda u: relu(u) ** 1.5)),
+    ("reduce", SPEC, Block(activation=lambda u: u * sigmoid(1.1 * u))),
+]
+"""Mistakes that are near one of the catalogue, and are not it."""
+
+
+@pytest.mark.parametrize(("stage", "spec", "block"), UNKNOWN, ids=itertools.count())
+def test_what_only_resembles_a_known_mistake_is_not_called_by_its_name(stage: str, spec: SESpec, block: Block) -> None:
+    verdict = check(block, spec)
+    assert verdict.diagnosis is not None
+    assert not verdict.diagnosis.agrees, str(verdict)
+    assert verdict.stage == stage
+    assert "none of the catalogue" in str(verdict)
+    assert "to do:" not in str(verdict)
+    assert not any(word in str(verdict) for word in ("agrees with", "resembles"))
+
+
+def test_whatever_a_cause_agrees_with_is_within_its_bound() -> None:
+    """The same block, off by more and more: it agrees as long as rounding may be the reason, and no longer."""
+    agrees = []
+    for error in (0, 1e-7, 3e-3, 1e-2, 1e-1):
+        verdict = check(Block(gate=lambda v, error=error: np.tanh(v) * (1 + error)), SPEC)
+        assert verdict.diagnosis is not None
+        agrees.append(verdict.diagnosis.agrees)
+    assert agrees[:2] == [True, True]
+    assert agrees[3:] == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -556,7 +637,7 @@ def test_the_scale_is_blamed_where_the_gate_is_right() -> None:
 def test_a_variants_distance_is_what_is_left_beyond_the_bound(
     got: list[float], bound: float, variant: list[float], expected: float
 ) -> None:
-    distance = _distance_from(np.array(got), np.array([0.0, 2.0]), np.full(2, bound))
+    distance = Distance(np.array(got), np.array([0.0, 2.0]), np.full(2, bound))
     assert distance(np.array(variant)) == pytest.approx(expected, abs=1e-15)
 
 

@@ -322,6 +322,20 @@ def effective_se_with_a_soft_gate(x, w1, b1, w2, b2):
     return x * torch.sigmoid(F.conv2d(z, w2[:, :, None, None], b2))
 
 
+@wrong("gate is hard_swish", "torch", SESpec(24, hidden=6, bias=True, gate="hard_sigmoid"))
+def mobilenet_v3_with_its_other_function(x, w1, b1, w2, b2):
+    from torch import nn
+
+    net = nn.Sequential(linear(w1, b1), nn.ReLU(), linear(w2, b2), nn.Hardswish())
+    return x * net(x.mean((2, 3)))[:, :, None, None]
+
+
+@wrong("hard_sigmoid without its 3: relu6(v) / 6", "numpy", SESpec(24, hidden=6, bias=True, gate="hard_sigmoid"))
+def relu6_over_6(x, w1, b1, w2, b2):
+    h = np.maximum(x.mean((1, 2)) @ w1.T + b1, 0)
+    return x * (np.clip(h @ w2.T + b2, 0, 6) / 6)[:, None, None]
+
+
 @wrong("gate is hard_sigmoid", "keras", SESpec(64, reduction=8))
 def dense_with_hard_sigmoid(x, w1, b1, w2, b2):
     from keras import layers
@@ -716,6 +730,34 @@ def average_pool_with_a_square_window(x, w1, b1, w2, b2):
     z = window(x)[:, :, 0, 0]
     net = nn.Sequential(linear(w1, b1), nn.ReLU(), linear(w2, b2), nn.Sigmoid())
     return x * net(z)[:, :, None, None]
+
+
+@wrong("map reshaped where it must be transposed", "torch", SESpec(24, hidden=6, bias=True))
+def tokens_by_view(x, w1, b1, w2, b2):
+    from torch import nn
+
+    n, c, h, w = x.shape
+    tokens = x.contiguous().view(n, h * w, c)
+    net = nn.Sequential(linear(w1, b1), nn.ReLU(), linear(w2, b2), nn.Sigmoid())
+    return x * net(tokens.mean(dim=1)).view(n, c, 1, 1)
+
+
+@wrong("map reshaped where it must be transposed", "jax", SESpec(16, hidden=6))
+def channels_first_by_reshape(x, w1, b1, w2, b2):
+    import jax.numpy as jnp
+    from jax import nn
+
+    n, h, w, c = x.shape
+    z = jnp.reshape(x, (n, c, h * w)).mean(-1)
+    return x * nn.sigmoid(nn.relu(z @ w1.T) @ w2.T)[:, None, None]
+
+
+@wrong("divided by 49", "torch", SESpec(24, hidden=6, bias=True))
+def last_stage_of_a_224_network(x, w1, b1, w2, b2):
+    from torch import nn
+
+    net = nn.Sequential(linear(w1, b1), nn.ReLU(), linear(w2, b2), nn.Sigmoid())
+    return x * net(x.flatten(2).sum(2) / 49)[:, :, None, None]
 
 
 @wrong("divided by H H instead of H W", "numpy", SESpec(24, hidden=6, bias=True))

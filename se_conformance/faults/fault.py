@@ -51,6 +51,7 @@ class Fault:
         half: for which of these specs it can be seen in half precision.
         rank: of the maps on which it is seen.
         forms: other ways to make the same mistake.
+        rounds: whether it is a matter of rounding, so that another order of the same operations gives other numbers.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Fault:
     forms: tuple[Change, ...] = ()
     half: Applies = always
     rank: int = 2
+    rounds: bool = False
 
     def differs(self, spec: SESpec, dtype: str) -> bool:
         """Whether it can be told from the right answer."""

@@ -39,6 +39,18 @@ def _instead(kind: str, source: str) -> Fault:
     )
 
 
+def _other(kind: str, function: Wrong, source: str) -> Fault:
+    """A function that no spec has as a gate."""
+    return Fault(
+        f"gate is {kind}",
+        "gate",
+        f"the gate is {kind} instead of what the spec says",
+        source,
+        f"replace {kind} by the spec's gate",
+        stage("gate", lambda block, right, v: function(v)),
+    )
+
+
 def _line(block: Block, v: Array) -> Array:
     numbers = hard_sigmoid_numbers(block.spec.gate)
     return numbers.slope * v + numbers.offset
@@ -96,6 +108,21 @@ GATES = (
     _instead("tanh", "attention blocks by habit"),
     _instead("relu", "Project-MONAI/MONAI residual blocks"),
     _instead("identity", "the gate forgotten"),
+    _other("hard_swish", lambda v: activate(v, "hard_swish"), "Bisonai/mobilenetv3-tensorflow#11"),
+    _other("silu", lambda v: activate(v, "silu"), "one name for both nonlinearities of an EfficientNet"),
+    _other("hardtanh", lambda v: np.clip(v, -1.0, 1.0), "tanh by a cheaper function: hardtanh, torch's default ends"),
+    _other("softplus", lambda v: np.logaddexp(0.0, v), "a gate that must be positive"),
+    _other("elu", lambda v: np.where(v > 0.0, v, np.expm1(np.minimum(v, 0.0))), "attention blocks by habit"),
+    _other("mish", lambda v: v * np.tanh(np.logaddexp(0.0, v)), "YOLOv4 code, whose every function is Mish"),
+    Fault(
+        "hard_sigmoid without its 3: relu6(v) / 6",
+        "gate",
+        "clip(v / 6, 0, 1): the 3 is not added",
+        "MobileNetV3 code written by hand",
+        "relu6(v + 3) / 6",
+        stage("gate", lambda block, right, v: np.clip(v / 6.0, 0.0, 1.0)),
+        hard_gate,
+    ),
     Fault(
         "softmax over the channels as gate",
         "gate",

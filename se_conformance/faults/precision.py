@@ -88,7 +88,7 @@ def _fault(
     applies: Applies = always,
     forms: tuple[Change, ...] = (),
 ) -> Fault:
-    return Fault(name, where, sentence, source, remedy, change, applies, dtypes, forms)
+    return Fault(name, where, sentence, source, remedy, change, applies, dtypes, forms, rounds=True)
 
 
 _HALF = "pytorch#43992, NVIDIA/NeMo#2030, huggingface/candle#3719, ROCm/MIOpen#2109, Tencent/ncnn#2698"

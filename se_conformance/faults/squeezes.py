@@ -99,6 +99,17 @@ def _even_part(x: Array) -> Array:
     return window.mean(_space(x))
 
 
+def _reshaped_first(x: Array) -> Array:
+    """(N, C, *space) reshaped to (N, positions, C): every channel of the result mixes pixels of several."""
+    moved = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    return moved.reshape(len(x), _positions(x), x.shape[-1]).mean(1)
+
+
+def _reshaped_last(x: Array) -> Array:
+    """(N, *space, C) reshaped to (N, C, positions)."""
+    return x.reshape(len(x), x.shape[-1], _positions(x)).mean(2)
+
+
 def _without(x: Array) -> Array:
     flat = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
     return flat[:, : max(1, flat.shape[1] - 1)].mean(1)
@@ -208,6 +219,22 @@ SQUEEZES = (
         "one size read twice",
         "divide by H W",
         _divided(lambda x: x.shape[1] ** (x.ndim - 2)),
+    ),
+    _fault(
+        "map reshaped where it must be transposed",
+        "x.view(N, H W, C) of a map that is (N, C, H, W): pixels and channels are mixed",
+        "ohtlab/headpose-fsanet-pytorch#10, ACheun9/Pytorch-implementation-of-Mobile-Former#3",
+        "flatten(2), or permute before the reshape",
+        _means(_reshaped_first),
+        lambda spec: averages(spec) and spec.channels > 1,
+        forms=(_means(_reshaped_last),),
+    ),
+    _fault(
+        "divided by 49",
+        "the sum over 49, the positions of a 7 x 7 map, whatever the size",
+        "a size of the network's last stage written as a constant",
+        "divide by H W",
+        _divided(lambda x: 49),
     ),
     _fault(
         "divided by n - 1",
