@@ -146,7 +146,7 @@ def judge_all(framework: str, step: int) -> list[Named]:
     return found
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(1, marks=pytest.mark.slow)], ids=["a third", "all"])
+@pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a quarter", "all"])
 def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Named]]"]]:
     """All frameworks at once, each in a process of its own."""
     asked = {"numpy", *REQUESTED}

@@ -22,7 +22,7 @@ Caffe's default of 0.999 where a deploy prototxt says nothing.
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import SpecError
@@ -183,13 +183,18 @@ def network(name: str, **overrides: Any) -> NetworkSpec:
     """
     if not isinstance(name, str):
         raise SpecError(f"a network's name must be a string, got {type(name).__name__}")
+    net = _build(name)
+    return net.replace(**overrides) if overrides else net
+
+
+@lru_cache(256)
+def _build(name: str) -> NetworkSpec:
+    """The network as its source has it; expanding one into layers takes milliseconds, so each is kept."""
     if found := _CHAINER.fullmatch(name):
         units, ratio, plain = found.groups()
-        net = _chainer(int(units or plain), SEFields(int(ratio), bias=True) if ratio else None)
-    elif make := _WITH_SE.get(name, _PLAIN.get(name)):
-        net = make()
-    else:
-        near = get_close_matches(name, NETWORKS, 3, 0.5)
-        guess = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise SpecError(f"network {name!r} is not known{guess} se_spec.networks.NETWORKS lists them all")
-    return net.replace(**overrides) if overrides else net
+        return _chainer(int(units or plain), SEFields(int(ratio), bias=True) if ratio else None)
+    if make := _WITH_SE.get(name, _PLAIN.get(name)):
+        return make()
+    near = get_close_matches(name, NETWORKS, 3, 0.5)
+    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise SpecError(f"network {name!r} is not known{guess} se_spec.networks.NETWORKS lists them all")
