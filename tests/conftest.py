@@ -1,6 +1,6 @@
 """Which frameworks a run is about, and the processes that answer for them.
 
-``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, the extra that ``se-check parity`` needs, and
+``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, onnx and port, the extras of those names, and
 peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one test;
 a family that is not named is not run, and the summary says so; a named family of which no test passed fails the run.
 
@@ -30,6 +30,7 @@ FAMILIES = {
     "keras": "keras",
     "flax": "flax",
     "conformance": "rich",
+    "onnx": "onnx",
     "port": "h5py",
     "peers": "timm",
 }

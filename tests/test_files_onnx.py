@@ -59,7 +59,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     assert reader.recognises(path, b"") and not reader.recognises(tmp_path / "net.onnx.data", b"")
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port", "onnx")
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "in fields"])
 def test_reads_what_onnx_writes(tmp_path: Path, raw: bool) -> None:
     onnx.save(model(draw(), raw=raw), tmp_path / "net.onnx")
@@ -69,7 +69,7 @@ def test_reads_what_onnx_writes(tmp_path: Path, raw: bool) -> None:
     assert facts(got) == facts(draw())
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port", "onnx")
 def test_reads_data_beside_the_model(tmp_path: Path) -> None:
     tensors = draw()
     outside = {"save_as_external_data": True, "location": "net.onnx.data", "size_threshold": 0}
@@ -204,14 +204,14 @@ def test_varints(value: int) -> None:
     assert list(wire.fields(Path("net"), memoryview(b"\x08" + wire.varint(value)))) == [(1, value)]
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port", "onnx")
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "in fields"])
 def test_mutated_files(tmp_path: Path, raw: bool, mutations: int) -> None:
     onnx.save(model(draw(), raw=raw), tmp_path / "net.onnx")
     fuzz.survives("onnx", tmp_path / "net.onnx", mutations)
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port", "onnx")
 def test_onnx_agrees_on_mutated_files(tmp_path: Path) -> None:
     """What we read of a broken file is what ONNX reads of it, where it reads it."""
     whole, path, compared = model(draw(), raw=False).SerializeToString(), tmp_path / "net.onnx", 0
