@@ -18,7 +18,7 @@ help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 parity: $(READY)  ## run every implementation on two photographs and print how far they are apart
-	$(RUN) se_conformance parity
+	$(RUN) se_parity
 
 test: $(VENV)/ready-all  ## run every test but those that ask a question again of many values; ten minutes
 	$(THREADS) $(RUN) $(PYTEST) -m "not slow"
@@ -54,28 +54,28 @@ test-flax: .venv-flax/ready-flax  ## the same with Flax
 	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST) -m "not slow"
 
 soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
-	$(VENV)/bin/se-check soak --runs $(RUNS) --out docs/SOAK.md
+	$(RUN) evidence.soak --runs $(RUNS) --out docs/SOAK.md
 
 faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype: found, and named? half an hour
-	$(VENV)/bin/se-check faults --all --dtype float64 --dtype float32 --dtype bfloat16 --dtype float16
+	$(RUN) evidence.fault_detection --all --dtype float64 --dtype float32 --dtype bfloat16 --dtype float16
 
 peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they are installed
-	$(RUN) se_conformance.peers
+	$(RUN) evidence.peer_blocks
 
 port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other libraries, as far as they are installed; a quarter of an hour
-	$(RUN) se_port.peers
+	$(RUN) evidence.peer_networks
 
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
-	$(THREADS) $(RUN) se_conformance.networks --out docs/NETWORKS.md
+	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md
 
 bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; an hour on a quiet machine
-	$(RUN) benchmarks
+	$(RUN) evidence.bench
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
-	$(RUN) se_conformance.demo --framework $(FRAMEWORK)
+	$(RUN) se_parity.demo --framework $(FRAMEWORK)
 
 accuracy: $(VENV)/ready-all  ## measure every elementary function of every backend; writes docs/accuracy.json; an hour
-	$(RUN) se_conformance.accuracy --out docs/accuracy.json
+	$(RUN) evidence.accuracy --out docs/accuracy.json
 
 lint: $(VENV)/ready-all  ## check style, format and types
 	$(RUN) ruff check .

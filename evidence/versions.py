@@ -123,7 +123,7 @@ def find_python(version: str) -> str | None:
         "import sys; print(*sys.version_info[:2], sep='.'); import venv",
     ]
     for candidate in filter(None, candidates):
-        answer = subprocess.run([candidate, *question], capture_output=True, text=True)
+        answer = subprocess.run([str(candidate), *question], capture_output=True, text=True)
         if answer.returncode == 0 and answer.stdout.strip() == version:
             return str(candidate)
     return None
@@ -154,7 +154,7 @@ def run_family(resolution: str, name: str, python: str, pytest_options: list[str
 def install(interpreter: str, environment: Path, family: Family, constraints: list[str]) -> None:
     """A new environment with the project, its extras and the test tools; wheels alone, so that nothing is compiled."""
     subprocess.run([interpreter, "-m", "venv", "--clear", environment], check=True, capture_output=True, text=True)
-    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--quiet", "pip>=25.1"], check=True, capture_output=True, text=True)
     extras = f"[{','.join(family.extras)}]" if family.extras else ""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
@@ -166,7 +166,7 @@ def install(interpreter: str, environment: Path, family: Family, constraints: li
 
 def installed_versions(environment: Path, direct: Iterable[str]) -> dict[str, str]:
     """The version of each direct dependency."""
-    command = [environment / "bin" / "python", "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
+    command = [str(environment / "bin" / "python"), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     versions = {name_of(one["name"]): one["version"] for one in listed}
     return {name_of(one): versions[name_of(one)] for one in direct}
@@ -176,7 +176,7 @@ def run_tests(environment: Path, family: Family, options: list[str]) -> tuple[in
     """How many tests passed, and the names of those that failed; a run that collects nothing is an error."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [environment / "bin" / "python", "-m", "pytest", "-q", f"--junitxml={report}", *options]
+        command = [str(environment / "bin" / "python"), "-m", "pytest", "-q", f"--junitxml={report}", *options]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
         targets = {"SE_TARGETS": family.targets}
         done = subprocess.run(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .comparison import difference as difference
     from .comparison import reference as reference
     from .judge import check as check
-    from .kit import trial as trial
-    from .kit import trials as trials
+    from .trial_inputs import trial as trial
+    from .trial_inputs import trials as trials
     from .verdict import Verdict as Verdict
 
 _HOMES = {
@@ -36,7 +36,7 @@ _HOMES = {
     "cases": ("Case", "Inputs", "covering_array"),
     "comparison": ("Comparison", "Precision", "Reference", "Result", "compare", "difference", "reference"),
     "judge": ("check",),
-    "kit": ("trial", "trials"),
+    "trial_inputs": ("trial", "trials"),
     "verdict": ("Verdict",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

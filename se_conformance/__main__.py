@@ -63,26 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, help="write the verdicts there too")
     run.set_defaults(run=_run)
 
-    faults = commands.add_parser("faults", help="the known mistakes, and whether the judge finds each")
-    faults.add_argument("--list", action="store_true", help="print the catalogue and judge nothing")
-    faults.add_argument("--dtype", action="append", help="as above (float32)")
-    faults.add_argument("--all", action="store_true", help="on many blocks instead of a few")
+    faults = commands.add_parser("faults", help="print the catalogue of known mistakes")
+    faults.add_argument("--list", action="store_true", help="the same")
     faults.set_defaults(run=_faults)
 
     vectors = commands.add_parser("vectors", help="write the frozen vectors, or judge a block by them")
     vectors.add_argument("folder", type=Path, nargs="?", help="where to write them; with --judge, where to read them")
     vectors.add_argument("--judge", metavar="MODULE:NAME", help="function(x, parameters, spec) -> y")
     vectors.set_defaults(run=_vectors)
-
-    parity = commands.add_parser("parity", help="compare every implementation on two photographs")
-    parity.add_argument("--picture", type=Path, default=Path("out/gates.png"), help="where it goes (%(default)s)")
-    parity.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw none")
-    parity.set_defaults(run=_parity)
-
-    soak = commands.add_parser("soak", help="random blocks, correct implementations: are there false alarms?")
-    soak.add_argument("--runs", type=int, default=100_000, help="%(default)s")
-    soak.add_argument("--out", type=Path, help="write the page there")
-    soak.set_defaults(run=_soak)
     return parser
 
 
@@ -121,36 +109,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _faults(options: argparse.Namespace) -> int:
-    from .cases import DTYPES
     from .faults import CATALOGUE, EQUIVALENT
-    from .faults.trial import SPECS, tried
 
-    if options.list:
-        for fault in CATALOGUE.values():
-            print(f"{fault.stage:11}{fault.name}: {fault.sentence} [{fault.source}]")
-        for name, reason in EQUIVALENT.items():
-            print(f"equivalent {name}: {reason}")
-        return PASS
-    for dtype in options.dtype or ():
-        if dtype not in DTYPES:
-            raise SEError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
-    colour = _colour()
-    missed = done = first = third = 0
-    for dtype in options.dtype or ["float32"]:
-        for one in tried(SPECS if options.all else SPECS[:2], dtype):
-            done += 1
-            missed += not one.killed
-            first += one.place == 1
-            third += 1 <= one.place <= 3
-            if one.place != 1:
-                word = "not found" if not one.killed else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
-                print(
-                    colour(f"{one.fault.name}, {one.verdict.spec}, {dtype}: {word}", "yellow" if one.killed else "red")
-                )
-    print(f"{done - missed} of {done} found, {first} named first, {third} among the first three")
-    if not done:
-        return NOTHING
-    return PASS if not missed and first >= 0.95 * done and third == done else FAIL
+    for fault in CATALOGUE.values():
+        print(f"{fault.stage:11}{fault.name}: {fault.sentence} [{fault.source}]")
+    for name, reason in EQUIVALENT.items():
+        print(f"equivalent {name}: {reason}")
+    return PASS
 
 
 def _vectors(options: argparse.Namespace) -> int:
@@ -171,27 +136,6 @@ def _vectors(options: argparse.Namespace) -> int:
         print(_colour()(f"{name}: {text}", "red"))
     print(f"{len(frozen) - len(wrong)} of {len(frozen)}")
     return FAIL if wrong else PASS
-
-
-def _parity(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from .parity import parity
-    from .targets import device
-
-    if device() not in ("cpu", "cuda"):
-        print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
-        return NOTHING
-    console = Console()
-    return parity(console if console.is_terminal else Console(width=132), options.picture)
-
-
-def _soak(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from .soak import soak
-
-    return soak(options.runs, Console(), options.out)
 
 
 def _spec(options: argparse.Namespace) -> SESpec:

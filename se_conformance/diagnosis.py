@@ -17,11 +17,11 @@ import numpy as np
 
 from se_spec import SESpec
 
-from . import stages
+from . import localization
+from .calls import Outcome, called, called_vjp
 from .comparison import Comparison, Precision, Reference, Result, compare, reference
 from .faults import CATALOGUE, Block, Fault, broken
-from .kit import Trial
-from .outcome import Outcome, called, called_vjp
+from .trial_inputs import Trial
 
 NEAR = 0.35
 """Below it the search has found something to look at closely: a gate of hard_swish is at 0.32 from one of relu. Errors
@@ -179,9 +179,9 @@ def diagnose(
         rounds = all(fault.rounds for fault in faults) and score < NEAR
         agrees = rounds or _agrees(broken(spec, faults, dtype), seen, forward)
     if agrees:
-        stage = min((fault.stage for fault in ranked[0][1]), key=stages.ORDER.index)
+        stage = min((fault.stage for fault in ranked[0][1]), key=localization.ORDER.index)
     else:
-        stage = stages.first_departure(seen, spec, function, excitation, data_format) if forward else "gradient"
+        stage = localization.first_departure(seen, spec, function, excitation, data_format) if forward else "gradient"
     return Diagnosis(tuple(causes), tuple(named.values()), together, stage, agrees)
 
 

@@ -11,10 +11,10 @@ from se_spec import SESpec, SpecError
 
 from . import diagnosis
 from .adapters import Adapted, adapted
+from .calls import Outcome, called, called_gate, called_vjp, laid_out
 from .comparison import Precision, Reference, Result, compare, reference
 from .deviations import read_deviations
-from .kit import Trial, trials
-from .outcome import Outcome, called, called_gate, called_vjp, laid_out
+from .trial_inputs import Trial, trials
 from .verdict import Finding, Verdict
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import se_numpy
 import se_spec
 from se_spec import SESpec, SpecError
-from se_spec.fields import choice, positive_integer, refuse
+from se_spec.validation import choice, positive_integer, refuse
 
 from .cases import Inputs, gate_kinks, round_to
 

@@ -9,13 +9,13 @@
 (16, 4, ('timm.SqueezeExcite',), ('activation', 'gate'))
 """
 
-from .blocks import Found as Found
+from .api import Report as Report
+from .api import convert as convert
+from .api import find_blocks as find_blocks
+from .api import load as load
+from .api import save as save
+from .detect.blocks import Found as Found
 from .inspection import Inspection as Inspection
 from .inspection import inspect as inspect
-from .port import Report as Report
-from .port import convert as convert
-from .port import find_blocks as find_blocks
-from .port import load as load
-from .port import save as save
 from .verification import Verification as Verification
 from .verification import verify as verify

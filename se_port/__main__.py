@@ -65,7 +65,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from .port import convert
+    from .api import convert
     from .preprocessing import preprocessing
     from .progress import shown
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from se_spec import LayoutError
 
-from . import blocks, recognise
+from .detect import blocks, networks
 from .preprocessing import preprocessing
 from .sources import Source, opened
 
@@ -28,7 +28,7 @@ class Inspection:
     format: str | None
     dtypes: dict[str, int]
     bytes: int
-    networks: tuple[recognise.Known, ...]
+    networks: tuple[networks.Known, ...]
     blocks: dict[str, blocks.Found]
     problem: str
 
@@ -77,11 +77,11 @@ def inspect(source: Source, layout: str = "auto") -> Inspection:
     for array in tensors.values():
         dtypes[array.dtype.name] += 1
         size += array.nbytes
-    networks = tuple(recognise.networks(tensors.shapes, layout))
-    problem, found = "" if networks else recognise.nearest(tensors.shapes, layout), {}
+    found_networks = tuple(networks.networks(tensors.shapes, layout))
+    problem, found = "" if found_networks else networks.nearest(tensors.shapes, layout), {}
     try:
         found = blocks.find(tensors, layout)
     except LayoutError as error:
         problem = problem or str(error)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    return Inspection(name, tensors.format, dict(dtypes), size, networks, found, problem)
+    return Inspection(name, tensors.format, dict(dtypes), size, found_networks, found, problem)

@@ -1,9 +1,9 @@
 """The tables of layouts, in words or as the Markdown of docs/PORTING.md."""
 
-from . import files
-from .block_layouts import BLOCK_LAYOUTS
-from .layouts import UNKNOWN, BlockLayout
-from .network_layouts import NETWORK_LAYOUTS
+from . import formats
+from .layouts.base import UNKNOWN, BlockLayout
+from .layouts.blocks import BLOCK_LAYOUTS
+from .layouts.networks import NETWORK_LAYOUTS
 
 _PAGE = """# Porting
 
@@ -47,10 +47,10 @@ def page(*, markdown: bool = True) -> str:
         ],
         markdown,
     )
-    formats = _rows(("format", "ending"), list(files.FORMATS.items()), markdown)
+    endings = _rows(("format", "ending"), list(formats.FORMATS.items()), markdown)
     if not markdown:
-        return f"{networks}\n{blocks}\n{formats}"
-    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{formats}"
+        return f"{networks}\n{blocks}\n{endings}"
+    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{endings}"
 
 
 def _projections(row: BlockLayout) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from se_spec import LayoutError
 
-from . import files, keras_names
+from . import formats
+from .layouts import keras_names
 
 Source = str | Path | Mapping[str, Any]
 """A path, or names and arrays of NumPy, PyTorch or whatever ``numpy.asarray`` takes."""
@@ -36,7 +37,7 @@ class Opened(Lazy):
 
     Args:
         makers: of each array.
-        format: the file's, of ``files.FORMATS``; None for a mapping.
+        format: the file's, of ``formats.FORMATS``; None for a mapping.
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]], format: str | None = None) -> None:
@@ -57,8 +58,8 @@ def opened(source: Source) -> Opened:
         LayoutError: neither a path nor a mapping.
     """
     if isinstance(source, str | Path):
-        format = files.format_of(Path(source))
-        tensors = files.read(source, format)
+        format = formats.format_of(Path(source))
+        tensors = formats.read(source, format)
         names = keras_names.named(tensors) if format == "keras" else {name: name for name in tensors}
         return Opened({ours: partial(tensors.__getitem__, name) for name, ours in names.items()}, format)
     if not isinstance(source, Mapping):
@@ -72,5 +73,5 @@ def _array(source: Mapping[str, Any], name: str) -> np.ndarray:
     if type(value).__module__.startswith("torch"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
-            value = value.view(files.needed("torch", "bfloat16").int16).numpy().view(files.bfloat16())
+            value = value.view(formats.needed("torch", "bfloat16").int16).numpy().view(formats.bfloat16())
     return np.asarray(value)

@@ -8,11 +8,11 @@ import numpy as np
 import se_numpy
 from se_spec import LayoutError, NetworkSpec, SESpec
 
-from .port import known, loaded
+from .api import known, loaded
 from .sources import Source, opened
 
 if TYPE_CHECKING:
-    from se_conformance.targets import Worker
+    from se_parity.implementations import Worker
 
 RUNS = {"se_keras": "keras tensorflow", "se_flax": "nnx", "se_flax.linen": "linen"}
 """The implementation of ``se_conformance`` that runs a layout; all others run in PyTorch."""
@@ -65,7 +65,7 @@ def verify(
     Raises:
         FileFormatError, LayoutError: as ``load``; or the files hold a block, which ``se_conformance.check`` judges.
     """
-    from se_conformance.targets import TARGETS, Worker
+    from se_parity.implementations import TARGETS, Worker
 
     theirs, ours = opened(source), opened(target)
     net = known(theirs, spec, source_layout)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SpecError
-from .fields import choice, finite_number, refuse
+from .validation import choice, finite_number, refuse
 
 ACTIVATIONS = ("relu", "silu", "hard_swish", "gelu", "gelu_tanh", "relu6", "sigmoid", "tanh", "identity")
 GATES = ("sigmoid", "tanh", "relu", "identity", "hard_sigmoid")

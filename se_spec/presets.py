@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SpecError
-from .fields import positive_integer
 from .nonlinearities import HardSigmoid, LeakyReLU
+from .validation import positive_integer
 from .widths import floor_width, make_divisible, rounded_width, truncated_width
 
 Rule = Callable[[int, int], int]

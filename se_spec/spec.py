@@ -12,7 +12,7 @@ import json
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
-from . import fields, nonlinearities, widths
+from . import nonlinearities, validation, widths
 from .errors import SpecError
 from .nonlinearities import Activation, Gate
 
@@ -61,20 +61,20 @@ class SESpec:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        channels = fields.positive_integer("channels", self.channels)
-        single = fields.flag("single_projection", self.single_projection)
+        channels = validation.positive_integer("channels", self.channels)
+        single = validation.flag("single_projection", self.single_projection)
         activation = nonlinearities.activation(self.activation)
         reduction, hidden = self._width(channels, single)
         canonical = {
             "channels": channels,
             "reduction": reduction,
             "hidden": hidden,
-            "bias": fields.flag("bias", self.bias),
+            "bias": validation.flag("bias", self.bias),
             "activation": "identity" if single else activation,  # E-4
             "gate": nonlinearities.gate(self.gate),
-            "squeeze": fields.choice("squeeze", self.squeeze, SQUEEZES),
-            "gain": fields.finite_number("gain", self.gain),
-            "residual": fields.flag("residual", self.residual),
+            "squeeze": validation.choice("squeeze", self.squeeze, SQUEEZES),
+            "gain": validation.finite_number("gain", self.gain),
+            "residual": validation.flag("residual", self.residual),
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
@@ -98,12 +98,12 @@ class SESpec:
     def _width(self, channels: int, single: bool) -> tuple[int | None, int]:
         given = self.hidden is not _FROM_REDUCTION
         if single and given:
-            fields.refuse("hidden", self.hidden, f"left out with single_projection, where it is {channels}")
+            validation.refuse("hidden", self.hidden, f"left out with single_projection, where it is {channels}")
         if single:
             return None, channels
         if given:
-            return None, fields.positive_integer("hidden", self.hidden)
-        reduction = fields.positive_integer("reduction", self.reduction)
+            return None, validation.positive_integer("hidden", self.hidden)
+        reduction = validation.positive_integer("reduction", self.reduction)
         return reduction, widths.floor_width(channels, reduction, minimum=1)  # W-1
 
     @classmethod
@@ -180,7 +180,7 @@ class SESpec:
         Raises:
             SpecError: not JSON, or not a spec.
         """
-        return cls.from_dict(fields.parsed(text, "a spec"))
+        return cls.from_dict(validation.parsed(text, "a spec"))
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(SESpec))

@@ -5,7 +5,7 @@ only ``floor_width`` with ``minimum=1``, which is what ``SESpec(reduction=...)``
 """
 
 from .errors import SpecError
-from .fields import not_negative, positive_integer, positive_number
+from .validation import not_negative, positive_integer, positive_number
 
 
 def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:

@@ -20,10 +20,10 @@ from torch.nn.modules.module import _has_any_global_hook
 import se_spec
 from se_spec import InputError, SESpec
 
-from . import eager
-from .eager import Formula, Weights
+from .fast import when
+from .fast.kernels import cast, multiply, widened
+from .fast.when import Formula, Weights
 from .nonlinearities import activate, gate, spell_activation, spell_gate
-from .passes import cast, multiply, widened
 
 
 class SqueezeExcitation(nn.Module):
@@ -92,9 +92,9 @@ class SqueezeExcitation(nn.Module):
             return self._record(x)
         self._check(x)
         weights = self._weights(x)
-        inplace = self.inplace and eager.overwrites(x, self._spec)
-        if weights is not None and eager.fits(x, self._spec, weights):
-            return eager.run(x, Formula(self._spec, self._formula, self._factors, inplace), weights)
+        inplace = self.inplace and when.overwrites(x, self._spec)
+        if weights is not None and when.fits(x, self._spec, weights):
+            return when.run(x, Formula(self._spec, self._formula, self._factors, inplace), weights)
         return self._formula(x, weights, inplace)
 
     def _record(self, x: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from se_conformance.cases import FACTORS, covering_array
-from se_conformance.targets import SHARED_GPU, TARGETS, Target, Worker, device
+from se_parity.implementations import SHARED_GPU, TARGETS, Target, Worker, device
 
 FAMILIES = {
     "numpy": "numpy",
@@ -98,54 +99,71 @@ def pytest_report_header() -> str:
     return f"se-suite: frameworks asked for: {', '.join(REQUESTED)}"
 
 
-LONGEST = ("torch", "match", "network_keras", "network_flax", "benchmarks", "network_torch", "faults", "training")
+LONGEST = (
+    "se_torch/test_block",
+    "se_parity/test_match",
+    "se_keras/test_networks",
+    "se_flax/test_networks",
+    "evidence/test_bench",
+    "se_keras/test_tools",
+    "se_conformance/test_faults",
+    "repository/test_docs",
+)
 """Files that take longest: first, so that no process has one of them left when the others are done."""
 SLOW = (
-    "test_network_torch.py::*[senet154]",
-    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
-    "test_network_torch.py::test_m7_timms_own_models_give_the_same_logits[legacy_seresnext50_32x4d]",
-    "test_network_keras.py::test_m1_m7_families_are_the_oracles[se_resnext50_32x4d]",
-    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE identity]",
-    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE post]",
-    "test_network_keras.py::test_every_parameter_has_a_gradient[bottlenecks, SE standard]",
-    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-Inception]",
-    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-zeros]",
-    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[xla-zeros]",
-    "test_network_flax.py::*[senet154]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[*resnet18]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[se_resnet20]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[*resnet50]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[*resnet50_se]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[mxnet.se_resnext50_*]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[timm.seresnext50_32x4d]",
-    "test_network_flax.py::test_m1_m7_every_family_is_the_oracles[chainer.se_resnet_n18_r8]",
-    "test_keras_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[0-*",
-    "test_keras_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-eager]",
-    "test_keras_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-saved model]",
-    "test_keras_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-tflite float16]",
-    "test_keras_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-mixed_bfloat16-*]",
-    "test_keras_tools.py::test_quantize_does_what_it_does_with_plain_layers[*int4]",
-    "test_network_keras.py::test_compiled_and_exported_models_take_every_size[saved_model-*]",
-    "test_references.py::test_m7_in_every_implementation[keras *-moskomule-se_resnet20]",
-    "test_references.py::test_m7_in_every_implementation[keras jax-*]",
-    "test_references.py::test_m7_in_every_implementation[nnx-nutszebra-N2_r16]",
-    "test_benchmarks.py::test_memory_of_a_step_of_training[flax]",
-    "test_benchmarks.py::test_memory_of_a_step_of_training[keras tensorflow]",
-    "test_torch.py::test_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
-    "test_torch.py::test_n4_autocast_changes_nothing[compiled-float32-*]",
-    "test_torch.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
+    "se_flax/test_networks.py::test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles[size1-*",
+    "se_keras/test_networks.py::test_k3_saved_loaded_and_cloned_models_are_the_same_on_every_backend[keras jax]",
+    "se_keras/test_tools.py::test_quantize_does_what_it_does_with_plain_layers[keras jax-int8]",
+    "se_conformance/test_adapters.py::test_a_right_block_passes_and_a_wrong_one_is_told_why[linen_block]",
+    "se_conformance/test_faults.py::test_every_fault_is_found_on_every_block_on_which_it_makes_a_difference[*float16]",
+    "evidence/test_bench.py::test_every_block_is_right_and_is_timed[keras tensorflow-one dtype]",
+    "repository/test_run.py::*[several]",
+    "se_torch/test_networks.py::*[senet154]",
+    "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
+    "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[legacy_seresnext50_32x4d]",
+    "se_keras/test_networks.py::test_m1_m7_families_are_the_oracles[se_resnext50_32x4d]",
+    "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE identity]",
+    "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE post]",
+    "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE standard]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-Inception]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-zeros]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[xla-zeros]",
+    "se_flax/test_networks.py::*[senet154]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet18]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[se_resnet20]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet50]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet50_se]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[mxnet.se_resnext50_*]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[timm.seresnext50_32x4d]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[chainer.se_resnet_n18_r8]",
+    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[0-*",
+    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-eager]",
+    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-saved model]",
+    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-tflite float16]",
+    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-mixed_bfloat16-*]",
+    "se_keras/test_tools.py::test_quantize_does_what_it_does_with_plain_layers[*int4]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-*]",
+    "se_port/test_references.py::test_m7_in_every_implementation[keras *-moskomule-se_resnet20]",
+    "se_port/test_references.py::test_m7_in_every_implementation[keras jax-*]",
+    "se_port/test_references.py::test_m7_in_every_implementation[nnx-nutszebra-N2_r16]",
+    "evidence/test_bench.py::test_memory_of_a_step_of_training[flax]",
+    "evidence/test_bench.py::test_memory_of_a_step_of_training[keras tensorflow]",
+    "se_torch/test_block.py::test_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
+    "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-float32-*]",
+    "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
 )
 """Values that are slow, where the test's other values ask the same of other networks, sizes or types."""
-ON_THE_PROCESSOR = ("match", "keras", "flax", "peers")
+ON_THE_PROCESSOR = ("se_parity/test_match", "se_keras/test_block", "se_flax/test_block", "evidence/test_peer_blocks")
 """Files whose every test is of numbers that a framework computes; others mark such tests themselves."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") in ON_THE_PROCESSOR:
+        place = place_of(item)
+        if place in ON_THE_PROCESSOR:
             item.add_marker("processor")
-        if any(fnmatchcase(f"{item.path.name}::{item.name}", pattern.replace("[", "[[]", 1)) for pattern in SLOW):
+        if any(fnmatchcase(f"{place}.py::{item.name}", pattern.replace("[", "[[]", 1)) for pattern in SLOW):
             item.add_marker("slow")
     put_in_order(items, os.environ.get("SE_ORDER", ""))
     kept, dropped = [], []
@@ -157,11 +175,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def place_of(item: pytest.Item) -> str:
+    """The file below tests/, as in ``se_torch/test_block``."""
+    return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+
+
 def put_in_order(items: list[pytest.Item], order: str) -> None:
     """Whole files one after the other, whatever the order: what a file has set up serves all its tests."""
-    ranks: dict[str, float] = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    ranks = {place: rank for rank, place in enumerate(LONGEST)}
     if not order:
-        items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+        items.sort(key=lambda item: ranks.get(place_of(item), len(ranks)))
     elif order == "reversed":
         items.reverse()
     else:

@@ -18,10 +18,10 @@ import se_spec
 from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
-from .. import exact
 from ..cases import round_to
 from ..files import replacing
 from ..probes import probe_for
+from . import exact
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "vectors.safetensors"

@@ -8,9 +8,9 @@ import numpy as np
 from se_numpy import error_bounds
 from se_spec import SESpec
 
+from ..calls import called
 from ..cases import Inputs
 from ..comparison import judged
-from ..outcome import called
 from . import Vector
 
 

@@ -6,13 +6,13 @@
 (28088024, 3860488192)
 """
 
+from .catalogue import NETWORKS as NETWORKS
+from .catalogue import network as network
 from .counts import output_length as output_length
 from .counts import pads as pads
 from .counts import same_pads as same_pads
 from .counts import sizes as sizes
 from .counts import spent as spent
-from .named import NETWORKS as NETWORKS
-from .named import network as network
 from .parts import ConvStep as ConvStep
 from .parts import Head as Head
 from .parts import Inception as Inception

@@ -13,7 +13,7 @@ number of its convolution, before it (``order="pre"``) or after. A parameter's n
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .. import fields
+from .. import validation
 from ..parameters import shapes
 from ..spec import SESpec
 from .parts import Inception, PoolStep, Stage, Step
@@ -303,7 +303,7 @@ class _Graph:
         missing = channels - self.channels[x]
         side = self.network.shortcut.zeros
         if missing < 0 or (side == "both" and missing % 2):
-            fields.refuse("shortcut.channels", "zeros", f"'conv' from {self.channels[x]} to {channels} channels")
+            validation.refuse("shortcut.channels", "zeros", f"'conv' from {self.channels[x]} to {channels} channels")
         if not missing:
             return x
         before = missing // 2 if side == "both" else 0

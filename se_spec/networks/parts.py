@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import fields, nonlinearities
+from .. import nonlinearities, validation
 from ..spec import SESpec
 
 OPERATIONS = ("max", "avg")
@@ -31,7 +31,7 @@ class ConvStep:
 
     def __post_init__(self) -> None:
         for name in ("channels", "kernel", "stride"):
-            _set(self, name, fields.positive_integer(name, getattr(self, name)))
+            _set(self, name, validation.positive_integer(name, getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class PoolStep:
     stride: int = 2
 
     def __post_init__(self) -> None:
-        fields.choice("pool", self.pool, OPERATIONS)
+        validation.choice("pool", self.pool, OPERATIONS)
         for name in ("kernel", "stride"):
-            _set(self, name, fields.positive_integer(name, getattr(self, name)))
+            _set(self, name, validation.positive_integer(name, getattr(self, name)))
 
 
 Step = ConvStep | PoolStep
@@ -79,7 +79,7 @@ class Stem:
     def __post_init__(self) -> None:
         _set(self, "steps", tuple_of("steps", self.steps, Step))
         for name in ("norm", "input_norm"):
-            fields.flag(name, getattr(self, name))
+            validation.flag(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         for name in ("units", "channels", "stride"):
-            _set(self, name, fields.positive_integer(name, getattr(self, name)))
+            _set(self, name, validation.positive_integer(name, getattr(self, name)))
         if not isinstance(self.widths, tuple | list) or len(self.widths) not in (1, 2):
-            fields.refuse("widths", self.widths, "one width (a basic unit) or two (a bottleneck)")
-        _set(self, "widths", tuple(fields.positive_integer("widths", width) for width in self.widths))
+            validation.refuse("widths", self.widths, "one width (a basic unit) or two (a bottleneck)")
+        _set(self, "widths", tuple(validation.positive_integer("widths", width) for width in self.widths))
 
     @property
     def kernels(self) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ class Inception:
         for module in modules:
             strides = [_product(step.stride for step in branch) for branch in module]
             if len(set(strides)) > 1:
-                fields.refuse("module", module, f"of branches with one stride, not {strides}")
+                validation.refuse("module", module, f"of branches with one stride, not {strides}")
         _set(self, "modules", modules)
 
 
@@ -170,14 +170,14 @@ class Shortcut:
     always: bool = False
 
     def __post_init__(self) -> None:
-        fields.choice("shortcut.channels", self.channels, ("conv", "zeros"))
-        fields.choice("shortcut.entry", self.entry, ("input", "norm_relu", "shared"))
-        fields.choice("shortcut.zeros", self.zeros, ("end", "both"))
-        _set(self, "kernel", fields.positive_integer("shortcut.kernel", self.kernel))
+        validation.choice("shortcut.channels", self.channels, ("conv", "zeros"))
+        validation.choice("shortcut.entry", self.entry, ("input", "norm_relu", "shared"))
+        validation.choice("shortcut.zeros", self.zeros, ("end", "both"))
+        _set(self, "kernel", validation.positive_integer("shortcut.kernel", self.kernel))
         if self.pool != 0 or isinstance(self.pool, bool):
-            _set(self, "pool", fields.positive_integer("shortcut.pool", self.pool))
+            _set(self, "pool", validation.positive_integer("shortcut.pool", self.pool))
         for name in ("norm", "always"):
-            fields.flag(f"shortcut.{name}", getattr(self, name))
+            validation.flag(f"shortcut.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -200,14 +200,14 @@ class Head:
     before: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        fields.choice("head.classifier", self.classifier, ("dense", "conv"))
-        fields.flag("head.bias", self.bias)
-        _set(self, "dropout", fields.not_negative("head.dropout", self.dropout))
+        validation.choice("head.classifier", self.classifier, ("dense", "conv"))
+        validation.flag("head.bias", self.bias)
+        _set(self, "dropout", validation.not_negative("head.dropout", self.dropout))
         if self.dropout >= 1:
-            fields.refuse("head.dropout", self.dropout, "a rate of at least 0 and below 1")
+            validation.refuse("head.dropout", self.dropout, "a rate of at least 0 and below 1")
         if not isinstance(self.before, tuple | list):
-            fields.refuse("head.before", self.before, "a list of 'bn' and 'relu'")
-        _set(self, "before", tuple(fields.choice("head.before", one, ("bn", "relu")) for one in self.before))
+            validation.refuse("head.before", self.before, "a list of 'bn' and 'relu'")
+        _set(self, "before", tuple(validation.choice("head.before", one, ("bn", "relu")) for one in self.before))
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class SEFields:
             if value["reduction"] is not None or value["single_projection"]:
                 del value["hidden"]
         if not isinstance(value, Mapping) or not set(value) <= set(cls.__dataclass_fields__):
-            fields.refuse("se", value, f"None, a SESpec, or a dict of {', '.join(cls.__dataclass_fields__)}")
+            validation.refuse("se", value, f"None, a SESpec, or a dict of {', '.join(cls.__dataclass_fields__)}")
         return cls(**{name: nonlinearities.from_data(one) for name, one in value.items()})
 
 
@@ -280,7 +280,7 @@ def tuple_of(field: str, values: Any, kind: Any) -> tuple[Any, ...]:
     """``values`` as a tuple that is not empty and holds nothing but ``kind``."""
     if not isinstance(values, tuple | list) or not values or not all(isinstance(one, kind) for one in values):
         names = " or ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
-        fields.refuse(field, values, f"a list, not empty, of {names}")
+        validation.refuse(field, values, f"a list, not empty, of {names}")
     return tuple(values)
 
 

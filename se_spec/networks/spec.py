@@ -12,7 +12,7 @@ from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from typing import Any, Self
 
-from .. import fields, nonlinearities
+from .. import nonlinearities, validation
 from ..errors import SpecError
 from . import counts
 from .layers import Layer, expand
@@ -88,41 +88,43 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         for name, kind in (("stem", Stem), ("head", Head), ("shortcut", Shortcut)):
             if not isinstance(getattr(self, name), kind):
-                fields.refuse(name, getattr(self, name), f"a {kind.__name__}")
+                validation.refuse(name, getattr(self, name), f"a {kind.__name__}")
         allowed = {"order": ORDERS, "stride_on": STRIDES_ON, "se_at": PLACES}
         allowed |= {"padding": PADDINGS, "pool_padding": POOL_PADDINGS}
         for name, choices in allowed.items():
-            fields.choice(name, getattr(self, name), choices)
+            validation.choice(name, getattr(self, name), choices)
         canonical: dict[str, Any] = {
             "stages": tuple_of("stages", self.stages, Stage | Inception),
             "se": SEFields.of(self.se),
         }
         for name in ("last_relu", "count_padding", "conv_bias"):
-            canonical[name] = fields.flag(name, getattr(self, name))
+            canonical[name] = validation.flag(name, getattr(self, name))
         for name in ("groups", "num_classes", "channels", "input_size"):
-            canonical[name] = fields.positive_integer(name, getattr(self, name))
-        canonical["epsilon"] = fields.positive_number("epsilon", self.epsilon)
-        canonical["momentum"] = fields.not_negative("momentum", self.momentum)
+            canonical[name] = validation.positive_integer(name, getattr(self, name))
+        canonical["epsilon"] = validation.positive_number("epsilon", self.epsilon)
+        canonical["momentum"] = validation.not_negative("momentum", self.momentum)
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
         self._check_together()
 
     def _check_together(self) -> None:
         if self.momentum >= 1:
-            fields.refuse("momentum", self.momentum, "at least 0 and below 1")
+            validation.refuse("momentum", self.momentum, "at least 0 and below 1")
         if self.se_at != "standard" and (self.order == "pre" or self._has(Inception)):
-            fields.refuse("se_at", self.se_at, "'standard' but in post-activation residual units")
+            validation.refuse("se_at", self.se_at, "'standard' but in post-activation residual units")
         if self._has(Inception) and self.order == "pre":
-            fields.refuse("order", self.order, "'post' with Inception modules")
+            validation.refuse("order", self.order, "'post' with Inception modules")
         if self.last_relu and self.order == "pre":
-            fields.refuse("last_relu", True, "False in pre-activation units")
+            validation.refuse("last_relu", True, "False in pre-activation units")
         if self.shortcut.entry == "shared" and self.order == "post":
-            fields.refuse("shortcut.entry", "shared", "'input' or 'norm_relu' in post-activation units")
+            validation.refuse("shortcut.entry", "shared", "'input' or 'norm_relu' in post-activation units")
         steps = [*self.stem.steps, *(step for s in self.stages if isinstance(s, Inception) for step in _steps(s))]
         if self.pool_padding == "ceil" and any(
             isinstance(step, PoolStep) and step.pool == "avg" and step.stride > 1 for step in steps
         ):
-            fields.refuse("pool_padding", self.pool_padding, "'symmetric' or 'same' with averages that have a stride")
+            validation.refuse(
+                "pool_padding", self.pool_padding, "'symmetric' or 'same' with averages that have a stride"
+            )
         for stage in self.stages:
             if isinstance(stage, Stage):
                 self._check_stage(stage)
@@ -130,11 +132,13 @@ class NetworkSpec:
 
     def _check_stage(self, stage: Stage) -> None:
         if any(width % self.groups for width in stage.widths):
-            fields.refuse("groups", self.groups, f"a divisor of the widths {stage.widths}")
+            validation.refuse("groups", self.groups, f"a divisor of the widths {stage.widths}")
         if len(stage.widths) == 1 and self.groups > 1:
-            fields.refuse("groups", self.groups, "1 in basic units")
+            validation.refuse("groups", self.groups, "1 in basic units")
         if stage.stride > 1 and self.shortcut.channels == "zeros" and not self.shortcut.pool:
-            fields.refuse("shortcut.pool", 0, "the kernel that takes the stride where channels are padded with zeros")
+            validation.refuse(
+                "shortcut.pool", 0, "the kernel that takes the stride where channels are padded with zeros"
+            )
 
     def _has(self, kind: type) -> bool:
         return any(isinstance(stage, kind) for stage in self.stages)
@@ -225,7 +229,7 @@ class NetworkSpec:
         Raises:
             SpecError: not JSON, or not a network.
         """
-        return cls.from_dict(fields.parsed(text, "a network"))
+        return cls.from_dict(validation.parsed(text, "a network"))
 
 
 FIELDS = tuple(one.name for one in dataclass_fields(NetworkSpec))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from se_conformance.targets import device
+from se_parity.implementations import device
 
 _NOT_RUN = pytest.StashKey[int]()
 

@@ -8,11 +8,11 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result
 from se_conformance.cases import covering_array
-from se_conformance.targets import TARGETS, Worker, device, dtype_of
+from se_parity.implementations import TARGETS, Worker, device, dtype_of
 
 from ..conftest import COMPILED_FULLY, Cells, requested_targets
+from ..se_parity.test_match import JITTED, compiled_cases, judged, report
 from ..small_networks import SMALL, difference, images, weights_of
-from ..test_match import JITTED, compiled_cases, judged, report
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
 """Of networks; TF32 has 10 bits, and would be off by 1e-4 or more."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import se_torch
-from se_conformance.targets import device
+from se_parity.implementations import device
 from se_spec import InputError, SESpec
 
 SPEC = SESpec(16, reduction=4, bias=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.test_files_caffe import schema
+from tests.se_port.formats.test_caffe import schema
 
 HERE = Path(__file__).parent
 FACTOR = 999.98236  # by which Caffe divides the statistics that it keeps

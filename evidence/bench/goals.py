@@ -1,0 +1,211 @@
+"""Where we want to be: time over the best peer's in the same run, and what stands in the way where we are not."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from . import added_by_se
+from .blocks import SHAPES, Task
+from .rounds import Timing, ratio
+
+SMALL, SEVEN = (SHAPES[0],), SHAPES[1:3]
+REST = SHAPES[3:]
+F32, F32_TRAINING, BF16, BF16_TRAINING = (
+    (dtype, training) for dtype in ("float32", "bfloat16") for training in (False, True)
+)
+FIRST, LAST = "NCHW", "channels_last"
+Results = dict[str, Any]
+"""What ``python -m evidence.bench`` wrote."""
+
+
+class Line(NamedTuple):
+    """One of ours on one task.
+
+    Args:
+        home: which process.
+        who: which of ours.
+        how: in which layout, or by which compiler.
+        task: what was computed.
+        time: how long it took.
+        peers: of the same ``how``.
+        floor: what memory allows, in microseconds; None where it was not measured.
+    """
+
+    home: str
+    who: str
+    how: str
+    task: Task
+    time: Timing
+    peers: dict[str, Timing]
+    floor: float | None
+
+    @property
+    def best(self) -> str:
+        """The fastest peer."""
+        return min(self.peers, key=lambda name: self.peers[name].median)
+
+    @property
+    def fastest(self) -> float:
+        """Its time, in microseconds."""
+        return self.peers[self.best].median
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the fastest peer's."""
+        return self.over(self.best)
+
+    @property
+    def is_twin(self) -> bool:
+        """A layer, traced, is what a model of that layer is, traced."""
+        return self.who == "ours layer" and self.how != "eager"
+
+    def over(self, peer: str) -> float:
+        """Our time over a peer's."""
+        return ratio(self.time, self.peers[peer])
+
+
+def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
+    """All of ours, in order."""
+    for one in tasks:
+        task = Task(tuple(one["shape"]), one["dtype"], one["training"])
+        times: dict[str, dict[str, Timing]] = {}
+        for name, measured in one["times"].items():
+            who, how = name.rsplit(", ", 1)
+            times.setdefault(how, {})[who] = Timing(**measured)
+        floor = sum(timing.median for timing in times.pop("floor").values()) if "floor" in times else None
+        for how, each in times.items():
+            peers = {who: timing for who, timing in each.items() if not who.startswith("ours")}
+            for who in each:
+                if who not in peers:
+                    yield Line(home, who, how, task, each[who], peers, floor)
+
+
+class Goal(NamedTuple):
+    """A line of the table.
+
+    Args:
+        what: in words.
+        limit: the ratio that is to be reached.
+        measured: the ratios, by what they are of.
+        hinders: what was tried and what limits it, where it is not reached.
+    """
+
+    what: str
+    limit: float
+    measured: Callable[[Results], dict[str, float]]
+    hinders: str = ""
+
+
+def of(
+    home: str,
+    kind: tuple[str, bool],
+    shapes: tuple[tuple[int, ...], ...],
+    how: str | None = None,
+    who: str | None = None,
+    peer: str | None = None,
+) -> Callable[[Results], dict[str, float]]:
+    """Ratios to the best peer, or to one."""
+
+    def measured(results: Results) -> dict[str, float]:
+        return {
+            _short(one.task, one.who.removeprefix("ours").strip(), one.how if how is None else ""): (
+                one.ratio if peer is None else one.over(peer)
+            )
+            for one in lines(home, results["homes"][home]["tasks"])
+            if one.task in [Task(shape, *kind) for shape in shapes]
+            and how in (None, one.how)
+            and who in (None, one.who)
+        }
+
+    return measured
+
+
+def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
+    """PyTorch's forward pass in terms of what memory allows."""
+
+    def measured(results: Results) -> dict[str, float]:
+        return {
+            _short(one.task): one.time.median / one.floor
+            for one in lines("torch", results["homes"]["torch"]["tasks"])
+            if one.task in [Task(shape) for shape in shapes] and (one.who, one.how) == ("ours", "NCHW") and one.floor
+        }
+
+    return measured
+
+
+def peak(results: Results) -> dict[str, float]:
+    """What a step of training in PyTorch adds to memory, in terms of x; y is 1, dx is 1."""
+    return {how: results["peaks"]["torch"]["float32"][f"ours, {how}"] for how in (FIRST, LAST)}
+
+
+def added(results: Results) -> dict[str, float]:
+    """Time of SE-ResNet-50 over ResNet-50's, one image."""
+    return {
+        way: ratio(Timing(**each["with"]), Timing(**each["without"]))
+        for way, each in results["networks"].items()
+        if way in added_by_se.WAYS
+    }
+
+
+def _short(task: Task, *more: str) -> str:
+    return " ".join(["x".join(map(str, task.shape)), *filter(None, more)])
+
+
+PYTHON = (
+    "A quarter to a half of it is memory; the check of x, the parameters, and the rules for dtypes, autocast and "
+    "transformations are about as much Python as the tutorials' six calls of modules. Hooks and parametrizations go on "
+    "working."
+)
+SAME = (
+    "The same operations in the same order as the tutorials' block. Where arrays lie in memory makes 0.05 to 0.1, and "
+    "the fastest of three that do the same is by chance some hundredths faster."
+)
+GATE = "The gate's two products of matrices are a seventh of it, in the fastest peer as well."
+ROWS = (
+    "Rows of 49 numbers: the products of dy and x, a quarter of it in NCHW, are summed row by row. By batch "
+    "normalization's kernel the whole would take 2 to 11 % less, no more than one run differs from the next. In pieces "
+    "and in place, as channels_last is computed, it is already a quarter less than with addcmul."
+)
+CALLS = "A quarter of it is memory, the rest calls, and the peers' are as many."
+HALF = (
+    "Below half a million elements gradients by hand take longer than autograd's, for which x is widened, as SPEC N-1 "
+    "has it; the peers round each product to bfloat16. Larger ones need two passes over dy and one over x, and no "
+    "array in float32; pieces, addcmul, bmm and vecdot are slower."
+)
+TRACED = "The same operations for the same compiler."
+HEAP = "y, dx, the room of one piece, and what malloc keeps of smaller arrays."
+KERAS = "A call of a Keras model or layer costs what ten operations do; ours has one layer, and no operation to spare."
+JITTED = "The same operations for the same compiler; at the smallest shape it is NNX's state, flattened at each call."
+READS = "It reads x twice and writes y, and nothing else; the plain block writes x down in float32 in between."
+NETWORK = "Sixteen means and products over maps that convolutions have just left in the cache; op by op the calls, too."
+EAGER = partial(of, "torch", who="ours")
+GOALS = (
+    Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
+    Goal("torch float32 forward, 7x7, channels_last", 0.85, EAGER(F32, SEVEN, LAST), PYTHON),
+    Goal("torch float32 forward, 7x7, NCHW", 1.0, EAGER(F32, SEVEN, FIRST), SAME),
+    Goal("torch float32 forward, larger, NCHW", 1.0, EAGER(F32, REST, FIRST), SAME),
+    Goal("torch float32 forward, larger, channels_last", 1.0, EAGER(F32, REST, LAST), SAME),
+    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, to_floor(SHAPES[5:]), SAME),
+    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, to_floor(SHAPES[4:5]), GATE),
+    Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
+    Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
+    Goal("torch float32 training, memory of a step in terms of x, y and dx among it", 2.05, peak, HEAP),
+    Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), CALLS),
+    Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
+    Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
+    Goal("torch compiled, float32 forward", 1.0, of("torch compiled", F32, SHAPES), TRACED),
+    Goal("torch compiled, float32 training", 1.0, of("torch compiled", F32_TRAINING, SHAPES), TRACED),
+    Goal("Keras eager, small, the layer", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
+    Goal("Keras eager, small, as a model", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
+    Goal("Keras eager, others", 1.0, of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
+    Goal("Keras tf.function", 1.0, of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
+    Goal("Keras XLA", 1.0, of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
+    Goal("Keras on JAX", 1.0, of("keras jax", F32, SHAPES), TRACED),
+    Goal("Keras on PyTorch, eager", 1.0, of("keras torch", F32, SHAPES, "eager"), KERAS),
+    Goal("Flax float32 forward", 1.0, of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax float32 training", 1.0, of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
+    Goal("onnxruntime, over the tutorials' block", 1.0, of("onnxruntime", F32, SHAPES), TRACED),
+    Goal("NumPy oracle, over a textbook in float64", 2.0, of("numpy", ("float64", False), SHAPES), PYTHON),
+    Goal("what SE adds to ResNet-50, one image", 1.018, added, NETWORK),
+)

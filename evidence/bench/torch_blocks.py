@@ -1,0 +1,122 @@
+"""PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation; eager and compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import se_torch
+
+from ..peer_blocks import get
+from .blocks import Run, Runs, Task
+
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Tutorial(nn.Module):
+    """The block as most write it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(
+            nn.Linear(channels, channels // 16, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels // 16, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gate's shape is that of x, by expansion."""
+        n, c = x.shape[:2]
+        return x * self.fc(self.pool(x).view(n, c)).view(n, c, 1, 1).expand_as(x)
+
+
+def _timm(channels: int) -> nn.Module:
+    return get("timm.layers.SEModule")(channels, rd_channels=channels // 16, bias=False)
+
+
+def _torchvision(channels: int) -> nn.Module:
+    block = get("torchvision.ops.SqueezeExcitation")(channels, channels // 16)
+    nn.init.zeros_(block.fc1.bias)
+    nn.init.zeros_(block.fc2.bias)
+    return block
+
+
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {
+    "ours": lambda channels: se_torch.SqueezeExcitation(channels),
+    "tutorial": Tutorial,
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+
+
+def runs(task: Task) -> Runs:
+    """Four blocks in both layouts; ours in place, too."""
+    return _runs(task, lambda block: block) | ({} if task.training else _in_place(task))
+
+
+def compiled(task: Task) -> Runs:
+    """The same under torch.compile; a graph break is an error."""
+    torch.compiler.reset()
+    return _runs(task, lambda block: torch.compile(block, fullgraph=True, dynamic=False))
+
+
+def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
+    found = {}
+    for layout in LAYOUTS:
+        x, dy = arrays(task, layout)
+        for name in BLOCKS:
+            found[f"{name}, {layout}"] = _run(way(made(name, layout, task)), x, dy, task)
+    return found
+
+
+def _in_place(task: Task) -> Runs:
+    """x is for the answer, once; zeros are timed, which stay zeros."""
+    found = {}
+    for layout in LAYOUTS:
+        block, (x, dy) = made("ours", layout, task), arrays(task, layout)
+        block.inplace = True
+        one = _run(block, x, dy, task)
+        found[f"ours in place, {layout}"] = one._replace(call=_run(block, torch.zeros_like(x), dy, task).call)
+    return found
+
+
+def floor(task: Task) -> dict[str, Callable[[], Any]]:
+    """What memory allows: x read for a sum, and read and written for a product."""
+    x, _ = arrays(task, "NCHW")
+    return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
+
+
+def made(name: str, layout: str, task: Task) -> nn.Module:
+    """A block with the task's weights."""
+    block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
+    weights = [value for value in block.parameters() if value.ndim > 1]
+    values = task.parameters()
+    with torch.no_grad():
+        for weight, value in zip(weights, (values["reduce.weight"], values["expand.weight"]), strict=True):
+            weight.copy_(torch.from_numpy(value.astype(np.float32)).reshape(weight.shape))
+    return block.to(memory_format=LAYOUTS[layout])
+
+
+def arrays(task: Task, layout: str) -> list[Tensor]:
+    """x and dy."""
+    options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
+    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.drawn()[:2]]
+
+
+def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:
+    leaves = [x.requires_grad_(), *block.parameters()] if task.training else []
+
+    def forward() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (block(x),)
+
+    def step() -> tuple[Tensor, ...]:
+        y = block(x)
+        return y, *torch.autograd.grad(y, leaves, dy)
+
+    call = step if task.training else forward
+    return Run(call, lambda: tuple(one.detach().double().numpy() for one in call()[:2]))

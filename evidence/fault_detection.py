@@ -1,0 +1,110 @@
+"""Does the judge find each fault of the catalogue, and call it by its name?
+
+``python -m evidence.fault_detection`` asks it of two blocks, with ``--all`` of thirteen.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from se_conformance.cases import DTYPES
+from se_conformance.comparison import KEPT
+from se_conformance.faults import CATALOGUE
+from se_conformance.faults.fault import Fault
+from se_conformance.judge import Run, check, prepared
+from se_conformance.verdict import Verdict
+from se_spec import HardSigmoid, LeakyReLU, SESpec
+
+SPECS = (
+    SESpec(16, hidden=4, bias=True),
+    SESpec(12, hidden=12, bias=True, activation="hard_swish", gate="hard_sigmoid"),
+    SESpec(24, hidden=6, activation="silu", squeeze="avg_max", gain=2.0, residual=True),
+    SESpec(10, single_projection=True, bias=True, gate="hard_sigmoid"),
+    SESpec(16, hidden=5, bias=True, squeeze="max", activation="gelu", gate="tanh"),
+    SESpec(640, hidden=40),
+    SESpec(20, hidden=32, activation=LeakyReLU(slope=0.15), gate=HardSigmoid(slope=0.2, offset=0.5)),
+    SESpec(16, hidden=8, activation="relu6", gate="relu", bias=True),
+    SESpec(16, hidden=8, activation="tanh", gate="identity"),
+    SESpec(16, hidden=8, activation="sigmoid", bias=True),
+    SESpec(16, hidden=8, activation="gelu_tanh", bias=True),
+    SESpec(8, hidden=3, activation="identity"),
+    SESpec(4, hidden=1),
+)
+"""Blocks on which every fault can be seen, the first two most of them."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One fault in one block. ``place`` is where its name stands among the causes, from 1; 0 if it does not."""
+
+    fault: Fault
+    verdict: Verdict
+
+    @property
+    def killed(self) -> bool:
+        """Whether the judge failed it."""
+        return not self.verdict.passed
+
+    @property
+    def place(self) -> int:
+        """Rank of its own name."""
+        causes = self.verdict.causes
+        return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
+
+
+def tried(specs: Iterable[SESpec], dtype: str) -> Iterator[Tried]:
+    """Every fault, in each of its forms, on every block on which it differs from the right answer in ``dtype``."""
+    for spec, fault in differing(specs, dtype):
+        yield Tried(fault, judged(fault, spec, dtype))
+
+
+def differing(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
+    """What ``tried`` tries."""
+    for spec in specs:
+        for named in CATALOGUE.values():
+            yield from ((spec, fault) for fault in named.variants() if fault.differs(spec, dtype))
+
+
+def judged(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
+    """What the judge says of a block with this mistake, whose other intermediates are kept."""
+    block = fault.block(spec, dtype)
+    vjp = block.vjp if fault.stage == "gradient" else None
+    return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
+
+
+def survives(fault: Fault, spec: SESpec, dtype: str) -> bool:
+    """Whether no trial shows it; the first that does is the last that is run."""
+    block = fault.block(spec, dtype)
+    vjp = block.vjp if fault.stage == "gradient" else None
+    run = Run(block.function(), vjp, None, spec, dtype, "channels_last")
+    asked = prepared(spec, dtype, fault.rank, 0, KEPT, vjp is not None)
+    return all(one.passed for trial, against in asked for one in run.judge(trial, against, fault.rank))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: all found, 95 % named first and all among the first three; 1: not so; 2: nothing was judged."""
+    parser = argparse.ArgumentParser(
+        "python -m evidence.fault_detection", description="does the judge find every known mistake?"
+    )
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated (float32)")
+    parser.add_argument("--all", action="store_true", help="on many blocks instead of a few")
+    options = parser.parse_args(arguments)
+    missed = done = first = third = 0
+    for dtype in options.dtype or ["float32"]:
+        for one in tried(SPECS if options.all else SPECS[:2], dtype):
+            done += 1
+            missed += not one.killed
+            first += one.place == 1
+            third += 1 <= one.place <= 3
+            if one.place != 1:
+                word = "not found" if not one.killed else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
+                print(f"{one.fault.name}, {one.verdict.spec}, {dtype}: {word}")
+    print(f"{done - missed} of {done} found, {first} named first, {third} among the first three")
+    if not done:
+        return 2
+    return int(bool(missed) or first < 0.95 * done or third < done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

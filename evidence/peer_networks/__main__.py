@@ -1,0 +1,212 @@
+"""``python -m evidence.peer_networks --out docs/PORT_PEERS.md`` writes the page; names walk those systems alone."""
+
+import argparse
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from se_conformance.files import replacing
+
+from .network import Seen, Walked, walked
+from .systems import SYSTEMS, System
+
+_HEAD = """# Other people's networks, walked
+
+Written by `python -m evidence.peer_networks --out docs/PORT_PEERS.md`. Each network is built by its own system, and
+its own modules say where its SE blocks are, and what they are. Every block gets drawn weights. `find_blocks` gets names
+and arrays of the whole network and nothing else: *missed* are blocks that it does not find, *extra* what it takes for
+one. The gate of each block's own module, for a drawn map in float64, is compared with the oracle's for the parameters
+that were found; only an activation or a gate that a file cannot tell is told. The *difference* is the largest of all
+blocks, in terms of the block's largest gate. Systems whose requirements exclude each other's were installed with
+`pip install --no-deps`.
+"""
+BY_NAME = {system.name: system for system in SYSTEMS}
+BATCH = 200
+"""Networks for which processes live; some systems keep much of each."""
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras")
+
+
+@dataclass
+class Row:
+    """A system: how many of its networks were walked, how many have SE, and what became of every block.
+
+    Args:
+        kinds: of blocks, to the differences of their gates.
+        missed, extra: what is wrong, as network and kind or path.
+        failed: networks that could not be built here, by the reason.
+    """
+
+    system: System
+    networks: int = 0
+    with_se: int = 0
+    kinds: dict[tuple[str, ...], list[float]] = field(default_factory=lambda: defaultdict(list))
+    missed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    failed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, name: str, answer: Walked | str) -> None:
+        """A network, or why there is none."""
+        if isinstance(answer, str):
+            self.failed[answer].append(name)
+            return
+        self.networks += 1
+        self.with_se += bool(answer.blocks)
+        self.extra += [f"{name}: {path}" for path in answer.extra]
+        for seen in answer.blocks:
+            if seen.layouts:
+                self.kinds[_kind(seen)].append(seen.difference)
+            else:
+                self.missed.append(f"{name}: {seen.kind}")
+
+    @property
+    def differences(self) -> list[float]:
+        """Of all blocks that were found."""
+        return [difference for some in self.kinds.values() for difference in some]
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong."""
+        far = [f"{kind[0]}, {max(some):.1e} off" for kind, some in self.kinds.items() if not max(some) < self.limit]
+        return [
+            *(f"missed: {one}" for one in self.missed),
+            *(f"no block: {one}" for one in self.extra),
+            *(f"more than {self.limit:.0e}: {one}" for one in far),
+        ]
+
+    @property
+    def limit(self) -> float:
+        """Of the differences."""
+        return self.system.limit
+
+
+def _kind(seen: Seen) -> tuple[str, ...]:
+    return (seen.kind, f"{seen.activation}, {seen.gate}", ", ".join(f"`{layout}`" for layout in seen.layouts))
+
+
+def names(system: str) -> list[str]:
+    """Of a system's networks, asked in this process."""
+    return list(BY_NAME[system].names())
+
+
+def ask(system: str, name: str) -> Walked | str:
+    """Walk a network in this process; or say why it cannot be built here."""
+    try:
+        network = BY_NAME[system].network(name)
+    except Exception as error:  # whatever its constructor raises
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:100]}"
+    return walked(network)
+
+
+def walk(system: System, processes: int, progress: Progress) -> Row:
+    """Every network of a system, in processes of its own, which are replaced before they have kept too much."""
+    row = Row(system)
+    os.environ.update(dict(system.environment))
+    with _pool(1) as pool:
+        listed = pool.submit(names, system.name).result()
+    task = progress.add_task(system.name, total=len(listed))
+    for begin in range(0, len(listed), BATCH):
+        part = listed[begin : begin + BATCH]
+        with _pool(processes) as pool:
+            for name, answer in zip(part, pool.map(ask, [system.name] * len(part), part), strict=True):
+                row.add(name, answer)
+                progress.update(task, advance=1, description=f"{system.name}: {name}")
+    progress.update(task, description=system.name)
+    for name, _ in system.environment:
+        del os.environ[name]
+    return row
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _quiet)
+
+
+def _quiet() -> None:
+    """Processes share the processors, and what they print of themselves is not asked."""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+
+
+def page(rows: Iterable[Row], minutes: float) -> str:
+    """Markdown."""
+    rows = list(rows)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in FRAMEWORKS)
+    lines = [
+        _HEAD,
+        f"{minutes:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
+        "",
+        "| system | walked | networks | with SE | blocks | missed | extra | difference | not built |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        counts = (row.networks, row.with_se, len(row.differences) + len(row.missed), len(row.missed), len(row.extra))
+        largest = f"{max(row.differences, default=0.0):.1e}"
+        cells = (row.system.version, row.system.note, *map(str, counts), largest, _count(row.failed))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Their blocks", "", "| block | activation, gate | found as | blocks | difference |"]
+    lines.append("|---|---|---|--:|--:|")
+    for row in rows:
+        for kind, differences in sorted(row.kinds.items()):
+            lines.append(f"| {' | '.join(kind)} | {len(differences)} | {max(differences):.1e} |")
+    lines += ["", "## Not built", "", "What needs a package that is not here, a download, or a configuration.", ""]
+    for row in rows:
+        for reason, failed in row.failed.items():
+            lines.append(f"- {row.system.name}, {', '.join(failed)}: {reason}")
+    for row in rows:
+        lines += [f"- **{fault}**" for fault in row.faults]
+    return "\n".join(lines) + "\n"
+
+
+def _count(failed: dict[str, list[str]]) -> str:
+    return str(sum(len(some) for some in failed.values()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; exit status 1 if a block was missed, is none, or has another gate, 2 if nothing was walked."""
+    parser = argparse.ArgumentParser("python -m evidence.peer_networks", description="find other people's SE blocks")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(BY_NAME)}; without, all")
+    parser.add_argument("--processes", type=int, default=2, help="side by side, a gigabyte each (%(default)s)")
+    parser.add_argument("--out", type=Path, help="a file for the page")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.systems) - set(BY_NAME):
+        parser.error(f"{', '.join(sorted(unknown))} is not of {', '.join(BY_NAME)}")
+    asked = [BY_NAME[name] for name in options.systems or BY_NAME]
+    missing = [system.name for system in asked if not system.installed]
+    if missing and options.out:
+        parser.error(f"{options.out} would lack rows: {', '.join(missing)} is not installed")
+    console, begun = Console(stderr=True), time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        rows = []
+        for system in asked:
+            if system.installed:
+                rows.append(walk(system, options.processes, progress))
+                if not console.is_terminal:
+                    console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
+    text = page(rows, (time.monotonic() - begun) / 60)
+    if options.out:
+        with replacing(options.out) as temporary:
+            temporary.write_text(text)
+    else:
+        print(text, end="")
+    faults = [fault for row in rows for fault in row.faults]
+    for fault in faults:
+        console.print(fault, style="red", highlight=False)
+    return 1 if faults else 0 if any(row.networks for row in rows) else 2
+
+
+if __name__ == "__main__":
+    from evidence.peer_networks.__main__ import main as run  # not __main__'s names, which no other process could find
+
+    sys.exit(run())

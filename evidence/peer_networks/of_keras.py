@@ -1,0 +1,185 @@
+"""Networks of Keras: a block is what scales a map by a vector that a mean and one or two projections made of it.
+
+So it is told by what it does, not by its names; layers of a system's own are read as what they call. Weights stay
+without numbers until a block is asked.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from se_spec import HardSigmoid
+
+from ..peer_blocks import get
+from .network import Answer, Block, Network, feature_map, gate_of, spread
+
+POOLS = ("GlobalAveragePooling2D", "Mean", "mean", "reduce_mean")
+PROJECTIONS = ("Conv2D", "Dense")
+PASSES = ("Reshape", "reshape", "Dropout", "linear")
+KERAS_2_HARD_SIGMOID = HardSigmoid(slope=0.2, offset=0.5)
+FUNCTIONS: dict[tuple[str, ...], Any] = {
+    ("relu",): "relu",
+    ("ReLU",): "relu",
+    ("silu",): "silu",
+    ("swish",): "silu",
+    ("hard_swish",): "hard_swish",
+    ("gelu",): "gelu",
+    ("sigmoid",): "sigmoid",
+    ("hard_sigmoid",): "hard_sigmoid",
+    ("hard_sigmoid_torch",): "hard_sigmoid",
+    ("HardSigmoidActivation",): "hard_sigmoid",
+    ("Add", "ReLU", "Multiply"): "hard_sigmoid",  # relu6(x + 3) / 6
+}
+
+
+class Step(NamedTuple):
+    """One operation of a graph."""
+
+    operation: Any
+    inputs: list[Any]
+    output: Any
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Layers of Keras 3 that are made now compute in float64."""
+    before = get("keras.config.dtype_policy")()
+    get("keras.config.set_dtype_policy")("float64")
+    try:
+        yield
+    finally:
+        get("keras.config.set_dtype_policy")(before)
+
+
+def network(model: Any) -> Network:
+    """A network of Keras 3, or of Keras 2."""
+    shapes = {name_of(weight): tuple(weight.shape) for weight in model.weights}
+    order = {name: index for index, name in enumerate(shapes)}
+    blocks = [block for step in _steps(model.outputs) if (block := _block(step)) is not None]
+    return Network(shapes, sorted(blocks, key=lambda block: min(order[name] for name in block.names)))
+
+
+def name_of(weight: Any) -> str:
+    """As in a file."""
+    return str(getattr(weight, "path", weight.name.removesuffix(":0")))
+
+
+def _maker(tensor: Any) -> Step | None:
+    """What made a tensor; None of an input."""
+    if hasattr(tensor, "node"):  # Keras 2
+        node = tensor.node
+        return None if node.is_input else Step(node.layer, list(node.keras_inputs), tensor)
+    operation, index = tensor._keras_history[:2]
+    inputs = list(operation._inbound_nodes[index].input_tensors)
+    return Step(operation, inputs, tensor) if inputs else None
+
+
+def _steps(outputs: list[Any]) -> Iterator[Step]:
+    """Every operation on the way to the outputs, and those inside of layers that are no layers of Keras."""
+    waiting, seen = list(outputs), set()
+    while waiting:
+        tensor = waiting.pop()
+        step = None if id(tensor) in seen else _maker(tensor)
+        seen.add(id(tensor))
+        if step is None:
+            continue
+        yield step
+        waiting += step.inputs
+        inner = _inside(step)
+        if inner:
+            yield from _steps(inner)
+
+
+def _inside(step: Step) -> list[Any]:
+    """What a layer of a system's own calls, once more."""
+    parts = getattr(step.operation, "_layers", [])
+    if not parts or type(step.operation).__module__.startswith(("keras.", "tf_keras.")):
+        return []
+    inputs = [get("keras.Input")(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in step.inputs]
+    outputs = step.operation.call(*inputs)
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _is_vector(tensor: Any) -> bool:
+    """One number for each channel."""
+    return len(tensor.shape) == 2 or all(length == 1 for length in tensor.shape[1:-1])
+
+
+def _block(product: Step) -> Block | None:
+    if _kind(product.operation).lower() != "multiply" or len(product.inputs) != 2:
+        return None
+    vectors = [tensor for tensor in product.inputs if _is_vector(tensor)]
+    if len(vectors) != 1:
+        return None
+    chain: list[Any] = []
+    tensor = vectors[0]
+    while (step := _maker(tensor)) is not None and len(step.inputs) == 1:
+        chain.insert(0, step.operation)
+        tensor = step.inputs[0]
+        if not _is_vector(tensor):
+            break
+    projections = [layer for layer in chain if getattr(layer, "weights", [])]
+    kinds = {type(layer).__name__ for layer in projections}
+    if len(projections) not in (1, 2) or not kinds <= set(PROJECTIONS) or _kind(chain[0]) not in POOLS:
+        return None
+    shapes = [tuple(layer.kernel.shape) for layer in projections]
+    if shapes[0][-2] != shapes[-1][-1]:
+        return None
+    told = list(_told(chain[1:], projections))
+    path = name_of(projections[0].kernel).rpartition("/")[0]
+    return Block(
+        path,
+        f"{type(projections[0]).__name__} of {type(projections[0]).__module__.partition('.')[0]}",
+        frozenset(name_of(weight) for layer in projections for weight in layer.weights),
+        shapes[-1][-1],
+        shapes[0][-1] if len(shapes) == 2 else None,
+        projections[0].bias is not None,
+        told[0] if len(told) == 2 else "identity",
+        told[-1],
+        False,
+        partial(_answer, tensor, product.output),
+    )
+
+
+def _kind(operation: Any) -> str:
+    """Of a layer its class; of a function that Keras 2 made a layer, the function's name."""
+    function = getattr(operation, "function", None)
+    return type(operation).__name__ if function is None else str(function.__name__)
+
+
+def _told(chain: list[Any], projections: list[Any]) -> Iterator[Any]:
+    """The function behind each projection."""
+    written: list[list[str]] = []
+    for operation in chain:
+        activation = getattr(operation, "activation", None)
+        if operation in projections:
+            written.append([])
+        name = _kind(operation) if activation is None else getattr(activation, "__name__", type(activation).__name__)
+        if name not in (*PASSES, *PROJECTIONS):
+            written[-1].append(name)
+    for names in written:
+        if names == ["hard_sigmoid"] and type(projections[0]).__module__.startswith("tf_keras"):
+            yield KERAS_2_HARD_SIGMOID
+        else:
+            yield FUNCTIONS[tuple(names)]
+
+
+def _answer(inputs: Any, outputs: Any, seed: int) -> Answer:
+    random = np.random.default_rng(seed)
+    part = get(f"{type(inputs).__module__.partition('.')[0]}.Model")(inputs, outputs)
+    shapes = [tuple(weight.shape) for weight in part.weights]
+    values = [spread(random, shape, (1, *shape)[-2]) for shape in shapes]
+    size = tuple(length or own for length, own in zip(inputs.shape[1:-1], (4, 3), strict=True))
+    x = feature_map(inputs.shape[-1], seed, size)
+    if hasattr(part, "stateless_call"):
+        with float64():  # for what makes layers whenever it is called
+            y = np.asarray(part.stateless_call(values, [], x)[0])
+    else:
+        part.set_weights(values)
+        y = np.asarray(part(x))
+    if y.dtype != np.float64:
+        raise TypeError(f"asked in float64, answered in {y.dtype}")
+    return Answer(dict(zip(map(name_of, part.weights), values, strict=True)), x, gate_of(x, y))

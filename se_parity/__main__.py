@@ -1,0 +1,35 @@
+"""``se-parity``: every implementation on two photographs, and how far they are apart."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .implementations import device
+
+NOTHING = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: all are the same; 1: one differs; 2: nothing was compared, or the command was wrong."""
+    parser = argparse.ArgumentParser("se-parity", description=__doc__.partition(": ")[2])
+    parser.add_argument("--picture", type=Path, default=Path("out/gates.png"), help="where it goes (%(default)s)")
+    parser.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw none")
+    options = parser.parse_args(arguments)
+    if device() not in ("cpu", "cuda"):
+        print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
+        return NOTHING
+    try:
+        from rich.console import Console
+
+        from .parity import parity
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib", "sklearn"):
+            raise
+        print(f"se-parity needs {error.name}: pip install 'se-suite[conformance]'", file=sys.stderr)
+        return NOTHING
+    console = Console()
+    return parity(console if console.is_terminal else Console(width=132), options.picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Train here, run there: one small SE-ResNet learns digits in one framework and is run in all.
+
+``python -m se_parity.demo``; the same network without SE is trained beside it, from several seeds.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import se_numpy
+from se_conformance.files import load_parameters, save_parameters
+from se_spec import NetworkSpec
+
+from . import plots
+from .digits import BATCH, Digits, batches, digits, small_network
+from .implementations import TARGETS, Logits, Worker
+from .training import TRAINERS, Course, Parameters, train
+
+EPOCHS = 12
+SEEDS = 5
+REPEATS = 5
+NEEDED = 0.97
+"""Accuracy below which something is wrong with the training."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 1 if an implementation predicts otherwise than the oracle, or the network learned too little."""
+    parser = argparse.ArgumentParser("python -m se_parity.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--framework", choices=[*TRAINERS, "flax"], default="torch", help="that trains (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each network, with SE and without (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="%(default)s")
+    parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="for weights and pictures (%(default)s)")
+    options = parser.parse_args(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    return demo(
+        {"flax": "nnx"}.get(options.framework, options.framework),
+        options.seeds,
+        options.epochs,
+        options.folder,
+        console,
+    )
+
+
+def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) -> int:
+    """All of it; see ``main``."""
+    data, net, weights = digits(), small_network(), folder / "se_resnet8.safetensors"
+    os.environ.update(TARGETS[TRAINERS[trainer]].environment)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        begun, steps = time.monotonic(), steps_of(data, epochs)
+        lessons = progress.track(batches(data.x, data.labels, steps), total=steps, description=f"train in {trainer}")
+        trained = train(trainer, net, se_numpy.initialize(net, seed=0), Course(), lessons)
+        console.print(
+            f"trained in {trainer}: SE-ResNet-8, {steps} steps of {BATCH} digits, {time.monotonic() - begun:.0f} s, "
+            f"loss {trained.losses[0]:.2f} to {statistics.mean(trained.losses[-40:]):.4f}"
+        )
+        save_parameters(weights, trained.parameters)
+        console.print(f"saved: {weights}, {weights.stat().st_size:,} bytes")
+        parameters = load_parameters(weights)
+        begun = time.perf_counter()
+        want = se_numpy.senet(data.x_held_out, net, parameters, data_format="channels_last")
+        oracle = Logits(want, time.perf_counter() - begun)
+        same = run_everywhere(net, parameters, oracle, data, progress, console)
+        compare_without_se(trainer, seeds, epochs, data, progress, console)
+    gates = se_numpy.networks.gates(data.x_held_out, net, parameters, data_format="channels_last")
+    draw(gates, data.labels_held_out, folder, console)
+    learned = accuracy(want, data) >= NEEDED
+    if not same:
+        console.print("an implementation predicts otherwise than the oracle", style="red")
+    if not learned:
+        console.print(f"fewer than {NEEDED:.0%} of the held-out digits are right", style="red")
+    return int(not (same and learned))
+
+
+def steps_of(data: Digits, epochs: int) -> int:
+    """Batches in all epochs."""
+    return epochs * (len(data.x) // BATCH)
+
+
+def accuracy(logits: np.ndarray, data: Digits) -> float:
+    """Share of the held-out digits that are right."""
+    return float((logits.argmax(1) == data.labels_held_out).mean())
+
+
+def run_everywhere(
+    net: NetworkSpec, parameters: Parameters, oracle: Logits, data: Digits, progress: Progress, console: Console
+) -> bool:
+    """The saved weights in every implementation, one after another; whether all predict what the oracle does."""
+    want = oracle.values
+    table = Table(title=f"the same weights on {len(want)} held-out digits", title_justify="left")
+    for heading in ("implementation", "accuracy", "other predictions", "logit error", "time"):
+        table.add_column(heading, justify="left" if heading == "implementation" else "right", no_wrap=True)
+    table.add_row("numpy (the oracle)", f"{accuracy(want, data):.1%}", "0", "–", _ms(oracle.seconds))
+    same = True
+    for target in progress.track(list(TARGETS.values()), description="run everywhere"):
+        if target.missing:
+            table.add_row(target.name, *"––––")
+            continue
+        worker = Worker(target)
+        got: Logits = worker.logits(net, parameters, data.x_held_out, repeats=REPEATS).result()
+        worker.close()
+        others = int((got.values.argmax(1) != want.argmax(1)).sum())
+        error = float(abs(got.values - want).max() / abs(want).max())
+        same &= others == 0
+        table.add_row(target.name, f"{accuracy(got.values, data):.1%}", str(others), f"{error:.1e}", _ms(got.seconds))
+    console.print(table)
+    console.print(
+        f"float32; logit error relative to the largest; time of all {len(want)}, median of {REPEATS}, one thread"
+    )
+    return same
+
+
+def compare_without_se(
+    trainer: str, seeds: int, epochs: int, data: Digits, progress: Progress, console: Console
+) -> None:
+    """Train with SE and without, from the same seeds, and say what the difference is worth."""
+    nets = [small_network(), small_network(se=None)]
+    workers = [Worker(TARGETS[TRAINERS[trainer]]) for _ in nets]
+    futures = [
+        [worker.begin(lesson, trainer, net, seed, epochs) for seed in range(seeds)]
+        for net, worker in zip(nets, workers, strict=True)
+    ]
+    order = [future for pair in zip(*futures, strict=True) for future in pair]
+    for future in progress.track(order, description="with SE and without"):
+        future.result()
+    (right, seconds), (plain_right, plain_seconds) = (
+        zip(*(future.result() for future in each), strict=True) for each in futures
+    )
+    for worker in workers:
+        worker.close()
+    table = Table(title=f"SE-ResNet-8 and ResNet-8 from {seeds} seeds", title_justify="left")
+    for heading in ("", "parameters", "multiply-adds", "accuracy per seed", "mean", "training"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, net, each, times in (
+        ("with SE", nets[0], right, seconds),
+        ("without", nets[1], plain_right, plain_seconds),
+    ):
+        shares = " ".join(f"{100 * share:.1f}" for share in each)
+        mean, median = statistics.mean(each), statistics.median(times)
+        table.add_row(name, f"{net.parameter_count():,}", f"{net.macs():,}", shares, f"{mean:.2%}", f"{median:.1f} s")
+    console.print(table)
+    console.print(worth([100 * (a - b) for a, b in zip(right, plain_right, strict=True)]))
+
+
+def worth(differences: list[float]) -> str:
+    """What accuracies, in points, with SE less those without from the same seeds, allow to say.
+
+    >>> worth([0.2, -0.2, 0.4, 0.0, -0.4])
+    'SE changes the accuracy by +0.00 ± 0.14 points (mean and its standard error): nothing that these seeds can show'
+    >>> worth([1.0, 1.2, 0.8, 1.1, 0.9])
+    'SE changes the accuracy by +1.00 ± 0.07 points (mean and its standard error)'
+    """
+    mean = statistics.mean(differences)
+    if len(differences) < 2:
+        return f"SE changes the accuracy by {mean:+.2f} points; one seed cannot say whether that is chance"
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    said = f"SE changes the accuracy by {mean:+.2f} ± {error:.2f} points (mean and its standard error)"
+    return said if abs(mean) > 3 * error else f"{said}: nothing that these seeds can show"
+
+
+def lesson(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[float, float]:
+    """Train from a seed: the accuracy, and the seconds that it took after the first steps."""
+    data, seen = digits(), []
+
+    def timed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in batches(data.x, data.labels, steps_of(data, epochs), seed):
+            seen.append(time.perf_counter())
+            yield batch
+
+    trained = train(trainer, net, se_numpy.initialize(net, seed=seed), Course(), timed())
+    logits = se_numpy.senet(data.x_held_out, net, trained.parameters, data_format="channels_last")
+    return accuracy(logits, data), statistics.median(np.diff(seen)) * len(seen)
+
+
+def draw(gates: dict[str, np.ndarray], labels: np.ndarray, folder: Path, console: Console) -> None:
+    """The pictures, and in words which channels each digit switches on."""
+    early, *_, late = gates
+    plots.save_gates_per_class(folder / "gates_per_class.png", {name: gates[name] for name in (early, late)}, labels)
+    plots.save_channels_per_class(folder / "channels_per_class.png", gates[late], labels, late)
+    above = plots.above_average(gates[late], labels)
+    console.print(f"channels of {late} that a digit opens most, and how far above their mean gate:")
+    for digit, row in enumerate(above):
+        most = np.argsort(row)[::-1][:4]
+        console.print(f"  {digit}: " + ", ".join(f"{channel} +{row[channel]:.2f}" for channel in most), highlight=False)
+    console.print(f"pictures: {folder / 'gates_per_class.png'}, {folder / 'channels_per_class.png'}")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
+
+
+if __name__ == "__main__":
+    from se_parity.demo import main as run  # not __main__'s lesson, which no other process could import
+
+    sys.exit(run())

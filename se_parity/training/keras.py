@@ -1,0 +1,54 @@
+"""The course in Keras, on whichever backend the process has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+import se_keras
+from se_spec import NetworkSpec
+
+from ..implementations import dtype_of
+from ..implementations.keras import empty_network
+from . import Begun, Course, Parameters
+
+
+class SGD(keras.optimizers.SGD):
+    """With the weight decay added to the gradient; Keras' own takes it off the weight, apart from the momentum."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__(course.learning_rate, course.momentum)
+        self.decay = course.weight_decay
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient + self.decay * variable, variable, learning_rate)
+
+
+def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+    """By ``train_on_batch``."""
+    dtype = dtype_of(parameters)
+    with _floats(dtype):
+        model = empty_network(net, dtype)
+        se_keras.set_parameters(model, parameters)
+        model.compile(SGD(course), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    def step(x: np.ndarray, labels: np.ndarray) -> float:
+        with _floats(dtype):
+            model.reset_metrics()  # or it would give the mean of all batches so far
+            return float(model.train_on_batch(x, labels))
+
+    return Begun(step, partial(se_keras.get_parameters, model))
+
+
+@contextmanager
+def _floats(dtype: str) -> Iterator[None]:
+    """Losses have the type that Keras calls ``floatx``."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)

@@ -1,0 +1,32 @@
+"""The course in PyTorch."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import se_torch
+from se_spec import NetworkSpec
+
+from ..implementations import dtype_of
+from ..implementations.torch import empty_network, to_tensor
+from . import Begun, Course, Parameters
+
+
+def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+    """Its own SGD adds the weight decay to the gradient."""
+    model = empty_network(net, dtype_of(parameters)).train()
+    se_torch.set_parameters(model, parameters)
+    optimizer = torch.optim.SGD(
+        model.parameters(), course.learning_rate, course.momentum, weight_decay=course.weight_decay
+    )
+
+    def step(x: np.ndarray, labels: np.ndarray) -> float:
+        loss = F.cross_entropy(model(to_tensor(x)), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Begun(step, partial(se_torch.get_parameters, model))

@@ -1,0 +1,105 @@
+"""MXNet's ``.params``: the list of named arrays that ``NDArray::Save`` of ``src/ndarray/ndarray.cc`` (apache/mxnet)
+writes.
+
+Names stay as they are, ``arg:conv0_weight`` and ``aux:bn0_moving_mean`` in a file of a symbol. Read are all records
+that MXNet has had: the first, which begins with its number of axes, and versions 1, 2 and 3. Not read are sparse
+arrays, arrays without a value, and a list without names, in which nothing says which parameter is which. Written is
+version 2; in it an array without axes has no value, so none can be written.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from . import Tensors, checked_bytes, refuse
+from ._buffers import coded, dtype_of, mapped, over, raw, text, utf8
+from ._wire import MAX_AXES, Cursor
+
+NEEDS = ()
+
+SIGNATURE = struct.pack("<QQ", 0x112, 0)
+VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+DTYPES = {
+    0: "float32",
+    1: "float64",
+    2: "float16",
+    3: "uint8",
+    4: "int32",
+    5: "int8",
+    6: "int64",
+    7: "bool",
+    8: "int16",
+    9: "uint16",
+    10: "uint32",
+    11: "uint64",
+    12: "bfloat16",
+}
+"""By mshadow's number for it."""
+CODES = {name: code for code, name in DTYPES.items()}
+CPU = (1, 0)
+
+
+def recognises(path: Path, head: bytes) -> bool:
+    """By its first 16 bytes."""
+    return head.startswith(SIGNATURE)
+
+
+def read(path: Path) -> Tensors:
+    """Views of the mapped file.
+
+    Raises:
+        FileFormatError: what is not such a list, a name twice or none, or an array that is not dense.
+    """
+    file = Cursor(path, memoryview(mapped(path)))
+    if file.left < len(SIGNATURE) or file.take(len(SIGNATURE)) != SIGNATURE:
+        refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
+    arrays = [_array(file, index) for index in range(file.number("Q"))]
+    names = [text(path, file.take(file.number("Q"))) for _ in range(file.number("Q"))]
+    if len(names) != len(arrays) or not names or len(set(names)) != len(names):
+        counts = f"{len(arrays)} arrays and {len(names)} names, {len(set(names))} of them different"
+        refuse(path, f"has {counts}", "as many names as arrays, each once")
+    if file.left:
+        refuse(path, f"has {file.left:,} bytes after the last name", "nothing")
+    return dict(zip(names, arrays, strict=True))
+
+
+def write(path: Path, tensors: Tensors) -> None:
+    """One array after the other, as on a CPU.
+
+    Raises:
+        FileFormatError: an array without axes, or a dtype that MXNet does not have.
+    """
+    names = [utf8(path, name) for name in tensors]
+    with path.open("wb") as file:
+        file.write(SIGNATURE + struct.pack("<Q", len(names)))
+        for name in tensors:
+            array = np.asarray(tensors[name])
+            if not array.ndim:
+                refuse(path, f"cannot hold {name!r}, which has no axes", "at least one")
+            code = coded(path, name, array, CODES)
+            shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
+            file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, code))
+            file.write(raw(array))
+        file.write(struct.pack("<Q", len(names)))
+        file.writelines(struct.pack("<Q", len(name)) + name for name in names)
+
+
+def _array(file: Cursor, index: int) -> np.ndarray:
+    version = file.number("I")
+    storage = file.number("i") if version in (VERSION_2, VERSION_3) else 0
+    if storage:
+        refuse(file.path, f"array {index} has storage type {storage}", "0, a dense array with a value")
+    old = version not in (VERSION_1, VERSION_2, VERSION_3)
+    count = version if old else file.number("I")
+    if count > MAX_AXES:
+        refuse(file.path, f"array {index} begins with {version:#x} and {count:,} axes", "a version of MXNet's, 32 axes")
+    if not count and version != VERSION_3:
+        refuse(file.path, f"array {index} has no axes and so no value", "arrays that were given a value")
+    shape = file.numbers(f"{count}{'I' if old else 'q'}")
+    _device, _number, code = file.numbers("3i")
+    if code not in DTYPES:
+        refuse(file.path, f"array {index} has the type {code}", f"one of {DTYPES}")
+    dtype = dtype_of(DTYPES[code])
+    size = checked_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
+    return over(file.path, f"array {index}", file.take(size), dtype, shape)

@@ -1,5 +1,0 @@
-"""Other people's networks, walked: is every SE block found, nothing else, and is its gate the one that they compute?
-
-``python -m se_port.peers`` prints docs/PORT_PEERS.md. ``systems`` is the table of who is walked, ``of_torch`` and
-``of_keras`` read a network's blocks off the network itself, ``network`` compares.
-"""

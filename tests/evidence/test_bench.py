@@ -1,0 +1,189 @@
+"""The bench: its pieces once, on small maps; its arithmetic on numbers made up; its page against its numbers."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evidence.bench import added_by_se, imports
+from evidence.bench.blocks import SHAPES, Run, Task, right, verify
+from evidence.bench.goals import GOALS, lines, of
+from evidence.bench.home import HOMES, environment, measure, tasks
+from evidence.bench.rounds import Timing, ratio, side_by_side
+from se_parity.implementations import TARGETS
+
+from ..conftest import OnDemand
+
+ROOT = Path(__file__).parents[2]
+TINY = (2, 32, 5, 3)
+report = OnDemand("evidence.bench.report")
+
+
+def with_framework(name):
+    home = HOMES[name]
+    family = home.module.partition("_")[0]
+    families = {"onnx": ("torch", "conformance")}.get(family, () if family == "numpy" else (family,))
+    peers = ("peers",) if family == "torch" else ()
+    return pytest.param(name, marks=pytest.mark.framework(*families, *peers), id=name)
+
+
+RUN_HERE = ["torch", "flax", "keras tensorflow", "numpy"]
+if not TARGETS["onnxruntime"].missing:
+    RUN_HERE.append("onnxruntime")
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
+@pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
+def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
+    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+    home = HOMES[name]
+    todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
+    todo = todo if every else todo[:1]
+    for task, found in zip(todo, measure(home, todo, 0.0), strict=True):
+        assert (tuple(found["shape"]), found["dtype"], found["training"]) == task
+        assert all(len(timing[kind]) == 5 for timing in found["times"].values() for kind in ("processor", "wall"))
+        every = list(lines(name, [found]))
+        assert every and all(one.peers for one in every)
+        assert all((one.floor is None) == (name != "torch" and task.dtype == "bfloat16") for one in every)
+    if name == "keras tensorflow":
+        assert importlib.import_module("keras").config.dtype_policy().name == "float32"  # as it was
+
+
+def in_a_process(code, environment=None):
+    """What a fresh process prints: in an old one an array may find memory that was never given back."""
+    return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment))
+
+
+def test_memory_that_a_call_adds():
+    code = "import numpy; from evidence.bench.memory import added; print(added(lambda: numpy.ones(1 << 24)))"
+    assert 0.9 < in_a_process(code) / (8 << 24) < 1.3
+
+
+STEPS = {
+    "torch": {"ours, NCHW": 2, "ours, channels_last": 2, "tutorial, NCHW": 3},
+    "flax": {"ours NNX, jax.jit": 2, "ours linen, jax.jit": 2},
+    "keras tensorflow": {"ours layer, eager": 4, "ours layer, tf.function": 3, "ours layer, XLA": 2},
+}
+"""Arrays of x's size that a step in float32 adds; y and dx are two."""
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("name", [with_framework(name) for name in STEPS])
+def test_memory_of_a_step_of_training(name):
+    shape = (8, 64, 128, 160)  # 40 MiB, more than malloc ever keeps: the system sees them come and go
+    asked = f"HOMES[{name!r}]._replace(dtypes=('float32',)), {shape}, {tuple(STEPS[name])}"
+    code = f"import json; from evidence.bench.home import *; print(json.dumps(peaks({asked})))"
+    found = in_a_process(code, environment(HOMES[name], keeps=False))
+    assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
+
+
+def test_what_is_wrong_is_not_timed():
+    task = Task(TINY, "float64")
+    want = right(task)
+    y = want["y"]
+    verify("right", task, Run(lambda: None, lambda: (y,)), want)
+    with pytest.raises(AssertionError, match=r"wrong, 2x32x5x3 float64 forward: y is 1\.0e-03 off"):
+        verify("wrong", task, Run(lambda: None, lambda: (y * 1.001,)), want)
+    with pytest.raises(AssertionError, match="y is nan off"):
+        verify("wrong", task, Run(lambda: None, lambda: (y * np.nan,)), want)
+
+
+def test_rounds_visit_all_alike(monkeypatch):
+    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+    visits = []
+    timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
+    assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())
+    in_rounds = visits[6:]  # after two calls of each that only tell how long it takes
+    assert all(sorted(in_rounds[start : start + 6]) == list("aabbcc") for start in range(0, 30, 6))
+    assert len({tuple(in_rounds[start : start + 6]) for start in range(0, 30, 6)}) > 1
+
+
+def test_a_ratio_is_the_median_over_the_rounds():
+    assert ratio(Timing([10, 30, 90], []), Timing([20, 20, 30], [])) == 1.5
+
+
+def made_up(shape=SHAPES[0], **times):
+    task = {"shape": list(shape), "dtype": "float32", "training": False}
+    return task | {"times": {name.replace("_", ", "): {"processor": own, "wall": own} for name, own in times.items()}}
+
+
+def test_lines_compare_with_the_fastest_peer_of_the_same_way():
+    one = made_up(ours_NCHW=[10, 12, 14], tutorial_NCHW=[20, 20, 20], timm_NCHW=[16, 16, 16], timm_last=[1, 1, 1])
+    (line,) = lines("torch", [one])
+    assert (line.best, line.ratio, line.over("tutorial"), line.floor) == ("timm", 0.75, 0.6, None)
+    one["times"] |= {f"{what}, floor": {"processor": [4, 4, 4], "wall": []} for what in ("sum", "scale")}
+    (line,) = lines("torch", [one])
+    assert line.floor == 8
+    results = {"homes": {"torch": {"tasks": [one, made_up(SHAPES[1], ours_NCHW=[1], a_NCHW=[1])]}}}
+    assert of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
+    assert of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
+
+
+def test_what_se_adds_is_the_median_over_the_rounds():
+    own = {"without": [100_000, 200_000, 100_000], "with": [110_000, 210_000, 120_000]}
+    times = {key: {"processor": each, "wall": [1, 1, 1]} for key, each in own.items()}
+    assert added_by_se.cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]
+
+
+@pytest.mark.framework("torch", "conformance")
+def test_networks_are_timed_with_and_without():
+    names = {"without": "resnet18", "with": "se_resnet18"}
+    found = added_by_se.measure(("torch", "torch, a step of training"), rounds=3, size=32, names=names)
+    counts = [{key: len(each["processor"]) for key, each in times.items()} for times in found.values()]
+    assert counts == [{"with": 3, "without": 3}, {"with": 2, "without": 2}]
+    assert all(min(each["processor"]) > 1000 for times in found.values() for each in times.values())  # a millisecond
+
+
+def test_a_training_whose_loss_is_not_the_others_is_not_reported(monkeypatch):
+    class Worker:
+        def __init__(self, target):
+            self.losses = {"torch": [7.0, 6.9], "keras tensorflow": [7.0, 6.93]}[target.name]
+
+        def call(self, *arguments):
+            timing = {"processor": [1, 1], "wall": [1, 1]}
+            return {"with": timing, "without": timing}, self.losses
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(added_by_se, "Worker", Worker)
+    with pytest.raises(AssertionError, match=r"keras, .* losses of \[7\.0, 6\.93\], and \[7\.0, 6\.9\] of"):
+        added_by_se.measure(("torch, a step of training", "keras, a step of training"))
+
+
+def test_imports_are_measured(monkeypatch):
+    monkeypatch.setattr(imports, "STATEMENTS", ("pass", "import numpy"))
+    found = imports.measure(1)
+    assert found["import numpy"][2] > found["pass"][2] > 1
+    monkeypatch.setattr(imports, "STATEMENTS", ("import no_such_module",))
+    with pytest.raises(subprocess.CalledProcessError, match="no_such_module"):
+        imports.measure(1)
+
+
+@pytest.mark.framework("conformance")
+def test_the_page_says_what_the_numbers_say(tmp_path):
+    results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
+    assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    assert report.summary(results) in (ROOT / "README.md").read_text()
+    pictures = {f"performance_{which}.png" for which in ("ratios", "peers_float32", "peers_bfloat16", "floor")}
+    assert {path.name for path in tmp_path.iterdir()} == pictures
+
+
+@pytest.mark.framework("conformance")
+def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
+    results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
+    for name, home in HOMES.items():
+        done = [Task(tuple(one["shape"]), one["dtype"], one["training"]) for one in results["homes"][name]["tasks"]]
+        assert done == tasks(home)
+    assert set(results["networks"]) == {*added_by_se.WAYS, *added_by_se.TRAINING}
+    assert set(results["peaks"]) == {name for name, home in HOMES.items() if home.training}
+    page = (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    for goal in GOALS:
+        reached, asked = map(int, re.search(rf"\| {re.escape(goal.what)} \|.*\| (\d+) of (\d+) \|", page).groups())
+        assert reached == asked or goal.hinders, goal.what

@@ -1,0 +1,49 @@
+"""docs/PEERS.md says of other people's blocks what the judge says of them."""
+
+from pathlib import Path
+
+import pytest
+
+from evidence.peer_blocks import PEERS, judge_named
+from se_conformance.cases import DTYPES
+from se_parity.implementations import TARGETS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "PEERS.md").read_text()
+ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.splitlines() if line.startswith("| ")}
+
+ASKED = [
+    pytest.param(peer, dtype, id=f"{peer.title} {dtype}", marks=pytest.mark.framework(family, "peers"))
+    for peer in PEERS
+    for family in [TARGETS[peer.target].family]
+    if peer.modules[0] in ("timm", "torchvision", "keras") and not TARGETS[peer.target].missing
+    if peer.target != "keras jax"  # compiles each trial for a minute; `make peers` judges it
+    for dtype in (("float32", "bfloat16") if family == "torch" else ("float32",))
+]
+
+
+def test_the_page_has_a_row_for_each_peer_and_a_finding_for_each_that_fails():
+    assert list(ROWS) == ["block", *(peer.title for peer in PEERS)]
+    for peer in PEERS:
+        fails = any(cell.startswith("FAILS") for cell in ROWS[peer.title])
+        assert fails == bool(peer.finding) == (f"**{peer.title}.** {peer.finding}" in TEXT), peer.title
+
+
+@pytest.fixture(scope="module")
+def rows(workers, request):
+    """Every answer that is asked for, later; the processes work side by side."""
+    asked = [item.callspec.params for item in request.session.items if item.originalname == SAYS]
+    pairs = [(one["peer"], one["dtype"]) for one in asked]
+    return {
+        (peer.title, dtype): workers(peer.target).begin(judge_named, peer.name, peer.target, dtype)
+        for peer, dtype in pairs
+    }
+
+
+SAYS = "test_a_peer_is_judged_as_the_page_says"
+
+
+@pytest.mark.parametrize(("peer", "dtype"), ASKED)
+def test_a_peer_is_judged_as_the_page_says(rows, peer, dtype):
+    row = rows[peer.title, dtype].result()
+    assert ROWS[peer.title][DTYPES.index(dtype)] == row.cell, row
+    assert row.passed == (0.0 < row.ratio <= 1.0)

@@ -1,0 +1,77 @@
+"""What ships, from somewhere else: the wheel in an environment of its own, with NumPy alone."""
+
+import json
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import se_spec
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance", "se_parity", "se_port")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_every_package_typed_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    roots = {name.partition("/")[0] for name in names}
+    assert roots == {*PACKAGES, f"se_suite-{se_spec.__version__}.dist-info"}
+    for package in PACKAGES:
+        assert f"{package}/py.typed" in names
+        sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+        assert sources <= set(names)
+    assert wheel.stat().st_size < 1_000_000
+
+
+def test_wheel_alone_is_a_working_oracle_with_numpy_alone(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    numpy = f"numpy=={pins()['numpy']}"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel, numpy], check=True)
+    code = """
+import json, sys, importlib, numpy as np, se_numpy, se_spec, se_conformance
+spec = se_spec.SESpec(64, reduction=16)
+x = np.ones((1, 3, 5, 64), np.float32)
+y = se_numpy.squeeze_excitation(x, spec, se_numpy.initialize(spec, seed=0), data_format="channels_last")
+errors = {}
+for package in ("se_torch", "se_keras", "se_flax"):
+    try: importlib.import_module(package)
+    except ModuleNotFoundError as error: errors[package] = str(error)
+from importlib.metadata import version
+print(json.dumps([str(y.dtype), y.shape, se_numpy.__file__, errors, version("se-suite")]))
+"""
+    output = subprocess.check_output([python, "-c", code], text=True, cwd=tmp_path)
+    dtype, shape, file, errors, version = json.loads(output)
+    assert (dtype, shape, version) == ("float64", [1, 3, 5, 64], se_spec.__version__)
+    assert file.startswith(str(tmp_path))
+    for package, message in errors.items():
+        assert f"pip install 'se-suite[{package.removeprefix('se_')}]'" in message
+    assert len(errors) == 3
+    check = subprocess.run([python.with_name("se-parity")], capture_output=True, text=True, cwd=tmp_path)
+    assert check.returncode == 2
+    assert "pip install 'se-suite[conformance]'" in check.stderr
+
+
+def test_every_extra_is_in_all_and_every_distribution_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert extras["all"] == [f"se-suite[{','.join(name for name in extras if name != 'all')}]"]
+    wanted = {line.partition(">=")[0] for name in extras if name != "all" for line in extras[name]}
+    assert wanted | {"numpy"} <= set(pins())
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)

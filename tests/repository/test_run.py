@@ -1,0 +1,100 @@
+"""The harness watches itself: a run that tested nothing, or not what was asked for, is not green."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from se_parity.implementations import TARGETS
+
+from ..conftest import FAMILIES, REQUESTED, is_installed, put_in_order
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("family", REQUESTED)
+def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
+    assert is_installed(family), f"{family} was asked for by SE_TARGETS and is not installed"
+
+
+def test_a_whole_run_leaves_no_implementation_out() -> None:
+    missing = {target.name: target.missing for target in TARGETS.values() if target.missing}
+    assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
+
+
+PROCESSES = pytest.mark.parametrize("options", [(), ("--numprocesses=2",)], ids=["one process", "several"])
+
+
+def run_pytest(tmp_path: Path, code: str, targets: str, options: tuple = ()) -> subprocess.CompletedProcess[str]:
+    """A run of our conftest over one file of its own."""
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "__init__.py").touch()
+    (tests / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tests / "test_it.py").write_text(f"import pytest\n{code}")
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "SE_TARGETS": targets, "PYTHONPATH": str(ROOT)},
+    )
+
+
+NEEDS_TORCH = "@pytest.mark.framework('torch')\ndef test_torch(): pass\n"
+MATCHED = "def test_numpy(cells): cells['torch', 'float64', 2, 'output'] = {}\n"
+
+
+@PROCESSES
+def test_the_summary_counts_what_matched_and_says_loudly_what_was_not_asked_for(tmp_path: Path, options: tuple) -> None:
+    code = NEEDS_TORCH + MATCHED.format(3) + MATCHED.replace("numpy", "again").format(4)
+    run = run_pytest(tmp_path, code, "numpy", options)
+    assert run.returncode == 0
+    assert "not run: 1 tests that need torch" in run.stdout
+    assert re.search(r"torch +float64 +0/0 +7/0 +0/0", run.stdout)
+
+
+@PROCESSES
+def test_nothing_ran_for_a_framework_that_was_asked_for_is_a_failure(tmp_path: Path, options: tuple) -> None:
+    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,torch", ("-m", "not slow", *options))
+    assert run.returncode == 1
+    assert "NOTHING RAN for torch" in run.stdout
+
+
+def test_an_unknown_framework_is_refused(tmp_path: Path) -> None:
+    run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,tinygrad")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "SE_TARGETS names tinygrad" in run.stderr
+
+
+class Item:
+    """As much of a test as its order asks for."""
+
+    def __init__(self, path: str, number: int) -> None:
+        self.path, self.number = ROOT / "tests" / path, number
+
+    def __repr__(self) -> str:
+        return f"{self.path.stem}{self.number}"
+
+
+def test_another_order_has_the_same_tests_and_keeps_files_together() -> None:
+    items = [
+        Item(path, number) for path in ("test_a.py", "se_parity/test_match.py", "test_b.py") for number in range(5)
+    ]
+
+    def ordered(order: str) -> list[Item]:
+        given = list(items)
+        put_in_order(given, order)
+        assert sorted(map(id, given)) == sorted(map(id, items))
+        assert len(list(itertools.groupby(given, key=lambda item: item.path))) == 3
+        return given
+
+    assert ordered("")[0] is items[5]
+    assert ordered("reversed") == items[::-1]
+    assert ordered("1") == ordered("1") != ordered("2")
+    assert ordered("1") != items

@@ -1,0 +1,175 @@
+"""Every known mistake is found wherever it makes a difference, and called by its name; so are mistakes of strangers."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from evidence.fault_detection import SPECS, differing, judged, survives
+from se_conformance import check
+from se_conformance.cases import DTYPES
+from se_conformance.faults import CATALOGUE, EQUIVALENT, broken
+from se_conformance.localization import ORDER
+from se_parity.implementations import TARGETS, Target, Worker
+from se_spec import SESpec
+
+from ..conftest import COMPILED_QUICKLY, REQUESTED
+from .wrong_blocks import WRONG
+
+LOUD = SESpec(16, hidden=4, bias=True)
+
+
+def test_the_catalogue_says_of_each_fault_what_where_and_what_to_do() -> None:
+    assert len(CATALOGUE) >= 80
+    for name, fault in CATALOGUE.items():
+        assert name == fault.name
+        assert fault.sentence, name
+        assert fault.source, name
+        assert fault.remedy, name
+        assert fault.stage in ORDER, name
+        assert fault.dtypes, name
+        assert set(fault.dtypes) <= set(DTYPES), name
+        assert any(fault.applies(spec) for spec in SPECS), f"{name} is seen on none of the blocks"
+    assert not EQUIVALENT.keys() & CATALOGUE.keys()
+    assert all(EQUIVALENT.values())
+
+
+def test_a_block_without_a_fault_passes_everywhere() -> None:
+    for dtype in DTYPES:
+        for spec in SPECS:
+            block = broken(spec, (), dtype)
+            verdict = check(block.function(), spec, vjp=block.vjp, dtype=dtype, intermediates="float32")
+            assert verdict.passed, str(verdict)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_fault_is_found_on_every_block_on_which_it_makes_a_difference(dtype: str) -> None:
+    pairs = list(differing(SPECS, dtype))
+    assert not [(fault.name, str(spec)) for spec, fault in pairs if survives(fault, spec, dtype)]
+    assert {fault.name for _, fault in pairs} == {fault.name for fault in CATALOGUE.values() if dtype in fault.dtypes}
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["a third", "all"])
+def test_every_fault_is_called_by_its_name(step: int) -> None:
+    """Each on one block here; ``make faults`` looks at all blocks and dtypes."""
+    places: Counter[int] = Counter()
+    wrong = []
+    for fault in list(CATALOGUE.values())[::step]:
+        spec = next(spec for spec in SPECS if fault.applies(spec))
+        dtype = "float32" if "float32" in fault.dtypes else fault.dtypes[0]
+        causes = judged(fault, spec, dtype).causes
+        place = causes.index(fault.name) + 1 if fault.name in causes else 0
+        places[place] += 1
+        if place not in (1, 2, 3):
+            wrong.append((fault.name, str(spec), causes))
+    assert not wrong
+    assert places[1] >= 0.95 * places.total()
+
+
+PAIRS = [
+    ("hard_sigmoid slope 0.2 (Keras 2) instead of 1/6", "biases ignored", SPECS[1]),
+    ("biases ignored", "gain missing", SESpec(16, hidden=4, bias=True, gain=2.0)),
+    ("activation missing", "sum instead of mean", LOUD),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "spec"), PAIRS, ids=lambda value: value if isinstance(value, str) else "")
+def test_two_faults_at_once_are_both_named(first: str, second: str, spec: SESpec) -> None:
+    block = broken(spec, (CATALOGUE[first], CATALOGUE[second]), "float32")
+    verdict = check(block.function(), spec, intermediates="float32")
+    assert set(verdict.causes[:2]) == {first, second}
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.together
+    assert f"{verdict.causes[0]} and {verdict.causes[1]}, together" in str(verdict)
+
+
+def test_what_is_equivalent_passes() -> None:
+    """Hidden units in another order, in both weights; and the mean as a sum of x / n."""
+    spec = LOUD
+    block = broken(spec, (), "float32")
+    order = np.arange(spec.hidden)[::-1]
+
+    def permuted(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
+        moved = {
+            "reduce.weight": parameters["reduce.weight"][order],
+            "reduce.bias": parameters["reduce.bias"][order],
+            "expand.weight": parameters["expand.weight"][:, order],
+            "expand.bias": parameters["expand.bias"],
+        }
+        return block.function()(x, moved)
+
+    assert check(permuted, spec).passed
+
+
+def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -> None:
+    assert len(WRONG) >= 40
+    assert 2 * sum(one.framework != "numpy" for one in WRONG) >= len(WRONG)
+    assert {one.cause for one in WRONG} <= set(CATALOGUE)
+    text = Path(__file__).with_name("wrong_blocks.py").read_text()
+    assert "import se_conformance" not in text
+    assert "from se_conformance" not in text
+    assert "se_numpy" not in text
+
+
+WITHOUT_ONEDNN = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "0"}
+"""A plain function cannot be taken apart, so the judge cannot tell what oneDNN does to an empty batch in it."""
+HOMES = {
+    "numpy": Target("numpy", "numpy", "", ()),
+    "torch": TARGETS["torch"],
+    "keras": Target("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
+    "jax": Target("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
+}
+"""In whose process a framework's blocks are judged."""
+
+
+class Named(NamedTuple):
+    """What the judge said of a stranger's block."""
+
+    cause: str
+    spec: str
+    passed: bool
+    causes: tuple[str, ...]
+
+
+def judge_all(framework: str, step: int) -> list[Named]:
+    """Every ``step``-th of a framework's blocks, in this process."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        for one in [one for one in WRONG if one.framework == framework][::step]:
+            verdict = check(one.function, one.spec, vjp=one.vjp, dtype=one.dtype)
+            found.append(Named(one.cause, str(one.spec), verdict.passed, verdict.causes))
+    return found
+
+
+@pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a quarter", "all"])
+def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Named]]"]]:
+    """All frameworks at once, each in a process of its own."""
+    asked = {"numpy", *REQUESTED}
+    homes = {name: home for name, home in HOMES.items() if home.family in asked and not home.missing}
+    workers = {name: Worker(home) for name, home in homes.items()}
+    yield {name: worker.begin(judge_all, name, request.param) for name, worker in workers.items()}
+    for worker in workers.values():
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    "framework",
+    [
+        "numpy",
+        pytest.param("torch", marks=pytest.mark.framework("torch")),
+        pytest.param("keras", marks=pytest.mark.framework("keras")),
+        pytest.param("jax", marks=pytest.mark.framework("flax")),
+    ],
+)
+def test_mistakes_written_by_somebody_else_are_found_and_named(framework: str, answers: dict) -> None:
+    found = answers[framework].result()
+    assert not [one for one in found if one.passed]
+    assert not [one for one in found if one.cause not in one.causes[:3]]
+    others = [one for one in found if one.causes[:1] != (one.cause,)]
+    assert len(others) <= max(1, 0.05 * len(found)), others

@@ -1,0 +1,943 @@
+"""The judge as its users meet it: what passes, what fails and why, what is said, what is refused. NumPy alone."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import se_conformance
+from se_conformance import check, trial
+from se_conformance.cases import DTYPES
+from se_conformance.comparison import Precision, judged
+from se_conformance.diagnosis import Distance
+from se_conformance.faults import CATALOGUE, broken
+from se_conformance.verdict import Finding, Verdict
+from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
+
+ROOT = Path(__file__).parents[2]
+SPEC = SESpec(8, hidden=3, bias=True)
+Array, Arrays = np.ndarray, dict[str, np.ndarray]
+
+
+def relu(u: Array) -> Array:
+    return np.maximum(u, 0)
+
+
+def sigmoid(v: Array) -> Array:
+    e = np.exp(-np.abs(v))
+    return np.where(v >= 0, 1, e) / (1 + e)
+
+
+def same(array: Array) -> Array:
+    return array
+
+
+def mean(x: Array) -> Array:
+    return x.mean(tuple(range(1, x.ndim - 1)))
+
+
+class Block:
+    """A block written for these tests: float32 inside, float64 for float64, one rounding at the end.
+
+    Every part can be exchanged; ``stored`` rounds each intermediate to x's type, ``operand`` what a product takes.
+    """
+
+    def __init__(
+        self,
+        squeeze: Callable[[Array], Array] = mean,
+        activation: Callable[[Array], Array] = relu,
+        gate: Callable[[Array], Array] = sigmoid,
+        operand: Callable[[Array], Array] = same,
+        stored: bool = False,
+        data_format: str = "channels_last",
+    ) -> None:
+        self.squeeze, self.activation, self.gate, self.operand = squeeze, activation, gate, operand
+        self.stored, self.first = stored, data_format == "channels_first"
+
+    def __call__(self, x: Array, parameters: Arrays) -> Array:
+        with np.errstate(all="ignore"):
+            wide, p = self._widened(x, parameters)
+            return self._given_back(wide * over(self._run(wide, p, x.dtype)[-1], wide), x.dtype)
+
+    def excitation(self, x: Array, parameters: Arrays) -> Array:
+        with np.errstate(all="ignore"):
+            return self._run(*self._widened(x, parameters), x.dtype)[-1]
+
+    def vjp(self, x: Array, dy: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+        wide, p = self._widened(x, parameters)
+        dy, _ = self._widened(dy, {})
+        z, u, g = self._run(wide, p, x.dtype)
+        axes = tuple(range(1, x.ndim - 1))
+        dv = (dy * wide).sum(axes) * g * (1 - g)
+        du = dv @ p["expand.weight"] * (u > 0)
+        dz = du @ p["reduce.weight"] / np.prod([wide.shape[axis] for axis in axes]).astype(wide.dtype)
+        found = {"reduce.weight": du.T @ z, "reduce.bias": du.sum(0)}
+        found |= {"expand.weight": dv.T @ relu(u), "expand.bias": dv.sum(0)}
+        dparameters = {name: array.astype(x.dtype) for name, array in found.items()}
+        return self._given_back(dy * over(g, wide) + over(dz, wide), x.dtype), dparameters
+
+    def _run(self, x: Array, p: Arrays, dtype: Any) -> tuple[Array, Array, Array]:
+        def kept(array: Array) -> Array:
+            return array.astype(dtype).astype(x.dtype) if self.stored else array
+
+        def projected(name: str, h: Array) -> Array:
+            return self.operand(h) @ self.operand(p[f"{name}.weight"]).T + p.get(f"{name}.bias", 0)
+
+        z = kept(self.squeeze(x))
+        u = kept(projected("reduce", z))
+        return z, u, kept(self.gate(kept(projected("expand", kept(self.activation(u))))))
+
+    def _widened(self, x: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+        dtype = "float64" if x.dtype == np.float64 else "float32"
+        x = np.moveaxis(x, 1, -1) if self.first else x
+        return x.astype(dtype), {name: array.astype(dtype) for name, array in parameters.items()}
+
+    def _given_back(self, y: Array, dtype: Any) -> Array:
+        return (np.moveaxis(y, -1, 1) if self.first else y).astype(dtype)
+
+
+def over(g: Array, x: Array) -> Array:
+    return np.expand_dims(g, tuple(range(1, x.ndim - 1)))
+
+
+RIGHT = Block()
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_right_block_passes(dtype: str, data_format: str) -> None:
+    block = Block(data_format=data_format)
+    verdict = check(block, SPEC, block.vjp, block.excitation, dtype, data_format, ranks=(1, 2, 3))
+    verdict.raise_if_failed()
+    assert verdict.passed
+    assert 0 < verdict.worst_ratio <= 1
+    assert verdict.conclusive > 50_000
+    assert verdict.inconclusive < 0.01 * verdict.conclusive
+    assert (verdict.not_run, verdict.causes, verdict.stage, verdict.failures) == ((), (), "", [])
+    asked = {one.quantity for one in verdict.findings}
+    assert asked == {"y", "g", "dx", "d reduce.weight", "d reduce.bias", "d expand.weight", "d expand.bias"}
+    assert {rank for rank, _ in verdict.ran} == {1, 2, 3}
+    assert str(verdict).startswith(f"passed: {SPEC!r} in {dtype}\n")
+    assert f"{len(verdict.ran)} of {len(verdict.ran)} trials right" in str(verdict)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 64, 640])
+def test_a_right_block_of_any_width_passes(channels: int) -> None:
+    check(RIGHT, SESpec(channels, reduction=16), excitation=RIGHT.excitation).raise_if_failed()
+
+
+def test_a_pass_says_what_was_not_run() -> None:
+    verdict = check(RIGHT, SPEC, ranks=(1,))
+    assert verdict.passed
+    assert verdict.not_run == (2, 3)
+    assert "2-D not run, 3-D not run" in str(verdict)
+
+
+def test_a_right_block_may_be_warned_by_numpy() -> None:
+    def warned(x: Array, parameters: Arrays) -> Array:  # inf - inf, where the input holds inf; warnings are errors here
+        z = mean(x)
+        h = relu(z @ parameters["reduce.weight"].T + parameters["reduce.bias"])
+        return x * over(sigmoid(h @ parameters["expand.weight"].T + parameters["expand.bias"]), x)
+
+    check(warned, SPEC).raise_if_failed()
+
+
+# what a wrong block is told
+
+SILU = Block(activation=lambda u: u * sigmoid(u))
+
+
+def test_a_wrong_block_is_told_where_how_much_and_why() -> None:
+    verdict = check(SILU, SPEC, excitation=SILU.excitation)
+    text = str(verdict)
+    assert not verdict.passed
+    assert verdict.causes[0] == "activation is silu"
+    assert verdict.stage == "activation"
+    assert verdict.worst_ratio > 1e3
+    worst = verdict.failures[0].comparison
+    assert worst is not None
+    at = ", ".join(map(str, worst.where))
+    assert text.startswith(f"FAILED: {SPEC!r} in float32\n")
+    assert f"{verdict.failures[0].quantity}[{at}]" in text
+    assert f"got {worst.got:.9g}, want {worst.want:.9g}, bound {worst.bound:.2g}, ratio {worst.ratio:.3g}" in text
+    assert worst.ratio == pytest.approx(abs(worst.got - worst.want) / worst.bound)
+    for part in ("agrees with: activation is silu", CATALOGUE["activation is silu"].remedy, "stage    activation"):
+        assert part in text
+    with pytest.raises(AssertionError) as raised:
+        verdict.raise_if_failed()
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    ("spec", "dtype", "rank", "seed"),
+    [
+        (SPEC, "float32", 2, 0),
+        (SESpec(8, hidden=3, gate=HardSigmoid(slope=0.2, offset=0.5), activation=LeakyReLU(0.1)), "bfloat16", 3, 5),
+        (SESpec(6, single_projection=True, gain=2.0), "float64", 1, 1),
+    ],
+)
+def test_the_line_that_reproduces_it_does(spec: SESpec, dtype: str, rank: int, seed: int) -> None:
+    def not_applied(x: Array, parameters: Arrays) -> Array:
+        return x
+
+    verdict = check(not_applied, spec, dtype=dtype, ranks=(rank,), seed=seed)
+    (line,) = (line for line in str(verdict).splitlines() if line.startswith("  again"))
+    names: dict[str, Any] = {"se_conformance": se_conformance, "SESpec": SESpec}
+    exec(line.removeprefix("  again").strip(), names | {"HardSigmoid": HardSigmoid, "LeakyReLU": LeakyReLU}, names)
+    one = verdict.failures[0]
+    for got, want in zip(
+        (names["x"], names["dy"]), trial(one.trial, spec, dtype, one.rank, seed).inputs[:2], strict=True
+    ):
+        assert got.dtype == want.dtype
+        assert got.tobytes() == want.tobytes()
+    assert one.comparison is not None
+    assert float(not_applied(names["x"], names["parameters"])[one.comparison.where]) == pytest.approx(
+        one.comparison.got, nan_ok=True
+    )
+
+
+def test_the_cause_is_not_looked_for_where_nobody_asks() -> None:
+    verdict = check(SILU, SPEC, excitation=SILU.excitation, diagnose=False)
+    assert not verdict.passed
+    assert (verdict.causes, verdict.stage, verdict.diagnosis) == ((), "", None)
+    assert "cause" not in str(verdict)
+    assert {**verdict.to_dict(), "causes": 0, "stage": 0} == {
+        **check(SILU, SPEC, excitation=SILU.excitation).to_dict(),
+        "causes": 0,
+        "stage": 0,
+    }
+
+
+@pytest.mark.parametrize("block", [RIGHT, SILU], ids=["right", "wrong"])
+def test_two_verdicts_are_the_same_to_the_letter(block: Block) -> None:
+    first, second = (check(block, SPEC, block.vjp, block.excitation) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert str(first) == str(second)
+    assert first.to_json() != check(block, SPEC, block.vjp, block.excitation, seed=1).to_json()
+
+
+KEYS = {"passed", "spec", "dtype", "seed", "products", "intermediates", "data_format", "ranks", "not_run", "trials"}
+KEYS |= {"causes", "stage", "worst_ratio", "conclusive", "inconclusive", "failures", "known", "unjudged", "outlived"}
+NUMBERS = {"ratio", "got", "want", "bound", "where", "conclusive", "inconclusive"}
+
+
+def strict(text: str) -> Any:
+    """JSON as the standard has it: neither NaN nor Infinity."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_report_is_json() -> None:
+    def wrong(x: Array, parameters: Arrays) -> Array:
+        if len(x) == 1:
+            raise ValueError("one sample")
+        return np.full_like(x, np.nan)
+
+    report = strict(check(wrong, SPEC, vjp=RIGHT.vjp, excitation=RIGHT.excitation).to_json())
+    assert report.keys() == KEYS
+    assert report["passed"] is False
+    assert report["worst_ratio"] == "inf"
+    assert report["spec"] == SPEC.to_dict()
+    assert (report["ranks"], report["not_run"], report["seed"], report["dtype"]) == ([2], [1, 3], 0, "float32")
+    for one in report["failures"]:
+        assert one.keys() >= {"rank", "trial", "quantity", "message"}
+        assert one["message"] or one.keys() >= NUMBERS
+    assert any(one.get("got") == "nan" and one["ratio"] == "inf" for one in report["failures"])
+    assert any("one sample" in one["message"] for one in report["failures"])
+    passed = strict(check(RIGHT, SPEC).to_json())
+    assert passed.keys() == KEYS
+    assert (passed["passed"], passed["failures"], passed["causes"], passed["stage"]) == (True, [], [], "")
+
+
+# whatever it does, there is a verdict
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class NoArray:
+    def __array__(self, *arguments: Any, **options: Any) -> Array:
+        raise RuntimeError("no")
+
+
+def raises(error: BaseException) -> Callable[[Array, Arrays], Array]:
+    def function(x: Array, parameters: Arrays) -> Array:
+        raise error
+
+    return function
+
+
+def edits(change: Callable[[Array, Arrays], object]) -> Callable[[Array, Arrays], Array]:
+    """Right, but for what it does to its arguments."""
+
+    def function(x: Array, parameters: Arrays) -> Array:
+        y = RIGHT(x, parameters)
+        change(x, parameters)
+        return y
+
+    return function
+
+
+def returns(change: Callable[[Array], Any]) -> Callable[[Array, Arrays], Any]:
+    """Right, but for what becomes of y."""
+    return lambda x, parameters: change(RIGHT(x, parameters))
+
+
+MISBEHAVING = {
+    "raises": (raises(ZeroDivisionError("division by\n zero")), "y: raised ZeroDivisionError: division by zero", None),
+    "exits": (raises(SystemExit(3)), "y: raised SystemExit: 3", None),
+    "raises without text": (raises(UnspeakableError()), "y: raised UnspeakableError", None),
+    "returns None": (lambda x, parameters: None, "y: returned NoneType, expected an array", "None returned"),
+    "returns a list": (returns(np.ndarray.tolist), "y: returned list, expected an array", None),
+    "returns a pair": (returns(lambda y: (y, y)), "y: returned tuple, expected an array", None),
+    "returns text": (returns(str), "y: returned str, expected an array", None),
+    "returns complex": (returns(lambda y: y + 0j), "y: returned ndarray of complex64, expected an array", None),
+    "returns what is none": (returns(lambda y: NoArray()), "y: returned NoArray, expected an array", None),
+    "returns a number": (returns(lambda y: 1.0), "y: shape (), expected (3, 5, 7, 8)", None),
+    "returns one sample": (returns(lambda y: y[:1]), "y: shape (1, 5, 7, 8), expected (3, 5, 7, 8)", None),
+    "other shape": (
+        returns(lambda y: np.moveaxis(y, -1, 1)),
+        "y: shape (3, 8, 5, 7), expected (3, 5, 7, 8)",
+        "output in the other data format",
+    ),
+    "other type": (
+        returns(lambda y: y.astype("float64")),
+        "y: dtype float64, expected float32",
+        "output of another type",
+    ),
+    "modifies x": (edits(lambda x, p: x.__imul__(2)), "y: x was modified", "x modified"),
+    "modifies a parameter": (
+        edits(lambda x, p: p["expand.bias"].__iadd__(1)),
+        "y: expand.bias was modified",
+        "parameters modified",
+    ),
+    "drops a parameter": (
+        edits(lambda x, p: p.pop("reduce.bias")),
+        "y: reduce.bias was modified",
+        "parameters modified",
+    ),
+    "sets a parameter to None": (
+        edits(lambda x, p: p.update({"reduce.bias": None})),
+        "y: reduce.bias was modified",
+        "parameters modified",
+    ),
+    "adds a parameter": (edits(lambda x, p: p.update(more=x)), "y: more was modified", "parameters modified"),
+}
+
+
+@pytest.mark.parametrize("name", MISBEHAVING)
+def test_a_verdict_whatever_it_does(name: str) -> None:
+    function, message, cause = MISBEHAVING[name]
+    verdict = check(function, SPEC)
+    assert not verdict.passed
+    assert verdict.failures[0].trial == "uneven map" or name == "returns one sample"
+    assert message in "\n".join(one.message for one in verdict.failures)
+    assert message in str(verdict)
+    assert "nothing was judged" not in str(verdict)  # it was: it is wrong
+    assert verdict.causes[:1] == ((cause,) if cause else ())  # a known mistake is named, and nothing else is
+    strict(verdict.to_json())
+
+
+def test_ctrl_c_stops_it() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        check(raises(KeyboardInterrupt()), SPEC)
+
+
+def test_what_draws_lots_is_called_not_deterministic() -> None:
+    rng = np.random.default_rng(0)
+    noisy = check(returns(lambda y: np.where(rng.random(y.shape) < 0.5, 2 * y, 0).astype(y.dtype)), SPEC)
+    assert noisy.causes == ("not deterministic",)
+    assert noisy.stage == "call"
+    dimmed = check(returns(lambda y: (y * (1 + 0.1 * rng.random())).astype(y.dtype)), SPEC)
+    assert dimmed.causes == ("not deterministic",)
+
+
+def test_samples_that_see_each_other_are_found() -> None:
+    def batch(x: Array, parameters: Arrays) -> Array:
+        with np.errstate(all="ignore"):
+            gates = RIGHT.excitation(x, parameters)
+            return x * over(np.broadcast_to(gates.mean(0) if len(x) else gates, gates.shape), x)
+
+    verdict = check(batch, SPEC, diagnose=False)
+    assert not verdict.passed
+    right = {"sample 0 alone", "sample 1 alone", "sample 2 alone", "one sample", "large map", "empty batch"}
+    assert {one.trial for one in verdict.failures} == {name for _, name in verdict.ran} - right
+
+
+# gradients and gates in forms of their own
+
+
+def with_gradients(change: Callable[[Array, Arrays], Any]) -> Callable[..., Any]:
+    return lambda x, dy, parameters: change(*RIGHT.vjp(x, dy, parameters))
+
+
+def without(name: str) -> Callable[[Array, Arrays], Any]:
+    return lambda dx, dp: (dx, {key: array for key, array in dp.items() if key != name})
+
+
+def modified_dy(x: Array, dy: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+    found = RIGHT.vjp(x, dy, parameters)
+    dy += 1
+    return found
+
+
+GRADIENTS = {
+    "raises": (lambda x, dy, parameters: 1 / 0, "dx: raised ZeroDivisionError: division by zero"),
+    "returns None": (lambda x, dy, parameters: None, "dx: "),
+    "returns dx alone": (with_gradients(lambda dx, dp: dx), "dx: "),
+    "returns a list": (with_gradients(lambda dx, dp: (dx, list(dp.values()))), "dx: "),
+    "misses a name": (
+        with_gradients(without("expand.bias")),
+        "gradients of ['expand.weight', 'reduce.bias', 'reduce.weight'], "
+        "expected ['expand.bias', 'expand.weight', 'reduce.bias', 'reduce.weight']",
+    ),
+    "has a name too many": (with_gradients(lambda dx, dp: (dx, {**dp, "more": dx})), "'more'"),
+    "is transposed": (
+        with_gradients(lambda dx, dp: (dx, {**dp, "expand.weight": dp["expand.weight"].T})),
+        "d expand.weight: shape (3, 8), expected (8, 3)",
+    ),
+    "has None": (with_gradients(lambda dx, dp: (dx, {**dp, "expand.bias": None})), "expected an array"),
+    "has another dx": (with_gradients(lambda dx, dp: (dx[:1], dp)), "dx: shape (1, 5, 7, 8), expected (3, 5, 7, 8)"),
+    "is wide": (with_gradients(lambda dx, dp: (dx.astype("float64"), dp)), "dx: dtype float64, expected float32"),
+    "modifies dy": (modified_dy, "dx: dy was modified"),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_of_another_form_are_told(name: str) -> None:
+    vjp, message = GRADIENTS[name]
+    verdict = check(RIGHT, SPEC, vjp=vjp)
+    assert not verdict.passed
+    assert verdict.stage == "gradient"
+    assert any(message in one.message for one in verdict.failures), str(verdict)
+    assert message in str(verdict)
+    assert not any(one.quantity in ("y", "g") for one in verdict.failures)
+
+
+def test_a_wrong_gradient_is_named() -> None:
+    def detached(x: Array, dy: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+        return dy * over(RIGHT.excitation(x, parameters), x), RIGHT.vjp(x, dy, parameters)[1]
+
+    verdict = check(RIGHT, SPEC, vjp=detached)
+    assert verdict.causes[0] == "gradient: gate detached"
+    assert verdict.stage == "gradient"
+    assert {one.quantity for one in verdict.failures} == {"dx"}
+
+    verdict = check(RIGHT, SPEC, vjp=with_gradients(lambda dx, dp: (dx, {**dp, "reduce.bias": 2 * dp["reduce.bias"]})))
+    assert {one.quantity for one in verdict.failures} == {"d reduce.bias"}
+
+
+def test_float64_that_was_float32_on_the_way_is_recognised_by_its_bound() -> None:
+    """In whatever order and wherever: no variant has just these roundings."""
+
+    def narrow(array: Array) -> Array:
+        return array.astype("float32").astype(array.dtype)
+
+    verdict = check(Block(squeeze=lambda x: narrow(mean(x[:, ::-1].astype("float32")))), SPEC, dtype="float64")
+    assert verdict.causes[0] == "float64 computed in float32"
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.agrees
+
+    def back(x: Array, dy: Array, parameters: Arrays) -> tuple[Array, Arrays]:
+        dx, dp = RIGHT.vjp(x, dy, parameters)
+        return dx, {name: narrow(array) for name, array in dp.items()}
+
+    verdict = check(RIGHT, SPEC, vjp=back, dtype="float64")
+    assert verdict.causes[0] == "gradient: float64 computed in float32"
+    more = check(Block(squeeze=lambda x: mean(x) * (1 + 1e-4)), SPEC, dtype="float64")
+    assert more.causes[:1] != ("float64 computed in float32",)
+
+
+def test_a_gate_may_keep_its_axes() -> None:
+    last = check(RIGHT, SPEC, excitation=lambda x, p: RIGHT.excitation(x, p)[:, None, None])
+    block = Block(data_format="channels_first")
+    first = check(
+        block,
+        SPEC,
+        excitation=lambda x, p: block.excitation(x, p)[:, :, None, None],
+        data_format="channels_first",
+    )
+    half = check(RIGHT, SPEC, excitation=lambda x, p: RIGHT.excitation(x, p).astype(x.dtype), dtype="float16")
+    for verdict in (last, first, half):
+        verdict.raise_if_failed()
+        assert "g" in {one.quantity for one in verdict.findings}
+
+
+@pytest.mark.parametrize(
+    ("excitation", "message"),
+    [
+        (lambda x, p: RIGHT.excitation(x, p)[:, :3], "excitation returned shape (3, 3), expected (3, 8)"),
+        (lambda x, p: None, "excitation returned NoneType, expected an array"),
+        (lambda x, p: 1 / 0, "excitation raised ZeroDivisionError: division by zero"),
+        (lambda x, p: 0.9 * RIGHT.excitation(x, p), "g["),
+    ],
+)
+def test_where_the_block_is_right_and_its_gate_is_not_the_gate_is_blamed(
+    excitation: Callable[..., Any], message: str
+) -> None:
+    verdict = check(RIGHT, SPEC, excitation=excitation)
+    assert not verdict.passed
+    assert message in str(verdict)
+    assert not any(one.quantity == "y" for one in verdict.failures)
+    assert verdict.causes == ()  # the catalogue speaks of y
+    assert verdict.stage != "gradient"
+
+
+PLAIN = SESpec(8, hidden=3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "block"),
+    [  # none of them in the catalogue
+        ("squeeze", Block(squeeze=lambda x: mean(x) + x.std(tuple(range(1, x.ndim - 1))) / 3)),
+        ("activation", Block(activation=lambda u: np.where(u > 0, u, 0.37 * np.sqrt(np.abs(u))))),
+        ("gate", Block(gate=lambda v: sigmoid(v) ** 1.3)),
+    ],
+)
+def test_the_stage_is_told_by_the_gate_alone(stage: str, block: Block) -> None:
+    verdict = check(block, PLAIN, excitation=block.excitation)
+    assert verdict.diagnosis is not None
+    assert not verdict.diagnosis.agrees
+    assert verdict.stage == stage
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SESpec(8, hidden=3, gain=2.0, residual=True)], ids=["plain", "with gain"])
+@pytest.mark.parametrize(
+    ("stage", "block"),
+    [
+        ("squeeze", Block(squeeze=lambda x: mean(x) + x.std(tuple(range(1, x.ndim - 1))) / 3)),
+        ("activation", Block(activation=lambda u: np.where(u > 0, u, 0.37 * np.sqrt(np.abs(u))))),
+        ("gate", Block(gate=lambda v: sigmoid(v) ** 1.3)),
+        (
+            "unknown",
+            Block(
+                gate=lambda v: sigmoid(v) ** 1.3,
+            ),
+        ),
+    ],
+)
+def test_where_no_gate_is_handed_out_y_over_x_tells_the_stage(stage: str, block: Block, spec: SESpec) -> None:
+    def function(x: Array, parameters: Arrays) -> Array:
+        y = spec.gain * block(x, parameters) + (x if spec.residual else 0)
+        if stage == "unknown":  # another gate at each position
+            y = y * np.linspace(1, 2, x.shape[-2])[:, None]
+        return y.astype(x.dtype)
+
+    verdict = check(function, spec)
+    assert verdict.stage == stage
+    assert f"cause    none of the catalogue; departs at: {stage}" in str(verdict)
+
+
+UNKNOWN = [
+    *(
+        ("gate", SPEC, Block(gate=function))
+        for function in (
+            lambda v: 0.5 + np.arctan(v) / np.pi,
+            lambda v: v * np.exp(-(v**2)),
+            lambda v: v - np.tanh(v),
+            lambda v: v / (1 + np.abs(v)),
+            lambda v: np.sign(v) * np.sqrt(np.abs(v)),
+            lambda v: sigmoid(1.1 * v),
+            lambda v: 1.05 * sigmoid(v),
+            lambda v: np.clip(0.21 * v + 0.5, 0, 1),
+            np.cos,
+        )
+    ),
+    ("gate", SPEC.replace(gate="hard_sigmoid"), Block(gate=lambda v: np.clip(0.18 * v + 0.5, 0, 1))),
+    ("gate", SPEC.replace(gate="tanh"), Block(gate=lambda v: v / np.sqrt(1 + v**2))),
+    *(
+        ("activation", SPEC, Block(activation=function))
+        for function in (
+            lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
+            lambda u: np.where(u > 0, u, 0.05 * u),
+            lambda u: np.where(u > 0, u, np.sin(u)),
+        )
+    ),
+    *(
+        ("squeeze", SPEC, Block(squeeze=lambda x, power=power: mean(np.abs(x) ** power) ** (1 / power)))
+        for power in (3, 0.5)
+    ),
+    # which of several stages a factor is in cannot be told
+    *(("reduce", SPEC, Block(squeeze=lambda x, by=by: by * mean(x))) for by in (0.97, 1.3)),
+    ("reduce", SPEC, Block(activation=lambda u: relu(u) ** 1.5)),
+    ("reduce", SPEC, Block(activation=lambda u: u * sigmoid(1.1 * u))),
+]
+"""Mistakes that are near one of the catalogue, and are not it."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "spec", "block"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if number % 3 else []) for number, one in enumerate(UNKNOWN)],
+)
+def test_what_only_resembles_a_known_mistake_is_not_called_by_its_name(stage: str, spec: SESpec, block: Block) -> None:
+    verdict = check(block, spec)
+    assert verdict.diagnosis is not None
+    assert not verdict.diagnosis.agrees, str(verdict)
+    assert verdict.stage == stage
+    assert "none of the catalogue" in str(verdict)
+    assert "to do:" not in str(verdict)
+    assert not any(word in str(verdict) for word in ("agrees with", "resembles"))
+
+
+def test_whatever_a_cause_agrees_with_is_within_its_bound() -> None:
+    """The same block, off by more and more: it agrees as long as rounding may be the reason, and no longer."""
+    agrees = []
+    for error in (0, 1e-7, 3e-3, 1e-2, 1e-1):
+        verdict = check(Block(gate=lambda v, error=error: np.tanh(v) * (1 + error)), SPEC)
+        assert verdict.diagnosis is not None
+        agrees.append(verdict.diagnosis.agrees)
+    assert agrees[:2] == [True, True]
+    assert agrees[3:] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("reduce", lambda p: {"reduce.weight": p["reduce.weight"] ** 3}),
+        ("expand", lambda p: {"expand.bias": p["expand.bias"][::-1]}),
+    ],
+)
+def test_a_wrong_projection_is_told_by_the_gate_alone(stage: str, change: Callable[[Arrays], Arrays]) -> None:
+    def excitation(x: Array, parameters: Arrays) -> Array:
+        return RIGHT.excitation(x, {**parameters, **change(parameters)})
+
+    verdict = check(lambda x, p: RIGHT(x, {**p, **change(p)}), SPEC, excitation=excitation)
+    assert verdict.diagnosis is not None
+    assert not verdict.diagnosis.agrees
+    assert verdict.stage == stage
+
+
+def test_the_scale_is_blamed_where_the_gate_is_right() -> None:
+    def wrong(x: Array, parameters: Arrays) -> Array:
+        return (1.7 * RIGHT(x, parameters)).astype(x.dtype)
+
+    assert check(wrong, SPEC, excitation=RIGHT.excitation).stage == "scale"
+
+
+@pytest.mark.parametrize(
+    ("got", "bound", "variant", "expected"),
+    [
+        ([1.0, 2.0], 0.25, [1.25, 1.75], 0.0),  # within the bound of what was got
+        ([1.0, 2.0], 0.25, [0.5, 2.0], 1 / 3),  # 0.25 beyond it, where the right answer is 0.75 beyond it
+        ([1.0, 2.0], 0.25, [0.0, 2.0], 1.0),  # the right answer itself
+        ([1.0, 2.0], 0.25, [np.nan, 2.0], 3.0),
+        ([0.0, 2.0], 0.25, [0.25, 2.25], 1.0),  # the right answer is not refuted: in terms of the bound
+        ([0.0, 2.0], 0.0, [0.0, 2.0], 0.0),
+        ([0.0, 2.0], 0.0, [0.0, 2.5], 3.0),
+    ],
+)
+def test_a_variants_distance_is_what_is_left_beyond_the_bound(
+    got: list[float], bound: float, variant: list[float], expected: float
+) -> None:
+    distance = Distance(np.array(got), np.array([0.0, 2.0]), np.full(2, bound))
+    assert distance(np.array(variant)) == pytest.approx(expected, abs=1e-15)
+
+
+# two mistakes at once
+
+SLOPE = "hard_sigmoid slope 0.2 (Keras 2) instead of 1/6"
+HARD = SESpec(16, hidden=4, bias=True, gate="hard_sigmoid")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (SLOPE, "biases ignored"),
+        (SLOPE, "reduce.bias ignored"),
+        (SLOPE, "activation is silu"),
+    ],
+)
+def test_two_mistakes_are_named_together(pair: tuple[str, str]) -> None:
+    function = broken(HARD, tuple(CATALOGUE[name] for name in pair), "float32").function()
+    verdict = check(function, HARD)
+    assert set(verdict.causes[:2]) == set(pair)
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.together
+    assert ", together" in str(verdict)
+
+
+# declared precision
+
+WIDE = SESpec(64, hidden=16, bias=True)
+
+
+def tf32(values: Array) -> Array:
+    """Rounded to 11 significant bits."""
+    return ((values.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def bfloat16(values: Array) -> Array:
+    return ((values.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@pytest.mark.parametrize(("products", "operand"), [("tf32", tf32), ("bfloat16", bfloat16)])
+def test_products_of_less_precision_are_found_and_may_be_declared(
+    products: str, operand: Callable[[Array], Array]
+) -> None:
+    block = Block(operand=lambda values: operand(np.ascontiguousarray(values)))
+    verdict = check(block, WIDE, excitation=block.excitation)
+    assert not verdict.passed
+    assert verdict.causes[0] == {"tf32": "products in TF32", "bfloat16": "products in bfloat16"}[products]
+    assert f"declare products={products!r}" in str(verdict)
+    declared = check(block, WIDE, excitation=block.excitation, products=products)
+    declared.raise_if_failed()
+    assert f"products={products!r}" in str(declared)
+    assert 0 < declared.worst_ratio <= 1
+
+
+def test_a_declared_precision_excuses_no_more() -> None:
+    assert not check(SILU, WIDE, products="bfloat16").passed
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_intermediates_that_are_rounded_must_be_declared(dtype: str) -> None:
+    block = Block(stored=True)
+    check(block, WIDE, excitation=block.excitation, dtype=dtype, intermediates="storage").raise_if_failed()
+    kept = check(block, WIDE, excitation=block.excitation, dtype=dtype, intermediates="float32")
+    assert not kept.passed
+    assert "intermediates='float32'" in str(kept)
+    check(RIGHT, WIDE, excitation=RIGHT.excitation, dtype=dtype, intermediates="float32").raise_if_failed()
+    strict_about_y = check(block, WIDE, dtype=dtype, intermediates="float32").worst_ratio
+    assert strict_about_y > 1.5 * check(block, WIDE, dtype=dtype).worst_ratio
+
+
+# nothing judged is no pass
+
+
+def test_a_comparison_on_which_no_bound_says_anything_is_no_pass() -> None:
+    one = judged("y", np.ones(3), np.ones(3), np.full(3, np.inf), np.ones(3))
+    assert (one.conclusive, one.inconclusive, one.passed) == (0, 3, True)
+    verdict = Verdict(SPEC, "float16", 0, (2,), Precision(), "channels_last")
+    verdict.findings, verdict.ran = [Finding(2, "uneven map", "y", one)], [(2, "uneven map")]
+    assert not verdict.passed
+    assert (verdict.conclusive, verdict.inconclusive, verdict.failures) == (0, 3, [])
+    assert str(verdict).startswith("FAILED")
+    assert "nothing was judged" in str(verdict)
+    assert verdict.to_dict()["passed"] is False
+
+
+@pytest.mark.parametrize(("dtype", "gain"), [("float32", 1e39), ("float16", 1e30)])
+def test_an_output_beyond_the_largest_number_is_no_pass(dtype: str, gain: float) -> None:
+    def seven(x: Array, parameters: Arrays) -> Array:  # but NaN in the samples that hold NaN or inf
+        bad = ~np.isfinite(x.astype("float64")).all(tuple(range(1, x.ndim)), keepdims=True)
+        return np.where(bad, np.nan, np.full_like(x, 7)).astype(x.dtype)
+
+    assert not check(seven, SESpec(8, hidden=3, gain=gain, gate="identity"), dtype=dtype, diagnose=False).passed
+
+
+def test_a_gain_of_nothing_is_judged() -> None:
+    def seven(x: Array, parameters: Arrays) -> Array:
+        bad = ~np.isfinite(x).all((1, 2, 3), keepdims=True)
+        return np.where(bad, np.nan, np.full_like(x, 7))
+
+    assert not check(seven, SESpec(8, hidden=3, gain=0.0)).passed
+
+
+# known deviations
+
+
+def refuses_one_position(x: Array, parameters: Arrays) -> Array:
+    if x.size and x.shape[1:-1] == (1,) * (x.ndim - 2):
+        raise ValueError("one position")
+    return RIGHT(x, parameters)
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "deviations.txt"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("line", ["one position", "2: one position", "one pos*"])
+def test_a_known_deviation_is_excused_and_told(line: str, listed: Callable[[str], Path]) -> None:
+    assert not check(refuses_one_position, SPEC).passed
+    verdict = check(refuses_one_position, SPEC, deviations=listed(f"# ours\n\n{line}  # maps of one position, #7\n"))
+    verdict.raise_if_failed()
+    assert "known    one position (2-D): maps of one position, #7" in str(verdict)
+    assert verdict.to_dict()["known"] == {"2: one position": "maps of one position, #7"}
+    assert verdict.causes == ()
+    assert verdict.worst_ratio <= 1
+
+
+def test_a_deviation_excuses_nothing_else(listed: Callable[[str], Path]) -> None:
+    assert not check(refuses_one_position, SPEC, deviations=listed("3: one position  # another rank")).passed
+    assert not check(refuses_one_position, SPEC, deviations=listed("one row  # another trial")).passed
+    verdict = check(refuses_one_position, SPEC, ranks=(2, 3), deviations=listed("3: one position  # issue 7"))
+    assert {(one.rank, one.trial) for one in verdict.failures} == {(2, "one position")}
+    assert set(verdict.known) == {(3, "one position")}
+
+
+def test_a_deviation_must_not_outlive_its_reason(listed: Callable[[str], Path]) -> None:
+    verdict = check(RIGHT, SPEC, deviations=listed("one position  # mended long ago\n3: NaN  # not run here\n"))
+    assert not verdict.passed
+    assert verdict.failures == []
+    assert verdict.to_dict()["outlived"] == ["one position"]
+    assert "outlived line 1 of the deviations, 'one position'" in str(verdict)
+
+
+def test_where_all_is_excused_nothing_was_judged(listed: Callable[[str], Path]) -> None:
+    assert not check(lambda x, p: x, SPEC, deviations=listed("*  # all known")).passed
+
+
+@pytest.mark.parametrize("line", ["NaN", "NaN  #  "])
+def test_a_deviation_needs_a_reason(line: str, listed: Callable[[str], Path]) -> None:
+    path = listed(f"inf  # ours\n{line}\n")
+    with pytest.raises(SpecError, match=r"deviations\.txt, line 2: 'NaN' has no reason"):
+        check(RIGHT, SPEC, deviations=path)
+    with pytest.raises(SpecError, match="is not a file"):
+        check(RIGHT, SPEC, deviations=path.with_name("other.txt"))
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float8"}, "dtype='float8' is not allowed; it must be one of float64, float32, bfloat16, float16"),
+        ({"dtype": np.float32}, "must be one of float64, float32"),
+        ({"dtype": None}, "must be one of float64, float32"),
+        ({"data_format": "NHWC"}, "data_format='NHWC' is not allowed; it must be one of channels_last, channels_first"),
+        ({"data_format": 3}, "must be one of channels_last, channels_first"),
+        ({"ranks": ()}, "1, 2 or 3"),
+        ({"ranks": (4,)}, "1, 2 or 3"),
+        ({"ranks": (2, 0)}, "1, 2 or 3"),
+        ({"ranks": 2}, "1, 2 or 3"),
+        ({"ranks": "12"}, "1, 2 or 3"),
+        ({"ranks": (2.0,)}, "1, 2 or 3"),
+        ({"products": "fp8"}, "products='fp8' is not allowed; it must be one of 'dtype', 'tf32', 'bfloat16'"),
+        ({"products": "tf32", "dtype": "float64"}, "not allowed with float64"),
+        ({"intermediates": "float16"}, "it must be one of 'storage', 'float32'"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"function": 3}, "block is a builtins.int; it must be"),
+        ({"function": None}, "it must be a torch.nn.Module"),
+        ({"function": Block}, "the class Block, not an instance"),
+        ({"vjp": 3}, "vjp"),
+        ({"excitation": "g"}, "excitation"),
+        ({"spec": {"channels": 8}}, "SESpec"),
+        ({"spec": None}, "SESpec"),
+        ({"deviations": 3}, "deviations=3"),
+    ],
+    ids=str,
+)
+def test_an_argument_that_is_not_allowed_is_refused_with_what_is(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        check(**{"function": RIGHT, "spec": SPEC, **options})
+    assert message in str(refused.value)
+
+
+# mistakes at awkward places
+
+
+def beyond_512(x: Array, parameters: Arrays) -> Array:
+    y = RIGHT(x, parameters)
+    return np.concatenate([y[..., :512], x[..., 512:]], -1)
+
+
+def test_a_mistake_beyond_channel_512_is_found() -> None:
+    spec = SESpec(640, hidden=40)
+    verdict = check(beyond_512, spec, diagnose=False)
+    assert not verdict.passed
+    assert verdict.failures[0].comparison is not None
+    assert verdict.failures[0].comparison.where[-1] >= 512
+    assert check(RIGHT, SESpec(512, hidden=32)).passed
+
+
+def test_a_small_mistake_beyond_channel_512_is_found_and_not_explained_away() -> None:
+    factor = np.where(np.arange(520) < 512, 1, 1.001).astype("float32")
+    verdict = check(lambda x, p: RIGHT(x, p) * factor, SESpec(520, hidden=8))
+    assert not verdict.passed
+    assert verdict.diagnosis is not None
+    assert not verdict.diagnosis.agrees
+
+
+def test_a_mistake_in_the_last_sample_alone_is_found() -> None:
+    def wrong(x: Array, parameters: Arrays) -> Array:
+        y = RIGHT(x, parameters)
+        return np.concatenate([y[:-1], x[-1:]]) if len(x) > 1 else y
+
+    verdict = check(wrong, SPEC)
+    assert verdict.causes[0] == "last sample not scaled"
+    places = [one.comparison.where[0] for one in verdict.failures if one.comparison and one.trial == "uneven map"]
+    assert places == [2]
+
+
+def test_a_mistake_for_odd_sizes_alone_is_found() -> None:
+    odd = Block(squeeze=lambda x: mean(x[:, 1:]) if x.shape[1] % 2 and x.shape[1] > 1 else mean(x))
+    verdict = check(odd, SPEC, diagnose=False)
+    failed = {one.trial for one in verdict.failures}
+    assert failed >= {"uneven map", "one sample", "as many samples as the last axis is long"}
+    assert failed.isdisjoint({"even map", "equal axes", "one position", "one row"})
+
+
+def test_a_mistake_from_the_second_call_on_is_found() -> None:
+    seen: dict[tuple[int, ...], Array] = {}
+
+    def remembers(x: Array, parameters: Arrays) -> Array:  # the gate of the first map of each shape
+        gate = seen.setdefault(x.shape, RIGHT.excitation(x, parameters))
+        with np.errstate(all="ignore"):
+            return x * over(gate, x)
+
+    verdict = check(remembers, SPEC, diagnose=False)
+    assert not verdict.passed
+    assert "uneven map" not in {one.trial for one in verdict.failures}
+
+    calls = itertools.count()
+    late = check(lambda x, p: RIGHT(x, p) if next(calls) == 0 else x, SPEC, diagnose=False)
+    failed = {one.trial for one in late.failures}
+    assert failed >= {"uneven map again", "even map"}
+    assert "uneven map" not in failed
+
+
+# what it costs
+
+
+def test_it_is_quick() -> None:
+    start = time.process_time()
+    check(RIGHT, WIDE, RIGHT.vjp, RIGHT.excitation)
+    check(SILU, WIDE)
+    assert time.process_time() - start < 4.0  # two of them
+
+
+def test_a_mistake_of_no_known_kind_takes_no_long_search() -> None:
+    start = time.process_time()
+    assert not check(lambda x, p: np.full_like(x, 7), WIDE).passed
+    assert time.process_time() - start < 5.0
+
+
+def fresh(code: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+
+
+def test_the_import_is_quick() -> None:
+    code = "import time; start = time.perf_counter(); import se_conformance; print(time.perf_counter() - start)"
+    assert min(float(fresh(code)) for _ in range(5)) < 0.3  # the least: others may be at work
+
+
+def test_judging_a_function_loads_no_framework() -> None:
+    code = (
+        "import sys, se_conformance, se_spec\n"
+        "assert not se_conformance.check(lambda x, p: x, se_spec.SESpec(4, hidden=1)).passed\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = set(fresh(code).split())
+    assert {"numpy", "se_numpy", "se_conformance"} <= loaded  # the probe sees
+    heavy = {"torch", "keras", "tensorflow", "jax", "flax", "onnx", "rich", "sklearn", "matplotlib", "ml_dtypes"}
+    assert loaded.isdisjoint(heavy)

@@ -1,0 +1,164 @@
+"""``se-parity`` can say yes, no and nothing; and draws its picture."""
+
+import importlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from se_parity import photographs
+from se_parity.__main__ import main
+from se_parity.implementations import TARGETS, Worker
+
+pytestmark = pytest.mark.framework("conformance")
+
+
+@pytest.fixture
+def parity():
+    return importlib.import_module("se_parity.parity")
+
+
+@pytest.fixture
+def console():
+    return importlib.import_module("rich.console").Console(width=132, record=True, file=io.StringIO())
+
+
+@pytest.fixture
+def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr(parity, "PRESETS", ("paper",))
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_the_same_is_0_and_a_picture(parity, console, tmp_path: Path) -> None:
+    assert parity.parity(console, tmp_path / "new" / "gates.png") == 0
+    text = console.export_text()
+    assert "│ torch " in text
+    assert "DIFFERS" not in text
+    assert (tmp_path / "new" / "gates.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["gates.png"]
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_a_difference_of_one_in_a_million_is_1(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = parity.reference
+
+    def off(*arguments, **options):
+        against = honest(*arguments, **options)
+        return against._replace(want=against.want._replace(y=against.want.y * (1 + 1e-6)))
+
+    monkeypatch.setattr(parity, "reference", off)
+    assert parity.parity(console, None) == 1
+    text = console.export_text()
+    assert "DIFFERS" in text
+    assert "torch: paper in float64: y[" in text
+
+
+def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = TARGETS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
+    monkeypatch.setattr(parity, "TARGETS", {"elsewhere": absent})
+    monkeypatch.setattr(parity, "PRESETS", ("paper",))
+    assert parity.parity(console, None) == 2
+    text = console.export_text()
+    assert "not installed: no_such_framework" in text
+    assert "pip install 'se-suite[torch]'" in text
+
+
+class Stating:
+    """A worker that has answered and only states its versions."""
+
+    def __init__(self, name: str, said: str) -> None:
+        self.target, self.said = TARGETS[name], said
+
+    def versions(self) -> str:
+        return self.said
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "said", "fault"),
+    [
+        ("keras jax", "cuda", "keras 3.15.1 on jax 0.11.2 (cpu)", "DEVICE=cuda was asked for, and it ran as keras"),
+        ("nnx", "cuda", "jax 0.11.2, flax 0.12.10 (cpu)", "DEVICE=cuda was asked for"),
+        ("keras torch", "cuda", "keras 3.15.1 on torch 2.11.0 (gpu)", ""),
+        ("torch", "cuda", "torch 2.11.0 (cuda)", ""),
+        ("onnxruntime", "cuda", "onnxruntime 1.31.1 (cpu)", ""),
+        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (gpu)", "DEVICE=cpu was asked for"),
+        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (cpu)", ""),
+    ],
+)
+def test_row_that_ran_on_another_device_differs(
+    parity, monkeypatch: pytest.MonkeyPatch, name: str, device: str, said: str, fault: str
+) -> None:
+    monkeypatch.setenv("DEVICE", device)
+    row = parity.Row(name)
+    parity.finish(row, Stating(name, said))
+    assert row.verdict == ("DIFFERS" if fault else "same")
+    assert fault in "".join(row.faults)
+    assert row.version == said
+
+
+@pytest.mark.parametrize(
+    ("call", "facts"),
+    [
+        ((os.abort,), ["torch: paper in float64: WorkerError: the process was ended by SIGABRT"]),
+        ((int, "[/red] is no style"), ["ValueError: invalid literal", "'[/red] is no style'"]),
+    ],
+    ids=["its process ends", "it raises"],
+)
+@pytest.mark.framework("torch")
+@pytest.mark.usefixtures("_torch_alone")
+def test_error_of_an_implementation_is_printed_as_it_said_it(
+    parity, console, monkeypatch: pytest.MonkeyPatch, call: tuple, facts: list[str]
+) -> None:
+    class Failing(Worker):
+        def submit(self, *_: object, **__: object):
+            return self.begin(*call)
+
+    monkeypatch.setattr(parity, "Worker", Failing)
+    monkeypatch.setattr(parity, "DTYPES", ("float64",))
+    assert parity.parity(console, None) == 1
+    text = console.export_text()
+    assert "DIFFERS" in text
+    for fact in facts:
+        assert fact in text
+
+
+def test_run_without_matplotlib_says_that_there_is_no_picture(
+    parity, console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    parity.draw(tmp_path / "gates.png", console)
+    assert "no picture: matplotlib is not installed" in console.export_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DEVICE", "tpu")
+    assert main(["--no-picture"]) == 2
+    assert "DEVICE=tpu is not known" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for held in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, held)
+    monkeypatch.setitem(sys.modules, "rich", None)  # as if it were not installed
+    assert main(["--no-picture"]) == 2
+    assert capsys.readouterr().err == "se-parity needs rich: pip install 'se-suite[conformance]'\n"
+
+
+def test_photographs_are_real_and_patches_are_invertible() -> None:
+    images = photographs.photographs()
+    assert images.shape == (2, 424, 640, 3)
+    assert images.std() > 0.3
+    patches = photographs.to_patches(images)
+    assert patches.shape == (2, 53, 80, 192)
+    np.testing.assert_array_equal(patches[1, 2, 3], images[1, 16:24, 24:32].ravel())
+    np.testing.assert_array_equal(photographs.to_pixels(patches), images)

@@ -1,0 +1,140 @@
+"""The same course of training in four frameworks, on real images: the same losses, the same weights at the end."""
+
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+import se_numpy
+from se_parity.digits import batches, digits, small_network
+from se_parity.training import TRAINERS, Course, Trained, train
+from se_spec import NetworkSpec
+from se_spec.networks import Head, Shortcut, Stage, Stem
+from se_spec.networks.parts import ConvStep
+
+from ..conftest import COMPILED_FULLY
+
+pytestmark = pytest.mark.framework("torch", "keras", "flax", "conformance")
+
+STEPS = 30
+COURSE = Course()
+NETS = {
+    "post-activation": small_network(momentum=0.75),
+    "pre-activation": NetworkSpec(
+        Stem((ConvStep(8, 3),), input_norm=True),
+        (Stage(1, 16, (8, 8)), Stage(2, 24, (8, 8), 2)),
+        Head("conv", before=("bn", "relu")),
+        Shortcut("zeros", pool=2, zeros="both", entry="norm_relu"),
+        order="pre",
+        groups=2,
+        padding="same",
+        conv_bias=True,
+        se={"reduction": 4, "bias": True},
+        momentum=0.875,
+        num_classes=10,
+        channels=1,
+    ),
+}
+every_net = pytest.mark.parametrize("net", ["post-activation", pytest.param("pre-activation", marks=pytest.mark.slow)])
+
+
+def given(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
+    data = digits("float64")
+    return list(batches(data.x, data.labels, steps))
+
+
+def start(net: str) -> dict[str, np.ndarray]:
+    return se_numpy.initialize(NETS[net], seed=0, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def trained(workers, request) -> dict[tuple[str, str], "Future[Trained]"]:
+    """Every trainer on every network that is asked for, in the background."""
+    asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    nets = {one.params["net"] for one in asked} | {"post-activation"}
+    return {
+        (trainer, net): workers(target, **COMPILED_FULLY).begin(train, trainer, NETS[net], start(net), COURSE, given())
+        for trainer, target in TRAINERS.items()
+        for net in nets
+    }
+
+
+def is_variance(name: str) -> bool:
+    return name.endswith(".variance")
+
+
+@every_net
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
+def test_m11_losses_and_weights_are_pytorchs(trainer: str, net: str, trained) -> None:
+    want, got = trained["torch", net].result(), trained[trainer, net].result()
+    assert len(want.losses) == len(got.losses) == STEPS
+    np.testing.assert_allclose(got.losses, want.losses, rtol=1e-9, atol=0)
+    assert list(got.parameters) == list(want.parameters)
+    for name, array in want.parameters.items():
+        assert got.parameters[name].dtype == array.dtype == np.float64
+        if not is_variance(name):
+            np.testing.assert_allclose(got.parameters[name], array, rtol=0, atol=1e-9 * abs(array).max(), err_msg=name)
+
+
+@every_net
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
+def test_m11_running_variances_are_of_n_but_for_torchs(trainer: str, net: str, trained) -> None:
+    """From 1, after t steps, torch's is momentum**t + n / (n - 1) times what the others' has beyond that."""
+    want, got = trained["torch", net].result().parameters, trained[trainer, net].result().parameters
+    rest, count = NETS[net].momentum ** STEPS, positions(NETS[net])
+    for name in filter(is_variance, want):
+        n = count[name.removesuffix(".variance")]
+        np.testing.assert_allclose(want[name] - rest, (got[name] - rest) * n / (n - 1), rtol=1e-9, err_msg=name)
+        assert abs(want[name] - got[name]).max() > 1e-6
+
+
+def positions(net: NetworkSpec) -> dict[str, int]:
+    """Of each batch norm: images times height times width."""
+    from se_spec.networks import sizes
+
+    return {name: 32 * height * width for name, (height, width) in sizes(net.layers, (8, 8)).items()}
+
+
+@every_net
+def test_training_learns(net: str, trained) -> None:
+    losses = trained["torch", net].result().losses
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
+    """The gradient that a step tells, against central differences of the loss; then momentum, from a second step."""
+    net, (batch, again) = "post-activation", given(2)
+    before = start(net)
+    course = Course(learning_rate=0.125, momentum=0.5, weight_decay=0.25)
+    first = train("torch", NETS[net], before, course, [batch]).parameters
+    random = np.random.default_rng(0)
+    learnable = [name for name in before if not name.endswith((".mean", ".variance"))]
+    direction = {name: random.standard_normal(before[name].shape) for name in learnable}
+
+    def loss(t: float, at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
+        moved = {name: at[name] + t * direction[name] for name in learnable}
+        return train("torch", NETS[net], {**at, **moved}, course, [batch]).losses[0]
+
+    def slope(at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
+        return (loss(1e-8, at, batch) - loss(-1e-8, at, batch)) / 2e-8  # so small that few values cross a ReLU's kink
+
+    def along(arrays: dict[str, np.ndarray]) -> float:
+        return sum(float((arrays[name] * direction[name]).sum()) for name in learnable)
+
+    velocity = {name: (before[name] - first[name]) / course.learning_rate for name in learnable}
+    gradient = along(velocity) - course.weight_decay * along(before)
+    assert gradient == pytest.approx(slope(before, batch), rel=1e-4)
+
+    second = train("torch", NETS[net], before, course, [batch, again]).parameters
+    after = {name: (first[name] - second[name]) / course.learning_rate for name in learnable}
+    expected = course.momentum * along(velocity) + slope(first, again) + course.weight_decay * along(first)
+    assert along(after) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_comparison_sees_a_decay_that_is_not_of_the_gradient(workers, trained) -> None:
+    """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
+    net = "post-activation"
+    without = Course(weight_decay=0.0)
+    other = workers("torch", **COMPILED_FULLY).call(train, "torch", NETS[net], start(net), without, given())
+    want = trained["torch", net].result()
+    assert abs(np.array(other.losses) / want.losses - 1).max() > 1e-5

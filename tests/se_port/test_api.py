@@ -1,0 +1,305 @@
+"""``se_port`` from file to file, through every format; ``inspect``, ``convert``, ``verify`` and the command line."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import se_numpy
+import se_port
+from se_port import formats
+from se_port.__main__ import main
+from se_port.layouts.networks import NETWORK_LAYOUTS
+from se_port.page import page
+from se_port.preprocessing import preprocessing
+from se_spec import FileFormatError, LayoutError, ParameterError, SESpec, network
+from se_spec.networks import NETWORKS
+
+from ..conftest import OnDemand
+from ..small_networks import as_bytes
+from .test_networks import cut
+
+torch = OnDemand("torch")
+ENDINGS = {"safetensors": ".safetensors", "npz": ".npz", "torch": ".pt", "msgpack": ".msgpack", "tensorflow": ".index"}
+NET = network("se_resnet20", num_classes=5)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, np.ndarray]:
+    return se_numpy.initialize(NET, seed=0)
+
+
+@pytest.mark.parametrize("layout", ["canonical", "se_torch", "se_flax.linen", "moskomule"])
+@pytest.mark.parametrize("format", ENDINGS)
+def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, values, format: str, layout: str) -> None:
+    path = tmp_path / f"net{ENDINGS[format]}"
+    se_port.save(path, values, NET, layout)
+    assert formats.format_of(path) == format
+    back = se_port.load(path, NET)
+    assert list(back) == list(values)
+    assert as_bytes(back) == as_bytes(values)
+    assert se_port.load(path, NET, layout).keys() == values.keys()
+
+
+@pytest.mark.parametrize(
+    "layout", [name for name, row in NETWORK_LAYOUTS.items() if row.format not in ("keras", "orbax")]
+)
+def test_l2_every_layout_in_its_systems_own_format(tmp_path: Path, layout: str) -> None:
+    row = NETWORK_LAYOUTS[layout]
+    net = cut(row.networks[0] if row.networks else "se_resnet50")
+    values = se_numpy.initialize(net, seed=0)
+    ending = {"caffe": ".caffemodel", "mxnet": ".params", "matconvnet": ".mat"}.get(row.format) or ENDINGS[row.format]
+    path = tmp_path / f"net{ending}"
+    se_port.save(path, values, net, layout)
+    back = se_port.load(path, net)
+    for name, value in values.items():
+        if layout.startswith("matconvnet") and name.endswith("variance"):
+            assert np.allclose(back[name], value, rtol=1e-6)
+        else:
+            assert back[name].tobytes() == value.tobytes(), name
+
+
+def test_convert_says_what_it_did(tmp_path: Path, values) -> None:
+    source, target = tmp_path / "theirs.pth", tmp_path / "ours.msgpack"
+    se_port.save(source, values, NET, "moskomule")
+    report = se_port.convert(source, target, NET, target_layout="linen")
+    assert (report.source_layout, report.target_layout) == ("moskomule", "se_flax.linen")
+    assert report.tensors == len(values)
+    assert report.bytes == sum(value.nbytes for value in values.values())
+    assert report.changes == report.inexact == ()
+    assert len(report.left_behind) == 21
+    assert report.left_behind[0] == "bn1.num_batches_tracked"
+    assert as_bytes(se_port.load(target, NET)) == as_bytes(values)
+    assert "every parameter comes back to the bit" in str(report)
+
+
+def test_convert_says_what_was_computed(tmp_path: Path) -> None:
+    net = cut("se_resnet50")
+    source, target = tmp_path / "theirs.caffemodel", tmp_path / "theirs.mat"
+    se_port.save(source, se_numpy.initialize(net, seed=0), net, "caffe")
+    report = se_port.convert(source, target, net, target_layout="matconvnet")
+    assert len(report.changes) == 2
+    assert "Caffe's stored factor" in report.changes[0]
+    assert "sigma" in report.changes[1]
+    assert all(name.endswith("variance") for name in report.inexact)
+
+
+def test_l4_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
+    path = tmp_path / "net.npz"
+    path.write_text("precious")
+    with pytest.raises(FileFormatError, match="is there already; expected another path, or force to replace it"):
+        se_port.save(path, values, NET)
+    assert path.read_text() == "precious"
+    se_port.save(path, values, NET, force=True)
+    assert as_bytes(se_port.load(path, NET)) == as_bytes(values)
+    assert os.listdir(tmp_path) == ["net.npz"]
+
+
+def test_l4_nothing_is_half_written(tmp_path: Path, values) -> None:
+    with pytest.raises(ParameterError, match=r"parameters do not fit: missing stage1\.block3\.conv1\.weight"):
+        se_port.save(tmp_path / "net.npz", values, network("se_resnet32"))
+    net = cut("se_resnet50")
+    half = se_numpy.initialize(net, seed=0, dtype="float16")
+    with pytest.raises(FileFormatError, match="cannot hold 'conv1/7x7_s2:0', which is float16"):
+        se_port.save(tmp_path / "net.caffemodel", half, net, "caffe")
+    with pytest.raises(FileFormatError, match="no ending that says a format"):
+        se_port.save(tmp_path / "net.weights", values, NET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_l3_a_block_by_its_spec_and_what_it_does_not_tell(tmp_path: Path) -> None:
+    spec = SESpec(64, hidden=8, bias=True, activation="silu")
+    values = se_numpy.initialize(spec, seed=0)
+    path = tmp_path / "block.safetensors"
+    se_port.save(path, values, spec, "timm.SqueezeExcite")
+    assert list(formats.read(path)) == [
+        "conv_reduce.weight",
+        "conv_reduce.bias",
+        "conv_expand.weight",
+        "conv_expand.bias",
+    ]
+    assert as_bytes(se_port.load(path, spec)) == as_bytes(values)
+    with pytest.raises(LayoutError, match=r"the activation of the block is not in the source .* one of 'relu', 'silu'"):
+        se_port.load(path)
+    with pytest.raises(LayoutError, match=r"no block fits: expected \(64 channels, 4 hidden, no biases\), found"):
+        se_port.load(path, SESpec(64))
+    (found,) = se_port.find_blocks(path, activation="silu", gate="sigmoid").values()
+    assert found.spec == spec
+    assert found.unknown == ()
+    se_port.save(tmp_path / "caffe.caffemodel", values, spec.replace(activation="relu"), "caffe")
+    with pytest.raises(LayoutError, match="layout 'caffe' has the activation 'relu', the spec 'silu'"):
+        se_port.load(tmp_path / "caffe.caffemodel", spec)
+
+
+def test_inspect_says_all_that_names_and_shapes_tell(tmp_path: Path, values) -> None:
+    path = tmp_path / "net.pth"
+    se_port.save(path, values, NET, "moskomule")
+    said = str(se_port.inspect(path))
+    for fact in (
+        f"{path}: torch, 146 tensors",
+        "125 float32, 21 int64",
+        "layout: moskomule",
+        "network: se_resnet20",
+        "5 classes, 3 input channels, 274,165 learnable parameters",
+        "SE blocks: 9",
+        "layer1.0.se: 16 channels, hidden 1, activation relu, gate sigmoid [moskomule, xmu",
+    ):
+        assert fact in said
+    tensors = dict(formats.read(path))
+    del tensors["layer1.0.bn1.weight"]
+    found = se_port.inspect(tensors)
+    assert found.networks == ()
+    assert "se_resnet20 in layout 'moskomule' does not fit: missing layer1.0.bn1.weight (16,)" in found.problem
+    assert "no SE block" in se_port.inspect({"a": np.zeros(3)}).problem
+
+
+def test_every_network_has_its_preprocessing() -> None:
+    assert preprocessing("senet154").classes.startswith("ILSVRC2017")
+    assert {preprocessing(name).source.split()[0] for name in NETWORKS} == {
+        "hujie-frank/SENet",
+        "timm",
+        "shicai/SENet-Caffe",
+        "tensorpack",
+        "bruinxiong/SENet.mxnet",
+        "moskomule/senet.pytorch",
+        "taki0112/SENet-Tensorflow",
+        "nutszebra/SENets",
+    }
+    assert "0.017" in preprocessing("shicai.se_resnet50").source
+    for name in NETWORKS:
+        assert preprocessing(name).crop >= network(name).input_size
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.framework("conformance")
+def test_verify_runs_both_and_tells_a_wrong_port(tmp_path: Path, values, capsys) -> None:
+    source, target = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
+    se_port.save(source, values, NET, "moskomule")
+    se_port.convert(source, target, NET, target_layout="torch")
+    right = se_port.verify(source, target, NET)
+    assert right.passed
+    assert right.error == right.floor < 1e-6
+    wrong = values | {"stage1.block0.se.expand.weight": -values["stage1.block0.se.expand.weight"]}
+    se_port.save(target, wrong, NET, "torch", force=True)
+    assert main(["verify", str(source), str(target)]) == 1
+    said = capsys.readouterr().out
+    assert "1 parameters differ" in said
+    assert "NOT the same network" in said
+
+
+@pytest.mark.framework("torch")
+def test_a_state_dict_is_a_source_bfloat16_too(values) -> None:
+    import se_torch
+
+    model = se_torch.SENet(NET, dtype=torch.bfloat16)
+    se_torch.set_parameters(model, values)
+    back = se_port.load(model.state_dict(), NET)
+    assert {value.dtype.name for value in back.values()} == {"bfloat16"}
+    assert as_bytes(back) == as_bytes(se_torch.get_parameters(model))
+    saved = {"state": {name: value.clone() for name, value in model.state_dict().items()}}
+    assert as_bytes(se_port.load(saved["state"], NET)) == as_bytes(back)
+
+
+@pytest.mark.framework("keras", "port")
+def test_keras_loads_what_is_written_and_writes_what_is_loaded(tf, tmp_path: Path, values) -> None:
+    import se_keras
+
+    model = se_keras.senet(NET)
+    se_port.save(tmp_path / "ours.h5", values, NET, "keras")
+    model.load_weights(tmp_path / "ours.h5", by_name=True)
+    assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
+    model = se_keras.senet(NET)
+    se_port.save(tmp_path / "ours.weights.h5", values, NET, "keras")
+    model.load_weights(tmp_path / "ours.weights.h5")
+    assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
+    model.save_weights(tmp_path / "theirs.weights.h5")
+    model.save(tmp_path / "theirs.keras")
+    for name in ("theirs.weights.h5", "theirs.keras"):
+        assert as_bytes(se_port.load(tmp_path / name, NET)) == as_bytes(values)
+        assert len(se_port.find_blocks(tmp_path / name)) == 9
+    block = se_numpy.initialize(SESpec(16), seed=0)
+    with pytest.raises(FileFormatError, match="is no place in a layer"):  # of what model, nobody says
+        se_port.save(tmp_path / "block.weights.h5", block, SESpec(16), "keras")
+
+
+@pytest.mark.framework("keras", "port")
+@pytest.mark.parametrize(
+    "name",
+    ["senet154", "se_bn_inception", "shicai.se_resnet50", "mxnet.se_resnet50", "taki.se_resnext_cifar", "resnet18"],
+)
+def test_keras_finds_every_weight_of_a_network_in_its_place(tf, tmp_path: Path, name: str) -> None:
+    import se_keras
+
+    net = cut(name)
+    model, values = se_keras.senet(net), se_numpy.initialize(net, seed=0)
+    se_port.save(tmp_path / "net.weights.h5", values, net, "keras")
+    model.load_weights(tmp_path / "net.weights.h5")
+    assert as_bytes(se_keras.get_parameters(model)) == as_bytes(values)
+
+
+@pytest.mark.framework("flax")
+def test_flax_loads_what_is_written_and_writes_what_is_loaded(tmp_path: Path, values) -> None:
+    import flax
+    import jax
+
+    import se_flax
+
+    model = se_flax.linen.SENet(NET)
+    se_port.save(tmp_path / "ours.msgpack", values, NET, "linen")
+    variables = flax.serialization.msgpack_restore((tmp_path / "ours.msgpack").read_bytes())
+    assert as_bytes(se_flax.linen.get_parameters(variables, model)) == as_bytes(values)
+    theirs = jax.tree.map(np.asarray, se_flax.linen.set_parameters(model, values))
+    (tmp_path / "theirs.msgpack").write_bytes(flax.serialization.to_bytes(theirs))
+    assert as_bytes(se_port.load(tmp_path / "theirs.msgpack", NET)) == as_bytes(values)
+
+
+def test_a_conversion_tells_how_far_it_is(tmp_path: Path, values) -> None:
+    steps: list[tuple[str, int, int]] = []
+    se_port.convert(values, tmp_path / "net.npz", NET, told=lambda *step: steps.append(step))
+    assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
+
+
+@pytest.mark.framework("conformance")
+def test_a_terminal_is_shown_how_far_it_is(monkeypatch) -> None:
+    from se_port.progress import shown
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with shown() as told:
+        told("write", 5, 5)
+    assert "write" in sys.stderr.getvalue()
+    assert "100%" in sys.stderr.getvalue()
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with shown() as told:
+        told("write", 5, 5)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_the_command_line(tmp_path: Path, values, capsys) -> None:
+    source, target = tmp_path / "theirs.pth", tmp_path / "ours.npz"
+    se_port.save(source, values, NET, "moskomule")
+    assert main(["inspect", str(source)]) == 0
+    assert "network: se_resnet20" in capsys.readouterr().out
+    asked = ["convert", str(source), str(target), "--to", "canonical"]
+    assert main(asked) == 0
+    assert "from moskomule to canonical: 125 parameters" in capsys.readouterr().out
+    assert main(asked) == 2
+    assert "se-port: " in (said := capsys.readouterr().err)
+    assert "force" in said
+    assert main([*asked, "--force"]) == 0
+    (tmp_path / "broken.npz").write_bytes(target.read_bytes()[:1000])
+    assert main(["inspect", str(tmp_path / "broken.npz")]) == 2
+    assert f"se-port: {tmp_path / 'broken.npz'}: " in capsys.readouterr().err
+    assert main(["layouts"]) == 0
+    assert "moskomule/senet.pytorch 8cb2669" in capsys.readouterr().out
+
+
+def test_the_page_of_layouts_is_the_one_that_is_printed() -> None:
+    assert (ROOT / "docs" / "PORTING.md").read_text() == page()
