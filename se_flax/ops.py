@@ -9,7 +9,7 @@ from jax import lax
 
 from se_spec import ShapeError
 from se_spec.networks import layers as kinds
-from se_spec.networks import sizes
+from se_spec.networks import output_sizes
 
 AxisName = str | tuple[str, ...]
 
@@ -54,7 +54,7 @@ def check_size(layers: Iterable[kinds.Layer], size: tuple[int, int]) -> None:
     """
     known = [length for length in size if isinstance(length, int)]
     if known:
-        sizes(layers, (known[0], known[-1]))
+        output_sizes(layers, (known[0], known[-1]))
 
 
 def check_meeting(layer: kinds.Layer, maps: Sequence[jax.Array]) -> None:

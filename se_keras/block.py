@@ -101,7 +101,7 @@ class SqueezeExcitation(keras.layers.Layer):
         **fields: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
-        self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.of(spec, **fields)
+        self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.coerce(spec, **fields)
         self._dtype_is_given = dtype is not None
         if not self.spec.single_projection:  # E-4
             self.reduce = self._projection("reduce")

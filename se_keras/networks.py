@@ -15,7 +15,7 @@ from keras import ops
 import se_spec
 from se_spec import NetworkSpec
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, pads, sizes
+from se_spec.networks import output_length, output_sizes, resolve_padding
 
 from .block import Dense, SqueezeExcitation
 from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened, with_nan_of
@@ -128,7 +128,7 @@ def _check(shape: Sequence[int | None], dtype: str, net: NetworkSpec) -> None:
 def _check_size(size: tuple[int | None, ...], net: NetworkSpec) -> None:
     height, width = size
     if height is not None and width is not None:
-        sizes(net.layers, (height, width))  # M-9
+        output_sizes(net.layers, (height, width))  # M-9
 
 
 def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> Any:
@@ -162,7 +162,7 @@ def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> A
 
 
 def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
-    """Keras' own, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
+    """Keras' own, which resolve_padding as SAME or not at all; other padding is a layer before it (M-2)."""
     area = layer.kernel * layer.kernel
     same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
     if not same and any(layer.padding):
@@ -289,7 +289,9 @@ class Pooling(keras.layers.Layer):
     def _padded(self, x: Any, mode: str = "constant") -> Any:
         if self.padding == (0, 0):
             return x
-        rows, columns = (pads(length, self.kernel, self.stride, self.padding) for length in ops.shape(x)[1:3])
+        rows, columns = (
+            resolve_padding(length, self.kernel, self.stride, self.padding) for length in ops.shape(x)[1:3]
+        )
         return ops.pad(x, ((0, 0), rows, columns, (0, 0)), mode)
 
 

@@ -20,7 +20,7 @@ def refuse_foreign(x: Any) -> None:
     """X-5."""
     if not (ops.is_tensor(x) or isinstance(x, keras.KerasTensor) or type(x).__module__ == "numpy"):
         backend = keras.backend.backend()
-        raise se_spec.inputs.refuse_type(
+        raise se_spec.inputs.foreign_array_error(
             x, f"tensor of Keras' {backend} backend", "convert it with keras.ops.convert_to_tensor"
         )
 

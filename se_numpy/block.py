@@ -126,7 +126,7 @@ def checked(
     if data_format not in ("channels_first", "channels_last"):
         raise SpecError(f"data_format={data_format!r} is not allowed; it must be 'channels_first' or 'channels_last'")
     if not isinstance(x, np.ndarray):
-        raise se_spec.inputs.refuse_type(x, "numpy.ndarray", "convert it with numpy.asarray")
+        raise se_spec.inputs.foreign_array_error(x, "numpy.ndarray", "convert it with numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, data_format)
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
     return np.asarray(x, np.float64), {name: np.asarray(array, np.float64) for name, array in parameters.items()}

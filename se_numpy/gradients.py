@@ -41,7 +41,7 @@ def _vjp(
 ) -> tuple[Array, dict[str, Array]]:
     t = trace(x, spec, parameters, data_format)
     if not isinstance(dy, np.ndarray):
-        raise se_spec.inputs.refuse_type(dy, "numpy.ndarray", "convert it with numpy.asarray")
+        raise se_spec.inputs.foreign_array_error(dy, "numpy.ndarray", "convert it with numpy.asarray")
     if dy.shape != x.shape:
         raise ShapeError(f"dy has shape {dy.shape}, expected that of x, {x.shape}")
     x, dy = t.x, dy.astype(np.float64)

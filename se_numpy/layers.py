@@ -9,7 +9,7 @@ from functools import reduce
 
 import numpy as np
 
-from se_spec.networks import output_length, pads
+from se_spec.networks import output_length, resolve_padding
 from se_spec.networks.layers import Padding
 
 from .block import mean
@@ -98,7 +98,7 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def _windows(x: Array, kernel: int, stride: int, padding: Padding, value: float) -> Iterator[Array]:
     """For each position within the window, row by row, the map (N, C, H', W') of what stands there."""
-    before_and_after = [pads(length, kernel, stride, padding) for length in x.shape[2:]]
+    before_and_after = [resolve_padding(length, kernel, stride, padding) for length in x.shape[2:]]
     height, width = (output_length(length, kernel, stride, padding) for length in x.shape[2:])
     x = np.pad(x, [(0, 0), (0, 0), *before_and_after], constant_values=value)
     for row in range(kernel):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from se_spec import NetworkSpec
+from se_spec.networks import last_uses, output_sizes
 from se_spec.networks import layers as kinds
-from se_spec.networks import sizes, spent
 
 from . import layers
 from .block import Parameters, checked, excitation, squeeze_excitation
@@ -76,15 +76,15 @@ def walk(
     x, weights = checked(x, net, parameters, data_format)
     if data_format == "channels_last":
         x = np.moveaxis(x, -1, 1)
-    sizes(net.layers, x.shape[2:])  # M-9
-    maps, no_more = {kinds.INPUT: x}, spent(net.layers)
+    output_sizes(net.layers, x.shape[2:])  # M-9
+    maps, freed_after = {kinds.INPUT: x}, last_uses(net.layers)
     for layer in net.layers:
         own = {name: weights.pop(f"{layer.name}.{name}") for name in layer.parameter_shapes()}
         inputs = [maps[name] for name in layer.inputs]
         amend(layer, inputs[0], own)
         maps[layer.name] = _result(layer, inputs, own)
         yield layer, (inputs[0], own), maps[layer.name]
-        for name in no_more.get(layer.name, ()):
+        for name in freed_after.get(layer.name, ()):
             del maps[name]
 
 

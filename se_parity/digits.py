@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from se_spec import NetworkSpec, network
-from se_spec.networks import Stage
+from se_spec.networks import Residual
 
 HELD_OUT = 500
 BATCH = 32
@@ -46,8 +46,8 @@ def small_network(**overrides: Any) -> NetworkSpec:
     (80442, 766208, (2688, 2688))
     """
     net = network("se_resnet20", channels=1, input_size=8, se={"reduction": 4})
-    stages = [replace(stage, units=1) for stage in net.stages if isinstance(stage, Stage)]
-    return net.replace(stages=stages, **overrides)
+    assert isinstance(net.body, Residual)
+    return net.replace(stages=[replace(stage, units=1) for stage in net.body.stages], **overrides)
 
 
 def batches(x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""What a feature map must be, from facts alone, so that five implementations refuse in one voice (SPEC X-1 to X-5)."""
+"""Checks of a feature map by shape and dtype, so that every implementation gives the same errors (X-1 to X-5)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _LAYOUTS = {"channels_first": "(N, C, *spatial)", "channels_last": "(N, *spatial
 
 
 def spatial_axes(rank: int, data_format: str) -> tuple[int, ...]:
-    """Which axes of an array of ``rank`` axes are spatial.
+    """Return the spatial axes of an array with ``rank`` axes.
 
     >>> spatial_axes(4, "channels_first"), spatial_axes(4, "channels_last")
     ((2, 3), (1, 2))
@@ -23,7 +23,9 @@ def spatial_axes(rank: int, data_format: str) -> tuple[int, ...]:
 
 
 def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec", data_format: str) -> None:
-    """Refuse a feature map, or a network's images, that the spec does not define; a dimension of None is not known yet.
+    """Refuse a feature map, or a network's images, for which the spec is not defined.
+
+    A dimension that is not known yet is None.
 
     Raises:
         InputError: integers, bools or complex numbers (X-4).
@@ -60,7 +62,7 @@ def check_dtype(what: str, dtype: Any) -> None:
         raise InputError(f"{what} is of dtype {name}, expected one of {', '.join(FLOATS)}; convert it first")
 
 
-def refuse_type(x: Any, expected: str, remedy: str) -> InputError:
-    """The error for an array that is not this framework's own (X-5); returned, for the caller to raise."""
+def foreign_array_error(x: Any, expected: str, remedy: str) -> InputError:
+    """Build the error for an array of another framework (X-5); the caller raises it."""
     kind = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}"
     return InputError(f"x is a {kind}, expected a {expected}; {remedy}")

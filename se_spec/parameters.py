@@ -5,45 +5,34 @@ Every implementation moves parameters as a plain ``dict[str, numpy.ndarray]``: W
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .errors import ParameterError
-from .spec import SESpec
-
-if TYPE_CHECKING:
-    from .networks import NetworkSpec
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """The storage types that every implementation knows; bfloat16 in NumPy is ``ml_dtypes.bfloat16``."""
 
 
-def shapes(spec: "SESpec | NetworkSpec") -> dict[str, tuple[int, ...]]:
+class HasParameters(Protocol):
+    """A spec that has parameters: ``SESpec`` and ``NetworkSpec``."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical names and shapes, in order."""
+
+
+def shapes(spec: HasParameters) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a block's or a network's parameters, in order (K-1).
 
     A network's names are paths (``se_spec.networks.layers``): convolutions have ``weight`` (O, I / groups, kh, kw),
     batch norms ``scale``, ``offset``, ``mean``, ``variance``, dense layers ``weight`` (O, I); both ``bias`` if any.
 
+    >>> from se_spec import SESpec, network
     >>> shapes(SESpec(64, bias=True))
     {'reduce.weight': (4, 64), 'reduce.bias': (4,), 'expand.weight': (64, 4), 'expand.bias': (64,)}
-    >>> from se_spec import network
     >>> list(shapes(network("se_resnet50")).items())[-3:]
     [('stage4.block2.se.expand.bias', (2048,)), ('classifier.weight', (1000, 2048)), ('classifier.bias', (1000,))]
     """
-    if not isinstance(spec, SESpec):
-        return spec.parameter_shapes()
-    channels, hidden = spec.channels, spec.hidden
-    names = {
-        "reduce.weight": (hidden, channels),
-        "reduce.bias": (hidden,),
-        "expand.weight": (channels, hidden),
-        "expand.bias": (channels,),
-    }
-    return {
-        name: shape
-        for name, shape in names.items()
-        if not (spec.single_projection and name.startswith("reduce"))
-        if spec.bias or not name.endswith("bias")
-    }
+    return spec.parameter_shapes()
 
 
 def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -121,8 +121,8 @@ class SESpec:
         return cls(channels, **preset(name, channels, overrides))
 
     @classmethod
-    def of(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
-        """What ``SqueezeExcitation(spec)`` and ``SqueezeExcitation(64, reduction=8)`` both mean.
+    def coerce(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
+        """Return the spec that ``SqueezeExcitation(spec)`` and ``SqueezeExcitation(64, reduction=8)`` mean.
 
         Raises:
             SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.
@@ -133,8 +133,27 @@ class SESpec:
             raise SpecError(f"{', '.join(given)} given beside a spec; use spec.replace({next(iter(given))}=...)")
         return spec
 
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical names and shapes, in order (K-1).
+
+        >>> SESpec(64).parameter_shapes()
+        {'reduce.weight': (4, 64), 'expand.weight': (64, 4)}
+        """
+        names = {
+            "reduce.weight": (self.hidden, self.channels),
+            "reduce.bias": (self.hidden,),
+            "expand.weight": (self.channels, self.hidden),
+            "expand.bias": (self.channels,),
+        }
+        return {
+            name: shape
+            for name, shape in names.items()
+            if not (self.single_projection and name.startswith("reduce"))
+            if self.bias or not name.endswith("bias")
+        }
+
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; a hidden width that came from ``reduction`` is derived anew.
+        """Return a copy with some fields changed; a hidden width that came from ``reduction`` is derived anew.
 
         >>> SESpec(64).replace(channels=128).hidden, SESpec(64, hidden=4).replace(channels=128).hidden
         (8, 4)
@@ -180,7 +199,7 @@ class SESpec:
         Raises:
             SpecError: not JSON, or not a spec.
         """
-        return cls.from_dict(validation.parsed(text, "a spec"))
+        return cls.from_dict(validation.parse_json(text, "a spec"))
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(SESpec))

@@ -1,4 +1,4 @@
-"""Checks of single fields: each returns the value in its canonical type or raises ``SpecError``."""
+"""Checks of single fields: each returns the value in its canonical type, or raises ``SpecError``."""
 
 import json
 import math
@@ -50,8 +50,8 @@ def choice(field: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def parsed(text: str, what: str) -> Any:
-    """JSON as data; ``what`` is for the error."""
+def parse_json(text: str, what: str) -> Any:
+    """Parse JSON; the error calls it ``what``."""
     try:
         return json.loads(text)
     except ValueError as error:

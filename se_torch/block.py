@@ -63,7 +63,7 @@ class SqueezeExcitation(nn.Module):
     ) -> None:
         super().__init__()
         self.inplace = inplace
-        self._spec = spec = SESpec.of(spec, **fields)
+        self._spec = spec = SESpec.coerce(spec, **fields)
         self._squeeze, self._gain, self._residual = spec.squeeze, spec.gain, spec.residual
         self._activation, self._gate = spell_activation(spec.activation), spell_gate(spec.gate)
         options: dict[str, Any] = {"bias": spec.bias, "device": device, "dtype": dtype}
@@ -112,7 +112,7 @@ class SqueezeExcitation(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
-            raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
+            raise se_spec.inputs.foreign_array_error(x, "torch.Tensor", "convert it with torch.as_tensor")
         if torch.jit.is_tracing():
             return  # sizes are tensors there, and a trace is for any size
         spec = self._spec if x.ndim > 1 and x.shape[1] == self._spec.channels else self.spec

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 import se_spec
 from se_spec import NetworkSpec
+from se_spec.networks import last_uses, output_sizes, same_padding
 from se_spec.networks import layers as kinds
-from se_spec.networks import same_pads, sizes, spent
 
 from .block import SqueezeExcitation
 
@@ -57,8 +57,8 @@ class SENet(nn.Module):
         super().__init__()
         self.spec = net
         self._fitting: set[tuple[int, int]] = set()
-        no_more = spent(net.layers)
-        self._steps = [(layer.name, layer.inputs, no_more.get(layer.name, ())) for layer in net.layers]
+        freed_after = last_uses(net.layers)
+        self._steps = [(layer.name, layer.inputs, freed_after.get(layer.name, ())) for layer in net.layers]
         for layer in net.layers:
             _place(self, layer.name, _module(layer, {"device": device, "dtype": dtype}))
         for module in self.modules():
@@ -78,16 +78,16 @@ class SENet(nn.Module):
         if not isinstance(x, Proxy):
             self._check(x)
         maps = {kinds.INPUT: x}
-        for path, inputs, no_more in self._steps:
+        for path, inputs, freed_after in self._steps:
             layer = reduce(getattr, path.split("."), self)  # not get_submodule, which takes as long as a small layer
             maps[path] = x = layer(*[maps[name] for name in inputs])
-            for name in no_more:
+            for name in freed_after:
                 del maps[name]
         return x
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
-            raise se_spec.inputs.refuse_type(x, "torch.Tensor", "convert it with torch.as_tensor")
+            raise se_spec.inputs.foreign_array_error(x, "torch.Tensor", "convert it with torch.as_tensor")
         if torch.jit.is_tracing():
             return  # sizes are tensors there, and a trace is for any size
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_first")
@@ -95,7 +95,7 @@ class SENet(nn.Module):
             return
         size = (x.shape[2], x.shape[3])
         if size not in self._fitting:
-            sizes(self.spec.layers, size)  # M-9
+            output_sizes(self.spec.layers, size)  # M-9
             self._fitting.add(size)  # asked once: of 450 layers it takes a millisecond
 
 
@@ -249,8 +249,8 @@ def _pad(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, mode: str)
 @torch.fx.wrap
 def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
     """x with TensorFlow's padding SAME around it, of a size that a graph does not know (SPEC M-2)."""
-    top, bottom = same_pads(x.shape[2], kernel, stride)
-    left, right = same_pads(x.shape[3], kernel, stride)
+    top, bottom = same_padding(x.shape[2], kernel, stride)
+    left, right = same_padding(x.shape[3], kernel, stride)
     return F.pad(x, [left, right, top, bottom], mode)
 
 

@@ -8,8 +8,7 @@ import pytest
 
 import se_numpy
 from se_spec import InputError, NetworkSpec, ParameterError, ShapeError, network
-from se_spec.networks import NETWORKS, Head, Inception, PoolStep, Shortcut, Stage, Stem
-from se_spec.networks.parts import ConvStep
+from se_spec.networks import NETWORKS, ConvStep, Head, Inception, PoolStep, Residual, Shortcut, Stage, Stem
 
 
 def families() -> dict[str, NetworkSpec]:
@@ -17,12 +16,11 @@ def families() -> dict[str, NetworkSpec]:
     found: dict[NetworkSpec, str] = {}
     for name in NETWORKS:
         net = network(name, num_classes=7, momentum=0.9)
-        stages = [
-            dataclasses.replace(stage, units=1 if index else 2) if isinstance(stage, Stage) else stage
-            for index, stage in enumerate(net.stages)
-        ]
+        if isinstance(net.body, Residual):
+            stages = enumerate(net.body.stages)
+            net = net.replace(stages=[dataclasses.replace(stage, units=1 if index else 2) for index, stage in stages])
         if net.se is not None:
-            found.setdefault(net.replace(stages=tuple(stages)), name)
+            found.setdefault(net, name)
     return {name: net for net, name in found.items()}
 
 
@@ -35,7 +33,7 @@ BRANCHES = ((ConvStep(8, 1),), (PoolStep("max", 3, 1), ConvStep(4, 1)), (PoolSte
 REDUCTION = ((ConvStep(8, 3, 2),), (PoolStep("avg", 3, 2),))
 INCEPTION = NetworkSpec(
     Stem((PoolStep(kernel=2), ConvStep(8, 4, 2)), input_norm=True),  # maxima of negative numbers, too
-    (Inception((BRANCHES, REDUCTION)),),
+    Inception(((BRANCHES, REDUCTION),)),
     padding="same",
     pool_padding="same",
     count_padding=False,
@@ -44,19 +42,20 @@ INCEPTION = NetworkSpec(
 )
 BOTTLENECKS = NetworkSpec(
     Stem((PoolStep(), ConvStep(8, 3))),
-    (Stage(2, 16, (8, 8)), Stage(2, 32, (16, 16), 2)),
+    Residual((Stage(2, 16, (8, 8)), Stage(2, 32, (16, 16), 2)), groups=4),
     head=Head(dropout=0.5),
-    groups=4,
     pool_padding="ceil",
     se=SE,
     num_classes=5,
 )
 ZEROS = NetworkSpec(
     Stem((ConvStep(8, 3),), norm=False),
-    (Stage(1, 8, (8,)), Stage(2, 12, (12,), 2)),
+    Residual(
+        (Stage(1, 8, (8,)), Stage(2, 12, (12,), 2)),
+        Shortcut("zero_pad", pool=2, zeros="both", entry="norm_relu"),
+        order="pre",
+    ),
     Head("conv", before=("bn", "relu")),
-    Shortcut("zeros", pool=2, zeros="both", entry="norm_relu"),
-    order="pre",
     conv_bias=True,
     se=SE,
     num_classes=5,

@@ -64,7 +64,7 @@ class SqueezeExcitation(nn.Module):
         name: str | None = None,
         **fields: Any,
     ) -> None:
-        self.spec = SESpec.of(spec, **fields)
+        self.spec = SESpec.coerce(spec, **fields)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.axis_name = axis_name
@@ -85,7 +85,9 @@ class SqueezeExcitation(nn.Module):
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
-            raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+            raise se_spec.inputs.foreign_array_error(
+                x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray"
+            )
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
     def _widened(self, x: jax.Array) -> jax.Array:

@@ -19,8 +19,8 @@ from jax.typing import DTypeLike
 
 import se_spec
 from se_spec import NetworkSpec
+from se_spec.networks import last_uses, output_length, resolve_padding
 from se_spec.networks import layers as kinds
-from se_spec.networks import output_length, pads, spent
 
 from .. import ops
 from ..parameters import kept
@@ -66,7 +66,7 @@ class SENet(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = _checked(x, self.spec, self.dtype)
-        maps, no_more = {kinds.INPUT: x}, spent(self.spec.layers)
+        maps, freed_after = {kinds.INPUT: x}, last_uses(self.spec.layers)
         modes = {kinds.BatchNorm: {"use_running_average": not train}, kinds.Dropout: {"deterministic": not train}}
         for layer in self.spec.layers:
             module = reduce(getattr, layer.name.split("."), self)
@@ -74,14 +74,14 @@ class SENet(nn.Module):
             ops.check_meeting(layer, inputs)
             y = module(*inputs, **modes.get(type(layer), {}))
             maps[layer.name] = x = ops.settle_size(y, inputs[0], layer)
-            for name in no_more.get(layer.name, ()):
+            for name in freed_after.get(layer.name, ()):
                 del maps[name]
         return x
 
 
 def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
-        raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+        raise se_spec.inputs.foreign_array_error(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
     ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
     return jnp.asarray(x, kept(dtype or x.dtype))
@@ -207,7 +207,7 @@ def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
     Of some windows nn.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
     """
     kernel, stride = layer.kernel, layer.stride
-    rows, columns = (pads(length, kernel, stride, layer.padding) for length in x.shape[1:3])
+    rows, columns = (resolve_padding(length, kernel, stride, layer.padding) for length in x.shape[1:3])
     height, width = (output_length(length, kernel, stride, layer.padding) for length in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
     return [

@@ -64,7 +64,7 @@ class SqueezeExcitation(nnx.Module):
         rngs: nnx.Rngs,
         **fields: Any,
     ) -> None:
-        self.spec = spec = SESpec.of(spec, **fields)
+        self.spec = spec = SESpec.coerce(spec, **fields)
         self.dtype = dtype
         self.axis_name = axis_name
         linear = partial(
@@ -93,7 +93,9 @@ class SqueezeExcitation(nnx.Module):
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
-            raise se_spec.inputs.refuse_type(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
+            raise se_spec.inputs.foreign_array_error(
+                x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray"
+            )
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
     def _widened(self, x: jax.Array) -> jax.Array:

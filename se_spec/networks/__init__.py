@@ -8,17 +8,18 @@
 
 from .catalogue import NETWORKS as NETWORKS
 from .catalogue import network as network
+from .counts import last_uses as last_uses
 from .counts import output_length as output_length
-from .counts import pads as pads
-from .counts import same_pads as same_pads
-from .counts import sizes as sizes
-from .counts import spent as spent
+from .counts import output_sizes as output_sizes
+from .counts import resolve_padding as resolve_padding
+from .counts import same_padding as same_padding
+from .families import Inception as Inception
+from .families import Residual as Residual
+from .families import Shortcut as Shortcut
+from .families import Stage as Stage
 from .parts import ConvStep as ConvStep
 from .parts import Head as Head
-from .parts import Inception as Inception
 from .parts import PoolStep as PoolStep
 from .parts import SEFields as SEFields
-from .parts import Shortcut as Shortcut
-from .parts import Stage as Stage
 from .parts import Stem as Stem
 from .spec import NetworkSpec as NetworkSpec

@@ -26,7 +26,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import SpecError
-from .parts import ConvStep, Head, Inception, PoolStep, SEFields, Shortcut, Stage, Stem, Step
+from .families import Inception, Residual, Shortcut, Stage
+from .parts import ConvStep, Head, PoolStep, SEFields, Stem, Step
 from .spec import NetworkSpec
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -49,19 +50,25 @@ def _stages(depth: int, first: float = 1 / 4, second: float = 1 / 4) -> tuple[St
     return tuple(stages)
 
 
+def _residual(stem: Stem, stages: tuple[Stage, ...], facts: dict[str, Any]) -> NetworkSpec:
+    """Build a residual network; ``facts`` are fields of its body and of the network."""
+    of_body = {name: value for name, value in facts.items() if name in Residual.__dataclass_fields__}
+    rest = {name: value for name, value in facts.items() if name not in of_body}
+    return NetworkSpec(**{"stem": stem, **rest, "body": Residual(stages, **of_body)})
+
+
 def _resnet(depth: int, **facts: Any) -> NetworkSpec:
-    return NetworkSpec(**{"stem": _STEM, "stages": _stages(depth), **facts})
+    return _residual(_STEM, _stages(depth), facts)
 
 
 def _resnext(depth: int, groups: int = 32, **facts: Any) -> NetworkSpec:
-    return NetworkSpec(**{"stem": _STEM, "stages": _stages(depth, 1 / 2, 1 / 2), "groups": groups, **facts})
+    return _residual(_STEM, _stages(depth, 1 / 2, 1 / 2), {"groups": groups, **facts})
 
 
 def _senet154(**facts: Any) -> NetworkSpec:
-    stages = _stages(152, 1 / 2, 1)
     shortcut, head = Shortcut(kernel=3), Head(dropout=0.2)  # the prototxt's name says 1x1, its kernel is 3
-    return NetworkSpec(
-        **{"stem": _STEM_OF_THREE, "stages": stages, "groups": 64, "shortcut": shortcut, "head": head, **facts}
+    return _residual(
+        _STEM_OF_THREE, _stages(152, 1 / 2, 1), {"groups": 64, "shortcut": shortcut, "head": head, **facts}
     )
 
 
@@ -94,30 +101,36 @@ def _bn_inception(**facts: Any) -> NetworkSpec:
         _module(352, (192, 320), (160, 224), ("avg", 128)),
         _module(352, (192, 320), (192, 224), ("max", 128)),
     )
-    return NetworkSpec(stem, (Inception(three), Inception(four), Inception(five)), **facts)
+    return NetworkSpec(stem, Inception((three, four, five)), **facts)
 
 
 def _cifar(units: int, **facts: Any) -> NetworkSpec:
     stages = tuple(Stage(units, width, (width,), 1 if width == 16 else 2) for width in (16, 32, 64))
-    return NetworkSpec(Stem((ConvStep(16, 3),)), stages, num_classes=10, input_size=32, **facts)
+    return _residual(Stem((ConvStep(16, 3),)), stages, {"num_classes": 10, "input_size": 32, **facts})
 
 
 def _taki(**facts: Any) -> NetworkSpec:
     """Eight branches of 64 side by side are one convolution to 512 and one of 8 groups."""
     stages = tuple(Stage(3, channels, (512, 512), 1 if channels == 64 else 2) for channels in (64, 128, 256))
-    own = {"groups": 8, "padding": "same", "pool_padding": "same", "epsilon": 1e-3, "head": Head(bias=False)}
-    shortcut = Shortcut("zeros", pool=2, zeros="both")
-    size = {"num_classes": 10, "input_size": 32}
-    return NetworkSpec(Stem((ConvStep(64, 3),)), stages, shortcut=shortcut, **{**own, **size, **facts})
+    own: dict[str, Any] = {
+        "groups": 8,
+        "padding": "same",
+        "pool_padding": "same",
+        "epsilon": 1e-3,
+        "head": Head(bias=False),
+    }
+    own |= {"shortcut": Shortcut("zero_pad", pool=2, zeros="both"), "num_classes": 10, "input_size": 32}
+    return _residual(Stem((ConvStep(64, 3),)), stages, {**own, **facts})
 
 
 def _chainer(units: int, se: SEFields | None) -> NetworkSpec:
     stages = tuple(Stage(units, 4 * width, (width, width), 1 if width == 16 else 2) for width in (16, 32, 64))
-    shortcut = Shortcut("zeros", pool=1, entry="norm_relu", always=True)
+    shortcut = Shortcut("zero_pad", pool=1, entry="norm_relu", always=True)
+    body = Residual(stages, shortcut, order="pre", stride_on="1x1")
     head = Head("conv", before=("relu", "bn", "relu"))
     stem = Stem((ConvStep(16, 3),), norm=False)
-    own: dict[str, Any] = {"order": "pre", "stride_on": "1x1", "conv_bias": True, "epsilon": 2e-5}
-    return NetworkSpec(stem, stages, head, shortcut, **own, se=se, num_classes=10, input_size=32)
+    size: dict[str, Any] = {"num_classes": 10, "input_size": 32}
+    return NetworkSpec(stem, body, head, se, conv_bias=True, epsilon=2e-5, **size)
 
 
 def _mxnet(post: bool) -> dict[str, Any]:

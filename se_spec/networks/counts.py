@@ -1,28 +1,27 @@
-"""What follows from a list of layers: sizes of maps, learnable parameters, multiply-adds. Integers only."""
+"""Facts that follow from a list of layers: sizes of maps, last uses, learnable parameters, multiply-adds."""
 
 from collections.abc import Iterable
 from math import prod
 
 from ..errors import ShapeError
-from ..parameters import shapes
 from .layers import INPUT, STATISTICS, Convolution, Dense, GlobalPooling, Layer, Padding, Pooling, SqueezeExcitation
 
 Size = tuple[int, int]
 
 
-def pads(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Padding before and after an axis of so many positions.
+def resolve_padding(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Resolve padding to numbers of positions before and after an axis of this length.
 
-    >>> pads(224, 7, 2, "same"), pads(224, 7, 2, (3, 3))
+    >>> resolve_padding(224, 7, 2, "same"), resolve_padding(224, 7, 2, (3, 3))
     ((2, 3), (3, 3))
     """
-    return same_pads(length, kernel, stride) if padding == "same" else padding
+    return same_padding(length, kernel, stride) if padding == "same" else padding
 
 
-def same_pads(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's padding SAME before and after an axis: the least that gives length / stride windows, rounded up.
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME before and after an axis: the least padding that gives ceil(length / stride) windows.
 
-    >>> same_pads(224, 7, 2)
+    >>> same_padding(224, 7, 2)
     (2, 3)
     """
     missing = kernel - stride + -length % stride
@@ -32,16 +31,16 @@ def same_pads(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def output_length(length: int, kernel: int, stride: int, padding: Padding) -> int:
-    """Positions that a window takes on an axis; 0 or less where it does not fit.
+    """Count the positions of a window on an axis; 0 or less if it does not fit.
 
     >>> [output_length(112, 3, 2, padding) for padding in ((1, 1), (0, 1), (0, 0), "same")]
     [56, 56, 55, 56]
     """
-    return (length + sum(pads(length, kernel, stride, padding)) - kernel) // stride + 1
+    return (length + sum(resolve_padding(length, kernel, stride, padding)) - kernel) // stride + 1
 
 
-def sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
-    """Height and width of what each layer gives, by name; (1, 1) once the map is pooled.
+def output_sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
+    """Height and width of each layer's result, by the layer's name; (1, 1) after global pooling.
 
     Raises:
         ShapeError: a map vanishes, or the inputs of one layer have different sizes; the message names the layer.
@@ -64,11 +63,11 @@ def sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
     return found
 
 
-def spent(layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
-    """By layer, whose results no layer after it takes, so that who walks the list need not keep every map.
+def last_uses(layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
+    """Map each layer to the inputs that are used there for the last time, so that a builder can free them.
 
     >>> from se_spec import network
-    >>> spent(network("se_resnet20").layers)["stage1.block0.add"]
+    >>> last_uses(network("se_resnet20").layers)["stage1.block0.add"]
     ('stem.relu1', 'stage1.block0.se')
     """
     last = {name: layer.name for layer in layers for name in layer.inputs}
@@ -79,24 +78,24 @@ def spent(layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
 
 
 def parameter_count(layers: Iterable[Layer]) -> int:
-    """Numbers that a gradient reaches: all but running means and variances."""
+    """Count the learnable parameters: all but running means and variances."""
     return sum(
         prod(shape) for layer in layers for name, shape in layer.parameter_shapes().items() if name not in STATISTICS
     )
 
 
 def macs(layers: Iterable[Layer], size: Size) -> int:
-    """Multiply-adds of convolutions and dense layers, SE's two products included; biases are not counted.
+    """Count multiply-adds of convolutions and dense layers, SE's two products included; biases are not counted.
 
     Raises:
-        ShapeError: as ``sizes``.
+        ShapeError: as ``output_sizes``.
     """
     layers = tuple(layers)
-    found = sizes(layers, size)
+    found = output_sizes(layers, size)
     total = 0
     for layer in layers:
         if isinstance(layer, Convolution | Dense):
             total += prod(layer.parameter_shapes()["weight"]) * prod(found[layer.name])
         elif isinstance(layer, SqueezeExcitation):
-            total += sum(prod(shape) for shape in shapes(layer.spec).values() if len(shape) == 2)
+            total += sum(prod(shape) for shape in layer.parameter_shapes().values() if len(shape) == 2)
     return total

@@ -1,13 +1,15 @@
-"""The parts that a ``NetworkSpec`` is put together from: frozen values, checked when they are made.
+"""The parts that networks of all families share: frozen values, checked when they are made.
 
-A part says what its source says and nothing that follows from it; ``layers.py`` draws the conclusions.
+A part states what its source states and nothing that follows from it; ``graph.py`` and ``families/`` derive the layers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from .. import nonlinearities, validation
+from ..errors import SpecError
 from ..spec import SESpec
 
 OPERATIONS = ("max", "avg")
@@ -15,11 +17,12 @@ OPERATIONS = ("max", "avg")
 
 @dataclass(frozen=True)
 class ConvStep:
-    """A square convolution, with the network's batch norm and ReLU after it.
+    """A square convolution, followed by batch norm and ReLU.
 
     Args:
-        channels: that come out.
-        kernel, stride: on both axes.
+        channels: channels of its result, at least 1.
+        kernel: kernel on both axes, in positions.
+        stride: stride on both axes, in positions.
 
     Raises:
         SpecError: a field is not an integer of at least 1.
@@ -31,16 +34,17 @@ class ConvStep:
 
     def __post_init__(self) -> None:
         for name in ("channels", "kernel", "stride"):
-            _set(self, name, validation.positive_integer(name, getattr(self, name)))
+            set_field(self, name, validation.positive_integer(name, getattr(self, name)))
 
 
 @dataclass(frozen=True)
 class PoolStep:
-    """A square pooling window; how it meets the border is the network's ``pool_padding``.
+    """A square pooling window; the network's ``pool_padding`` states how it is padded.
 
     Args:
         pool: ``"max"`` or ``"avg"``.
-        kernel, stride: on both axes; with stride 1 the map keeps its size.
+        kernel: window on both axes, in positions.
+        stride: stride on both axes; with stride 1 the map keeps its size.
 
     Raises:
         SpecError: a field is not allowed.
@@ -53,7 +57,7 @@ class PoolStep:
     def __post_init__(self) -> None:
         validation.choice("pool", self.pool, OPERATIONS)
         for name in ("kernel", "stride"):
-            _set(self, name, validation.positive_integer(name, getattr(self, name)))
+            set_field(self, name, validation.positive_integer(name, getattr(self, name)))
 
 
 Step = ConvStep | PoolStep
@@ -61,7 +65,7 @@ Step = ConvStep | PoolStep
 
 @dataclass(frozen=True)
 class Stem:
-    """What stands before the first stage.
+    """The layers before the body.
 
     Args:
         steps: convolutions and poolings, in order.
@@ -77,118 +81,20 @@ class Stem:
     input_norm: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, "steps", tuple_of("steps", self.steps, Step))
+        set_field(self, "steps", tuple_of("steps", self.steps, Step))
         for name in ("norm", "input_norm"):
             validation.flag(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Residual units of one width.
-
-    Args:
-        units: how many.
-        channels: that each gives.
-        widths: of its convolutions before the last: one for a basic unit (3x3, 3x3), two for a bottleneck
-            (1x1, 3x3, 1x1; the 3x3 has the network's groups).
-        stride: of the first unit.
-
-    Raises:
-        SpecError: a field is not an integer of at least 1, or not one or two widths.
-
-    >>> Stage(3, 256, (64, 64)).kernels, Stage(2, 64, (64,)).kernels
-    ((1, 3, 1), (3, 3))
-    """
-
-    units: int
-    channels: int
-    widths: tuple[int, ...]
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("units", "channels", "stride"):
-            _set(self, name, validation.positive_integer(name, getattr(self, name)))
-        if not isinstance(self.widths, tuple | list) or len(self.widths) not in (1, 2):
-            validation.refuse("widths", self.widths, "one width (a basic unit) or two (a bottleneck)")
-        _set(self, "widths", tuple(validation.positive_integer("widths", width) for width in self.widths))
-
-    @property
-    def kernels(self) -> tuple[int, ...]:
-        """Of the unit's convolutions, in order."""
-        return (3, 3) if len(self.widths) == 1 else (1, 3, 1)
-
-
-@dataclass(frozen=True)
-class Inception:
-    """Inception modules, one after the other; a module is a tuple of branches, a branch a tuple of steps.
-
-    Every branch starts from the module's input and their results are concatenated in order.
-
-    Raises:
-        SpecError: no module, a module without branches, a branch without steps, or branches of different strides.
-    """
-
-    modules: tuple[tuple[tuple[Step, ...], ...], ...]
-
-    def __post_init__(self) -> None:
-        modules = tuple(
-            tuple(tuple_of("branch", branch, Step) for branch in tuple_of("module", module, tuple | list))
-            for module in tuple_of("modules", self.modules, tuple | list)
-        )
-        for module in modules:
-            strides = [_product(step.stride for step in branch) for branch in module]
-            if len(set(strides)) > 1:
-                validation.refuse("module", module, f"of branches with one stride, not {strides}")
-        _set(self, "modules", modules)
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """What stands beside the branch where its result has another shape; elsewhere the shortcut is the identity.
-
-    Args:
-        channels: ``"conv"`` (a projection) or ``"zeros"`` (channels of zeros are added).
-        kernel: of the projection where it has a stride; 1x1 where it has none.
-        pool: 0, the projection has the stride itself; else an average pooling of this kernel has it, TensorFlow's SAME,
-            padding not counted. 1 takes every second position.
-        norm: whether batch norm follows the projection.
-        entry: ``"input"``; ``"norm_relu"``, a batch norm and ReLU of its own before all else; ``"shared"``, what the
-            branch's first batch norm and ReLU give (pre-activation).
-        zeros: at the ``"end"`` or half on ``"both"`` sides.
-        always: also in a stage's first unit that keeps its shape.
-
-    Raises:
-        SpecError: a field is not allowed.
-    """
-
-    channels: str = "conv"
-    kernel: int = 1
-    pool: int = 0
-    norm: bool = True
-    entry: str = "input"
-    zeros: str = "end"
-    always: bool = False
-
-    def __post_init__(self) -> None:
-        validation.choice("shortcut.channels", self.channels, ("conv", "zeros"))
-        validation.choice("shortcut.entry", self.entry, ("input", "norm_relu", "shared"))
-        validation.choice("shortcut.zeros", self.zeros, ("end", "both"))
-        _set(self, "kernel", validation.positive_integer("shortcut.kernel", self.kernel))
-        if self.pool != 0 or isinstance(self.pool, bool):
-            _set(self, "pool", validation.positive_integer("shortcut.pool", self.pool))
-        for name in ("norm", "always"):
-            validation.flag(f"shortcut.{name}", getattr(self, name))
-
-
-@dataclass(frozen=True)
 class Head:
-    """From the last map to the logits; the pooling is global for any input size.
+    """The layers from the last map to the logits; the pooling is global for any input size.
 
     Args:
         classifier: ``"dense"`` on the pooled features, or ``"conv"``, a 1x1 convolution whose map is pooled.
-        bias: of the classifier.
-        dropout: rate before it, while training.
-        before: layers before all this, of ``"bn"`` and ``"relu"``.
+        bias: whether the classifier has a bias.
+        dropout: dropout rate before the classifier while training, at least 0 and below 1.
+        before: layers before the pooling, each ``"bn"`` or ``"relu"``.
 
     Raises:
         SpecError: a field is not allowed.
@@ -202,27 +108,27 @@ class Head:
     def __post_init__(self) -> None:
         validation.choice("head.classifier", self.classifier, ("dense", "conv"))
         validation.flag("head.bias", self.bias)
-        _set(self, "dropout", validation.not_negative("head.dropout", self.dropout))
+        set_field(self, "dropout", validation.not_negative("head.dropout", self.dropout))
         if self.dropout >= 1:
             validation.refuse("head.dropout", self.dropout, "a rate of at least 0 and below 1")
         if not isinstance(self.before, tuple | list):
             validation.refuse("head.before", self.before, "a list of 'bn' and 'relu'")
-        _set(self, "before", tuple(validation.choice("head.before", one, ("bn", "relu")) for one in self.before))
+        set_field(self, "before", tuple(validation.choice("head.before", kind, ("bn", "relu")) for kind in self.before))
 
 
 @dataclass(frozen=True)
 class SEFields:
-    """A ``SESpec`` without its channels, which each place in a network has of its own.
+    """A ``SESpec`` without channels: each place in a network has its own number of them.
 
     Args:
         reduction: ratio r, hidden width ``max(1, C // r)``; None once ``hidden`` or ``single_projection`` decides.
-        hidden: one width at every place.
+        hidden: one hidden width for every place.
         single_projection, bias, activation, gate, squeeze, gain, residual: as in ``SESpec``.
 
     Raises:
         SpecError: a field is not allowed.
 
-    >>> SEFields(reduction=8, gate="tanh").on(64)
+    >>> SEFields(reduction=8, gate="tanh").with_channels(64)
     SESpec(64, reduction=8, gate='tanh')
     """
 
@@ -237,14 +143,14 @@ class SEFields:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        spec = self.on(1)
+        spec = self.with_channels(1)
         if self.hidden is not None:
-            _set(self, "hidden", spec.hidden)
+            set_field(self, "hidden", spec.hidden)
         for name in ("reduction", "activation", "gate", "gain"):
-            _set(self, name, getattr(spec, name))
+            set_field(self, name, getattr(spec, name))
 
-    def on(self, channels: int) -> SESpec:
-        """The block on so many channels."""
+    def with_channels(self, channels: int) -> SESpec:
+        """Return the block for this number of channels."""
         given = dict(vars(self))
         for width in ("reduction", "hidden"):
             if given[width] is None or (width == "reduction" and given["hidden"] is not None):
@@ -252,13 +158,13 @@ class SEFields:
         return SESpec(channels, **given)
 
     @classmethod
-    def of(cls, value: Any) -> "SEFields | None":
-        """``None``, fields, a dict of them, or a ``SESpec`` whose channels are left out of account.
+    def coerce(cls, value: Any) -> "SEFields | None":
+        """Accept ``None``, fields, a dict of them, or a ``SESpec``, whose channels are ignored.
 
         Raises:
             SpecError: anything else, or a name that is no field.
 
-        >>> SEFields.of({"reduction": 8}) == SEFields.of(SESpec(64, reduction=8)) == SEFields(reduction=8)
+        >>> SEFields.coerce({"reduction": 8}) == SEFields.coerce(SESpec(64, reduction=8)) == SEFields(reduction=8)
         True
         """
         if value is None or isinstance(value, cls):
@@ -269,23 +175,39 @@ class SEFields:
                 del value["hidden"]
         if not isinstance(value, Mapping) or not set(value) <= set(cls.__dataclass_fields__):
             validation.refuse("se", value, f"None, a SESpec, or a dict of {', '.join(cls.__dataclass_fields__)}")
-        return cls(**{name: nonlinearities.from_data(one) for name, one in value.items()})
+        return cls(**{name: nonlinearities.from_data(data) for name, data in value.items()})
 
 
-def _set(part: Any, name: str, value: Any) -> None:
+def set_field(part: Any, name: str, value: Any) -> None:
+    """Set a field of a frozen part, from its ``__post_init__``."""
     object.__setattr__(part, name, value)
 
 
 def tuple_of(field: str, values: Any, kind: Any) -> tuple[Any, ...]:
-    """``values`` as a tuple that is not empty and holds nothing but ``kind``."""
-    if not isinstance(values, tuple | list) or not values or not all(isinstance(one, kind) for one in values):
-        names = " or ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
+    """Return ``values`` as a tuple; refuse an empty one, and one that holds anything but ``kind``."""
+    if not isinstance(values, tuple | list) or not values or not all(isinstance(value, kind) for value in values):
+        names = " or ".join(member.__name__ for member in getattr(kind, "__args__", (kind,)))
         validation.refuse(field, values, f"a list, not empty, of {names}")
     return tuple(values)
 
 
-def _product(numbers: Iterable[int]) -> int:
-    product = 1
-    for number in numbers:
-        product *= number
-    return product
+def keywords(cls: type, data: Any) -> dict[str, Any]:
+    """Return a copy of JSON data that holds the keywords of ``cls``; refuse any other."""
+    known = {field.name: field for field in dataclass_fields(cls)}
+    needed = {name for name, field in known.items() if field.default is field.default_factory}  # both are MISSING
+    if not isinstance(data, dict) or not needed <= set(data) <= set(known):
+        raise SpecError(f"{data!r} is not a {cls.__name__}; it must be a dict of {', '.join(known)}")
+    return dict(data)
+
+
+def parse_list(parse: Callable[[Any], Any], values: Any) -> tuple[Any, ...]:
+    """Parse every element of a JSON list."""
+    if not isinstance(values, list | tuple):
+        raise SpecError(f"{values!r} must be a list")
+    return tuple(parse(value) for value in values)
+
+
+def parse_step(data: Any) -> Step:
+    """Build a step from JSON data; a pooling has the key ``pool``."""
+    kind = PoolStep if isinstance(data, dict) and "pool" in data else ConvStep
+    return kind(**keywords(kind, data))

@@ -154,7 +154,7 @@ def errors_in_float64():
     block, model = se_keras.SqueezeExcitation(12), keras.Model(symbol, se_keras.squeeze_excitation(symbol))
     functions = (block, block.excitation, model, se_keras.SqueezeExcitation(12, dtype="float64"))
     refused = [error_of(function, x) for function in functions]
-    net = ZEROS.replace(stages=ZEROS.stages[:1])
+    net = ZEROS.replace(stages=ZEROS.body.stages[:1])
     return [*refused, error_of(se_keras.senet(net, dtype="float64"), np.ones((1, 16, 9, 3)))]
 
 

@@ -334,7 +334,7 @@ def test_saved_loaded_and_cloned_models_are_the_same(tf, tmp_path, net):
 
 
 def test_k3_saved_loaded_and_cloned_models_are_the_same_on_every_backend(on, tmp_path):
-    net = ZEROS.replace(stages=ZEROS.stages[:1])  # small: JAX compiles a draw for each shape of a model that is loaded
+    net = ZEROS.replace(stages=ZEROS.body.stages[:1])  # JAX compiles a draw for each shape of a loaded model
     values = weights_of(net)
     for spec, frozen, saved in on(saved_and_loaded, net, values, str(tmp_path)):
         assert (spec, frozen) == (net, True)

@@ -8,8 +8,7 @@ import pytest
 import se_numpy
 from se_numpy import layers
 from se_spec import InputError, NetworkSpec, SESpec, ShapeError, SpecError, network, parameters
-from se_spec.networks import Head, Inception, PoolStep, Shortcut, Stage, Stem
-from se_spec.networks.parts import ConvStep
+from se_spec.networks import ConvStep, Head, Inception, PoolStep, Residual, Shortcut, Stage, Stem
 
 from ..small_networks import FAMILIES, assert_drawn, assert_refused
 
@@ -108,8 +107,8 @@ def middle(value: float) -> np.ndarray:
 def by_hand(order: str, se_at: str = "standard", **fields: object) -> tuple[NetworkSpec, dict[str, np.ndarray]]:
     """Stem times 2; branch times 3, then times 5, batch norms the identity; classifier 7 z + 1."""
     se = SESpec(1, hidden=1, gate="identity")
-    facts = {"order": order, "se_at": se_at, "se": se, "num_classes": 1, "channels": 1, "epsilon": 1e-300, **fields}
-    net = NetworkSpec(ONE, (UNIT,), **facts)
+    facts = {"se": se, "num_classes": 1, "channels": 1, "epsilon": 1e-300, **fields}
+    net = NetworkSpec(ONE, Residual((UNIT,), order=order, se_at=se_at), **facts)
     values = {name: np.ones(shape) for name, shape in parameters.shapes(net).items()}
     values |= {name: np.zeros(1) for name in values if name.endswith((".mean", ".offset"))}
     values["stem.conv1.weight"] *= 2
@@ -149,7 +148,7 @@ def test_gates_of_a_unit_by_hand() -> None:
 def test_m4_a_shortcut_that_averages_and_adds_channels() -> None:
     # Stride 2 on a 3 x 1 image of 1, 3, 8: averages 2 and 8 (the border is not counted), and a channel of zeros.
     stage = Stage(1, 2, (1,), 2)
-    net = NetworkSpec(ONE, (stage,), shortcut=Shortcut("zeros", pool=2), num_classes=2, channels=1)
+    net = NetworkSpec(ONE, Residual((stage,), Shortcut("zero_pad", pool=2)), num_classes=2, channels=1)
     values = {name: np.zeros(shape) for name, shape in parameters.shapes(net).items()}
     values["stem.conv1.weight"][...] = 1
     values["classifier.weight"][...] = np.eye(2)
@@ -159,7 +158,7 @@ def test_m4_a_shortcut_that_averages_and_adds_channels() -> None:
 
 def test_m1_branches_of_an_inception_module_in_order() -> None:
     module = ((ConvStep(1, 1),), (PoolStep("max", 3, 1),), (PoolStep("avg", 3, 1), ConvStep(1, 1)))
-    net = NetworkSpec(ONE, (Inception((module,)),), num_classes=3, channels=1, epsilon=1e-300)
+    net = NetworkSpec(ONE, Inception(((module,),)), num_classes=3, channels=1, epsilon=1e-300)
     values = {name: np.ones(shape) for name, shape in parameters.shapes(net).items()}
     values |= {
         name: np.zeros(shape) for name, shape in parameters.shapes(net).items() if name.endswith(("mean", "offset"))

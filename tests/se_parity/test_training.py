@@ -9,8 +9,7 @@ import se_numpy
 from se_parity.digits import batches, digits, small_network
 from se_parity.training import TRAINERS, Course, Trained, train
 from se_spec import NetworkSpec
-from se_spec.networks import Head, Shortcut, Stage, Stem
-from se_spec.networks.parts import ConvStep
+from se_spec.networks import ConvStep, Head, Residual, Shortcut, Stage, Stem
 
 from ..conftest import COMPILED_FULLY
 
@@ -22,11 +21,13 @@ NETS = {
     "post-activation": small_network(momentum=0.75),
     "pre-activation": NetworkSpec(
         Stem((ConvStep(8, 3),), input_norm=True),
-        (Stage(1, 16, (8, 8)), Stage(2, 24, (8, 8), 2)),
+        Residual(
+            (Stage(1, 16, (8, 8)), Stage(2, 24, (8, 8), 2)),
+            Shortcut("zero_pad", pool=2, zeros="both", entry="norm_relu"),
+            order="pre",
+            groups=2,
+        ),
         Head("conv", before=("bn", "relu")),
-        Shortcut("zeros", pool=2, zeros="both", entry="norm_relu"),
-        order="pre",
-        groups=2,
         padding="same",
         conv_bias=True,
         se={"reduction": 4, "bias": True},
@@ -90,9 +91,9 @@ def test_m11_running_variances_are_of_n_but_for_torchs(trainer: str, net: str, t
 
 def positions(net: NetworkSpec) -> dict[str, int]:
     """Of each batch norm: images times height times width."""
-    from se_spec.networks import sizes
+    from se_spec.networks import output_sizes
 
-    return {name: 32 * height * width for name, (height, width) in sizes(net.layers, (8, 8)).items()}
+    return {name: 32 * height * width for name, (height, width) in output_sizes(net.layers, (8, 8)).items()}
 
 
 @every_net

@@ -14,7 +14,7 @@ from se_port.detect import networks
 from se_port.layouts.mapping import plan
 from se_port.layouts.networks import NETWORK_LAYOUTS, PEER
 from se_spec import LayoutError, NetworkSpec, network, parameters
-from se_spec.networks import NETWORKS, Stage
+from se_spec.networks import NETWORKS
 
 from ..small_networks import as_bytes
 
@@ -130,8 +130,7 @@ def cut(name: str) -> NetworkSpec:
     net = network(name.replace("n18", "n2"), num_classes=7)
     if name.startswith(("taki.", "chainer.", "se_bn")):
         return net
-    stages = [dataclasses.replace(stage, units=2) for stage in net.stages[:2] if isinstance(stage, Stage)]
-    return net.replace(stages=tuple(stages))
+    return net.replace(stages=[dataclasses.replace(stage, units=2) for stage in net.body.stages[:2]])
 
 
 def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:

@@ -51,7 +51,7 @@ def short(name: str, stem: tuple[int, ...], stages: dict[int, tuple[int, int]], 
     steps = tuple(replace(step, channels=next(left)) if hasattr(step, "channels") else step for step in net.stem.steps)
     made = [
         replace(stage, units=units, channels=channels, widths=widths)
-        for stage, (channels, widths) in zip(net.stages, stages.items(), strict=False)
+        for stage, (channels, widths) in zip(net.body.stages, stages.items(), strict=False)
     ]
     return net.replace(stem=replace(net.stem, steps=steps), stages=tuple(made), **changes)
 
@@ -65,8 +65,7 @@ def a_sixteenth(name: str, **changes):
         return replace(step, channels=step.channels // 16) if hasattr(step, "channels") else step
 
     net = network(name)
-    stages = tuple(replace(stage, modules=narrow(stage.modules)) for stage in net.stages)
-    return net.replace(stem=replace(net.stem, steps=narrow(net.stem.steps)), stages=stages, **changes)
+    return net.replace(stem=replace(net.stem, steps=narrow(net.stem.steps)), stages=narrow(net.body.stages), **changes)
 
 
 BOTTLENECK, WIDER = {32: (8, 8), 64: (16, 16)}, {32: (16, 16), 64: (32, 32)}

@@ -19,13 +19,14 @@ from se_spec.networks import (
     Head,
     Inception,
     PoolStep,
+    Residual,
     SEFields,
     Shortcut,
     Stage,
     Stem,
     output_length,
-    pads,
-    sizes,
+    output_sizes,
+    resolve_padding,
 )
 from se_spec.networks import layers as kinds
 
@@ -240,7 +241,7 @@ def test_m1_m5_the_layers_are_a_graph_whose_channels_chain_up(name: str) -> None
     used = {source for one in net.layers for source in one.inputs}
     assert set(given) - used == {net.layers[-1].name}
     assert net.layers[-1].out_channels == net.num_classes
-    assert sizes(net.layers, (net.input_size, net.input_size))[net.layers[-1].name] == (1, 1)
+    assert output_sizes(net.layers, (net.input_size, net.input_size))[net.layers[-1].name] == (1, 1)
     assert list(net.parameter_shapes()) == list(parameters.shapes(net))
 
 
@@ -271,14 +272,14 @@ def test_m2_padding(rule, kernel: int, stride: int, lengths: dict[int, int]) -> 
 
 
 def test_m2_same_pads_behind() -> None:
-    assert pads(224, 7, 2, "same") == (2, 3)
-    assert pads(112, 3, 2, "same") == (0, 1)
-    assert pads(113, 3, 2, "same") == (1, 1)
-    assert pads(10, 3, 4, "same") == (0, 1)
+    assert resolve_padding(224, 7, 2, "same") == (2, 3)
+    assert resolve_padding(112, 3, 2, "same") == (0, 1)
+    assert resolve_padding(113, 3, 2, "same") == (1, 1)
+    assert resolve_padding(10, 3, 4, "same") == (0, 1)
     for length, kernel, stride in itertools.product(range(1, 40), range(1, 9), range(1, 9)):
         windows = -(-length // stride)  # TensorFlow's definition
         missing = max((windows - 1) * stride + kernel - length, 0)
-        assert pads(length, kernel, stride, "same") == (missing // 2, missing - missing // 2)
+        assert resolve_padding(length, kernel, stride, "same") == (missing // 2, missing - missing // 2)
 
 
 @pytest.mark.parametrize(("name", "padding"), STEM_PADDING.items())
@@ -300,7 +301,7 @@ def test_m2_m7_bn_inception() -> None:
     widths = [one.spec.hidden for one in network("se_bn_inception").layers if isinstance(one, kinds.SqueezeExcitation)]
     assert widths == [16, 20, 36, 36, 36, 38, 38, 66, 64, 64]
     assert taken(network("se_bn_inception"), "stage1.block2.se") == ("stage1.block2.concat",)
-    maps = sizes(network("se_bn_inception").layers, (224, 224))
+    maps = output_sizes(network("se_bn_inception").layers, (224, 224))
     assert [maps[f"stage{stage}.block0.concat"] for stage in (1, 2, 3)] == [(28, 28), (14, 14), (7, 7)]
 
 
@@ -449,18 +450,24 @@ BASIC = Stage(1, 16, (16,), 2)
 BOTTLENECK = Stage(1, 64, (16, 16), 2)
 STEM = Stem((ConvStep(16, 3),))
 
+
+def changed_body(**changes: object) -> dict:
+    data = network("resnet18").to_dict()
+    return {**data, "body": {**data["body"], **changes}}
+
+
 REFUSED = {
     "name": (lambda: network("se_resnet51"), "se_resnet51.*did you mean se_resnet"),
     "no name": (lambda: network(50), "must be a string"),
-    "override": (lambda: network("se_resnet50", classes=10), "classes is not a field of a network"),
+    "override": (lambda: network("se_resnet50", classes=10), "classes is not a field of this network"),
     "classes": (lambda: network("se_resnet50", num_classes=0), "num_classes=0 is not allowed"),
     "se": (lambda: network("se_resnet50", se=16), "se=16 is not allowed"),
     "se field": (lambda: network("se_resnet50", se={"ratio": 16}), "se=.*ratio.* is not allowed"),
     "se width": (lambda: network("se_resnet50", se={"hidden": 0}), "hidden=0 is not allowed"),
     "place": (lambda: network("se_resnet50", se_at="after"), "se_at='after' is not allowed"),
     "place, pre-activation": (lambda: network("mxnet.se_resnet18", se_at="post"), "se_at='post' is not allowed"),
-    "place, Inception": (lambda: network("se_bn_inception", se_at="pre"), "se_at='pre' is not allowed"),
-    "order, Inception": (lambda: network("se_bn_inception", order="pre"), "order='pre' is not allowed"),
+    "place, Inception": (lambda: network("se_bn_inception", se_at="pre"), "se_at is not a field of this network"),
+    "order, Inception": (lambda: network("se_bn_inception", order="pre"), "order is not a field of this network"),
     "shared": (lambda: network("se_resnet50", shortcut=Shortcut(entry="shared")), "shortcut.entry='shared'"),
     "last ReLU": (lambda: network("mxnet.se_resnet18", last_relu=True), "last_relu=True is not allowed"),
     "groups": (lambda: network("se_resnet50", groups=48), "groups=48 is not allowed; it must be a divisor"),
@@ -468,36 +475,39 @@ REFUSED = {
     "momentum": (lambda: network("se_resnet50", momentum=1.0), "momentum=1.0 is not allowed"),
     "epsilon": (lambda: network("se_resnet50", epsilon=0), "epsilon=0 is not allowed"),
     "padding": (lambda: network("se_resnet50", padding="valid"), "padding='valid' is not allowed"),
-    "stem": (lambda: NetworkSpec("7x7", (BASIC,)), "stem='7x7' is not allowed; it must be a Stem"),
-    "no stage": (lambda: NetworkSpec(STEM, ()), r"stages=\(\) is not allowed"),
+    "stem": (lambda: NetworkSpec("7x7", Residual((BASIC,))), "stem='7x7' is not allowed; it must be a Stem"),
+    "no stage": (lambda: Residual(()), r"stages=\(\) is not allowed"),
     "no step": (lambda: Stem(()), r"steps=\(\) is not allowed"),
     "kernel": (lambda: ConvStep(16, 0), "kernel=0 is not allowed"),
     "pool": (lambda: PoolStep("mean"), "pool='mean' is not allowed"),
     "widths": (lambda: Stage(1, 64, (16, 16, 16)), "widths=.* is not allowed"),
-    "branches": (lambda: Inception((((ConvStep(8, 3, 2),), (ConvStep(8, 1),)),)), "of branches with one stride"),
+    "branches": (lambda: Inception(((((ConvStep(8, 3, 2),), (ConvStep(8, 1),)),),)), "of branches with one stride"),
     "dropout": (lambda: Head(dropout=1.0), "head.dropout=1.0 is not allowed"),
     "before": (lambda: Head(before=("gelu",)), "head.before='gelu' is not allowed"),
-    "shortcut": (lambda: Shortcut("sum"), "shortcut.channels='sum' is not allowed"),
+    "shortcut": (lambda: Shortcut("sum"), "shortcut.kind='sum' is not allowed"),
     "zeros without a pool": (
-        lambda: NetworkSpec(STEM, (BASIC,), shortcut=Shortcut("zeros")),
+        lambda: NetworkSpec(STEM, Residual((BASIC,), Shortcut("zero_pad"))),
         "shortcut.pool=0 is not allowed",
     ),
     "zeros that take away": (
-        lambda: NetworkSpec(STEM, (BOTTLENECK, BASIC), shortcut=Shortcut("zeros", pool=1)),
-        "'conv' from 64 to 16 channels",
+        lambda: NetworkSpec(STEM, Residual((BOTTLENECK, BASIC), Shortcut("zero_pad", pool=1))),
+        "'projection' from 64 to 16 channels",
     ),
     "an odd number on both sides": (
-        lambda: NetworkSpec(STEM, (Stage(1, 19, (16,), 2),), shortcut=Shortcut("zeros", pool=1, zeros="both")),
-        "'conv' from 16 to 19 channels",
+        lambda: NetworkSpec(STEM, Residual((Stage(1, 19, (16,), 2),), Shortcut("zero_pad", pool=1, zeros="both"))),
+        "'projection' from 16 to 19 channels",
     ),
     "averages over the border": (
-        lambda: NetworkSpec(Stem((ConvStep(16, 3), PoolStep("avg"))), (BASIC,), pool_padding="ceil"),
+        lambda: NetworkSpec(Stem((ConvStep(16, 3), PoolStep("avg"))), Residual((BASIC,)), pool_padding="ceil"),
         "pool_padding='ceil' is not allowed",
     ),
     "not JSON": (lambda: NetworkSpec.from_json("{"), "a network must be JSON"),
     "not a dict": (lambda: NetworkSpec.from_json("[]"), "is not a NetworkSpec"),
-    "no stem": (lambda: NetworkSpec.from_dict({"stages": []}), "is not a NetworkSpec"),
-    "stages": (lambda: NetworkSpec.from_dict({**network("resnet18").to_dict(), "stages": 4}), "4 must be a list"),
+    "no stem": (lambda: NetworkSpec.from_dict({"body": {}}), "is not a NetworkSpec"),
+    "no body": (lambda: NetworkSpec(STEM, (BASIC,)), "body=.* is not allowed; it must be a Residual or Inception"),
+    "family": (lambda: NetworkSpec.from_dict(changed_body(family="dense")), "family is one of residual, inception"),
+    "stages": (lambda: NetworkSpec.from_dict(changed_body(stages=4)), "4 must be a list"),
+    "a flag of another family": (lambda: NetworkSpec.from_dict(changed_body(modules=())), "is not a Residual"),
     "a step's name": (
         lambda: NetworkSpec.from_dict({**network("resnet18").to_dict(), "stem": {"steps": [{"width": 3}]}}),
         "is not a ConvStep",

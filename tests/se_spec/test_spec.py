@@ -236,8 +236,8 @@ def test_x6_values_check_their_own_numbers() -> None:
         lambda: LeakyReLU(slope=float("inf")),
         lambda: HardSigmoid(slope="0.2", offset=0.5),
         lambda: HardSigmoid(slope=0.2, offset=0.5, low=1.0, high=0.0),
-        lambda: SESpec.of(SESpec(64), reduction=4),
-        lambda: SESpec.of("64"),
+        lambda: SESpec.coerce(SESpec(64), reduction=4),
+        lambda: SESpec.coerce("64"),
     ):
         with pytest.raises(SpecError):
             make()
