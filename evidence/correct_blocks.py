@@ -12,7 +12,7 @@ import numpy as np
 
 from se_conformance.cases import Inputs, round_to
 from se_conformance.comparison import Precision, Result
-from se_numpy.nonlinearities import activate, activate_derivative, gate, gate_derivative
+from se_numpy.nonlinearities import activate, activate_derivative, apply_gate, gate_derivative
 from se_spec import SESpec
 
 Array = np.ndarray
@@ -72,7 +72,7 @@ def _run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
 
     def wide_gate(v: Array) -> Array:
         if spec.gate != "sigmoid" or style.sigmoid == "stable":
-            return gate(v, spec.gate).astype(arithmetic)
+            return apply_gate(v, spec.gate).astype(arithmetic)
         if style.sigmoid == "naive":
             return 1 / (1 + np.exp(-v))
         return (1 + np.tanh(v / 2)) / 2

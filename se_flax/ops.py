@@ -1,4 +1,4 @@
-"""What NNX and linen share beyond parameters: a squeeze over devices, and images of a size that is not known yet."""
+"""Operations that NNX and linen share: the squeeze over devices, and images whose size is not known yet."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial

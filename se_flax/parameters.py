@@ -74,13 +74,13 @@ def _turn(array: np.ndarray, stacked: int, orders: Mapping[int, Shape]) -> np.nd
 
 
 def to_jax(array: np.ndarray, dtype: Any) -> jax.Array:
-    """The array in a dtype (K-3); errors as ``kept``."""
-    return jnp.asarray(array.astype(kept(dtype)))
+    """The array in a dtype (K-3); errors as ``check_dtype_supported``."""
+    return jnp.asarray(array.astype(check_dtype_supported(dtype)))
 
 
 def to_jax_like(array: np.ndarray, target: Any) -> jax.Array:
     """The array in the dtype of a target, on the devices and in the memory where the target lies."""
-    value = array.astype(kept(target.dtype))
+    value = array.astype(check_dtype_supported(target.dtype))
     abstract = isinstance(target, jax.ShapeDtypeStruct)
     if isinstance(target, jax.core.Tracer) or not (abstract or getattr(target, "committed", False)):
         return jnp.asarray(value)
@@ -125,7 +125,7 @@ def unboxed(value: Any) -> Any:
     return jax.tree.leaves(value)[0] if isinstance(value, AxisMetadata) else value
 
 
-def kept(dtype: Any) -> np.dtype:
+def check_dtype_supported(dtype: Any) -> np.dtype:
     """The dtype, or an error where JAX would silently make it another (N-6).
 
     Raises:

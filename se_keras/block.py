@@ -13,8 +13,8 @@ from keras import ops
 import se_spec
 from se_spec import SESpec, ShapeError
 
-from .nonlinearities import activate, gate
-from .ops import cast, full_precision, maximum, mean, project, refuse_foreign, refuse_narrowed, uniform, widened
+from .nonlinearities import activate, apply_gate
+from .ops import cast, full_precision, maximum, mean, project, refuse_foreign, refuse_narrowed, uniform, widen
 
 _registered = keras.saving.register_keras_serializable("se_keras")
 
@@ -22,7 +22,7 @@ _registered = keras.saving.register_keras_serializable("se_keras")
 def squeeze_excitation(
     x: Any, *, spec: SESpec | None = None, name: str | None = None, dtype: Any = None, **fields: Any
 ) -> Any:
-    """The block on a symbolic (or eager) tensor; the channel count is read from it.
+    """Apply a new block to a symbolic (or eager) tensor; its last axis gives the channels.
 
     Args:
         x: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
@@ -45,20 +45,20 @@ def squeeze_excitation(
 
 
 def excitation(x: Any, *, spec: SESpec | None = None, name: str | None = None, dtype: Any = None, **fields: Any) -> Any:
-    """The gate of a new block alone, shape (N, C), without the gain. Arguments and errors as ``squeeze_excitation``."""
+    """Compute the gate of a new block, shape (N, C), without the gain; arguments as for ``squeeze_excitation``."""
     return _layer(x, spec, name, dtype, fields).excitation(x)
 
 
 @_registered
 class Dense(keras.layers.Dense):
-    """Keras', whose product is float32 on the torch backend, and may be TF32 on the jax backend."""
+    """Keras' Dense with float64 products on the torch backend, and without TF32 on the jax backend."""
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         with full_precision():
             return self.activation(project(x, self.kernel, self.bias))
 
     def quantize(self, mode: str | None = None, type_check: bool = True, **options: Any) -> None:
-        """As Keras' own, which refuses every class that is derived from it."""
+        """Quantize the layer; Keras' own method refuses every subclass."""
         super().quantize(mode, type_check=False, **options)
 
 
@@ -122,11 +122,11 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def call(self, x: Any, gate_only: bool = False) -> Any:
         refuse_narrowed(x, self.compute_dtype)
-        wide = widened(x)  # N-1
+        wide = widen(x)  # N-1
         z = self._squeeze(wide)
         if gate_only:
-            return self._gate(z)
-        return cast(self._scale(wide, self._factors(z)), x.dtype)  # N-2
+            return self._excite(z)
+        return cast(self._scale(wide, self._scale_factors(z)), x.dtype)  # N-2
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         se_spec.inputs.check(input_shape, "float32", self.spec, "channels_last")
@@ -139,7 +139,7 @@ class SqueezeExcitation(keras.layers.Layer):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def excitation(self, x: Any) -> Any:
-        """The gate g, shape (N, C), without the gain; float32, or float64 where the layer computes in it."""
+        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the layer computes in it."""
         return self(x, gate_only=True)
 
     def get_config(self) -> dict[str, Any]:
@@ -167,14 +167,14 @@ class SqueezeExcitation(keras.layers.Layer):
         highest = maximum(x, axes)  # S-2
         return highest if self.spec.squeeze == "max" else 0.5 * mean(x, axes) + 0.5 * highest  # S-3
 
-    def _gate(self, z: Any) -> Any:
+    def _excite(self, z: Any) -> Any:
         with full_precision():  # N-4, whatever layers stand in place of the block's own
             if not self.spec.single_projection:  # E-4
                 z = activate(cast(self.reduce(z), z.dtype), self.spec.activation)  # E-1, E-2
-            return gate(cast(self.expand(z), z.dtype), self.spec.gate)  # E-3
+            return apply_gate(cast(self.expand(z), z.dtype), self.spec.gate)  # E-3
 
-    def _factors(self, z: Any) -> Any:
-        g = self._gate(z)
+    def _scale_factors(self, z: Any) -> Any:
+        g = self._excite(z)
         return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
     def _scale(self, x: Any, s: Any) -> Any:
@@ -182,7 +182,7 @@ class SqueezeExcitation(keras.layers.Layer):
         return y + x if self.spec.residual else y  # C-3
 
     def _projections(self) -> Iterator[tuple[str, Any]]:
-        """The dense layers, or what stands in their place, by name."""
+        """Iterate over the names and dense layers, or the layers that replace them."""
         return ((name, getattr(self, name)) for name in ("reduce", "expand") if hasattr(self, name))
 
     def _widths(self, name: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, output_sizes, resolve_padding
 
 from .block import Dense, SqueezeExcitation
-from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, uniform, widened, with_nan_of
+from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, restore_nan, uniform, widen
 
 _LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
 _registered = keras.saving.register_keras_serializable("se_keras")
@@ -217,7 +217,7 @@ class ReLU(keras.layers.ReLU):
     """Keras', and NaN where x is: with oneDNN, TensorFlow drops it where a convolution's bias comes before (N-3)."""
 
     def call(self, x: Any) -> Any:
-        return with_nan_of(x, super().call(x))
+        return restore_nan(x, super().call(x))
 
 
 @_registered
@@ -229,7 +229,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        wide = widened(x)
+        wide = widen(x)
         if training and self.trainable:
             axes = (0, 1, 2)
             of_batch = mean(wide, axes)
@@ -315,4 +315,4 @@ class GlobalPooling(keras.layers.GlobalAveragePooling2D):
     """Keras', whose mean is float32 on the jax and torch backends."""
 
     def call(self, x: Any) -> Any:
-        return ops.cast(mean(widened(x), (1, 2)), x.dtype)
+        return ops.cast(mean(widen(x), (1, 2)), x.dtype)

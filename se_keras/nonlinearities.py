@@ -1,7 +1,7 @@
 """Activations and gates in Keras' own terms, each with its numbers spelled out (SPEC A-1 to A-8, G-1 to G-5).
 
-Written out where Keras' own falls short of float64: ``ops.gelu`` and ``ops.leaky_relu`` keep float32 constants on
-TensorFlow (errors of 1e-9 to 4e-8), and ``ops.tanh`` computes in float32 on the jax backend.
+A function is written out where Keras' own is not exact in float64: ``ops.gelu`` and ``ops.leaky_relu`` keep float32
+constants on TensorFlow (errors of 1e-9 to 4e-8), and ``ops.tanh`` computes in float32 on the jax backend.
 """
 
 import math
@@ -12,14 +12,14 @@ from keras import ops
 
 from se_spec.nonlinearities import Activation, Gate, HardSigmoid, LeakyReLU, hard_sigmoid_numbers
 
-from .ops import clip, with_nan_of
+from .ops import clip, restore_nan
 
 
-def activate(h: Any, name: Activation) -> Any:
-    """The activation of hidden values; same shape."""
-    match name:
+def activate(h: Any, activation: Activation) -> Any:
+    """Apply the activation to hidden values; the shape stays."""
+    match activation:
         case "relu":
-            return with_nan_of(h, ops.relu(h))  # A-1
+            return restore_nan(h, ops.relu(h))  # A-1
         case "silu":
             return ops.silu(h)  # A-2
         case "hard_swish":
@@ -30,28 +30,28 @@ def activate(h: Any, name: Activation) -> Any:
         case "gelu_tanh":
             return 0.5 * h * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)))  # A-5
         case LeakyReLU():
-            return ops.where(h > 0.0, h, name.slope * h)  # A-6
+            return ops.where(h > 0.0, h, activation.slope * h)  # A-6
         case "relu6":
-            return with_nan_of(h, ops.relu6(h))  # A-7
+            return restore_nan(h, ops.relu6(h))  # A-7
         case _:
-            return gate(h, name)  # A-8
+            return apply_gate(h, activation)  # A-8
 
 
-def gate(v: Any, name: Gate) -> Any:
-    """The gate of logits; same shape."""
-    match name:
+def apply_gate(v: Any, gate: Gate) -> Any:
+    """Apply the gate to logits; the shape stays."""
+    match gate:
         case "sigmoid":
             return ops.sigmoid(v)  # G-1
         case "tanh":
             return _tanh(v)  # G-2
         case "relu":
-            return with_nan_of(v, ops.relu(v))  # G-3
+            return restore_nan(v, ops.relu(v))  # G-3
         case "identity":
             return v  # G-4
         case "hard_sigmoid" | HardSigmoid():
-            numbers = hard_sigmoid_numbers(name)
+            numbers = hard_sigmoid_numbers(gate)
             return clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
-    raise AssertionError(name)
+    raise AssertionError(gate)
 
 
 def _tanh(v: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .nonlinearities import Array, activate, gate
+from .nonlinearities import Array, activate, apply_gate
 
 if TYPE_CHECKING:
     from se_spec import NetworkSpec
@@ -76,7 +76,7 @@ def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str)
         pre = z @ weights["reduce.weight"].T + weights.get("reduce.bias", 0.0)  # E-1
         h = activate(pre, spec.activation)  # E-2
     logits = h @ weights["expand.weight"].T + weights.get("expand.bias", 0.0)  # E-3
-    return Trace(x, z, pre, h, logits, gate(logits, spec.gate))
+    return Trace(x, z, pre, h, logits, apply_gate(logits, spec.gate))
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -15,9 +15,9 @@ Array = NDArray[np.float64]
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
-def activate(h: Array, name: Activation) -> Array:
+def activate(h: Array, activation: Activation) -> Array:
     """The activation of hidden values (A-1 to A-8); same shape."""
-    match name:
+    match activation:
         case "relu":
             return np.maximum(h, 0.0)  # A-1
         case "silu":
@@ -33,13 +33,13 @@ def activate(h: Array, name: Activation) -> Array:
         case "relu6":
             return np.clip(h, 0.0, 6.0)  # A-7
         case "sigmoid" | "tanh" | "identity":
-            return gate(h, name)  # A-8
-    raise AssertionError(name)
+            return apply_gate(h, activation)  # A-8
+    raise AssertionError(activation)
 
 
-def activate_derivative(h: Array, name: Activation) -> Array:
+def activate_derivative(h: Array, activation: Activation) -> Array:
     """The derivative of ``activate``; same shape."""
-    match name:
+    match activation:
         case "relu":
             return np.where(h > 0.0, 1.0, _zero_or_nan(h))
         case "silu":
@@ -57,13 +57,13 @@ def activate_derivative(h: Array, name: Activation) -> Array:
         case "relu6":
             return np.where((h > 0.0) & (h < 6.0), 1.0, _zero_or_nan(h))
         case "sigmoid" | "tanh" | "identity":
-            return gate_derivative(h, name)
-    raise AssertionError(name)
+            return gate_derivative(h, activation)
+    raise AssertionError(activation)
 
 
-def gate(v: Array, name: Gate) -> Array:
+def apply_gate(v: Array, gate: Gate) -> Array:
     """The gate of logits (G-1 to G-5); same shape."""
-    match name:
+    match gate:
         case "sigmoid":
             return sigmoid(v)  # G-1
         case "tanh":
@@ -73,14 +73,14 @@ def gate(v: Array, name: Gate) -> Array:
         case "identity":
             return v  # G-4
         case "hard_sigmoid" | HardSigmoid():
-            numbers = hard_sigmoid_numbers(name)
+            numbers = hard_sigmoid_numbers(gate)
             return np.clip(numbers.slope * v + numbers.offset, numbers.low, numbers.high)  # G-5
-    raise AssertionError(name)
+    raise AssertionError(gate)
 
 
-def gate_derivative(v: Array, name: Gate) -> Array:
+def gate_derivative(v: Array, gate: Gate) -> Array:
     """The derivative of ``gate``; same shape."""
-    match name:
+    match gate:
         case "sigmoid":
             return sigmoid(v) * sigmoid(-v)
         case "tanh":
@@ -90,10 +90,10 @@ def gate_derivative(v: Array, name: Gate) -> Array:
         case "identity":
             return 1.0 + _zero_or_nan(v)
         case "hard_sigmoid" | HardSigmoid():
-            numbers = hard_sigmoid_numbers(name)
+            numbers = hard_sigmoid_numbers(gate)
             line = numbers.slope * v + numbers.offset
             return np.where((line > numbers.low) & (line < numbers.high), numbers.slope, _zero_or_nan(v))
-    raise AssertionError(name)
+    raise AssertionError(gate)
 
 
 def sigmoid(v: Array) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from se_spec.nonlinearities import HardSigmoid, LeakyReLU, hard_sigmoid_numbers
 
-from .nonlinearities import activate, activate_derivative, gate, gate_derivative
+from .nonlinearities import activate, activate_derivative, apply_gate, gate_derivative
 
 Array = NDArray[np.float64]
 Nonlinearity = str | LeakyReLU | HardSigmoid
@@ -137,7 +137,7 @@ def _accuracy(u: float) -> dict[str, tuple[float, float]]:
 def value(name: Nonlinearity, v: Array) -> Array:
     """An activation or a gate by name."""
     if isinstance(name, HardSigmoid) or name == "hard_sigmoid":
-        return gate(v, name)
+        return apply_gate(v, name)
     return activate(v, name)
 
 

@@ -1,8 +1,8 @@
 """Squeeze-and-Excitation as a PyTorch module, channels first.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
-docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; ``eager``
-says what it does otherwise with bfloat16, channels_last and large maps.
+docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; ``fast``
+has what differs for bfloat16, channels_last and large maps.
 
 ``reduce`` and ``expand`` are plain ``nn.Linear`` layers. Where one of them has hooks, or is replaced, wrapped or
 sharded, it is called like any layer of PyTorch; otherwise its weight and bias are used without the call.
@@ -21,9 +21,9 @@ import se_spec
 from se_spec import InputError, SESpec
 
 from .fast import when
-from .fast.kernels import cast, multiply, widened
-from .fast.when import Formula, Weights
-from .nonlinearities import activate, gate, spell_activation, spell_gate
+from .fast.kernels import cast, multiply, widen
+from .fast.when import Weights
+from .nonlinearities import activate, apply_gate, spell_activation, spell_gate
 
 
 class SqueezeExcitation(nn.Module):
@@ -31,8 +31,8 @@ class SqueezeExcitation(nn.Module):
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
-        device: of the parameters.
-        dtype: of the parameters; the output has the dtype of x.
+        device: device of the parameters.
+        dtype: dtype of the parameters; the output has the dtype of x.
         inplace: whether y may be written over x where nothing is differentiated, as under ``torch.no_grad()``.
 
     Input shape: (N, C, L), (N, C, H, W) or (N, C, D, H, W); any float dtype and memory format.
@@ -92,23 +92,23 @@ class SqueezeExcitation(nn.Module):
             return self._record(x)
         self._check(x)
         weights = self._weights(x)
-        inplace = self.inplace and when.overwrites(x, self._spec)
-        if weights is not None and when.fits(x, self._spec, weights):
-            return when.run(x, Formula(self._spec, self._formula, self._factors, inplace), weights)
+        inplace = self.inplace and when.can_write_in_place(x, self._spec)
+        if weights is not None and when.is_applicable(x, self._spec, weights):
+            return when.run(self, x, weights, inplace)
         return self._formula(x, weights, inplace)
 
     def _record(self, x: Tensor) -> Tensor:
-        """The formula for ``torch.jit.script`` and ``torch.fx``, which know neither rank nor dtype of x; z has x's."""
+        """Compute y for ``torch.jit.script`` and ``torch.fx``, which know neither its rank nor its dtype; z has x's."""
         h = squeeze(x, self._squeeze)
         if hasattr(self, "reduce"):
             h = activate(self.reduce(h), self._activation)
-        g = gate(self.expand(h), self._gate)
+        g = apply_gate(self.expand(h), self._gate)
         return scale(x, g if self._gain == 1.0 else self._gain * g, self._residual)
 
     def excitation(self, x: Tensor) -> Tensor:
-        """The gate g, shape (N, C), without the gain; float32, or float64 where x is."""
+        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if x is float64."""
         self._check(x)
-        return self._excite(squeeze(widened(x), self._squeeze), self._weights(x))
+        return self._excite(squeeze(widen(x), self._squeeze), self._weights(x))
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -119,12 +119,12 @@ class SqueezeExcitation(nn.Module):
         se_spec.inputs.check(x.shape, x.dtype, spec, "channels_first")
 
     def _formula(self, x: Tensor, weights: Weights | None, inplace: bool = False) -> Tensor:
-        wide = widened(x)  # N-1
-        s = self._factors(squeeze(wide, self._squeeze), weights)
+        wide = widen(x)  # N-1
+        s = self._scale_factors(squeeze(wide, self._squeeze), weights)
         return cast(multiply(wide, s, self._residual, inplace), x.dtype)  # N-2
 
     def _weights(self, x: Tensor) -> Weights | None:
-        """Weight and bias of each projection; None where the layers must be called, which may move what they need."""
+        """Return weight and bias of each projection; None if the layers must be called, as they may move them."""
         modules = self._modules  # a plain attribute of a module costs a microsecond
         expand, reduce = modules["expand"], modules.get("reduce")
         if not (_is_plain(expand) and (reduce is None or _is_plain(reduce))):
@@ -142,9 +142,9 @@ class SqueezeExcitation(nn.Module):
                 u = _call(self.reduce, z) if weights is None else _project(z, *weights[:2])  # E-1
                 z = activate(u, self._activation)  # E-2
             v = _call(self.expand, z) if weights is None else _project(z, *weights[-2:])  # E-3
-            return gate(v, self._gate)
+            return apply_gate(v, self._gate)
 
-    def _factors(self, z: Tensor, weights: Weights | None) -> Tensor:
+    def _scale_factors(self, z: Tensor, weights: Weights | None) -> Tensor:
         g = self._excite(z, weights)
         return g if self._gain == 1.0 else self._gain * g  # C-2
 
@@ -154,21 +154,21 @@ class SqueezeExcitation(nn.Module):
 
 @torch.fx.wrap
 def squeeze(x: Tensor, kind: str) -> Tensor:
-    """z, shape (N, C), in the dtype of x; half precision is accumulated in float32."""
-    wide, axes = widened(x), list(range(2, x.dim()))
+    """Compute z, shape (N, C), in the dtype of x; half precision is accumulated in float32."""
+    wide, axes = widen(x), list(range(2, x.dim()))
     if kind == "avg":
         return cast(wide.mean(axes), x.dtype)  # S-1
     highest = wide.amax(axes)  # S-2
     if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        # onnxruntime's maximum drops NaN. A mean gives it back: a constant NaN would ruin the ranges of int8.
+        # onnxruntime's maximum drops NaN. A mean restores it: a constant NaN would ruin the ranges of int8.
         highest = torch.where(wide.isnan().any(axes), wide.mean(axes), highest)
     return cast(highest if kind == "max" else 0.5 * wide.mean(axes) + 0.5 * highest, x.dtype)  # S-3
 
 
 @torch.fx.wrap
 def scale(x: Tensor, s: Tensor, residual: bool) -> Tensor:
-    """x * s (+ x) in the dtype of x; s has shape (N, C)."""
-    return cast(multiply(widened(x), s, residual), x.dtype)
+    """Compute x * s (+ x) in the dtype of x; s has shape (N, C)."""
+    return cast(multiply(widen(x), s, residual), x.dtype)
 
 
 def _mixed_devices_error(x: Tensor, block: nn.Module) -> InputError:
@@ -177,7 +177,7 @@ def _mixed_devices_error(x: Tensor, block: nn.Module) -> InputError:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a call of the layer gives F.linear of its weight and bias, and does nothing else."""
+    """True if a call of the layer computes F.linear of its weight and bias, and nothing else."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     if type(layer) is not nn.Linear or hooks or _has_any_global_hook():
         return False
@@ -185,18 +185,18 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _call(layer: nn.Module, z: Tensor) -> Tensor:
-    """The layer's result in z's dtype; the layer gets z in the dtype of its parameters."""
+    """Call the layer on z in the dtype of its parameters; return the result in z's dtype."""
     dtype = next((value.dtype for value in layer.parameters() if value.is_floating_point()), z.dtype)
     return cast(layer(cast(z, dtype)), z.dtype)
 
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The projection in z's dtype, whatever the parameters are stored in."""
+    """Project z in z's dtype, whatever the dtype of the parameters."""
     return F.linear(z, cast(weight, z.dtype), None if bias is None else cast(bias, z.dtype))
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast off, where it is on; the meta device has none."""
+    """Switch autocast off if it is on; the meta device has none."""
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()

@@ -17,12 +17,12 @@ Gate = tuple[str, float, float, float, float]
 
 
 def spell_activation(activation: nonlinearities.Activation) -> Activation:
-    """The activation's name and slope; 0 where it has none."""
+    """Return the activation's name and slope; 0 if it has none."""
     return ("leaky_relu", activation.slope) if isinstance(activation, LeakyReLU) else (activation, 0.0)
 
 
 def spell_gate(gate: nonlinearities.Gate) -> Gate:
-    """The gate's name and numbers; zeros where it has none."""
+    """Return the gate's name and numbers; zeros if it has none."""
     if gate == "hard_sigmoid" or isinstance(gate, HardSigmoid):
         numbers = hard_sigmoid_numbers(gate)
         return "hard_sigmoid", numbers.slope, numbers.offset, numbers.low, numbers.high
@@ -30,7 +30,7 @@ def spell_gate(gate: nonlinearities.Gate) -> Gate:
 
 
 def activate(h: Tensor, activation: Activation) -> Tensor:
-    """The activation of hidden values; same shape."""
+    """Apply the activation to hidden values; the shape stays."""
     name, slope = activation
     if name == "relu":
         return F.relu(h)  # A-1
@@ -46,12 +46,12 @@ def activate(h: Tensor, activation: Activation) -> Tensor:
         return F.leaky_relu(h, slope)  # A-6
     if name == "relu6":
         return F.relu6(h)  # A-7
-    return gate(h, (name, 0.0, 0.0, 0.0, 0.0))  # A-8
+    return apply_gate(h, (name, 0.0, 0.0, 0.0, 0.0))  # A-8
 
 
-def gate(v: Tensor, kind: Gate) -> Tensor:
-    """The gate of logits; same shape."""
-    name, slope, offset, low, high = kind
+def apply_gate(v: Tensor, gate: Gate) -> Tensor:
+    """Apply the gate to logits; the shape stays."""
+    name, slope, offset, low, high = gate
     if name == "sigmoid":
         return torch.sigmoid(v)  # G-1
     if name == "tanh":

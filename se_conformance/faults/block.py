@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from se_numpy.nonlinearities import activate, activate_derivative, gate, gate_derivative
+from se_numpy.nonlinearities import activate, activate_derivative, apply_gate, gate_derivative
 from se_spec import SESpec
 
 from ..cases import round_to
@@ -38,7 +38,7 @@ class Block:
             h @ p["expand.weight"].T + p.get("expand.bias", 0.0)
         )
         self.excite: Callable[[Array, Parameters], Array] = self._excite
-        self.gate: Callable[[Array], Array] = lambda v: gate(v, self.spec.gate)
+        self.gate: Callable[[Array], Array] = lambda v: apply_gate(v, self.spec.gate)
         self.scale: Callable[[Array, Array, Array], Array] = self._scale
         self.output: Callable[[Array, Array], Array] = lambda y, x: y
         self.gate_slope: Callable[[Array], Array] = lambda v: gate_derivative(v, self.spec.gate)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from se_numpy.nonlinearities import activate, gate, sigmoid
+from se_numpy.nonlinearities import activate, apply_gate, sigmoid
 from se_spec import HardSigmoid
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
@@ -57,7 +57,7 @@ def _line(block: Block, v: Array) -> Array:
 
 
 def _swapped(block: Block, right: Wrong, z: Array, p: dict[str, Array]) -> Array:
-    h = gate(block.reduce(z, p), block.spec.gate)
+    h = apply_gate(block.reduce(z, p), block.spec.gate)
     v = block.expand(h, p)
     return activate(v, block.spec.activation)
 

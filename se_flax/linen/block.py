@@ -16,8 +16,8 @@ import se_spec
 from se_spec import SESpec
 
 from .. import ops
-from ..parameters import kept
-from .nonlinearities import activate, gate
+from ..nonlinearities import activate, apply_gate
+from ..parameters import check_dtype_supported
 
 FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
 
@@ -27,10 +27,10 @@ class SqueezeExcitation(nn.Module):
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
-        dtype: of the output; None is the dtype of x.
-        param_dtype: of the parameters.
-        axis_name: of the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
-            of equal size; the squeeze is then over all parts. None where a map is whole, or ``jax.jit`` splits it.
+        dtype: dtype of the output; None is the dtype of x.
+        param_dtype: dtype of the parameters.
+        axis_name: the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
+            of equal size; the squeeze then covers all parts. None if a map is whole, or ``jax.jit`` splits it.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
     Output shape: that of x.
@@ -75,13 +75,13 @@ class SqueezeExcitation(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
         wide = self._widened(x)
-        s = self._factors(self._squeeze(wide))
-        return self._scale(_again(wide, x), s).astype(self.dtype or x.dtype)  # N-2
+        s = self._scale_factors(self._squeeze(wide))
+        return self._scale(_reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
-        """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
+        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
         self._check(x)
-        return self._gate(self._squeeze(self._widened(x)))
+        return self._excite(self._squeeze(self._widened(x)))
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
@@ -91,7 +91,7 @@ class SqueezeExcitation(nn.Module):
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
     def _widened(self, x: jax.Array) -> jax.Array:
-        wide = "float64" if kept(self.dtype or x.dtype) == "float64" else "float32"
+        wide = "float64" if check_dtype_supported(self.dtype or x.dtype) == "float64" else "float32"
         return jnp.asarray(x, wide)  # N-1
 
     def _squeeze(self, x: jax.Array) -> jax.Array:
@@ -103,14 +103,14 @@ class SqueezeExcitation(nn.Module):
         return highest if self.spec.squeeze == "max" else 0.5 * ops.mean(x, axes, axis_name) + 0.5 * highest  # S-3
 
     @nn.compact
-    def _gate(self, z: jax.Array) -> jax.Array:
+    def _excite(self, z: jax.Array) -> jax.Array:
         spec = self.spec
         if not spec.single_projection:  # E-4
             z = activate(self._project(z, "reduce", spec.hidden), spec.activation)  # E-1, E-2
-        return gate(self._project(z, "expand", spec.channels), spec.gate)  # E-3
+        return apply_gate(self._project(z, "expand", spec.channels), spec.gate)  # E-3
 
-    def _factors(self, z: jax.Array) -> jax.Array:
-        g = self._gate(z)
+    def _scale_factors(self, z: jax.Array) -> jax.Array:
+        g = self._excite(z)
         return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
     def _scale(self, x: jax.Array, s: jax.Array) -> jax.Array:
@@ -118,12 +118,12 @@ class SqueezeExcitation(nn.Module):
         return y + x if self.spec.residual else y  # C-3
 
     def _project(self, z: jax.Array, name: str, width: int) -> jax.Array:
-        """The projection in z's dtype, whatever the parameters are stored in; never in TF32."""
+        """Project z in z's dtype, whatever the dtype of the parameters; never in TF32."""
         dense = nn.Dense(
             width,
             use_bias=self.spec.bias,
             dtype=z.dtype,
-            param_dtype=kept(self.param_dtype),
+            param_dtype=check_dtype_supported(self.param_dtype),
             precision=jax.lax.Precision.HIGHEST,
             kernel_init=FAN_IN_UNIFORM,
             bias_init=uniform(z.shape[-1]),
@@ -133,18 +133,18 @@ class SqueezeExcitation(nn.Module):
 
 
 @jax.custom_jvp
-def _again(wide: jax.Array, x: jax.Array) -> jax.Array:
-    """wide; of bfloat16 from x anew, or XLA would write wide down for the squeeze and the product to share."""
+def _reconvert(wide: jax.Array, x: jax.Array) -> jax.Array:
+    """Convert bfloat16 x again instead of reusing ``wide``; otherwise XLA materialises the float32 copy."""
     return jax.lax.optimization_barrier(x).astype(wide.dtype) if x.dtype == jnp.bfloat16 else wide
 
 
-@_again.defjvp
+@_reconvert.defjvp
 def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _again(*primals), tangents[0]  # as of wide: dx is summed in float32
+    return _reconvert(*primals), tangents[0]  # the tangent of wide, so that dx is summed in float32
 
 
 def uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Of a bias; its own shape does not tell what its layer takes."""
+    """Initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

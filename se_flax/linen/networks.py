@@ -23,7 +23,7 @@ from se_spec.networks import last_uses, output_length, resolve_padding
 from se_spec.networks import layers as kinds
 
 from .. import ops
-from ..parameters import kept
+from ..parameters import check_dtype_supported
 from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
 
 
@@ -62,7 +62,7 @@ class SENet(nn.Module):
 
     def setup(self) -> None:
         tree = unflatten_dict({tuple(layer.name.split(".")): layer for layer in self.spec.layers})
-        _place(self, tree, kept(self.param_dtype))
+        _place(self, tree, check_dtype_supported(self.param_dtype))
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = _checked(x, self.spec, self.dtype)
@@ -84,7 +84,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
         raise se_spec.inputs.foreign_array_error(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
     ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
-    return jnp.asarray(x, kept(dtype or x.dtype))
+    return jnp.asarray(x, check_dtype_supported(dtype or x.dtype))
 
 
 class Group(nn.Module):

@@ -19,8 +19,8 @@ import se_spec
 from se_spec import SESpec
 
 from .. import ops
-from ..parameters import kept
-from .nonlinearities import activate, gate
+from ..nonlinearities import activate, apply_gate
+from ..parameters import check_dtype_supported
 
 FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
 
@@ -30,10 +30,10 @@ class SqueezeExcitation(nnx.Module):
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
-        dtype: of the output; None is the dtype of x.
-        param_dtype: of the parameters.
-        axis_name: of the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
-            of equal size; the squeeze is then over all parts. None where a map is whole, or ``jax.jit`` splits it.
+        dtype: dtype of the output; None is the dtype of x.
+        param_dtype: dtype of the parameters.
+        axis_name: the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
+            of equal size; the squeeze then covers all parts. None if a map is whole, or ``jax.jit`` splits it.
         rngs: the key ``params`` draws the parameters.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
@@ -70,7 +70,7 @@ class SqueezeExcitation(nnx.Module):
         linear = partial(
             nnx.Linear,
             use_bias=spec.bias,
-            param_dtype=kept(param_dtype),
+            param_dtype=check_dtype_supported(param_dtype),
             kernel_init=FAN_IN_UNIFORM,
             promote_dtype=cast_parameters,
             precision=jax.lax.Precision.HIGHEST,  # N-4
@@ -83,13 +83,13 @@ class SqueezeExcitation(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
         wide = self._widened(x)
-        s = self._factors(self._squeeze(wide))
-        return self._scale(_again(wide, x), s).astype(self.dtype or x.dtype)  # N-2
+        s = self._scale_factors(self._squeeze(wide))
+        return self._scale(_reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
-        """The gate g, shape (N, C), without the gain; float32, or float64 where the output is."""
+        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
         self._check(x)
-        return self._gate(self._squeeze(self._widened(x)))
+        return self._excite(self._squeeze(self._widened(x)))
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
@@ -99,7 +99,7 @@ class SqueezeExcitation(nnx.Module):
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
     def _widened(self, x: jax.Array) -> jax.Array:
-        wide = "float64" if kept(self.dtype or x.dtype) == "float64" else "float32"
+        wide = "float64" if check_dtype_supported(self.dtype or x.dtype) == "float64" else "float32"
         return jnp.asarray(x, wide)  # N-1
 
     def _squeeze(self, x: jax.Array) -> jax.Array:
@@ -109,13 +109,13 @@ class SqueezeExcitation(nnx.Module):
         highest = ops.maximum(x, axes, self.axis_name)  # S-2
         return highest if self.spec.squeeze == "max" else 0.5 * ops.mean(x, axes, self.axis_name) + 0.5 * highest  # S-3
 
-    def _gate(self, z: jax.Array) -> jax.Array:
+    def _excite(self, z: jax.Array) -> jax.Array:
         if not self.spec.single_projection:  # E-4
             z = activate(_project(z, self.reduce), self.spec.activation)  # E-1, E-2
-        return gate(_project(z, self.expand), self.spec.gate)  # E-3
+        return apply_gate(_project(z, self.expand), self.spec.gate)  # E-3
 
-    def _factors(self, z: jax.Array) -> jax.Array:
-        g = self._gate(z)
+    def _scale_factors(self, z: jax.Array) -> jax.Array:
+        g = self._excite(z)
         return g if self.spec.gain == 1.0 else self.spec.gain * g  # C-2
 
     def _scale(self, x: jax.Array, s: jax.Array) -> jax.Array:
@@ -124,18 +124,18 @@ class SqueezeExcitation(nnx.Module):
 
 
 @jax.custom_jvp
-def _again(wide: jax.Array, x: jax.Array) -> jax.Array:
-    """wide; of bfloat16 from x anew, or XLA would write wide down for the squeeze and the product to share."""
+def _reconvert(wide: jax.Array, x: jax.Array) -> jax.Array:
+    """Convert bfloat16 x again instead of reusing ``wide``; otherwise XLA materialises the float32 copy."""
     return jax.lax.optimization_barrier(x).astype(wide.dtype) if x.dtype == jnp.bfloat16 else wide
 
 
-@_again.defjvp
+@_reconvert.defjvp
 def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _again(*primals), tangents[0]  # as of wide: dx is summed in float32
+    return _reconvert(*primals), tangents[0]  # the tangent of wide, so that dx is summed in float32
 
 
 def _project(z: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Call the layer, so that one that is swapped in or wrapped has its effect; what follows stays in z's dtype."""
+    """Call the layer, which a user may have replaced or wrapped; return the result in z's dtype."""
     return layer(z).astype(z.dtype)
 
 
@@ -146,7 +146,7 @@ def cast_parameters(arrays: tuple[Any, ...], dtype: DTypeLike | None = None, **_
 
 
 def uniform(fan_in: int) -> nnx.initializers.Initializer:
-    """Of a bias; its own shape does not tell what its layer takes."""
+    """Initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

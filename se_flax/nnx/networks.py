@@ -20,7 +20,7 @@ from se_spec.networks import last_uses, output_length, resolve_padding
 from se_spec.networks import layers as kinds
 
 from .. import ops
-from ..parameters import kept
+from ..parameters import check_dtype_supported
 from .block import FAN_IN_UNIFORM, SqueezeExcitation, cast_parameters, uniform
 
 
@@ -64,7 +64,7 @@ class SENet(nnx.Module):
         self.spec = net
         self.dtype = dtype
         for layer in net.layers:
-            _place(self, layer.name, _module(layer, {"param_dtype": kept(param_dtype), "rngs": rngs}))
+            _place(self, layer.name, _module(layer, {"param_dtype": check_dtype_supported(param_dtype), "rngs": rngs}))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = _checked(x, self.spec, self.dtype)
@@ -84,7 +84,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
         raise se_spec.inputs.foreign_array_error(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
     ops.check_size(net.layers, (x.shape[1], x.shape[2]))  # M-9
-    return jnp.asarray(x, kept(dtype or x.dtype))
+    return jnp.asarray(x, check_dtype_supported(dtype or x.dtype))
 
 
 def _place(module: nnx.Module, path: str, layer: nnx.Module) -> None:
