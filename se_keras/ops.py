@@ -54,7 +54,10 @@ def maximum(x: Any, axes: tuple[int, ...]) -> Any:
     """Take the maximum and keep NaN, which a compiled ``ops.amax`` would drop."""
     if 0 in x.shape:  # an empty batch, which ``ops.amax`` refuses on TensorFlow
         return mean(x, axes)
-    return add_nan(ops.amax(x, axes), ops.any(x != x, axes))
+    is_nan = x != x
+    for axis in reversed(axes):  # one at a time: of several, Keras up to 3.12 takes the wrong ones on torch
+        is_nan = ops.any(is_nan, axis)
+    return add_nan(ops.amax(x, axes), is_nan)
 
 
 def add_nan(y: Any, is_nan: Any) -> Any:

@@ -25,6 +25,9 @@ import pytest
 from se_conformance.cases import FACTORS, covering_array
 from se_parity.implementations import SHARED_GPU, TARGETS, Target, Worker, device
 
+if importlib.util.find_spec("triton"):  # LLVM ends the process that imports it after TensorFlow
+    importlib.import_module("triton")
+
 FAMILIES = {
     "numpy": "numpy",
     "torch": "torch",

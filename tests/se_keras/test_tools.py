@@ -245,7 +245,8 @@ def devices():
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
-            found.update(one.device.type for one in _pytree.tree_leaves(out) if isinstance(one, torch.Tensor))
+            tensors = [value for value in _pytree.tree_leaves(out) if isinstance(value, torch.Tensor)]
+            found.update(tensor.device.type for tensor in tensors if tensor.ndim)  # a number meets every device
             return out
 
     with keras.device("meta"):

@@ -1,5 +1,6 @@
 """ONNX's initializers, against bytes typed out and ONNX's own helpers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -211,6 +212,15 @@ def test_mutated_files(tmp_path: Path, raw: bool, mutations: int) -> None:
     fuzz.survives("onnx", tmp_path / "net.onnx", mutations)
 
 
+def quiet(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give every NaN one payload: protobuf 5 reads a signalling NaN as a quiet one."""
+    floats = ("float16", "float32", "float64")
+    return {
+        name: np.where(np.isnan(array), np.array(np.nan, array.dtype), array) if array.dtype in floats else array
+        for name, array in tensors.items()
+    }
+
+
 @pytest.mark.framework("port", "onnx")
 def test_onnx_agrees_on_mutated_files(tmp_path: Path) -> None:
     """What we read of a broken file is what ONNX reads of it, where it reads it."""
@@ -222,6 +232,7 @@ def test_onnx_agrees_on_mutated_files(tmp_path: Path) -> None:
         except FileFormatError:
             continue
         theirs = onnx.load_model_from_string(path.read_bytes()).graph.initializer
-        assert facts(ours) == facts({one.name: onnx.numpy_helper.to_array(one) for one in theirs})
+        read_by_onnx = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in theirs}
+        assert facts(quiet(ours)) == facts(quiet(read_by_onnx))
         compared += 1
     assert compared > 20
