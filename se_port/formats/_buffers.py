@@ -7,12 +7,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from . import bfloat16, checked_bytes, refuse
+from ._base import bfloat16, count_bytes, refuse
 
 Code = TypeVar("Code", int, str)
 
 
-def mapped(path: Path) -> mmap.mmap:
+def map_file(path: Path) -> mmap.mmap:
     """The file's bytes, each fetched when it is looked at.
 
     Raises:
@@ -25,7 +25,7 @@ def mapped(path: Path) -> mmap.mmap:
         refuse(path, f"cannot be read ({error})", "a file that is not empty")
 
 
-def over(
+def array_from_buffer(
     path: Path,
     name: str,
     data: memoryview | bytes | bytearray,
@@ -38,16 +38,16 @@ def over(
     Raises:
         FileFormatError: more or fewer bytes than the shape needs, or as ``array_at``.
     """
-    size = checked_bytes(path, name, shape, dtype.itemsize)
+    size = count_bytes(path, name, shape, dtype.itemsize)
     if size != len(data):
         refuse(path, f"{name!r} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need")
     readable = memoryview(data).toreadonly()
     if order == "F":
-        return array_at(path, name, readable, 0, dtype, shape[::-1]).T
-    return array_at(path, name, readable, 0, dtype, shape)
+        return view_at(path, name, readable, 0, dtype, shape[::-1]).T
+    return view_at(path, name, readable, 0, dtype, shape)
 
 
-def array_at(
+def view_at(
     path: Path,
     name: str,
     data: mmap.mmap | memoryview,
@@ -69,12 +69,12 @@ def array_at(
     return array
 
 
-def dtype_of(name: str) -> np.dtype:
+def little_endian_dtype(name: str) -> np.dtype:
     """Little-endian."""
     return (bfloat16() if name == "bfloat16" else np.dtype(name)).newbyteorder("<")
 
 
-def coded(path: Path, name: str, array: np.ndarray, codes: Mapping[str, Code]) -> Code:
+def dtype_code(path: Path, name: str, array: np.ndarray, codes: Mapping[str, Code]) -> Code:
     """A format's code for an array's dtype, or the error that there is none."""
     check_dtype(path, name, array, codes)
     return codes[array.dtype.name]
@@ -86,7 +86,7 @@ def check_dtype(path: Path, name: str, array: np.ndarray, dtypes: Iterable[str])
         refuse(path, f"cannot hold {name!r}, which is {array.dtype}", f"one of {', '.join(dtypes)}")
 
 
-def utf8(path: Path, name: str) -> bytes:
+def encode_name(path: Path, name: str) -> bytes:
     """A name's bytes, or the error that it has none."""
     try:
         return name.encode()
@@ -94,13 +94,13 @@ def utf8(path: Path, name: str) -> bytes:
         refuse(path, f"the name {name!r} is no Unicode text", "no lone surrogates")
 
 
-def raw(array: np.ndarray) -> memoryview:
+def to_bytes(array: np.ndarray) -> memoryview:
     """An array's bytes, little-endian and the last axis fastest; a copy only of one that lies otherwise."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
-def text(path: Path, data: memoryview | bytes) -> str:
+def decode_name(path: Path, data: memoryview | bytes) -> str:
     """A name.
 
     Raises:

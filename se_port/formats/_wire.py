@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import refuse
+from ._base import refuse
 
 Value = int | bytes | memoryview
 """A field's: of a varint its number, of 4 or 8 fixed bytes those, and of bytes with a length a view of them."""
@@ -44,7 +44,7 @@ class Cursor:
         return self.numbers(code)[0]
 
 
-def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
+def iterate_fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
     """A message's fields in their order, each number with its value.
 
     Raises:
@@ -52,17 +52,17 @@ def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
     """
     place = 0
     while place < len(message):
-        key, place = varint_at(path, message, place)
+        key, place = decode_varint(path, message, place)
         number, kind = key >> 3, key & 7
         if not number or kind not in (0, 1, 2, 5):
             refuse(path, f"has field {number} of wire type {kind}", "fields from 1, of wire types 0, 1, 2 and 5")
         if kind == 0:
-            value, place = varint_at(path, message, place)
+            value, place = decode_varint(path, message, place)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(kind, 0)
         if kind == 2:
-            size, place = varint_at(path, message, place)
+            size, place = decode_varint(path, message, place)
         if size > len(message) - place:
             refuse(path, f"field {number} announces {size:,} bytes", f"at most the {len(message) - place:,} left")
         data = message[place : place + size]
@@ -70,7 +70,7 @@ def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
         yield number, data if kind == 2 else bytes(data)
 
 
-def extended(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
+def join_run(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
     """A repeated field's bytes and its next ones: one packed run stays a view, and anything else is joined."""
     if not run:
         return more
@@ -79,21 +79,21 @@ def extended(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> m
     return joined
 
 
-def axes(path: Path, value: Value) -> list[int]:
+def decode_axes(path: Path, value: Value) -> list[int]:
     """The lengths that one occurrence of a repeated int64 gives, packed or not.
 
     Raises:
         FileFormatError: more than 32, or bytes that are no varints.
     """
     if isinstance(value, int):
-        return [signed(value)]
+        return [to_int64(value)]
     if len(value) > MAX_AXES * VARINT_BYTES:
         refuse(path, f"has a shape of {len(value):,} bytes", f"at most {MAX_AXES} axes")
-    lengths: list[int] = integers(path, value).tolist()
+    lengths: list[int] = decode_varints(path, value).tolist()
     return lengths
 
 
-def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
+def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
     """Packed varints, as int64; all at once, as a tensor of them is too long for a loop.
 
     Raises:
@@ -115,7 +115,7 @@ def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
     return values.view(np.int64)
 
 
-def varint_at(path: Path, message: memoryview, place: int) -> tuple[int, int]:
+def decode_varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:
     """A varint, which is from 0, and the place behind it.
 
     Raises:
@@ -129,15 +129,15 @@ def varint_at(path: Path, message: memoryview, place: int) -> tuple[int, int]:
     refuse(path, "has an integer that does not end", f"varints of at most {VARINT_BYTES} bytes")
 
 
-def signed(value: int) -> int:
+def to_int64(value: int) -> int:
     """The int64 that a varint stands for."""
     return value - (1 << 64) if value >> 63 else value
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """A number from 0, seven bits to a byte, the lowest first.
 
-    >>> varint(300).hex()
+    >>> encode_varint(300).hex()
     'ac02'
     """
     data = bytearray()
@@ -148,13 +148,13 @@ def varint(value: int) -> bytes:
     return bytes(data)
 
 
-def opened(number: int, size: int) -> bytes:
+def encode_field_head(number: int, size: int) -> bytes:
     """What comes before the ``size`` bytes of a field."""
-    return varint(number << 3 | 2) + varint(size)
+    return encode_varint(number << 3 | 2) + encode_varint(size)
 
 
-def field(number: int, value: int | bytes) -> bytes:
+def encode_field(number: int, value: int | bytes) -> bytes:
     """A whole field."""
     if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return opened(number, len(value)) + value
+        return encode_varint(number << 3) + encode_varint(value)
+    return encode_field_head(number, len(value)) + value

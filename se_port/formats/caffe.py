@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Tensors, refuse
-from ._buffers import coded, mapped, over, raw, text, utf8
-from ._wire import axes, extended, field, fields, opened, signed, varint
+from ._base import Tensors, refuse
+from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, map_file, to_bytes
+from ._wire import decode_axes, encode_field, encode_field_head, encode_varint, iterate_fields, join_run, to_int64
 
 NEEDS = ()
 
@@ -26,7 +26,7 @@ MOST_BYTES = (1 << 31) - 1
 """Of a message, which is what protobuf itself reads."""
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """By its ending: a message has no signature."""
     return path.name.endswith(".caffemodel") and path.is_file()
 
@@ -39,7 +39,7 @@ def read(path: Path) -> Tensors:
     """
     tensors: dict[str, np.ndarray] = {}
     versions: dict[str, int] = {}
-    for number, value in fields(path, memoryview(mapped(path))):
+    for number, value in iterate_fields(path, memoryview(map_file(path))):
         if number not in (2, 100) or not isinstance(value, memoryview):
             continue
         layer, blobs = _layer(path, value, *((4, 6) if number == 2 else (1, 7)))
@@ -72,11 +72,11 @@ def write(path: Path, tensors: Tensors) -> None:
         for layer, blobs in layers.items():
             if blobs != set(range(len(blobs))):
                 refuse(path, f"{layer!r} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
-            parts: list[bytes | memoryview] = [field(1, utf8(path, layer))]
+            parts: list[bytes | memoryview] = [encode_field(1, encode_name(path, layer))]
             for index in range(len(blobs)):
                 blob = _parts(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
-                parts += [opened(7, sum(map(len, blob))), *blob]
-            file.write(opened(100, sum(map(len, parts))))
+                parts += [encode_field_head(7, sum(map(len, blob))), *blob]
+            file.write(encode_field_head(100, sum(map(len, parts))))
             file.writelines(parts)
         if file.tell() > MOST_BYTES:
             refuse(path, f"would have {file.tell():,} bytes", f"at most {MOST_BYTES:,}, more protobuf does not read")
@@ -84,11 +84,11 @@ def write(path: Path, tensors: Tensors) -> None:
 
 def _layer(path: Path, message: memoryview, name_field: int, blobs_field: int) -> tuple[str, list[memoryview]]:
     name, blobs = "", []
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         if not isinstance(value, memoryview):
             continue
         if number == name_field:
-            name = text(path, value)
+            name = decode_name(path, value)
         elif number == blobs_field:
             blobs.append(value)
         elif number == 1:
@@ -100,24 +100,26 @@ def _blob(path: Path, name: str, message: memoryview) -> np.ndarray:
     shape: list[int] = []
     legacy: dict[int, int] = {}
     data: dict[int, memoryview | bytes | bytearray] = {5: b"", 8: b""}
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         match number, value:
             case (1 | 2 | 3 | 4, int()):
-                legacy[number] = signed(value)
+                legacy[number] = to_int64(value)
             case (5 | 8, memoryview() | bytes()):
-                data[number] = extended(data[number], value)
+                data[number] = join_run(data[number], value)
             case (7, memoryview()):
-                shape += [n for key, lengths in fields(path, value) if key == 1 for n in axes(path, lengths)]
+                shape += [
+                    n for key, lengths in iterate_fields(path, value) if key == 1 for n in decode_axes(path, lengths)
+                ]
     if legacy:  # Caffe looks at them first, and an absent one is 0
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
-    return over(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))
+    return array_from_buffer(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))
 
 
 def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]:
     """A ``BlobProto`` in the order of its fields, as protobuf writes it."""
-    number = coded(path, name, array, {"float32": 5, "float64": 8})
-    lengths = b"".join(map(varint, array.shape))
-    shape = field(7, field(1, lengths) if lengths else b"")
-    data = raw(array)
-    values: list[bytes | memoryview] = [opened(number, len(data)), data] if data else []
+    number = dtype_code(path, name, array, {"float32": 5, "float64": 8})
+    lengths = b"".join(map(encode_varint, array.shape))
+    shape = encode_field(7, encode_field(1, lengths) if lengths else b"")
+    data = to_bytes(array)
+    values: list[bytes | memoryview] = [encode_field_head(number, len(data)), data] if data else []
     return [*values, shape] if number < 7 else [shape, *values]

@@ -37,11 +37,10 @@ from typing import Any
 
 import numpy as np
 
-from se_port import formats
-
-from . import hdf5
-from ._buffers import check_dtype, mapped
-from ._zips import members, undamaged
+from . import _hdf5
+from ._base import Tensors, import_optional, refuse
+from ._buffers import check_dtype, map_file
+from ._zips import read_directory, read_verified
 
 NEEDS: tuple[str, ...] = ()
 
@@ -57,26 +56,26 @@ VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"
 TOP = "top_level_model_weights"
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """HDF5, or a zip with the ending ``.keras``."""
-    return head.startswith(hdf5.SIGNATURE) or (head.startswith(b"PK") and path.name.endswith(".keras"))
+    return head.startswith(_hdf5.SIGNATURE) or (head.startswith(b"PK") and path.name.endswith(".keras"))
 
 
-def read(path: Path) -> formats.Tensors:
+def read(path: Path) -> Tensors:
     """Mapped tensors, by names as above."""
-    data = mapped(path)
+    data = map_file(path)
     weights, own_names = _unzipped(path, data) if data[:2] == b"PK" else (memoryview(data), {})
-    reader = hdf5.Reader(path, weights)
-    root = reader.object(reader.root)
+    reader = _hdf5.Reader(path, weights)
+    root = reader.read_object(reader.root)
     children = root.children or {}
     if "model_weights" in children and not _listed(reader, root, "layer_names"):
-        root = reader.object(children["model_weights"])
+        root = reader.read_object(children["model_weights"])
     if "layer_names" in root.attributes or "layer_names0" in root.attributes:
         return dict(_legacy(reader, root))
     return _by_place(reader, root, own_names)
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """``.weights.h5`` for ``load_weights`` of a model with layers at those paths; ``.h5`` for one with those layers.
 
     In an ``.h5``, layers are in the order in which their first weights come, which is how Keras matches them.
@@ -85,26 +84,26 @@ def write(path: Path, tensors: formats.Tensors) -> None:
         FileFormatError: ``.keras``, a name that HDF5 cannot hold, or a dtype that Keras does not have.
     """
     if path.name.endswith(".keras"):
-        formats.refuse(path, "would need the model itself, not its weights alone", "the ending .weights.h5")
-    h5py = formats.needed("h5py", f"write {path.name}")
+        refuse(path, "would need the model itself, not its weights alone", "the ending .weights.h5")
+    h5py = import_optional("h5py", f"write {path.name}")
     by_place = path.name.endswith(".weights.h5")
     with h5py.File(path, "w", libver="earliest") as file:
         try:
             (_write_by_place if by_place else _write_legacy)(path, file, tensors)
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:  # h5py's for names that clash
-            formats.refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
+            refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
 
 
 def _unzipped(path: Path, data: mmap.mmap) -> tuple[memoryview, dict[str, str]]:
     """The weights of a ``.keras`` file, mapped where they are stored as they are, and layers' names by their paths."""
-    found = members(path, data)
+    found = read_directory(path, data)
     for name in (MEMBER, CONFIG):
         if name not in found:
-            formats.refuse(path, f"holds {sorted(found)[:8]}", f"{name}, as Keras writes it")
+            refuse(path, f"holds {sorted(found)[:8]}", f"{name}, as Keras writes it")
     if found[CONFIG].size > MAX_CONFIG:
-        formats.refuse(path, f"{CONFIG} would unpack to {found[CONFIG].size:,} bytes", f"at most {MAX_CONFIG:,}")
-    config = undamaged(path, CONFIG, data, found[CONFIG])
-    return undamaged(path, MEMBER, data, found[MEMBER]), _own_names(path, bytes(config))
+        refuse(path, f"{CONFIG} would unpack to {found[CONFIG].size:,} bytes", f"at most {MAX_CONFIG:,}")
+    config = read_verified(path, CONFIG, data, found[CONFIG])
+    return read_verified(path, MEMBER, data, found[MEMBER]), _own_names(path, bytes(config))
 
 
 def _own_names(path: Path, config: bytes) -> dict[str, str]:
@@ -112,7 +111,7 @@ def _own_names(path: Path, config: bytes) -> dict[str, str]:
     try:
         model = json.loads(config)
     except (ValueError, RecursionError) as error:
-        formats.refuse(path, f"has a config.json that is no JSON: {error}", "JSON")
+        refuse(path, f"has a config.json that is no JSON: {error}", "JSON")
     found: dict[str, str] = {}
     stack: list[tuple[str, Any]] = [("", model)]
     while stack:
@@ -130,9 +129,9 @@ def _own_names(path: Path, config: bytes) -> dict[str, str]:
             at = f"{prefix}layers/{part}" + (f"_{counts[part]}" if counts[part] else "")
             settings = layer.get("config")
             name = settings.get("name") if isinstance(settings, dict) else None
-            if isinstance(name, str) and 0 < len(name) <= hdf5.MAX_TEXT and "/" not in name:
+            if isinstance(name, str) and 0 < len(name) <= _hdf5.MAX_TEXT and "/" not in name:
                 found[at] = name
-            if len(at) < hdf5.MAX_TEXT:
+            if len(at) < _hdf5.MAX_TEXT:
                 stack.append((f"{at}/", layer))
     return found
 
@@ -147,17 +146,17 @@ def _snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _by_place(reader: hdf5.Reader, root: hdf5.Object, own_names: dict[str, str]) -> dict[str, np.ndarray]:
+def _by_place(reader: _hdf5.Reader, root: _hdf5.Object, own_names: dict[str, str]) -> dict[str, np.ndarray]:
     found: list[tuple[tuple[Any, ...], tuple[str, ...], np.ndarray]] = []
     for names, each in reader.walk(root):
         if names and names[-1] == "vars":
-            own = reader.text(each, "name") or []
+            own = reader.read_text(each, "name") or []
             if len(own) == 1 and own[0] and "/" not in own[0]:
                 own_names["/".join(names[:-1])] = own[0]
         if each.array is not None:
             if len(names) < 2 or names[-2] != "vars":
                 reader.refuse(f"has the dataset {'/'.join(names)!r}", "Keras's, each within a group named vars")
-            order = reader.integer(each, "order")
+            order = reader.read_integer(each, "order")
             key = (order is None, order or 0, [_natural(name) for name in names])
             found.append((key, (*names[:-2], names[-1]), each.array))
     answer: dict[str, np.ndarray] = {}
@@ -178,9 +177,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
-def _legacy(reader: hdf5.Reader, root: hdf5.Object) -> Iterator[tuple[str, np.ndarray]]:
+def _legacy(reader: _hdf5.Reader, root: _hdf5.Object) -> Iterator[tuple[str, np.ndarray]]:
     datasets: dict[str, np.ndarray] = {}
-    groups: dict[str, hdf5.Object] = {}
+    groups: dict[str, _hdf5.Object] = {}
     for names, each in reader.walk(root):
         if each.array is None:
             groups["/".join(names)] = each
@@ -202,29 +201,29 @@ def _legacy(reader: hdf5.Reader, root: hdf5.Object) -> Iterator[tuple[str, np.nd
             yield name, datasets[f"{layer}/{weight}"]
 
 
-def _listed(reader: hdf5.Reader, group: hdf5.Object, name: str) -> list[str]:
+def _listed(reader: _hdf5.Reader, group: _hdf5.Object, name: str) -> list[str]:
     """An attribute with names, or its parts, which Keras numbers where one would be too large."""
     if name in group.attributes:
-        return reader.text(group, name) or []
+        return reader.read_text(group, name) or []
     names: list[str] = []
     for part in range(len(group.attributes)):
         if f"{name}{part}" not in group.attributes:
             break
-        names += reader.text(group, f"{name}{part}") or []
+        names += reader.read_text(group, f"{name}{part}") or []
     return names
 
 
-def _write_by_place(path: Path, file: Any, tensors: formats.Tensors) -> None:
+def _write_by_place(path: Path, file: Any, tensors: Tensors) -> None:
     for order, (name, tensor) in enumerate(tensors.items()):
         *layers, place = _parts(path, name)
         if place.endswith(VARIABLES):
-            formats.refuse(path, f"{name!r} is no place in a layer", "layers/conv2d_1:own_name/0; or an .h5, by names")
+            refuse(path, f"{name!r} is no place in a layer", "layers/conv2d_1:own_name/0; or an .h5, by names")
         at = file
         for layer in layers:
             part, _, own = layer.partition(":")
             at = at.require_group(part)
             if own and at.require_group("vars").attrs.setdefault("name", own) != own:
-                formats.refuse(path, f"{at.name} would be called {own!r} and something else", "one name for each layer")
+                refuse(path, f"{at.name} would be called {own!r} and something else", "one name for each layer")
         array = np.asarray(tensor)
         check_dtype(path, name, array, (*DTYPES, "bfloat16"))
         dataset = at.require_group("vars").create_dataset(place, data=array)
@@ -233,12 +232,12 @@ def _write_by_place(path: Path, file: Any, tensors: formats.Tensors) -> None:
             dataset.attrs["dtype"] = "bfloat16"
 
 
-def _write_legacy(path: Path, file: Any, tensors: formats.Tensors) -> None:
+def _write_legacy(path: Path, file: Any, tensors: Tensors) -> None:
     weights: dict[str, list[str]] = {}
     for name in tensors:
         layer, *rest = _parts(path, name)
         if not rest:
-            formats.refuse(path, f"{name!r} names no layer", "layer/weight")
+            refuse(path, f"{name!r} names no layer", "layer/weight")
         weights.setdefault(layer, []).append(name)
     _write_names(file, "layer_names", [layer for layer in weights if layer != TOP])
     file.attrs["backend"] = np.bytes_(b"tensorflow")
@@ -262,6 +261,6 @@ def _write_names(group: Any, attribute: str, names: list[str]) -> None:
 def _parts(path: Path, name: str) -> list[str]:
     parts = name.split("/")
     longest = max(len(part.encode()) for part in parts)
-    if len(parts) > hdf5.MAX_DEPTH - 4 or longest >= hdf5.MAX_TEXT or "\0" in name or {"", ".", ".."} & set(parts):
-        formats.refuse(path, f"{name[:80]!r} is no name for HDF5", "short parts joined by '/', none '.' or empty")
+    if len(parts) > _hdf5.MAX_DEPTH - 4 or longest >= _hdf5.MAX_TEXT or "\0" in name or {"", ".", ".."} & set(parts):
+        refuse(path, f"{name[:80]!r} is no name for HDF5", "short parts joined by '/', none '.' or empty")
     return parts

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import Tensors, checked_bytes, refuse
-from ._buffers import mapped, over, raw, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, encode_name, map_file, to_bytes
 from ._wire import MAX_AXES, Cursor
 
 NEEDS = ()
@@ -61,7 +61,7 @@ class Array(NamedTuple):
     values: Cursor
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """By its ending or its first word."""
     return path.is_file() and (head.startswith(b"MATLAB ") or path.name.endswith(".mat"))
 
@@ -98,7 +98,7 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write(_head(STRUCTURE, (1, len(tensors)), b"params"))
         file.write(_element(INT32, struct.pack("<i", 8)) + _element(INT8, struct.pack("8s8s", b"name", b"value")))
         for name in tensors:
-            file.write(_element(MATRIX, _head(CHARACTERS, (1, len(name))) + _element(UTF8, utf8(path, name))))
+            file.write(_element(MATRIX, _head(CHARACTERS, (1, len(name))) + _element(UTF8, encode_name(path, name))))
             file.writelines(_parts(path, name, np.asarray(tensors[name])))
         size = file.tell() - HEADER - 8
         if size > MOST_BYTES:
@@ -126,7 +126,7 @@ def _parameters(path: Path) -> Iterator[dict[str, Cursor]]:
 
 
 def _variables(path: Path) -> Iterator[Array]:
-    data = memoryview(mapped(path))
+    data = memoryview(map_file(path))
     level, byte_order = bytes(data[124:126]), {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
     if b"7.3" in bytes(data[:10]) or level in (b"\0\2", b"\2\0"):
         refuse(path, "is MATLAB's level 7.3, which is HDF5", "level 5: save it with -v7")
@@ -146,7 +146,7 @@ def _variables(path: Path) -> Iterator[Array]:
             if array.name not in ("net", "params"):
                 yield array
                 continue
-            checked_bytes(path, array.name, (size,), 1)
+            count_bytes(path, array.name, (size,), 1)
             element = memoryview(_unpacked(path, element, size + 8, whole=True)).toreadonly()[8:]
         elif kind != MATRIX:
             refuse(path, f"has an element of type {kind}", "arrays")
@@ -221,7 +221,7 @@ def _structures(array: Array) -> Iterator[dict[str, Cursor]]:
     if width < 1 or letters.left % width:
         refuse(cursor.path, f"has names of fields in {letters.left} bytes, {width} each", "whole names")
     names = [str(letters.take(width), "latin-1").split("\0")[0] for _ in range(letters.left // width)]
-    checked_bytes(cursor.path, f"structure {array.name}", (*array.shape, len(names)), 8, cursor.left)
+    count_bytes(cursor.path, f"structure {array.name}", (*array.shape, len(names)), 8, cursor.left)
     for _ in range(math.prod(array.shape) if names else 0):
         elements = [_next(cursor) for _ in names]
         if any(kind != MATRIX for kind, _ in elements) or len(set(names)) != len(names):
@@ -258,9 +258,9 @@ def _numbers(name: str, field: Cursor) -> np.ndarray:
             f"{name!r} has the class {code} and is stored as type {kind}",
             "its own type, or shorter integers",
         )
-    checked_bytes(field.path, name, array.shape, np.dtype(code).itemsize)
+    count_bytes(field.path, name, array.shape, np.dtype(code).itemsize)
     dtype = np.dtype(field.byte_order + stored)
-    found = over(field.path, name, data.take(data.left), dtype, array.shape, "F")
+    found = array_from_buffer(field.path, name, data.take(data.left), dtype, array.shape, "F")
     return found.astype(np.bool_ if array.flags & LOGICAL else code, order="F", copy=False)
 
 
@@ -282,7 +282,7 @@ def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]
         refuse(path, f"cannot hold {name!r}, {array.dtype} {array.shape}", "numbers that MATLAB has, on 2 axes or more")
     if array.nbytes > MOST_BYTES or max(array.shape) >> 31:
         refuse(path, f"cannot hold {name!r} of {array.nbytes:,} bytes", "less than 4 GiB")
-    data = raw(array.T)
+    data = to_bytes(array.T)
     head = _head(kinds[0] | (LOGICAL if logical else 0), array.shape) + struct.pack("<II", CODES[code], len(data))
     padding = bytes(-len(data) % 8)
     return [struct.pack("<II", MATRIX, len(head) + len(data) + len(padding)), head, data, padding]

@@ -17,9 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import check_dtype, dtype_of, mapped, over, raw, text, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, check_dtype, decode_name, encode_name, little_endian_dtype, map_file, to_bytes
 from ._wire import Cursor
 
 NEEDS: tuple[str, ...] = ()
@@ -48,24 +47,24 @@ DTYPES = (
 )  # fmt: skip
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """A dictionary whose first key is text or a small integer, in a file of that ending."""
     return path.name.endswith(".msgpack") and head[:1] != b"" and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
 
 
-def read(path: Path) -> formats.Tensors:
+def read(path: Path) -> Tensors:
     """Every array of the tree, mapped; in pieces, put together."""
-    data = memoryview(mapped(path))
+    data = memoryview(map_file(path))
     reader = _Reader(path, data)
     tree = reader.value()
     if not isinstance(tree, dict):
-        formats.refuse(path, f"begins with {data[0]:#04x}, which is no dictionary", "a dictionary in MessagePack")
+        refuse(path, f"begins with {data[0]:#04x}, which is no dictionary", "a dictionary in MessagePack")
     if reader.left:
-        formats.refuse(path, f"goes on after its dictionary, at byte {reader.place}", f"{len(data)} bytes to be used")
+        refuse(path, f"goes on after its dictionary, at byte {reader.place}", f"{len(data)} bytes to be used")
     return dict(_leaves(path, tree, ""))
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """Such that ``flax.serialization.msgpack_restore`` gives the nested dictionary.
 
     Names that begin alike stand together in the file, in the order in which the first of them came.
@@ -74,10 +73,10 @@ def write(path: Path, tensors: formats.Tensors) -> None:
         FileFormatError: one name is both an array and the beginning of another, or a dtype that Flax does not name.
     """
     with path.open("wb") as file:
-        _write_tree(path, file, nested(path, tensors), tensors)
+        _write_tree(path, file, to_tree(path, tensors), tensors)
 
 
-def nested(path: Path, names: Iterable[str]) -> dict[str, Any]:
+def to_tree(path: Path, names: Iterable[str]) -> dict[str, Any]:
     """Names as a tree, split at ``/``, at whose ends they stand whole.
 
     Raises:
@@ -85,19 +84,17 @@ def nested(path: Path, names: Iterable[str]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {}
     for name in names:
-        utf8(path, name)
+        encode_name(path, name)
         *parents, last = keys = name.split("/")
         if "" in keys:
-            formats.refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
+            refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                formats.refuse(path, f"{name!r} lies within another tensor", "names of which none begins another")
+                refuse(path, f"{name!r} lies within another tensor", "names of which none begins another")
         if last in node:
-            formats.refuse(
-                path, f"{name!r} is also the beginning of another name", "names of which none begins another"
-            )
+            refuse(path, f"{name!r} is also the beginning of another name", "names of which none begins another")
         node[last] = name
     return tree
 
@@ -113,7 +110,7 @@ class _Reader(Cursor):
         """Any value: dictionaries, lists, text, bytes (as a view), arrays and numbers (as arrays without axes)."""
         self.values_left -= 1
         if self.values_left < 0:
-            formats.refuse(self.path, "holds more values than a network has", f"at most {MAX_VALUES:,}")
+            refuse(self.path, "holds more values than a network has", f"at most {MAX_VALUES:,}")
         first = self.number("B")
         if first <= 0x7F or first >= 0xE0:
             return np.array(first - (first & 0x80) * 2, np.int64)
@@ -132,20 +129,20 @@ class _Reader(Cursor):
             return np.array(first == 0xC3)
         if first == 0xC0:
             return None
-        return formats.refuse(self.path, f"has {first:#04x} at byte {self.place - 1}", "a type of MessagePack's")
+        return refuse(self.path, f"has {first:#04x} at byte {self.place - 1}", "a type of MessagePack's")
 
     def sized(self, kind: object, count: int) -> Any:
         """A value that says its length: in bytes, or in members, of which each takes a byte at least."""
         if kind is bytes:
             return self.take(count)
         if kind is str:
-            return text(self.path, self.take(count))
+            return decode_name(self.path, self.take(count))
         if kind == "extension":
             return self.extension(self.number("b"), self.take(count))
         if self.depth >= MAX_DEPTH:
-            formats.refuse(self.path, f"is nested more than {MAX_DEPTH} deep", "a tree of a network's layers")
+            refuse(self.path, f"is nested more than {MAX_DEPTH} deep", "a tree of a network's layers")
         if count > self.left:
-            formats.refuse(self.path, f"announces {count:,} members", f"at most the {len(self.data):,} bytes there are")
+            refuse(self.path, f"announces {count:,} members", f"at most the {len(self.data):,} bytes there are")
         self.depth += 1
         if kind is list:
             answer: Any = [self.value() for _ in range(count)]
@@ -154,7 +151,7 @@ class _Reader(Cursor):
             for _ in range(count):
                 key = self.key(self.value())
                 if key in answer:
-                    formats.refuse(self.path, f"has the key {key!r} twice in one dictionary", "each key once")
+                    refuse(self.path, f"has the key {key!r} twice in one dictionary", "each key once")
                 answer[key] = self.value()
         self.depth -= 1
         return answer
@@ -164,9 +161,7 @@ class _Reader(Cursor):
         if isinstance(key, np.ndarray) and key.ndim == 0 and key.dtype.kind in "iu":
             key = str(int(key))
         if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME or "/" in key:
-            formats.refuse(
-                self.path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} signs and without '/'"
-            )
+            refuse(self.path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} signs and without '/'")
         return key
 
     def extension(self, code: int, data: memoryview) -> np.ndarray:
@@ -179,25 +174,21 @@ class _Reader(Cursor):
                     return np.array(complex(float(parts[0]), float(parts[1])))
             elif code in (1, 3) and len(parts) == 3:
                 return self.array(*parts)
-        return formats.refuse(
-            self.path, f"has an extension {code} that does not hold what it should", "what Flax writes"
-        )
+        return refuse(self.path, f"has an extension {code} that does not hold what it should", "what Flax writes")
 
     def array(self, shape: object, dtype: object, data: object) -> np.ndarray:
         """A view; the dtype's name is text, or bytes in files of old versions."""
         if isinstance(dtype, memoryview):
-            dtype = text(self.path, dtype)
+            dtype = decode_name(self.path, dtype)
         if dtype not in DTYPES or not isinstance(data, memoryview) or not isinstance(shape, list):
-            formats.refuse(
-                self.path, f"has an array of {str(dtype)[:40]!r}", f"(shape, dtype, bytes), of {', '.join(DTYPES)}"
-            )
+            refuse(self.path, f"has an array of {str(dtype)[:40]!r}", f"(shape, dtype, bytes), of {', '.join(DTYPES)}")
         lengths = tuple(self.integer(length) for length in shape)
-        return over(self.path, "an array", data, dtype_of(str(dtype)), lengths)
+        return array_from_buffer(self.path, "an array", data, little_endian_dtype(str(dtype)), lengths)
 
     def integer(self, number: object) -> int:
         """A length."""
         if not isinstance(number, np.ndarray) or number.ndim or number.dtype.kind not in "iu":
-            formats.refuse(self.path, "has a shape that is not of integers", "what Flax writes")
+            refuse(self.path, "has a shape that is not of integers", "what Flax writes")
         return int(number)
 
 
@@ -207,7 +198,7 @@ def _leaves(path: Path, tree: Any, prefix: str) -> Iterator[tuple[str, np.ndarra
     while stack:
         name, value = stack.pop()
         if len(name) > MAX_NAME:
-            formats.refuse(path, f"has a name of {len(name)} signs, {name[:80]!r}...", f"at most {MAX_NAME}")
+            refuse(path, f"has a name of {len(name)} signs, {name[:80]!r}...", f"at most {MAX_NAME}")
         if isinstance(value, dict) and CHUNKED in value:
             value = _joined(path, name, value)
         if isinstance(value, np.ndarray):
@@ -231,14 +222,12 @@ def _joined(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
         )
     )
     if not whole:
-        formats.refuse(path, f"{name!r} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
+        refuse(path, f"{name!r} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
     reader = _Reader(path, memoryview(b""))
     axes = tuple(reader.integer(length) for length in lengths)
-    size = formats.checked_bytes(path, name, axes, pieces[0].itemsize)
+    size = count_bytes(path, name, axes, pieces[0].itemsize)
     if size != sum(piece.nbytes for piece in pieces):
-        formats.refuse(
-            path, f"{name!r} {axes} has {sum(piece.nbytes for piece in pieces):,} bytes in pieces", f"{size:,}"
-        )
+        refuse(path, f"{name!r} {axes} has {sum(piece.nbytes for piece in pieces):,} bytes in pieces", f"{size:,}")
     return np.concatenate(pieces).reshape(axes)
 
 
@@ -255,7 +244,7 @@ def _write_tree(path: Path, file: BinaryIO, node: Any, tensors: Mapping[str, np.
 def _write_array(path: Path, file: BinaryIO, name: str, tensor: np.ndarray) -> None:
     array = np.asarray(tensor)
     check_dtype(path, name, array, DTYPES)
-    data = raw(array)
+    data = to_bytes(array)
     if array.nbytes <= CHUNK_BYTES:
         _write_flat(file, array.dtype.name, array.shape, data)
         return

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Tensors, checked_bytes, refuse
-from ._buffers import coded, dtype_of, mapped, over, raw, text, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
 from ._wire import MAX_AXES, Cursor
 
 NEEDS = ()
@@ -40,7 +40,7 @@ CODES = {name: code for code, name in DTYPES.items()}
 CPU = (1, 0)
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """By its first 16 bytes."""
     return head.startswith(SIGNATURE)
 
@@ -51,11 +51,11 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: what is not such a list, a name twice or none, or an array that is not dense.
     """
-    file = Cursor(path, memoryview(mapped(path)))
+    file = Cursor(path, memoryview(map_file(path)))
     if file.left < len(SIGNATURE) or file.take(len(SIGNATURE)) != SIGNATURE:
         refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
     arrays = [_array(file, index) for index in range(file.number("Q"))]
-    names = [text(path, file.take(file.number("Q"))) for _ in range(file.number("Q"))]
+    names = [decode_name(path, file.take(file.number("Q"))) for _ in range(file.number("Q"))]
     if len(names) != len(arrays) or not names or len(set(names)) != len(names):
         counts = f"{len(arrays)} arrays and {len(names)} names, {len(set(names))} of them different"
         refuse(path, f"has {counts}", "as many names as arrays, each once")
@@ -70,17 +70,17 @@ def write(path: Path, tensors: Tensors) -> None:
     Raises:
         FileFormatError: an array without axes, or a dtype that MXNet does not have.
     """
-    names = [utf8(path, name) for name in tensors]
+    names = [encode_name(path, name) for name in tensors]
     with path.open("wb") as file:
         file.write(SIGNATURE + struct.pack("<Q", len(names)))
         for name in tensors:
             array = np.asarray(tensors[name])
             if not array.ndim:
                 refuse(path, f"cannot hold {name!r}, which has no axes", "at least one")
-            code = coded(path, name, array, CODES)
+            code = dtype_code(path, name, array, CODES)
             shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
             file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, code))
-            file.write(raw(array))
+            file.write(to_bytes(array))
         file.write(struct.pack("<Q", len(names)))
         file.writelines(struct.pack("<Q", len(name)) + name for name in names)
 
@@ -100,6 +100,6 @@ def _array(file: Cursor, index: int) -> np.ndarray:
     _device, _number, code = file.numbers("3i")
     if code not in DTYPES:
         refuse(file.path, f"array {index} has the type {code}", f"one of {DTYPES}")
-    dtype = dtype_of(DTYPES[code])
-    size = checked_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
-    return over(file.path, f"array {index}", file.take(size), dtype, shape)
+    dtype = little_endian_dtype(DTYPES[code])
+    size = count_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
+    return array_from_buffer(file.path, f"array {index}", file.take(size), dtype, shape)

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import coded, dtype_of, mapped, over, raw
-from ._zips import Member, first_member, members, store, undamaged
+from ._base import Tensors, refuse
+from ._buffers import array_from_buffer, dtype_code, little_endian_dtype, map_file, to_bytes
+from ._zips import Member, add_stored, first_member_name, read_directory, read_verified
 
 NEEDS = ()
 
@@ -62,7 +61,7 @@ class Arrays(Mapping[str, np.ndarray]):
         self._path, self._data, self._members = path, data, found
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _array(self._path, name, undamaged(self._path, name, self._data, self._members[name]))
+        return _array(self._path, name, read_verified(self._path, name, self._data, self._members[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -71,43 +70,43 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self._members)
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    return first_member(path, head).endswith(b".npy") or (path.suffix == ".npz" and head[:2] == b"PK")
+def matches(path: Path, head: bytes) -> bool:
+    return first_member_name(path, head).endswith(b".npy") or (path.suffix == ".npz" and head[:2] == b"PK")
 
 
-def read(path: Path) -> formats.Tensors:
-    data = mapped(path)
-    found = members(path, data)
+def read(path: Path) -> Tensors:
+    data = map_file(path)
+    found = read_directory(path, data)
     for name in found:
         if not name.endswith(".npy"):
-            formats.refuse(path, f"has the member {name!r}", "arrays alone, whose names end in .npy")
+            refuse(path, f"has the member {name!r}", "arrays alone, whose names end in .npy")
     return Arrays(path, data, {name.removesuffix(".npy"): member for name, member in found.items()})
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in tensors.items():
             header = io.BytesIO()
-            said = {"descr": coded(path, name, array, CODES), "fortran_order": False, "shape": array.shape}
+            said = {"descr": dtype_code(path, name, array, CODES), "fortran_order": False, "shape": array.shape}
             np.lib.format.write_array_header_1_0(header, said)
-            store(path, archive, f"{name}.npy", header.getvalue(), raw(array))
+            add_stored(path, archive, f"{name}.npy", header.getvalue(), to_bytes(array))
 
 
 def _array(path: Path, name: str, body: memoryview) -> np.ndarray:
     """What an .npy file holds, in the processor's byte order."""
     start = {b"\x93NUMPY\1\0": 10, b"\x93NUMPY\2\0": 12}.get(bytes(body[:8]))
     if start is None:
-        formats.refuse(path, f"{name!r} begins with {bytes(body[:8])!r}", "an .npy file of version 1 or 2")
+        refuse(path, f"{name!r} begins with {bytes(body[:8])!r}", "an .npy file of version 1 or 2")
     length = int.from_bytes(body[8:start], "little")
     header = bytes(body[start : start + min(length, 10_000)])
     said = HEADER.fullmatch(header)
     if said is None or len(header) < length:
-        formats.refuse(path, f"{name!r} has the header {header[:200]!r}", "one plain dtype, the order and the shape")
+        refuse(path, f"{name!r} has the header {header[:200]!r}", "one plain dtype, the order and the shape")
     code, order, axes = said.groups()
     little, shape = code.decode("latin-1").replace(">", "<"), tuple(int(axis) for axis in re.findall(rb"\d+", axes))
     if little not in DTYPES or code == b">V2":
-        formats.refuse(
-            path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}; no objects, no records"
-        )
-    array = over(path, name, body[start + length :], dtype_of(DTYPES[little]), shape, "F" if order == b"True" else "C")
+        refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}; no objects, no records")
+    array = array_from_buffer(
+        path, name, body[start + length :], little_endian_dtype(DTYPES[little]), shape, "F" if order == b"True" else "C"
+    )
     return array.byteswap() if code[:1] == b">" else array

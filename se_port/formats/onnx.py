@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from . import Tensors, checked_bytes, refuse
-from ._buffers import dtype_of, mapped, over, text
-from ._wire import VARINT_BYTES, axes, extended, fields, integers, varint
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name, little_endian_dtype, map_file
+from ._wire import VARINT_BYTES, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
 
 NEEDS = ()
 
@@ -41,7 +41,7 @@ RAW, FLOATS, INTS, LONGS, DOUBLES = 9, 4, 5, 7, 10
 EXTERNAL = 1
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """By its ending: a message has no signature."""
     return path.name.endswith(".onnx") and path.is_file()
 
@@ -52,13 +52,13 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: what is not such a message, an initializer twice, or data that lies elsewhere than beside it.
     """
-    model = fields(path, memoryview(mapped(path)))
+    model = iterate_fields(path, memoryview(map_file(path)))
     graphs = [value for number, value in model if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
         refuse(path, f"has {len(graphs)} graphs", "a ModelProto with one")
     beside = cache(lambda location: _beside(path, location))
     tensors: dict[str, np.ndarray] = {}
-    for number, value in fields(path, graphs[0]):
+    for number, value in iterate_fields(path, graphs[0]):
         if number == 15:
             refuse(path, "has sparse initializers", "dense ones")
         if number == 5 and isinstance(value, memoryview):
@@ -84,32 +84,34 @@ def _tensor(path: Path, message: memoryview, beside: Callable[[str], memoryview]
     name, kind, shape, location = "", 0, [], 0
     entries: dict[str, str] = {}
     data: dict[int, memoryview | bytes | bytearray] = {}
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         match number, value:
             case (1, int() | memoryview()):
-                shape += axes(path, value)
+                shape += decode_axes(path, value)
             case (2, int()):
                 kind = value
             case (8, memoryview()):
-                name = text(path, value)
+                name = decode_name(path, value)
             case (13, memoryview()):
-                entry = dict(fields(path, value))
-                key, said = (text(path, one) if isinstance(one, memoryview) else "" for one in map(entry.get, (1, 2)))
+                entry = dict(iterate_fields(path, value))
+                key, said = (
+                    decode_name(path, one) if isinstance(one, memoryview) else "" for one in map(entry.get, (1, 2))
+                )
                 entries[key] = said
             case (14, int()):
                 location = value
             case (4 | 5 | 6 | 7 | 9 | 10 | 11, memoryview() | bytes()):
-                data[number] = extended(data.get(number, b""), value)
+                data[number] = join_run(data.get(number, b""), value)
             case (5 | 7, int()):
-                data[number] = extended(data.get(number, b""), varint(value))
+                data[number] = join_run(data.get(number, b""), encode_varint(value))
             case (3, _):
                 refuse(path, f"{name!r} is a segment of a tensor", "whole tensors")
     form = TYPES[kind] if kind < len(TYPES) else f"number {kind}"
     if form not in DTYPES:
         refuse(path, f"{name!r} is of ONNX's type {form}", f"one of {', '.join(DTYPES)}")
-    dtype = dtype_of(DTYPES[form])
+    dtype = little_endian_dtype(DTYPES[form])
     if location == EXTERNAL and not data:
-        size = checked_bytes(path, name, tuple(shape), dtype.itemsize)
+        size = count_bytes(path, name, tuple(shape), dtype.itemsize)
         data[RAW] = _part(path, name, entries, size, beside)
     typed = {"FLOAT": FLOATS, "DOUBLE": DOUBLES, "INT64": LONGS}.get(form, INTS)
     if location not in (0, EXTERNAL) or len(data) > 1 or not {RAW, typed} >= set(data):
@@ -117,18 +119,18 @@ def _tensor(path: Path, message: memoryview, beside: Callable[[str], memoryview]
     found = data.get(RAW, data.get(typed, b""))
     if RAW not in data and typed in (INTS, LONGS):
         found = _unpacked(path, name, found, dtype, tuple(shape))
-    return name, over(path, name, found, dtype, tuple(shape))
+    return name, array_from_buffer(path, name, found, dtype, tuple(shape))
 
 
 def _unpacked(
     path: Path, name: str, packed: memoryview | bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...]
 ) -> bytes:
     """Numbers that were varints; those of 16 bits are a float's bits."""
-    count = checked_bytes(path, name, shape, 1, len(packed))
-    checked_bytes(path, name, shape, dtype.itemsize)
+    count = count_bytes(path, name, shape, 1, len(packed))
+    count_bytes(path, name, shape, dtype.itemsize)
     if len(packed) > count * VARINT_BYTES:
         refuse(path, f"{name!r} {shape} has {len(packed):,} bytes of integers", f"at most {VARINT_BYTES} for each")
-    values = integers(path, packed)
+    values = decode_varints(path, packed)
     bits = np.dtype("<u2") if dtype.name in ("float16", "bfloat16") else dtype
     low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(bits).min, np.iinfo(bits).max)
     if values.size and not low <= values.min() <= values.max() <= high:
@@ -155,4 +157,4 @@ def _beside(path: Path, location: str) -> memoryview:
     plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
     if not plain or (path.parent / location).is_symlink() or not (path.parent / location).is_file():
         refuse(path, f"has data in {location!r}", "the name of a file in the same folder, and no link")
-    return memoryview(mapped(path.parent / location))
+    return memoryview(map_file(path.parent / location))

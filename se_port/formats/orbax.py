@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import dtype_of
-from .msgpack import nested
+from ._base import Tensors, count_bytes, import_optional, refuse
+from ._buffers import little_endian_dtype
+from .msgpack import to_tree
 
 NEEDS = ("tensorstore",)
 
@@ -44,44 +43,40 @@ BLOCK = 128 << 10
 ARRAYS, OTHERS = ("np.ndarray", "jax.Array", "scalar"), ("string", "None")
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """A folder with ``_METADATA``, or with one folder that has it."""
     return path.is_dir() and len(_checkpoints(path)) == 1
 
 
-def read(path: Path) -> formats.Tensors:
+def read(path: Path) -> Tensors:
     """Tensors that are unpacked when they are asked for."""
     found = _checkpoints(path) if path.is_dir() else []
     if len(found) != 1:
-        formats.refuse(path, f"holds {len(found)} checkpoints with a _METADATA", "one")
+        refuse(path, f"holds {len(found)} checkpoints with a _METADATA", "one")
     for folder, folders, names in os.walk(found[0]):
         for name in folders + names:
             if Path(folder, name).is_symlink():
-                formats.refuse(path, f"holds the link {name}", "files and folders of its own")
+                refuse(path, f"holds the link {name}", "files and folders of its own")
     return _Checkpoint(found[0])
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """With ``StandardCheckpointer``.
 
     Raises:
         FileFormatError: an empty array, a dtype without a name in Zarr, or names that differ in dots for ``/`` alone.
     """
-    orbax = formats.needed("orbax.checkpoint", f"write {path.name}")
+    orbax = import_optional("orbax.checkpoint", f"write {path.name}")
     if not tensors:
-        formats.refuse(path, "would be empty", "one tensor or more")
+        refuse(path, "would be empty", "one tensor or more")
     joined: dict[str, str] = {}
     for name, tensor in tensors.items():
         if tensor.size == 0 or tensor.dtype.name not in DTYPES.values():
-            formats.refuse(
-                path, f"{name!r} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}"
-            )
+            refuse(path, f"{name!r} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}")
         other = joined.setdefault(name.replace("/", "."), name)
         if other != name:
-            formats.refuse(
-                path, f"{name!r} and {other!r} are one name to Orbax", "names that differ in more than '.' and '/'"
-            )
-    tree = nested(path, tensors)
+            refuse(path, f"{name!r} and {other!r} are one name to Orbax", "names that differ in more than '.' and '/'")
+    tree = to_tree(path, tensors)
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -99,10 +94,10 @@ class _Checkpoint(Mapping[str, np.ndarray]):
     """Names to arrays; what was checked when it was opened are the metadata."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._store = path, formats.needed("tensorstore", f"read {path.name}")
+        self._path, self._store = path, import_optional("tensorstore", f"read {path.name}")
         metadata = _parsed(path, "_METADATA", (path / "_METADATA").read_bytes())
         if metadata.get("use_zarr3"):
-            formats.refuse(path, "is of Zarr 3", "Zarr 2, which Orbax writes by itself")
+            refuse(path, "is of Zarr 3", "Zarr 2, which Orbax writes by itself")
         base: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
         self._base = {"driver": "ocdbt", "base": base} if metadata.get("use_ocdbt", True) else base
         self._values = self._tried("its store", lambda: self._store.KvStore.open(self._base).result())
@@ -119,13 +114,13 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             if compressed:
                 _check_frame(self._path, name, data, size)
             elif len(data) != size:
-                formats.refuse(self._path, f"{name!r} has a chunk of {len(data):,} bytes", f"{size:,}")
+                refuse(self._path, f"{name!r} has a chunk of {len(data):,} bytes", f"{size:,}")
         told = {"shape": shape, "chunks": chunk, "dtype": {name: key for key, name in DTYPES.items()}[dtype.name]}
         where = {"driver": "zarr", "kvstore": self._kvstore(leaf), "metadata": told}  # no other than were checked
         opened = self._tried(name, lambda: self._store.open(where, open=True, read=True).result())
         array = np.asarray(self._tried(name, lambda: opened.read().result()))
         if array.shape != shape or array.dtype != dtype:
-            formats.refuse(self._path, f"{name!r} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
+            refuse(self._path, f"{name!r} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -142,7 +137,7 @@ class _Checkpoint(Mapping[str, np.ndarray]):
     def _value(self, key: str) -> bytes:
         found = self._tried(key, lambda: self._values.read(key.encode()).result())
         if found.state != "value":
-            formats.refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
+            refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
         value: bytes = found.value
         return value
 
@@ -150,7 +145,7 @@ class _Checkpoint(Mapping[str, np.ndarray]):
         try:
             return action()
         except Exception as error:  # TensorStore's errors are of many kinds
-            formats.refuse(self._path, f"{what} cannot be read: {str(error)[:300]}", "a whole checkpoint")
+            refuse(self._path, f"{what} cannot be read: {str(error)[:300]}", "a whole checkpoint")
 
     def _metadata(self, leaf: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype, bool]:
         """Shape, chunks' shape, dtype, and whether chunks are compressed."""
@@ -168,15 +163,13 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             and 0 not in chunk
         )
         if not as_written:
-            formats.refuse(
-                self._path, f"{leaf} is {str(told)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard"
-            )
-        dtype = dtype_of(DTYPES[told["dtype"]])
+            refuse(self._path, f"{leaf} is {str(told)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard")
+        dtype = little_endian_dtype(DTYPES[told["dtype"]])
         for lengths in (shape, chunk):
-            formats.checked_bytes(self._path, leaf, lengths, dtype.itemsize)
+            count_bytes(self._path, leaf, lengths, dtype.itemsize)
         chunks = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
         if chunks > MAX_CHUNKS:
-            formats.refuse(self._path, f"{leaf} is in {chunks:,} chunks", f"at most {MAX_CHUNKS:,}")
+            refuse(self._path, f"{leaf} is in {chunks:,} chunks", f"at most {MAX_CHUNKS:,}")
         return shape, chunk, dtype, compressor is not None
 
 
@@ -193,41 +186,39 @@ def _parsed(path: Path, name: str, data: bytes) -> dict[str, Any]:
             raise ValueError(f"{len(data):,} bytes")
         told = json.loads(data)
     except (ValueError, RecursionError) as error:
-        formats.refuse(path, f"{name} is no JSON: {error}", f"an object in JSON, of at most {MAX_JSON:,} bytes")
+        refuse(path, f"{name} is no JSON: {error}", f"an object in JSON, of at most {MAX_JSON:,} bytes")
     if not isinstance(told, dict):
-        formats.refuse(path, f"{name} is {str(told)[:80]}", "an object in JSON")
+        refuse(path, f"{name} is {str(told)[:80]}", "an object in JSON")
     return told
 
 
 def _leaves(path: Path, tree: object) -> Iterator[list[str]]:
     """The keys on the way to each array."""
     if not isinstance(tree, dict) or len(tree) > MAX_LEAVES:
-        formats.refuse(
-            path, "_METADATA names no leaves of a tree, or too many", f"tree_metadata of at most {MAX_LEAVES:,}"
-        )
+        refuse(path, "_METADATA names no leaves of a tree, or too many", f"tree_metadata of at most {MAX_LEAVES:,}")
     seen = set()
     for leaf in tree.values():
         try:
             keys = [str(one["key"]) for one in leaf["key_metadata"]]
             kind, left_out = leaf["value_metadata"]["value_type"], leaf["value_metadata"].get("skip_deserialize")
         except (KeyError, TypeError, AttributeError):
-            formats.refuse(path, f"_METADATA has the leaf {str(leaf)[:200]}", "its keys and its type")
+            refuse(path, f"_METADATA has the leaf {str(leaf)[:200]}", "its keys and its type")
         if left_out or kind in OTHERS:
             continue
         joined = ".".join(keys)
         if not keys or any(key in ("", ".", "..") or set(key) & set("/\\\0") for key in keys) or len(joined) > MAX_NAME:
-            formats.refuse(path, f"_METADATA has the keys {str(keys)[:200]}", "keys without '/', none of them empty")
+            refuse(path, f"_METADATA has the keys {str(keys)[:200]}", "keys without '/', none of them empty")
         if kind not in ARRAYS:
-            formats.refuse(path, f"{joined} is a {kind}", f"one of {', '.join(ARRAYS + OTHERS)}")
+            refuse(path, f"{joined} is a {kind}", f"one of {', '.join(ARRAYS + OTHERS)}")
         if joined in seen:
-            formats.refuse(path, f"_METADATA names {joined} twice", "each leaf once")
+            refuse(path, f"_METADATA names {joined} twice", "each leaf once")
         seen.add(joined)
         yield keys
 
 
 def _lengths(path: Path, leaf: str, told: object) -> tuple[int, ...]:
     if not isinstance(told, list) or not all(type(length) is int and length >= 0 for length in told) or len(told) > 32:
-        formats.refuse(path, f"{leaf} has the lengths {str(told)[:80]}", "a list of at most 32 integers")
+        refuse(path, f"{leaf} has the lengths {str(told)[:80]}", "a list of at most 32 integers")
     return tuple(told)
 
 
@@ -250,4 +241,4 @@ def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
     whole = last and place + 4 * (flags >> 2 & 1) == len(data)
     if data[:4] != b"\x28\xb5\x2f\xfd" or (width and told != size) or not whole or most > 2 * size + 8 * BLOCK:
         wrong = f"{name!r} has a chunk of {len(data):,} bytes which announces {told:,} and may unpack to {most:,}"
-        formats.refuse(path, wrong, f"one frame of Zstandard's for {size:,}")
+        refuse(path, wrong, f"one frame of Zstandard's for {size:,}")

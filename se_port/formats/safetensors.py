@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import array_at, coded, dtype_of, mapped, raw, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import dtype_code, encode_name, little_endian_dtype, map_file, to_bytes, view_at
 
 NEEDS = ()
 
@@ -50,34 +49,32 @@ class Entry(NamedTuple):
     end: int
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
 
 
-def read(path: Path) -> formats.Tensors:
-    data = mapped(path)
+def read(path: Path) -> Tensors:
+    data = map_file(path)
     start = 8 + int.from_bytes(data[:8], "little")
     if not 10 <= start <= min(len(data), 8 + HEADER_BYTES):
-        formats.refuse(
-            path, f"announces a header of {start - 8:,} bytes", f"at most {max(0, len(data) - 8):,} and 10^8"
-        )
+        refuse(path, f"announces a header of {start - 8:,} bytes", f"at most {max(0, len(data) - 8):,} and 10^8")
     entries = {name: _entry(path, name, said) for name, said in _header(path, data[8:start]).items()}
     expected = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        size = formats.checked_bytes(path, name, entry.shape, entry.dtype.itemsize, len(data) - start - expected)
+        size = count_bytes(path, name, entry.shape, entry.dtype.itemsize, len(data) - start - expected)
         if (entry.begin, entry.end) != (expected, expected + size):
             wrong = f"{name!r} {entry.shape} has the bytes {entry.begin} to {entry.end}"
-            formats.refuse(path, wrong, f"{expected} to {expected + size}: one tensor after another, without gaps")
+            refuse(path, wrong, f"{expected} to {expected + size}: one tensor after another, without gaps")
         expected = entry.end
     if start + expected != len(data):
-        formats.refuse(path, f"has {len(data) - start:,} bytes of tensors", f"{expected:,}, as its header says")
+        refuse(path, f"has {len(data) - start:,} bytes of tensors", f"{expected:,}, as its header says")
     return {
-        name: array_at(path, name, data, start + entry.begin, entry.dtype, entry.shape)
+        name: view_at(path, name, data, start + entry.begin, entry.dtype, entry.shape)
         for name, entry in entries.items()
     }
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """Names in the order given, which the header keeps; bytes by falling item size.
 
     So every tensor lies at a multiple of its item size although the format has no gaps, and frameworks can map it.
@@ -86,10 +83,10 @@ def write(path: Path, tensors: formats.Tensors) -> None:
     header: dict[str, Any] = {}
     for name, array in tensors.items():  # asked for again below: arrays are not kept
         if name == "__metadata__":
-            formats.refuse(path, "'__metadata__' is no name for a tensor in this format", "another name")
-        code = coded(path, name, array, CODES)
+            refuse(path, "'__metadata__' is no name for a tensor in this format", "another name")
+        code = dtype_code(path, name, array, CODES)
         sizes[name] = array.itemsize, array.nbytes
-        utf8(path, name)
+        encode_name(path, name)
         header[name] = {"dtype": code, "shape": array.shape, "data_offsets": ()}
     order = sorted(sizes, key=lambda name: -sizes[name][0])
     end = 0
@@ -99,11 +96,11 @@ def write(path: Path, tensors: formats.Tensors) -> None:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_BYTES:
-        formats.refuse(path, f"would have a header of {len(text):,} bytes", f"at most {HEADER_BYTES:,}; fewer names")
+        refuse(path, f"would have a header of {len(text):,} bytes", f"at most {HEADER_BYTES:,}; fewer names")
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(raw(tensors[name]))
+            file.write(to_bytes(tensors[name]))
 
 
 def _header(path: Path, text: bytes) -> dict[str, Any]:
@@ -116,22 +113,22 @@ def _header(path: Path, text: bytes) -> dict[str, Any]:
     try:
         said = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        formats.refuse(path, f"its header is no JSON that can be read ({error})", "names and what each tensor is")
+        refuse(path, f"its header is no JSON that can be read ({error})", "names and what each tensor is")
     if not isinstance(said, dict) or text[:1] != b"{":
-        formats.refuse(path, "its header is no JSON object", "names and what each tensor is")
+        refuse(path, "its header is no JSON object", "names and what each tensor is")
     metadata = said.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        formats.refuse(path, "its __metadata__ are not strings by names", "no other value there")
+        refuse(path, "its __metadata__ are not strings by names", "no other value there")
     return said
 
 
 def _entry(path: Path, name: str, said: Any) -> Entry:
-    utf8(path, name)
+    encode_name(path, name)
     match said:
         case {"dtype": str(code), "shape": list(shape), "data_offsets": [begin, end], **more} if not more:
             if not all(type(number) is int for number in (*shape, begin, end)):
-                formats.refuse(path, f"{name!r} has a shape or offsets that are no whole numbers", "whole numbers")
+                refuse(path, f"{name!r} has a shape or offsets that are no whole numbers", "whole numbers")
             if code not in DTYPES:
-                formats.refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}")
-            return Entry(dtype_of(DTYPES[code]), tuple(shape), begin, end)
-    formats.refuse(path, f"its header is not clear about {name!r}", "dtype, shape, two data_offsets and nothing else")
+                refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}")
+            return Entry(little_endian_dtype(DTYPES[code]), tuple(shape), begin, end)
+    refuse(path, f"its header is not clear about {name!r}", "dtype, shape, two data_offsets and nothing else")

@@ -21,11 +21,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import coded, dtype_of, mapped, over, raw, text, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
 from ._crc32c import crc32c
-from ._wire import MAX_AXES, Value, field, fields, signed, varint, varint_at
+from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, iterate_fields, to_int64
 
 NEEDS: tuple[str, ...] = ()
 
@@ -56,7 +55,7 @@ class Entry(NamedTuple):
     checksum: int
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """An index, by its ending and the mark at its end; a prefix; a folder with an index, or with a SavedModel's."""
     if path.is_dir():
         return bool(_indexes(path))
@@ -67,20 +66,20 @@ def recognises(path: Path, head: bytes) -> bool:
         return index.stat().st_size >= FOOTER and file.seek(-len(MAGIC), 2) >= 0 and file.read() == MAGIC
 
 
-def read(path: Path) -> formats.Tensors:
+def read(path: Path) -> Tensors:
     """Tensors in the order of the data files, each mapped and compared with its checksum when it is asked for."""
     index = path
     if path.is_dir():
         indexes = _indexes(path)
         if len(indexes) != 1:
-            formats.refuse(path, f"has {len(indexes)} checkpoints", "one, or the path of its .index")
+            refuse(path, f"has {len(indexes)} checkpoints", "one, or the path of its .index")
         index = indexes[0]
     elif not path.name.endswith(".index"):
         index = path.with_name(f"{path.name}.index")
     return _Checkpoint(index, *_entries(index))
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """One data file, beside the index.
 
     Raises:
@@ -91,18 +90,18 @@ def write(path: Path, tensors: formats.Tensors) -> None:
     offset = 0
     with _shard(path, 0, 1).open("wb") as file:
         for name, tensor in tensors.items():
-            key, array = utf8(path, name), np.asarray(tensor)
+            key, array = encode_name(path, name), np.asarray(tensor)
             if not 0 < len(key) <= MAX_NAME or key[0] == 0:
-                formats.refuse(
-                    path, f"{name[:80]!r} is no name for a tensor", f"1 to {MAX_NAME} bytes, the first not zero"
-                )
-            number, data = coded(path, name, array, numbers), raw(array)
-            shape = b"".join(field(2, field(1, length)) for length in array.shape)
-            entry = field(1, number) + field(2, shape) + field(4, offset) + field(5, len(data))
+                refuse(path, f"{name[:80]!r} is no name for a tensor", f"1 to {MAX_NAME} bytes, the first not zero")
+            number, data = dtype_code(path, name, array, numbers), to_bytes(array)
+            shape = b"".join(encode_field(2, encode_field(1, length)) for length in array.shape)
+            entry = (
+                encode_field(1, number) + encode_field(2, shape) + encode_field(4, offset) + encode_field(5, len(data))
+            )
             entries[key] = entry + b"\x35" + struct.pack("<I", _masked(crc32c(data)))
             # An empty tensor takes a byte, which nobody reads, so that offsets say the order.
             offset += file.write(data or b"\x00")
-    header = field(1, 1) + field(3, field(1, 1))  # one shard; the version of the format
+    header = encode_field(1, 1) + encode_field(3, encode_field(1, 1))  # one shard; the version of the format
     with path.open("wb") as file:
         table = {b"": header} | dict(sorted(entries.items()))
         data_handle = _write_block(file, table)
@@ -123,18 +122,16 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             there = len(self._data[entry.shard])
             if entry.offset < ends[entry.shard] or entry.offset + entry.size > there:
                 wrong = f"{name!r} has the bytes {entry.offset:,} to {entry.offset + entry.size:,} of {there:,}"
-                formats.refuse(index, wrong, f"bytes of its own from {ends[entry.shard]:,} on")
+                refuse(index, wrong, f"bytes of its own from {ends[entry.shard]:,} on")
             ends[entry.shard] = entry.offset + entry.size
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
         data = self._data[entry.shard][entry.offset : entry.offset + entry.size]
         if name not in self._right and crc32c(data) != entry.checksum:
-            formats.refuse(
-                self._index, f"the bytes of {name!r} have another checksum than was written", "unharmed files"
-            )
+            refuse(self._index, f"the bytes of {name!r} have another checksum than was written", "unharmed files")
         self._right.add(name)
-        return over(self._index, name, data, entry.dtype, entry.shape)
+        return array_from_buffer(self._index, name, data, entry.dtype, entry.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -154,15 +151,15 @@ def _shard(index: Path, number: int, count: int) -> Path:
 
 def _data(path: Path) -> memoryview:
     if not path.is_file():
-        formats.refuse(path, "is not there", "the data file that the index names")
-    return memoryview(mapped(path) if path.stat().st_size else b"")  # it may have empty tensors alone
+        refuse(path, "is not there", "the data file that the index names")
+    return memoryview(map_file(path) if path.stat().st_size else b"")  # it may have empty tensors alone
 
 
 def _entries(path: Path) -> tuple[int, dict[str, Entry]]:
     """How many data files there are, and where in them each tensor is."""
-    data = memoryview(mapped(path))
+    data = memoryview(map_file(path))
     if len(data) < FOOTER or data[-len(MAGIC) :] != MAGIC:
-        formats.refuse(path, f"ends with {bytes(data[-len(MAGIC) :])!r}", f"an index, which ends with {MAGIC!r}")
+        refuse(path, f"ends with {bytes(data[-len(MAGIC) :])!r}", f"an index, which ends with {MAGIC!r}")
     footer = data[-FOOTER:]
     _, place = _handle(path, footer, 0)
     top, _ = _handle(path, footer, place)
@@ -173,28 +170,26 @@ def _entries(path: Path) -> tuple[int, dict[str, Entry]]:
     for _, handle in _pairs(path, _block(path, data, top)):
         for key, value in _pairs(path, _block(path, data, _handle(path, handle, 0)[0])):
             if last is not None and key <= last:
-                formats.refuse(path, f"has the name {key[:80]!r} after {last[:80]!r}", "each once, in order")
+                refuse(path, f"has the name {key[:80]!r} after {last[:80]!r}", "each once, in order")
             last = key
             names += len(key)
-            message = dict(fields(path, value))
+            message = dict(iterate_fields(path, value))
             if header is None:
                 header = message
                 if key or _number(path, header, 2):
-                    formats.refuse(
-                        path, f"begins with {key!r} and {bytes(value[:20])!r}", "the header, little end first"
-                    )
+                    refuse(path, f"begins with {key!r} and {bytes(value[:20])!r}", "the header, little end first")
             elif key[0] == 0:
-                formats.refuse(path, "holds variables in slices", "whole variables: save without a partitioner")
+                refuse(path, "holds variables in slices", "whole variables: save without a partitioner")
             elif _number(path, message, 1) != STRING:
-                name = text(path, key)
+                name = decode_name(path, key)
                 found[name] = _entry(path, name, message)
             if len(found) > MAX_TENSORS or names > MAX_NAME * MAX_TENSORS // 16:
-                formats.refuse(path, "has more names than a network", f"at most {MAX_TENSORS:,} tensors")
+                refuse(path, "has more names than a network", f"at most {MAX_TENSORS:,} tensors")
     if header is None:
-        formats.refuse(path, "is empty", "a header")
+        refuse(path, "is empty", "a header")
     shards = _number(path, header, 1)
     if not 0 < shards <= 99999 or any(entry.shard >= shards for entry in found.values()):
-        formats.refuse(path, f"has {shards} data files and a tensor beyond them", "1 to 99999, and all within")
+        refuse(path, f"has {shards} data files and a tensor beyond them", "1 to 99999, and all within")
     # Of two at one offset the first is empty.
     return shards, dict(sorted(found.items(), key=lambda pair: (pair[1].shard, pair[1].offset, pair[1].size)))
 
@@ -202,25 +197,23 @@ def _entries(path: Path) -> tuple[int, dict[str, Entry]]:
 def _entry(path: Path, name: str, message: dict[int, Value]) -> Entry:
     number = _number(path, message, 1)
     if number not in NUMBERS:
-        formats.refuse(path, f"{name!r} has TensorFlow's dtype {number}", f"one of {sorted(NUMBERS)}, or text")
+        refuse(path, f"{name!r} has TensorFlow's dtype {number}", f"one of {sorted(NUMBERS)}, or text")
     if 7 in message:
-        formats.refuse(path, f"{name!r} is a variable in slices", "whole variables: save without a partitioner")
+        refuse(path, f"{name!r} is a variable in slices", "whole variables: save without a partitioner")
     shape = list(_fields(path, message.get(2, memoryview(b""))))
     if _number(path, dict(shape), 3):
-        formats.refuse(path, f"{name!r} has no known shape", "a shape")
+        refuse(path, f"{name!r} has no known shape", "a shape")
     axes = [axis for key, axis in shape if key == 2]
     if len(axes) > MAX_AXES:
-        formats.refuse(path, f"{name!r} has {len(axes)} axes", f"at most {MAX_AXES}")
+        refuse(path, f"{name!r} has {len(axes)} axes", f"at most {MAX_AXES}")
     lengths = tuple(_number(path, dict(_fields(path, axis)), 1) for axis in axes)
-    dtype = dtype_of(NUMBERS[number])
+    dtype = little_endian_dtype(NUMBERS[number])
     shard, offset, size = (_number(path, message, key) for key in (3, 4, 5))
-    if size != formats.checked_bytes(path, name, lengths, dtype.itemsize) or min(shard, offset) < 0:
-        formats.refuse(
-            path, f"{name!r} {lengths} of {dtype} has {size} bytes at {offset} of data file {shard}", "its size"
-        )
+    if size != count_bytes(path, name, lengths, dtype.itemsize) or min(shard, offset) < 0:
+        refuse(path, f"{name!r} {lengths} of {dtype} has {size} bytes at {offset} of data file {shard}", "its size")
     masked = message.get(6)
     if not isinstance(masked, bytes) or len(masked) != 4:
-        formats.refuse(path, f"{name!r} has no checksum", "one of four bytes")
+        refuse(path, f"{name!r} has no checksum", "one of four bytes")
     turned = (int.from_bytes(masked, "little") - MASK) & 0xFFFFFFFF
     return Entry(dtype, lengths, shard, offset, size, (turned >> 17 | turned << 15) & 0xFFFFFFFF)
 
@@ -229,14 +222,14 @@ def _block(path: Path, data: memoryview, handle: tuple[int, int]) -> memoryview:
     """A block of the table, its checksum compared."""
     offset, size = handle
     if offset + size + TRAILER > len(data) - FOOTER:
-        formats.refuse(path, f"has a block of {size:,} bytes at {offset:,}", f"all within {len(data) - FOOTER:,} bytes")
+        refuse(path, f"has a block of {size:,} bytes at {offset:,}", f"all within {len(data) - FOOTER:,} bytes")
     block = data[offset : offset + size + 1]
     if block[-1] != 0:
-        formats.refuse(
+        refuse(
             path, f"has a block compressed by method {block[-1]}", "blocks as TensorFlow writes them, not compressed"
         )
     if _masked(crc32c(block)) != int.from_bytes(data[offset + size + 1 : offset + size + TRAILER], "little"):
-        formats.refuse(path, f"the block at {offset:,} has another checksum than was written", "an unharmed index")
+        refuse(path, f"the block at {offset:,} has another checksum than was written", "an unharmed index")
     return block[:-1]
 
 
@@ -245,42 +238,38 @@ def _pairs(path: Path, block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if len(block) < 4 or end < 0:
-        formats.refuse(
-            path, f"has a block of {len(block)} bytes with {restarts:,} restarts", "restarts within the block"
-        )
+        refuse(path, f"has a block of {len(block)} bytes with {restarts:,} restarts", "restarts within the block")
     key, place = b"", 0
     while place < end:
-        shared, place = varint_at(path, block, place)
-        fresh, place = varint_at(path, block, place)
-        size, place = varint_at(path, block, place)
+        shared, place = decode_varint(path, block, place)
+        fresh, place = decode_varint(path, block, place)
+        size, place = decode_varint(path, block, place)
         if shared > len(key) or shared + fresh > MAX_NAME or place + fresh + size > end:
-            formats.refuse(
-                path, f"has a name of {shared + fresh:,} bytes with {size:,} bytes to it", "both within the block"
-            )
+            refuse(path, f"has a name of {shared + fresh:,} bytes with {size:,} bytes to it", "both within the block")
         key = key[:shared] + bytes(block[place : place + fresh])
         place += fresh + size
         yield key, block[place - size : place]
 
 
 def _handle(path: Path, data: memoryview, place: int) -> tuple[tuple[int, int], int]:
-    offset, place = varint_at(path, data, place)
-    size, place = varint_at(path, data, place)
+    offset, place = decode_varint(path, data, place)
+    size, place = decode_varint(path, data, place)
     return (offset, size), place
 
 
 def _fields(path: Path, message: Value) -> Iterator[tuple[int, Value]]:
     """Those of a message within another."""
     if not isinstance(message, memoryview):
-        formats.refuse(path, "has a number in the place of a message", "bytes with their length")
-    return fields(path, message)
+        refuse(path, "has a number in the place of a message", "bytes with their length")
+    return iterate_fields(path, message)
 
 
 def _number(path: Path, message: dict[int, Value], number: int) -> int:
     """The last value of a field, with its sign; 0 if it is not there."""
     value = message.get(number, 0)
     if not isinstance(value, int):
-        formats.refuse(path, f"has bytes as field {number}", "a number")
-    return signed(value)
+        refuse(path, f"has bytes as field {number}", "a number")
+    return to_int64(value)
 
 
 def _write_block(file: BinaryIO, pairs: dict[bytes, bytes]) -> bytes:
@@ -289,11 +278,11 @@ def _write_block(file: BinaryIO, pairs: dict[bytes, bytes]) -> bytes:
     block, restarts = bytearray(), []
     for key, value in pairs.items():
         restarts.append(len(block))
-        block += b"\x00" + varint(len(key)) + varint(len(value)) + key + value
+        block += b"\x00" + encode_varint(len(key)) + encode_varint(len(value)) + key + value
     restarts = restarts or [0]
     block += struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
     file.write(block + b"\x00" + struct.pack("<I", _masked(crc32c(block + b"\x00"))))
-    return varint(offset) + varint(len(block))
+    return encode_varint(offset) + encode_varint(len(block))
 
 
 def _masked(checksum: int) -> int:

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from se_port import formats
 from se_spec import FileFormatError
 
-from ._buffers import array_at, coded, dtype_of, mapped, raw, utf8
-from ._zips import first_member, members, store, unpacked
+from . import _base
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import dtype_code, encode_name, little_endian_dtype, map_file, to_bytes, view_at
+from ._zips import add_stored, first_member_name, read_directory, read_member
 
 NEEDS = ()
 
@@ -111,34 +112,35 @@ class Known:
     name: str
 
 
-def recognises(path: Path, head: bytes) -> bool:
+def matches(path: Path, head: bytes) -> bool:
     """A zip that begins as torch's do, or any pickle, of which ``read`` then says what it is not."""
-    first = first_member(path, head)
+    first = first_member_name(path, head)
     return first.endswith((b"/data.pkl", b"/byteorder", b"/version")) or b"/data/" in first or head[:2] in PICKLES
 
 
-def read(path: Path) -> formats.Tensors:
-    data = mapped(path)
+def read(path: Path) -> Tensors:
+    data = map_file(path)
     value, places = _zip(path, data) if data[:2] == b"PK" else _pickles(path, data)
     tensors: dict[str, np.ndarray] = {}
-    left = formats.MAX_BYTES  # tensors may share bytes, or repeat them
+    left = _base.MAX_BYTES  # tensors may share bytes, or repeat them
     for name, tensor in _named(path, value).items():
-        utf8(path, name)
-        left -= formats.checked_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
+        encode_name(path, name)
+        left -= count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
         tensors[name] = _array(path, name, data, tensor, places)
     return tensors
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
     """A zip of a dictionary, which ``torch.load(path, weights_only=True, mmap=True)`` reads."""
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        store(path, archive, "archive/byteorder", b"little")
-        said = []
+        add_stored(path, archive, "archive/byteorder", b"little")
+        items: list[bytes] = []
         for number, (name, array) in enumerate(tensors.items()):
-            said.append(_text(utf8(path, name)) + _tensor(coded(path, name, array, CODES), number, array.shape))
-            store(path, archive, f"archive/data/{number}", raw(array))
-        store(path, archive, "archive/data.pkl", b"\x80\2}(" + b"".join(said) + b"u.")
-        store(path, archive, "archive/version", b"3\n")
+            code = dtype_code(path, name, array, CODES)
+            items.append(_text(encode_name(path, name)) + _tensor(code, number, array.shape))
+            add_stored(path, archive, f"archive/data/{number}", to_bytes(array))
+        add_stored(path, archive, "archive/data.pkl", b"\x80\2}(" + b"".join(items) + b"u.")
+        add_stored(path, archive, "archive/version", b"3\n")
 
 
 def unpickled(path: Path, data: io.BytesIO | mmap.mmap, storages: dict[str, np.dtype] | None = None) -> Any:
@@ -152,7 +154,7 @@ def unpickled(path: Path, data: io.BytesIO | mmap.mmap, storages: dict[str, np.d
     except FileFormatError:
         raise
     except (IndexError, KeyError, ValueError) as error:  # an empty stack, an unknown note, an unknown instruction
-        formats.refuse(path, f"its pickle is broken ({type(error).__name__}: {error})", "an undamaged copy")
+        refuse(path, f"its pickle is broken ({type(error).__name__}: {error})", "an undamaged copy")
 
 
 def _followed(path: Path, data: io.BytesIO | mmap.mmap, storages: dict[str, np.dtype]) -> Any:
@@ -162,7 +164,7 @@ def _followed(path: Path, data: io.BytesIO | mmap.mmap, storages: dict[str, np.d
     steps: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]] = pickletools.genops(data)  # type: ignore[arg-type]
     for count, (instruction, argument, _) in enumerate(steps):
         if count == INSTRUCTIONS:
-            formats.refuse(path, "its pickle does not end", f"at most {INSTRUCTIONS:,} instructions")
+            refuse(path, "its pickle does not end", f"at most {INSTRUCTIONS:,} instructions")
         match instruction.name:
             case "PROTO" | "FRAME":
                 pass
@@ -223,7 +225,7 @@ def _followed(path: Path, data: io.BytesIO | mmap.mmap, storages: dict[str, np.d
             case "STOP":
                 return stack.pop()
             case _:
-                formats.refuse(path, f"its pickle has the instruction {instruction.name}, which makes objects", PLAIN)
+                refuse(path, f"its pickle has the instruction {instruction.name}, which makes objects", PLAIN)
     raise ValueError("no end")
 
 
@@ -246,7 +248,7 @@ def _update(target: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
 
 def _known(path: Path, name: str) -> Known:
     if name not in KNOWN:
-        formats.refuse(
+        refuse(
             path, f"its pickle asks for {name.replace(' ', '.')}: code, or a tensor of a kind that is not read", PLAIN
         )
     return Known(name)
@@ -255,7 +257,7 @@ def _known(path: Path, name: str) -> Known:
 def _storage(path: Path, identity: Any, storages: dict[str, np.dtype]) -> Storage:
     match identity:
         case ("storage", Known(name), str(key), _, total, *view) if name in STORAGES and _counts(total):
-            dtype = dtype_of(STORAGES[name])
+            dtype = little_endian_dtype(STORAGES[name])
             if storages.setdefault(key, dtype) != dtype:
                 raise ValueError(f"the storage {key!r} has two dtypes")
             match view:  # which only old files have: a part of the storage
@@ -263,7 +265,7 @@ def _storage(path: Path, identity: Any, storages: dict[str, np.dtype]) -> Storag
                     return Storage(key, dtype, total, 0, total)
                 case [(_, offset, length)] if _counts(offset, length) and offset + length <= total:
                     return Storage(key, dtype, total, offset, length)
-    formats.refuse(path, "its pickle refers to something that is no storage of numbers", PLAIN)
+    refuse(path, "its pickle refers to something that is no storage of numbers", PLAIN)
 
 
 def _result(path: Path, function: Any, arguments: Any) -> Any:
@@ -288,7 +290,7 @@ def _result(path: Path, function: Any, arguments: Any) -> Any:
             return shape
         case ["torch device", *_]:
             return None
-    formats.refuse(path, f"its pickle calls {function.name.replace(' ', '.')} in a way that is not read", PLAIN)
+    refuse(path, f"its pickle calls {function.name.replace(' ', '.')} in a way that is not read", PLAIN)
 
 
 def _view(storage: Storage, offset: Any, shape: Any, strides: Any) -> Tensor:
@@ -305,40 +307,40 @@ def _counts(*numbers: Any) -> bool:
 
 def _zip(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The pickle's value, and where each storage is: its first byte, and how many there are."""
-    found = members(path, data)
+    found = read_directory(path, data)
     pickles = [name for name in found if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        formats.refuse(path, f"has {len(pickles)} members */data.pkl", "one, as torch.save writes it")
+        refuse(path, f"has {len(pickles)} members */data.pkl", "one, as torch.save writes it")
     folder = pickles[0].removesuffix("data.pkl")
     order = f"{folder}byteorder"
-    if order in found and unpacked(path, order, data, found[order]) != b"little":
-        formats.refuse(path, "is not little-endian", "a file from a processor of this kind")
-    value = unpickled(path, io.BytesIO(unpacked(path, pickles[0], data, found[pickles[0]])))
+    if order in found and read_member(path, order, data, found[order]) != b"little":
+        refuse(path, "is not little-endian", "a file from a processor of this kind")
+    value = unpickled(path, io.BytesIO(read_member(path, pickles[0], data, found[pickles[0]])))
     keys = {name.removeprefix(f"{folder}data/"): member for name, member in found.items()}
     if not all(member.stored for member in keys.values()):
-        formats.refuse(path, "is compressed", "members that are stored, as torch.save writes them")
+        refuse(path, "is compressed", "members that are stored, as torch.save writes them")
     return value, {key: (member.start, member.size) for key, member in keys.items()}
 
 
 def _pickles(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The same of an old file."""
     if data[:2] not in PICKLES or unpickled(path, data) != MAGIC:
-        formats.refuse(path, f"begins with {data[:16]!r}", "a file that torch.save has written")
+        refuse(path, f"begins with {data[:16]!r}", "a file that torch.save has written")
     version, system = unpickled(path, data), unpickled(path, data)
     if version != 1001 or type(system) is not dict or system.get("little_endian") is not True:
-        formats.refuse(path, "is of another version or not little-endian", "version 1001, little-endian")
+        refuse(path, "is of another version or not little-endian", "version 1001, little-endian")
     storages: dict[str, np.dtype] = {}
     value, keys = unpickled(path, data, storages), unpickled(path, data)
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
-        formats.refuse(path, "its list of storages is not that of its tensors", "an undamaged copy")
+        refuse(path, "its list of storages is not that of its tensors", "an undamaged copy")
     places: dict[str, tuple[int, int]] = {}
     at = data.tell()
     for key in keys:
         left = len(data) - at - 8
         if left < 0:
-            formats.refuse(path, f"ends before its storage {key!r}", "an undamaged copy")
+            refuse(path, f"ends before its storage {key!r}", "an undamaged copy")
         length = int.from_bytes(data[at : at + 8], "little", signed=True)
-        places[key] = at + 8, formats.checked_bytes(path, f"storage {key}", (length,), storages[key].itemsize, left)
+        places[key] = at + 8, count_bytes(path, f"storage {key}", (length,), storages[key].itemsize, left)
         at = sum(places[key])
     return value, places
 
@@ -346,7 +348,7 @@ def _pickles(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int
 def _named(path: Path, value: Any) -> dict[str, Tensor]:
     """The one mapping of names to tensors, at the top or in a place that is usual."""
     if type(value) is not dict:
-        formats.refuse(path, f"holds a {type(value).__name__}", PLAIN)
+        refuse(path, f"holds a {type(value).__name__}", PLAIN)
     top = _tensors(value)
     nested = {key: _tensors(value[key]) for key in NESTED if _tensors(value.get(key))}
     if nested and all(not tensor.shape for tensor in top.values()):
@@ -358,15 +360,13 @@ def _named(path: Path, value: Any) -> dict[str, Tensor]:
             if found
             else f"has no tensors where they are expected; its keys are {list(value)[:20]}"
         )
-        formats.refuse(path, wrong, f"one mapping of names to tensors, at the top or as one of {', '.join(NESTED)}")
+        refuse(path, wrong, f"one mapping of names to tensors, at the top or as one of {', '.join(NESTED)}")
     [(place, tensors)] = found.items()
     chosen = value if top else value[place]
     for key, item in chosen.items():
         inner = item.values() if type(item) is dict else item if type(item) in (list, tuple) else ()
         if any(isinstance(one, Tensor) for one in inner) or (key in tensors and type(key) is not str):
-            formats.refuse(
-                path, f"has tensors in or under {key!r} that have no name of their own", "a plain state_dict"
-            )
+            refuse(path, f"has tensors in or under {key!r} that have no name of their own", "a plain state_dict")
     return tensors
 
 
@@ -379,16 +379,16 @@ def _array(path: Path, name: str, data: mmap.mmap, tensor: Tensor, places: dict[
     start, size = places.get(storage.key, (0, -1))
     if size != storage.total * item:
         wrong = f"the storage {storage.key!r} of {name!r} " + ("is missing" if size < 0 else f"has {size:,} bytes")
-        formats.refuse(path, wrong, f"{storage.total * item:,} bytes")
+        refuse(path, wrong, f"{storage.total * item:,} bytes")
     last = tensor.offset + sum(
         (length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
     if 0 not in tensor.shape and last >= storage.length:
-        formats.refuse(path, f"{name!r} {tensor.shape} reaches to item {last:,}", f"less than {storage.length:,}")
+        refuse(path, f"{name!r} {tensor.shape} reaches to item {last:,}", f"less than {storage.length:,}")
     # The stride of an axis of length 1 is not limited by the above, and means nothing.
     strides = [stride if length > 1 else 1 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]
     first = start + (storage.offset + tensor.offset) * item
-    return array_at(path, name, data, first, storage.dtype, tensor.shape, tuple(stride * item for stride in strides))
+    return view_at(path, name, data, first, storage.dtype, tensor.shape, tuple(stride * item for stride in strides))
 
 
 # What a pickle of tensors is made of.

@@ -8,8 +8,8 @@ import pytest
 import se_numpy
 from evidence.peer_networks.network import Answer, Block, Network, feature_map, walked
 from evidence.peer_networks.systems import SYSTEMS
+from se_port.layouts.base import PEER
 from se_port.layouts.blocks import BLOCK_LAYOUTS
-from se_port.layouts.networks import PEER
 from se_spec import SESpec
 
 from ..se_port.test_blocks import ALONE

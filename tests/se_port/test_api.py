@@ -259,26 +259,26 @@ def test_flax_loads_what_is_written_and_writes_what_is_loaded(tmp_path: Path, va
 
 def test_a_conversion_tells_how_far_it_is(tmp_path: Path, values) -> None:
     steps: list[tuple[str, int, int]] = []
-    se_port.convert(values, tmp_path / "net.npz", NET, told=lambda *step: steps.append(step))
+    se_port.convert(values, tmp_path / "net.npz", NET, progress=lambda *step: steps.append(step))
     assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
 
 
 @pytest.mark.framework("conformance")
 def test_a_terminal_is_shown_how_far_it_is(monkeypatch) -> None:
-    from se_port.progress import shown
+    from se_port.progress import progress_bar
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    with shown() as told:
-        told("write", 5, 5)
+    with progress_bar() as progress:
+        progress("write", 5, 5)
     assert "write" in sys.stderr.getvalue()
     assert "100%" in sys.stderr.getvalue()
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    with shown() as told:
-        told("write", 5, 5)
+    with progress_bar() as progress:
+        progress("write", 5, 5)
     assert sys.stderr.getvalue() == ""
 
 

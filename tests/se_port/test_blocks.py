@@ -21,6 +21,7 @@ from evidence.peer_networks.network import Network, difference, find_any, zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
 from se_port.detect import blocks
 from se_port.layouts.base import UNKNOWN, BlockLayout
+from se_port.layouts.block_mapping import map_block
 from se_port.layouts.blocks import BLOCK_LAYOUTS
 from se_spec import LayoutError, SESpec
 
@@ -251,7 +252,7 @@ def is_own(spec: SESpec, tensors: dict[str, np.ndarray], layout: str, values: di
         (block,) = se_port.find_blocks(tensors, asked).values()
         assert name in block.layouts and bits(block.parameters) == bits(values)  # Keras and Flax have the same names
     assert set(block.unknown) == ({"gate"} if spec.single_projection else {"activation", "gate"})
-    assert bits(blocks.save(values, name)) == bits({at.rpartition(":")[2]: value for at, value in tensors.items()})
+    assert bits(save_block(values, name)) == bits({at.rpartition(":")[2]: value for at, value in tensors.items()})
 
 
 @pytest.mark.framework("torch")
@@ -896,9 +897,13 @@ LAYOUTS = [pytest.param(name, bias, id=f"{name}, {'biases' if bias else 'no bias
 every_layout = pytest.mark.parametrize(("name", "bias"), LAYOUTS)
 
 
+def save_block(parameters, layout: str, path: str = "", number: int = 0) -> dict[str, np.ndarray]:
+    return map_block(parameters, layout, path, number).save(parameters)
+
+
 def a_path(row: BlockLayout) -> str:
     path = PATHS[row.separator]
-    return f"{path}{row.separator}{row.at[0]}" if row.at else path
+    return f"{path}{row.separator}{row.parents[0]}" if row.parents else path
 
 
 def a_spec(row: BlockLayout, bias: bool, channels: int = 12, hidden: int = 3) -> SESpec:
@@ -921,7 +926,7 @@ def test_what_a_layout_saves_it_finds(name, bias, bare):
     row = BLOCK_LAYOUTS[name]
     path, spec = "" if bare else a_path(row), a_spec(row, bias)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     kept = {at: value.copy() for at, value in tensors.items()}
     found = se_port.find_blocks(tensors, name)
     is_the_block(found, path, spec, values)
@@ -943,7 +948,7 @@ def test_what_a_layout_saves_is_found_by_itself(name, bias):
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias)
     values = se_numpy.initialize(spec, seed=1)
-    found = se_port.find_blocks(blocks.save(values, name, path))
+    found = se_port.find_blocks(save_block(values, name, path))
     is_the_block(found, path, spec, values)
     block = found[path]
     assert name in block.layouts
@@ -962,7 +967,7 @@ def test_a_square_block_is_found_or_both_ways_are_named(name, bias):
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=5, hidden=5)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     is_the_block(se_port.find_blocks(tensors, name), path, spec, values)
     if bias and name in ("tensorpack", "chainer.Linear"):
         text = refused(tensors)
@@ -977,12 +982,12 @@ def test_a_block_that_is_wider_inside(name, bias):
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=3, hidden=8)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     if row.narrow:
         assert path not in find_any(tensors, name)
     else:
         is_the_block(se_port.find_blocks(tensors, name), path, spec, values)
-    is_the_block(se_port.find_blocks(blocks.save(values, name), name), "", spec, values)
+    is_the_block(se_port.find_blocks(save_block(values, name), name), "", spec, values)
 
 
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if "{_k" in row.expand])
@@ -993,13 +998,13 @@ def test_layers_that_are_counted(name):
     for path in ("", "net/part"):
         tensors = {}
         for number, one in zip((0, 2, 14), values, strict=True):
-            tensors |= blocks.save(one, name, path, number)
+            tensors |= save_block(one, name, path, number)
         found = se_port.find_blocks(tensors, name)
         layer, before = row.reduce.removesuffix("{_k}"), f"{path}/" if path else ""
         assert list(found) == [f"{before}{layer}{number}" for number in ("", "_2", "_14")]
         for one, block in zip(values, found.values(), strict=True):
             assert bits(block.parameters) == bits(one)
-        (alone,) = se_port.find_blocks(blocks.save(values[0], name, path, 7), name)
+        (alone,) = se_port.find_blocks(save_block(values[0], name, path, 7), name)
         assert alone == path
 
 
@@ -1029,11 +1034,11 @@ def test_every_bit_comes_through(name, bias, dtype):
     row = BLOCK_LAYOUTS[name]
     spec, path = a_spec(row, bias), a_path(row)
     values = odd_values(spec, dtype, row)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     assert {str(value.dtype) for value in tensors.values()} == {dtype}
     (block,) = se_port.find_blocks(tensors, name).values()
     assert bits(block.parameters) == bits(values)
-    assert bits(blocks.save(block.parameters, name, path)) == bits(tensors)
+    assert bits(save_block(block.parameters, name, path)) == bits(tensors)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["biases", "no biases"])
@@ -1052,10 +1057,10 @@ def test_every_bit_comes_through_any_two_layouts(single, bias):
     assert {one[::2] for one in asked} == {one[1:] for one in asked} == set(product(rows, ODD))
     for first, second, dtype in asked:
         one, other = BLOCK_LAYOUTS[first], BLOCK_LAYOUTS[second]
-        given = blocks.save(odd_values(a_spec(one, bias), dtype, one, other), first, a_path(one))
+        given = save_block(odd_values(a_spec(one, bias), dtype, one, other), first, a_path(one))
         (there,) = se_port.find_blocks(given, first).values()
-        (back,) = se_port.find_blocks(blocks.save(there.parameters, second, a_path(other)), second).values()
-        assert bits(blocks.save(back.parameters, first, a_path(one))) == bits(given), (first, second, dtype)
+        (back,) = se_port.find_blocks(save_block(there.parameters, second, a_path(other)), second).values()
+        assert bits(save_block(back.parameters, first, a_path(one))) == bits(given), (first, second, dtype)
 
 
 @pytest.mark.framework("torch")
@@ -1069,7 +1074,7 @@ def test_every_bit_of_a_tensor_of_pytorch_comes_through(dtype):
         name: torch.nn.Parameter(
             torch.from_numpy(value.view(f"int{8 * width}").copy()).view(getattr(torch, dtype)), requires_grad=True
         )
-        for name, value in blocks.save(values, "timm.SqueezeExcite", "se").items()
+        for name, value in save_block(values, "timm.SqueezeExcite", "se").items()
     }
     (block,) = se_port.find_blocks(tensors).values()
     assert bits(block.parameters) == bits(values)
@@ -1119,7 +1124,7 @@ def test_a_layout_that_is_not_known():
     text = refused(zeros(GOLDEN["caffe"][1]), "coffee")
     assert "layout 'coffee' is not known" in text and "caffe" in text and "timm.SEModule" in text
     with pytest.raises(LayoutError, match=r"layout 'coffee' is not a block's; expected one of canonical, "):
-        blocks.save(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
+        save_block(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
 
 
 def test_two_ways_to_read_a_square_block():
@@ -1148,7 +1153,7 @@ def test_blocks_that_share_a_layer():
 @pytest.mark.parametrize("missing", ["reduce.bias", "expand.bias"])
 def test_a_bias_of_one_projection_only(name, missing):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     del tensors[block.names[missing]]
     assert find_any(tensors, name) == {}
@@ -1157,7 +1162,7 @@ def test_a_bias_of_one_projection_only(name, missing):
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if row.reduce is not None])
 def test_a_projection_alone(name):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, bool(row.bias)), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, bool(row.bias)), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     for weight in ("reduce.weight", "expand.weight"):
         rest = {at: value for at, value in tensors.items() if at != block.names[weight]}
@@ -1167,7 +1172,7 @@ def test_a_projection_alone(name):
 @every_layout
 def test_shapes_that_do_not_fit(name, bias):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, bias), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, bias), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     for at in block.names.values():
         shape = tensors[at].shape
@@ -1266,4 +1271,4 @@ CANNOT_SAVE = {
 def test_what_a_layout_has_no_place_for(layout):
     spec, text = CANNOT_SAVE[layout]
     with pytest.raises(LayoutError, match=f"layout '{layout}' {text}"):
-        blocks.save(se_numpy.initialize(spec, seed=0), layout)
+        save_block(se_numpy.initialize(spec, seed=0), layout)

@@ -9,10 +9,11 @@ import pytest
 
 import se_numpy
 import se_port
-from se_port.api import named
+from se_port.canonical import to_layout
 from se_port.detect import networks
-from se_port.layouts.mapping import plan
-from se_port.layouts.networks import NETWORK_LAYOUTS, PEER
+from se_port.layouts.base import PEER
+from se_port.layouts.mapping import map_network
+from se_port.layouts.networks import NETWORK_LAYOUTS
 from se_spec import LayoutError, NetworkSpec, network, parameters
 from se_spec.networks import NETWORKS, Stage
 
@@ -150,7 +151,7 @@ def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("layout", "name"), GOLDEN)
 def test_names_and_shapes_are_those_of_the_sources(layout: str, name: str) -> None:
-    made = plan(network(name), NETWORK_LAYOUTS[layout], layout)
+    made = map_network(network(name), NETWORK_LAYOUTS[layout], layout)
     assert {key: made.shapes.get(key) for key in GOLDEN[layout, name]} == GOLDEN[layout, name]
     if (layout, name) in COUNTS:
         assert len(made.shapes) + len(made.constants) == COUNTS[layout, name]
@@ -176,10 +177,10 @@ def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
             expected.setdefault(f"{unit}.conv1", []).append(next(convs))
             expected.setdefault(f"{unit}.conv2", []).append(next(convs))
         expected[f"{unit}.conv3"] = [next(convs)]
-    made = plan(network("taki.se_resnext_cifar"), NETWORK_LAYOUTS["taki"], "taki")
+    made = map_network(network("taki.se_resnext_cifar"), NETWORK_LAYOUTS["taki"], "taki")
     for module, numbers in expected.items():
         names = [f"conv2d_{number}/kernel" if number else "conv2d/kernel" for number in numbers]
-        assert [link.name for link in made.links[f"{module}.weight"]] == names
+        assert [entry.name for entry in made.entries[f"{module}.weight"]] == names
 
 
 @every_layout
@@ -187,14 +188,14 @@ def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
 def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
     net = cut(OF[layout])
     values = drawn(net, dtype)
-    tensors = dict(named(values, net, layout).tensors)
+    tensors = dict(to_layout(values, net, layout).tensors)
     back = se_port.load(tensors, net, layout)
     exact = {name for name in values if not (layout.startswith("matconvnet") and name.endswith("variance"))}
     assert as_bytes({name: back[name] for name in exact}) == as_bytes({name: values[name] for name in exact})
     for name in values.keys() - exact:  # sigma and back, to a unit or so
         value = values[name].astype(np.float64)
         assert abs(back[name] - value).max() <= 4 * np.finfo(dtype).eps * 1.5
-    again = dict(named(back, net, layout).tensors)
+    again = dict(to_layout(back, net, layout).tensors)
     assert list(again) == list(tensors)
     if not layout.startswith("matconvnet"):
         assert as_bytes(again) == as_bytes(tensors)
@@ -205,9 +206,9 @@ def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
 def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) -> None:
     net = cut(OF[layout])
     values = {name: value.astype(ml_dtypes.bfloat16) for name, value in drawn(net, "float16").items()}
-    theirs = dict(named(values, net, layout).tensors)
-    ours = dict(named(se_port.load(theirs, net, layout), net, other).tensors)
-    back = dict(named(se_port.load(ours, net, other), net, layout).tensors)
+    theirs = dict(to_layout(values, net, layout).tensors)
+    ours = dict(to_layout(se_port.load(theirs, net, layout), net, other).tensors)
+    back = dict(to_layout(se_port.load(ours, net, other), net, layout).tensors)
     same = {name for name in theirs if not name.endswith("_moments")}
     assert as_bytes({name: back[name] for name in same}) == as_bytes({name: theirs[name] for name in same})
 
@@ -215,7 +216,7 @@ def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str)
 def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
-    theirs = dict(named(values, net, "caffe").tensors)
+    theirs = dict(to_layout(values, net, "caffe").tensors)
     for name in theirs:
         if name.endswith("/bn:2"):
             theirs[name] = np.array([999.98], np.float32)
@@ -229,7 +230,7 @@ def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
 def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_rgb() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
-    theirs = dict(named(values, net, "matconvnet").tensors)
+    theirs = dict(to_layout(values, net, "matconvnet").tensors)
     moments = theirs["conv1_7x7_s2_bn_moments"]
     assert np.array_equal(moments[:, 0], values["stem.bn1.mean"])
     assert np.allclose(moments[:, 1] ** 2 - 1e-5, values["stem.bn1.variance"], rtol=1e-6)
@@ -242,11 +243,11 @@ def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_see
 
 def test_l1_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> None:
     net = cut("mxnet.se_resnext50_32x4d")
-    theirs = dict(named(drawn(net), net, "mxnet").tensors)
+    theirs = dict(to_layout(drawn(net), net, "mxnet").tensors)
     assert np.array_equal(theirs["arg:bn_data_gamma"], np.ones(3, np.float32))
     theirs["arg:bn_data_gamma"] = np.full(3, 7.0, np.float32)  # whatever stands there, it counts as 1
     assert se_port.load(theirs, net).keys() == parameters.shapes(net).keys()
-    state = named(drawn(net), net, "se_torch").tensors
+    state = to_layout(drawn(net), net, "se_torch").tensors
     assert state["stem.bn1.num_batches_tracked"].dtype == np.int64
     assert state["stem.bn1.num_batches_tracked"].shape == ()
 
@@ -257,21 +258,21 @@ def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str
     changes = {} if name.startswith(("chainer.", "taki.")) else {"channels": 1}
     net = network(name, num_classes=7, **changes)
     net = net.replace(se=dataclasses.replace(net.se, reduction=8))
-    shapes = plan(net, NETWORK_LAYOUTS[layout], layout).shapes
+    shapes = map_network(net, NETWORK_LAYOUTS[layout], layout).shapes
     for prefix in ("", "module."):
-        found = networks.networks({prefix + key: shape for key, shape in shapes.items()})
+        found = networks.match_networks({prefix + key: shape for key, shape in shapes.items()})
         assert {(known.layout, known.prefix) for known in found} == {(layout, prefix)}
         assert net in [known.net for known in found]
         assert name in [known.name for known in found]
     if network(name).replace(se=None) in map(network, NETWORKS):
         plain = net.replace(se=None)
-        found = networks.networks(plan(plain, NETWORK_LAYOUTS[layout], layout).shapes)
+        found = networks.match_networks(map_network(plain, NETWORK_LAYOUTS[layout], layout).shapes)
         assert plain in [known.net for known in found]
 
 
 def test_l3_a_network_that_is_several_is_not_guessed() -> None:
     net = network("se_resnet50")
-    shapes = plan(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
+    shapes = map_network(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     with pytest.raises(LayoutError, match=r"may be se_resnet50, .*shicai\.se_resnet50.*; say which"):
         se_port.load(zeros)
@@ -292,7 +293,7 @@ def test_l3_a_network_that_is_several_is_not_guessed() -> None:
 )
 def test_l1_what_does_not_fit_is_named(change, facts) -> None:
     net = network("moskomule.se_resnet50", num_classes=7)
-    made = plan(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
+    made = map_network(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
     theirs = {name: np.broadcast_to(np.float32(0), shape) for name, shape in made.shapes.items()}
     change(theirs)
     for layout in ("auto", "moskomule"):
@@ -306,7 +307,7 @@ def test_l1_what_does_not_fit_is_named(change, facts) -> None:
 
 def test_a_tensor_of_integers_is_no_parameter() -> None:
     net = cut("tensorpack.resnet50_se")
-    theirs = dict(named(drawn(net), net, "tensorpack").tensors)
+    theirs = dict(to_layout(drawn(net), net, "tensorpack").tensors)
     theirs["conv0/W"] = np.zeros(theirs["conv0/W"].shape, np.int64)
     with pytest.raises(LayoutError, match="conv0/W has dtype int64, expected one of float16, bfloat16, float32"):
         se_port.load(theirs, net)
@@ -317,9 +318,9 @@ def test_layouts_that_are_not_there_or_have_no_place() -> None:
     with pytest.raises(LayoutError, match="layout 'cafe' is no network's; expected auto or one of canonical"):
         se_port.load({}, net, "cafe")
     with pytest.raises(LayoutError, match=r"layout 'moskomule' keeps .* this is another network"):
-        named({}, network("mxnet.se_resnet50"), "moskomule")
+        to_layout({}, network("mxnet.se_resnet50"), "moskomule")
     with pytest.raises(LayoutError, match=r"layout 'caffe' keeps se_bn_inception"):
-        named({}, net, "caffe")
+        to_layout({}, net, "caffe")
 
 
 @pytest.mark.framework("torch", "peers")
@@ -332,7 +333,9 @@ def test_timms_own_state_is_loaded_and_given_back(name: str) -> None:
 
     theirs = timm.create_model(name, num_classes=7).eval()
     values = se_port.load(theirs.state_dict())
-    back = named(values, network(f"timm.{name}", num_classes=7), "timm.legacy" if "legacy" in name else "timm").tensors
+    back = to_layout(
+        values, network(f"timm.{name}", num_classes=7), "timm.legacy" if "legacy" in name else "timm"
+    ).tensors
     state = theirs.state_dict()
     assert set(back) == set(state)
     assert all(back[key].tobytes() == state[key].numpy().tobytes() for key in back)
@@ -347,6 +350,6 @@ def test_the_oracle_answers_alike_by_every_way() -> None:
     net = network("taki.se_resnext_cifar", num_classes=7)
     values = se_numpy.initialize(net, seed=0)
     x = np.random.default_rng(0).normal(size=(1, 9, 14, 3))
-    back = se_port.load(dict(named(values, net, "taki").tensors), net)
+    back = se_port.load(dict(to_layout(values, net, "taki").tensors), net)
     one, other = (se_numpy.senet(x, net, given, data_format="channels_last") for given in (values, back))
     assert np.array_equal(one, other)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from se_port import formats
+from se_port.formats import _base
 from se_spec import FileFormatError
 
 SECONDS = 5
@@ -90,7 +91,7 @@ def main(format: str, path: str, count: str) -> int:
         name: np.asarray(array) for name, array in formats.read(path, format).items()
     }  # imports what reading needs
     assert whole
-    formats.MAX_BYTES = UNPACKED
+    _base.MAX_BYTES = UNPACKED
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     signal.signal(signal.SIGALRM, _late)

@@ -93,7 +93,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     tensors = formats.read(path, "caffe")
     assert {name: array.tolist() for name, array in tensors.items()} == {"a/b:0": [[1, -2]], "a/b:1": 3}
     assert not tensors["a/b:0"].flags.writeable
-    assert caffe.recognises(path, LITERAL) and not caffe.recognises(tmp_path / "net.caffemodel.h5", b"")
+    assert caffe.matches(path, LITERAL) and not caffe.matches(tmp_path / "net.caffemodel.h5", b"")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from se_port import formats
+from se_port.formats import _base
 from se_port.formats import keras as keras_files
 from se_spec import FileFormatError
 
@@ -41,7 +42,7 @@ def zipped(path: Path, weights: bytes, config: bytes = b"{}", method: int = zipf
 def test_there_and_back(tmp_path, name):
     path = tmp_path / name
     formats.write(path, tensors(path))
-    assert keras_files.recognises(path, path.read_bytes()[:64])
+    assert keras_files.matches(path, path.read_bytes()[:64])
     assert facts(formats.read(path, "keras")) == facts(tensors(path))
 
 
@@ -308,7 +309,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize(("given", "change", "words"), ARCHIVES.values(), ids=ARCHIVES)
 def test_what_archive_is_refused(tmp_path, monkeypatch, given, change, words):
-    monkeypatch.setattr(formats, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(_base, "MAX_BYTES", 1 << 20)
     path = zipped(tmp_path / "net.keras", **({"weights": b"HDFx" + bytes(100)} | given))
     if change:
         change(path)

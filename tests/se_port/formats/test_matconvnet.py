@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from se_port import formats
-from se_port.formats import matconvnet
+from se_port.formats import _base, matconvnet
 from se_spec import FileFormatError
 
 from ...conftest import OnDemand
@@ -57,7 +57,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     tensors = formats.read(path, "matconvnet")
     assert facts(tensors) == facts({"wb": np.array([[1, -2]], np.float32)})
     assert not tensors["wb"].flags.writeable
-    assert matconvnet.recognises(path, b"") and matconvnet.recognises(path, LITERAL[:64])
+    assert matconvnet.matches(path, b"") and matconvnet.matches(path, LITERAL[:64])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("data", "wrong"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile(tmp_path: Path, data: bytes, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 1 << 16)
+    monkeypatch.setattr(_base, "MAX_BYTES", 1 << 16)
     path = tmp_path / "net.mat"
     path.write_bytes(data)
     with pytest.raises(FileFormatError) as error:

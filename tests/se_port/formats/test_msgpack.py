@@ -40,8 +40,8 @@ def test_a_file_typed_by_hand(tmp_path):
         {"params/bias": np.array([1.5, -0.0], np.float32), "params/step": np.array(7, np.int64)}
     )
     assert not read["params/bias"].flags.writeable
-    assert msgpack.recognises(tmp_path / "weights.msgpack", LITERAL[:64])
-    assert not msgpack.recognises(tmp_path / "weights.msgpack", b"PK\x03\x04")
+    assert msgpack.matches(tmp_path / "weights.msgpack", LITERAL[:64])
+    assert not msgpack.matches(tmp_path / "weights.msgpack", b"PK\x03\x04")
 
 
 def test_there_and_back(tmp_path):

@@ -46,7 +46,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     assert {name: array.tolist() for name, array in tensors.items()} == {"arg:a": [[1, -2]], "aux:b": [7, -1]}
     assert [str(array.dtype) for array in tensors.values()] == ["float32", "int32"]
     assert not tensors["arg:a"].flags.writeable
-    assert mxnet.recognises(path, LITERAL[:64]) and not mxnet.recognises(path, LITERAL[1:64])
+    assert mxnet.matches(path, LITERAL[:64]) and not mxnet.matches(path, LITERAL[1:64])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from se_port import formats
-from se_port.formats import _zips, npz
+from se_port.formats import _base, _zips, npz
 from se_spec import FileFormatError
 
 from .fuzz import survives
@@ -104,7 +104,7 @@ def test_nothing_to_keep(tmp_path: Path) -> None:
 
 
 def test_chainers_file_under_its_own_ending() -> None:
-    assert npz.recognises(CHAINER, CHAINER.read_bytes()[:64])
+    assert npz.matches(CHAINER, CHAINER.read_bytes()[:64])
     got = formats.read(CHAINER, "npz")
     with np.load(CHAINER) as theirs:
         assert same(got, dict(theirs))
@@ -218,7 +218,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 150_000)
+    monkeypatch.setattr(_base, "MAX_BYTES", 150_000)
     (path := tmp_path / "x.npz").write_bytes(data)
     with pytest.raises(FileFormatError) as caught:
         dict(formats.read(path, "npz"))

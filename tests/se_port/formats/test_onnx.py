@@ -56,7 +56,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     tensors = formats.read(path, "onnx")
     assert facts(tensors) == facts({"/w": np.array([[1, -2]], np.float32), "n": np.array([7, 5])})
     assert not tensors["/w"].flags.writeable
-    assert reader.recognises(path, b"") and not reader.recognises(tmp_path / "net.onnx.data", b"")
+    assert reader.matches(path, b"") and not reader.matches(tmp_path / "net.onnx.data", b"")
 
 
 @pytest.mark.framework("port", "onnx")

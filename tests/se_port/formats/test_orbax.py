@@ -38,7 +38,7 @@ def saved(path: Path, tree: object, *, ocdbt: bool = True) -> Path:
 def test_there_and_back(tmp_path):
     given = tensors()
     formats.write(tmp_path / "net", dict(reversed(given.items())), "orbax")
-    assert orbax.recognises(tmp_path / "net", b"") and not orbax.recognises(tmp_path / "net" / "d", b"")
+    assert orbax.matches(tmp_path / "net", b"") and not orbax.matches(tmp_path / "net" / "d", b"")
     assert facts(formats.read(tmp_path / "net", "orbax")) == facts(given)
     with checkpoint.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(tmp_path / "net")

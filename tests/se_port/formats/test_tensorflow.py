@@ -98,8 +98,8 @@ def test_the_checksum_of_pieces(monkeypatch):
 
 def test_a_file_typed_by_hand(tmp_path):
     path = by_hand(tmp_path, index((b"", HEADER), (b"conv/W", ENTRY), (b"text", b"\x08\x07")))
-    assert tensorflow.recognises(path, b"") and tensorflow.recognises(tmp_path / "net", b"")
-    assert tensorflow.recognises(tmp_path, b"") and not tensorflow.recognises(tmp_path / "other", b"")
+    assert tensorflow.matches(path, b"") and tensorflow.matches(tmp_path / "net", b"")
+    assert tensorflow.matches(tmp_path, b"") and not tensorflow.matches(tmp_path / "other", b"")
     for given in (path, tmp_path / "net", tmp_path):
         assert facts(formats.read(given, "tensorflow")) == facts({"conv/W": np.array([1.5, -0.0], np.float32)})
     assert is_mapped(formats.read(path, "tensorflow")["conv/W"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from se_port import formats
+from se_port.formats import _base
 from se_port.formats import torch as reader
 from se_spec import FileFormatError
 
@@ -129,7 +130,7 @@ def test_a_file_of_python_2_typed_out(tmp_path: Path) -> None:
     numbers = np.array([0, 1, 2, 3], np.float32).tobytes()
     whole = magic + b"\x80\2M\xe9\3." + system + said + b"\x80\2]U\00240a." + struct.pack("<q", 4) + numbers
     (path := tmp_path / "x.pkl").write_bytes(whole)
-    assert reader.recognises(path, whole[:64])
+    assert reader.matches(path, whole[:64])
     got = formats.read(path, "torch")
     assert same(got, {"wé.0": np.array([3.0], np.float32)})
     assert is_mapped(got["wé.0"])
@@ -137,7 +138,7 @@ def test_a_file_of_python_2_typed_out(tmp_path: Path) -> None:
 
 def test_it_works_without_torch(tmp_path: Path) -> None:
     path = REFERENCES / "moskomule-se_resnet20" / "weights.pth"
-    assert reader.recognises(path, path.read_bytes()[:64])
+    assert reader.matches(path, path.read_bytes()[:64])
     code = f"""
 import sys
 from se_port import formats
@@ -221,7 +222,7 @@ def test_every_bit_comes_back_and_lies_at_a_multiple_of_64(tmp_path: Path) -> No
     assert all(is_mapped(array) and array.ctypes.data % 64 == 0 for array in got.values() if array.size)
     formats.write(tmp_path / "y.pth", got)
     assert (tmp_path / "y.pth").read_bytes() == (tmp_path / "x.pth").read_bytes()
-    assert reader.recognises(tmp_path / "x.pth", (tmp_path / "x.pth").read_bytes()[:64])
+    assert reader.matches(tmp_path / "x.pth", (tmp_path / "x.pth").read_bytes()[:64])
 
 
 def test_tensors_pass_one_by_one(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 1 << 30)
+    monkeypatch.setattr(_base, "MAX_BYTES", 1 << 30)
     (path := tmp_path / "x.pth").write_bytes(data)
     with pytest.raises(FileFormatError) as caught:
         formats.read(path, "torch")
@@ -367,7 +368,7 @@ def test_a_pickle_that_goes_on_is_left(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_tensors_that_share_bytes_are_counted_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 20)
+    monkeypatch.setattr(_base, "MAX_BYTES", 20)
     (path := tmp_path / "x.pth").write_bytes(archive(state(a=tensor(), b=tensor(), c=tensor())))
     with pytest.raises(FileFormatError, match=r"'c' .* would take 8 bytes; expected at most 4"):
         formats.read(path, "torch")

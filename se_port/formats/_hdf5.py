@@ -14,9 +14,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from se_port import formats
-
-from . import _buffers
+from ._base import bfloat16, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_PARTS = 1 << 20
@@ -62,36 +61,36 @@ class Reader:
         self.path, self.data = path, data
         self.parts_left = MAX_PARTS
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
-        version, widths = self.number(8, 1), (self.number(13, 1), self.number(14, 1))
-        if bytes(self.part(0, 8)) != SIGNATURE or version > 1 or widths != (8, 8):
-            wrong = f"begins with {bytes(self.part(0, 16))!r}"
+        version, widths = self.number_at(8, 1), (self.number_at(13, 1), self.number_at(14, 1))
+        if bytes(self.bytes_at(0, 8)) != SIGNATURE or version > 1 or widths != (8, 8):
+            wrong = f"begins with {bytes(self.bytes_at(0, 16))!r}"
             self.refuse(wrong, "HDF5 with a superblock of version 0 or 1, as h5py writes it by itself")
         start = 24 + 4 * version
-        if self.number(start) != 0:
-            self.refuse(f"has its beginning at {self.number(start):,}", "0")
-        self.root = self.number(start + 40)
+        if self.number_at(start) != 0:
+            self.refuse(f"has its beginning at {self.number_at(start):,}", "0")
+        self.root = self.number_at(start + 40)
 
     def refuse(self, wrong: str, expected: str) -> NoReturn:
         """Name the file, what is wrong with it and what was expected."""
-        formats.refuse(self.path, wrong, expected)
+        refuse(self.path, wrong, expected)
 
-    def part(self, place: int, size: int) -> memoryview:
+    def bytes_at(self, place: int, size: int) -> memoryview:
         """Bytes that must be there."""
         if place > len(self.data) or size > len(self.data) - place:
             self.refuse(f"points to {size:,} bytes at {place:,}", f"all within its {len(self.data):,} bytes")
         return self.data[place : place + size]
 
-    def number(self, place: int, size: int = 8) -> int:
+    def number_at(self, place: int, size: int = 8) -> int:
         """Without sign, little end first."""
-        return int.from_bytes(self.part(place, size), "little")
+        return int.from_bytes(self.bytes_at(place, size), "little")
 
-    def count(self) -> None:
+    def count_part(self) -> None:
         """One part more was looked at."""
         self.parts_left -= 1
         if self.parts_left < 0:
             self.refuse("has more parts than the weights of a network", f"at most {MAX_PARTS:,}")
 
-    def object(self, address: int) -> Object:
+    def read_object(self, address: int) -> Object:
         """What an object header says.
 
         Raises:
@@ -116,11 +115,11 @@ class Reader:
             elif found.setdefault(kind, place) != place:
                 self.refuse(f"says twice what object {address:,} is", "each kind of message once")
         if SYMBOLS in found:
-            heap = self.number(found[SYMBOLS] + 8)
-            if bytes(self.part(heap, 4)) != b"HEAP":
+            heap = self.number_at(found[SYMBOLS] + 8)
+            if bytes(self.bytes_at(heap, 4)) != b"HEAP":
                 self.refuse(f"has no heap of names at {heap:,}", "a local heap")
             answer.children = dict(
-                self._links(self.number(found[SYMBOLS]), (self.number(heap + 24), self.number(heap + 8)))
+                self._links(self.number_at(found[SYMBOLS]), (self.number_at(heap + 24), self.number_at(heap + 8)))
             )
         elif {DATASPACE, DATATYPE, LAYOUT} <= set(found):
             answer.array = self._array(answer, found)
@@ -143,9 +142,9 @@ class Reader:
                 seen.add(address)
                 if len(names) == MAX_DEPTH:
                     self.refuse(f"is nested more than {MAX_DEPTH} deep", "the groups of a network's layers")
-                stack.append(((*names, name), self.object(address)))
+                stack.append(((*names, name), self.read_object(address)))
 
-    def text(self, owner: Object, name: str) -> list[str] | None:
+    def read_text(self, owner: Object, name: str) -> list[str] | None:
         """An attribute that is text, or several; ``None`` if it is not there, or something else.
 
         Raises:
@@ -156,29 +155,31 @@ class Reader:
         datatype, dataspace, value, end = owner.attributes[name]
         shape = self._shape(dataspace)
         count = 0 if 0 in shape else 1
-        size = self.number(datatype + 4, 4)
+        size = self.number_at(datatype + 4, 4)
         for length in shape:
             count *= length
         if count == 0:
             return []
-        if formats.checked_bytes(self.path, name, (count,), max(1, size), end - value) == 0 or size == 0:
+        if count_bytes(self.path, name, (count,), max(1, size), end - value) == 0 or size == 0:
             return None
-        kind = self.number(datatype, 1) & 15
+        kind = self.number_at(datatype, 1) & 15
         found = []
         for place in range(value, value + count * size, size):
-            self.count()
+            self.count_part()
             if kind == STRING:
-                data = bytes(self.part(place, min(size, MAX_TEXT + 1))).split(b"\0")[0]
+                data = bytes(self.bytes_at(place, min(size, MAX_TEXT + 1))).split(b"\0")[0]
             elif kind == VARIABLE and size == 16:
-                data = self._from_heap(self.number(place, 4), self.number(place + 4), self.number(place + 12, 4))
+                data = self._from_heap(
+                    self.number_at(place, 4), self.number_at(place + 4), self.number_at(place + 12, 4)
+                )
             else:
                 return None
             if len(data) > MAX_TEXT:
                 self.refuse(f"has a text of more than {MAX_TEXT} bytes as {name!r}", "names")
-            found.append(_buffers.text(self.path, data))
+            found.append(decode_name(self.path, data))
         return found
 
-    def integer(self, owner: Object, name: str) -> int | None:
+    def read_integer(self, owner: Object, name: str) -> int | None:
         """An attribute that is an integer of 8 bytes; ``None`` if it is not there, or something else."""
         if name in owner.attributes:
             datatype, dataspace, value, end = owner.attributes[name]
@@ -187,27 +188,31 @@ class Reader:
                 and end - value >= 8
                 and self._dtype(datatype, Object(0)) == np.dtype("<i8")
             ):
-                return self.number(value)
+                return self.number_at(value)
         return None
 
     def _messages(self, address: int) -> Iterator[tuple[int, int, int]]:
         """Kind, beginning and end of each part of an object header."""
-        if self.number(address, 1) != 1:
-            self.refuse(f"has an object header that begins with {bytes(self.part(address, 4))!r}", "version 1")
-        blocks = [(address + 16, self.number(address + 8, 4))]
+        if self.number_at(address, 1) != 1:
+            self.refuse(f"has an object header that begins with {bytes(self.bytes_at(address, 4))!r}", "version 1")
+        blocks = [(address + 16, self.number_at(address + 8, 4))]
         for start, size in blocks:
-            self.part(start, size)
+            self.bytes_at(start, size)
             place = start
             while place + 8 <= start + size:
-                self.count()
-                kind, length, flags = self.number(place, 2), self.number(place + 2, 2), self.number(place + 4, 1)
+                self.count_part()
+                kind, length, flags = (
+                    self.number_at(place, 2),
+                    self.number_at(place + 2, 2),
+                    self.number_at(place + 4, 1),
+                )
                 place += 8
                 if place + length > start + size:
                     self.refuse(f"has a message of {length:,} bytes at {place:,}", "messages within their header")
                 if flags & 2 and kind in (DATASPACE, DATATYPE, LAYOUT, ATTRIBUTE, FILTERS):
                     self.refuse("has a type that several objects share", "a type of its own for each dataset")
                 if kind == CONTINUATION:
-                    block = (self.number(place), self.number(place + 8))
+                    block = (self.number_at(place), self.number_at(place + 8))
                     if block in blocks:
                         self.refuse("has an object header that goes in circles", "an end")
                     blocks.append(block)
@@ -217,36 +222,36 @@ class Reader:
 
     def _links(self, tree: int, heap: tuple[int, int], level: int | None = None) -> Iterator[tuple[str, int]]:
         """Names and addresses of a group, from its B-tree, whose levels count down to the leaves."""
-        self.count()
-        there = self.number(tree + 5, 1)
-        if bytes(self.part(tree, 5)) != b"TREE\0" or there > 8 or there != (there if level is None else level):
+        self.count_part()
+        there = self.number_at(tree + 5, 1)
+        if bytes(self.bytes_at(tree, 5)) != b"TREE\0" or there > 8 or there != (there if level is None else level):
             self.refuse(f"has no level {level} of a group's names at {tree:,}", "a B-tree")
-        for place in range(tree + 32, tree + 32 + 16 * self.number(tree + 6, 2), 16):
-            child = self.number(place)
+        for place in range(tree + 32, tree + 32 + 16 * self.number_at(tree + 6, 2), 16):
+            child = self.number_at(place)
             if there:
                 yield from self._links(child, heap, there - 1)
                 continue
-            if bytes(self.part(child, 5)) != b"SNOD\1":
+            if bytes(self.bytes_at(child, 5)) != b"SNOD\1":
                 self.refuse(f"has no names at {child:,}", "a node of a symbol table")
-            for entry in range(child + 8, child + 8 + 40 * self.number(child + 6, 2), 40):
-                self.count()
-                if self.number(entry + 16, 4) == 2:
+            for entry in range(child + 8, child + 8 + 40 * self.number_at(child + 6, 2), 40):
+                self.count_part()
+                if self.number_at(entry + 16, 4) == 2:
                     self.refuse("has a soft link", "hard links only")
-                offset = self.number(entry)
+                offset = self.number_at(entry)
                 if offset >= heap[1]:
                     self.refuse(f"has a name {offset:,} bytes into a heap of {heap[1]:,}", "names within it")
-                yield self._name(heap[0] + offset, heap[0] + heap[1]), self.number(entry + 8)
+                yield self._name(heap[0] + offset, heap[0] + heap[1]), self.number_at(entry + 8)
 
     def _name(self, start: int, end: int) -> str:
         """Up to a zero, which must come."""
-        data = bytes(self.part(start, min(MAX_TEXT + 1, end - start)))
+        data = bytes(self.bytes_at(start, min(MAX_TEXT + 1, end - start)))
         if data.find(b"\0") < 1 or b"/" in data.split(b"\0")[0]:
             self.refuse(f"has the name {data[:40]!r}", f"1 to {MAX_TEXT} bytes, a zero, and no '/'")
-        return _buffers.text(self.path, data.split(b"\0")[0])
+        return decode_name(self.path, data.split(b"\0")[0])
 
     def _attribute(self, place: int, end: int) -> tuple[str, Attribute]:
-        version, flags = self.number(place, 1), self.number(place + 1, 1)
-        sizes = [self.number(at, 2) for at in (place + 2, place + 4, place + 6)]
+        version, flags = self.number_at(place, 1), self.number_at(place + 1, 1)
+        sizes = [self.number_at(at, 2) for at in (place + 2, place + 4, place + 6)]
         if not 1 <= version <= 3 or (version > 1 and flags):
             self.refuse(
                 f"has an attribute of version {version} and flags {flags}", "version 1 to 3 with a type of its own"
@@ -259,45 +264,45 @@ class Reader:
         return self._name(places[0], places[0] + sizes[0]), Attribute(places[1], places[2], places[3], end)
 
     def _shape(self, place: int) -> tuple[int, ...]:
-        version, rank, flags, kind = (self.number(place + offset, 1) for offset in range(4))
+        version, rank, flags, kind = (self.number_at(place + offset, 1) for offset in range(4))
         if version not in (1, 2) or rank > 32 or (version == 2 and kind > 1) or (version == 1 and flags & 2):
             self.refuse(f"has a dataspace of version {version}, kind {kind} and {rank} axes", "at most 32 axes")
         start = place + (8 if version == 1 else 4)
-        return tuple(self.number(start + 8 * axis) for axis in range(rank))
+        return tuple(self.number_at(start + 8 * axis) for axis in range(rank))
 
     def _array(self, owner: Object, found: dict[int, int]) -> np.ndarray:
         """A view of a dataset."""
         shape, dtype = self._shape(found[DATASPACE]), self._dtype(found[DATATYPE], owner)
-        version, kind = self.number(found[LAYOUT], 1), self.number(found[LAYOUT] + 1, 1)
+        version, kind = self.number_at(found[LAYOUT], 1), self.number_at(found[LAYOUT] + 1, 1)
         if version not in (3, 4) or kind != 1:
             self.refuse(
                 f"has a dataset of layout {version}.{kind}: in chunks, virtual or in its header", "one piece each"
             )
-        start, there = self.number(found[LAYOUT] + 2), self.number(found[LAYOUT] + 10)
-        size = formats.checked_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.data))
+        start, there = self.number_at(found[LAYOUT] + 2), self.number_at(found[LAYOUT] + 10)
+        size = count_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.data))
         if size == 0:
             return np.empty(shape, dtype)
         if start == NOWHERE or size > there:
             self.refuse(f"has {0 if start == NOWHERE else there:,} bytes for a dataset {shape} of {dtype}", f"{size:,}")
-        return _buffers.over(self.path, "a dataset", self.part(start, size), dtype, shape)
+        return array_from_buffer(self.path, "a dataset", self.bytes_at(start, size), dtype, shape)
 
     def _dtype(self, place: int, owner: Object) -> np.dtype:
         """Numbers; truth values are an enumeration, bfloat16 bare bytes with an attribute that says so."""
-        kind, bits, size = self.number(place, 1) & 15, self.number(place + 1, 3), self.number(place + 4, 4)
+        kind, bits, size = self.number_at(place, 1) & 15, self.number_at(place + 1, 3), self.number_at(place + 4, 4)
         order = ">" if bits & 1 else "<"
-        if kind == INTEGER and size in (1, 2, 4, 8) and self.number(place + 8, 4) == size << 19:
+        if kind == INTEGER and size in (1, 2, 4, 8) and self.number_at(place + 8, 4) == size << 19:
             return np.dtype(f"{order}{'i' if bits & 8 else 'u'}{size}")
         if kind == FLOAT and not bits & 0x40:
-            places = (bits >> 8 & 0xFF, *(self.number(place + 12 + offset, 1) for offset in range(4)))
-            layout = (size, *places, self.number(place + 16, 4))
-            if layout in IEEE and self.number(place + 8, 4) == size << 19:
+            places = (bits >> 8 & 0xFF, *(self.number_at(place + 12 + offset, 1) for offset in range(4)))
+            layout = (size, *places, self.number_at(place + 16, 4))
+            if layout in IEEE and self.number_at(place + 8, 4) == size << 19:
                 return np.dtype(order + IEEE[layout])
-        if kind == OPAQUE and size == 2 and self.text(owner, "dtype") == ["bfloat16"]:
-            return formats.bfloat16()
-        if kind == ENUM and size == 1 and bits & 0xFFFF == 2 and self.number(place + 8, 1) & 15 == INTEGER:
+        if kind == OPAQUE and size == 2 and self.read_text(owner, "dtype") == ["bfloat16"]:
+            return bfloat16()
+        if kind == ENUM and size == 1 and bits & 0xFFFF == 2 and self.number_at(place + 8, 1) & 15 == INTEGER:
             base = 12  # bytes; then names, padded to 8, and values
             truth = b"FALSE\0\0\0TRUE\0\0\0\0\0\1"
-            if bytes(self.part(place + 8 + base, len(truth))) == truth:
+            if bytes(self.bytes_at(place + 8 + base, len(truth))) == truth:
                 return np.dtype(bool)
         self.refuse(f"has a dataset of HDF5's class {kind} and {size} bytes", "integers, floats, bool or bfloat16")
 
@@ -306,18 +311,18 @@ class Reader:
         if length == 0:
             return b""
         if address not in self._heaps:
-            if bytes(self.part(address, 5)) != b"GCOL\1":
+            if bytes(self.bytes_at(address, 5)) != b"GCOL\1":
                 self.refuse(f"has no texts at {address:,}", "a global heap")
-            end = address + self.number(address + 8)
-            self.part(address, end - address)
+            end = address + self.number_at(address + 8)
+            self.bytes_at(address, end - address)
             self._heaps[address] = {}
             place = address + 16
-            while place + 16 <= end and self.number(place, 2):
-                self.count()
-                size = self.number(place + 8)
-                self._heaps[address][self.number(place, 2)] = place + 16, min(size, end - place - 16)
+            while place + 16 <= end and self.number_at(place, 2):
+                self.count_part()
+                size = self.number_at(place + 8)
+                self._heaps[address][self.number_at(place, 2)] = place + 16, min(size, end - place - 16)
                 place += 16 + -(-size // 8) * 8
         start, size = self._heaps[address].get(index, (0, 0))
         if length > min(size, MAX_TEXT):
             self.refuse(f"has a text of {length:,} bytes where there are {size:,}", f"names of at most {MAX_TEXT}")
-        return bytes(self.part(start, length)).split(b"\0")[0]
+        return bytes(self.bytes_at(start, length)).split(b"\0")[0]
