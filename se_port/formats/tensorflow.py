@@ -21,12 +21,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, import_optional, refuse
 from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
-from ._crc32c import crc32c
 from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, iterate_fields, to_int64
 
-NEEDS: tuple[str, ...] = ()
+NEEDS = ("google_crc32c",)
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48
@@ -35,6 +34,8 @@ TRAILER = 5
 MAX_NAME = 1024
 MAX_TENSORS = 1 << 16
 MASK = 0xA282EAD8
+CHUNK_BYTES = 1 << 24
+"""Bytes of a tensor that are copied at once for its checksum."""
 
 STRING = 7
 NUMBERS = {
@@ -283,6 +284,19 @@ def _write_block(file: BinaryIO, pairs: dict[bytes, bytes]) -> bytes:
     block += struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
     file.write(block + b"\x00" + struct.pack("<I", _masked(crc32c(block + b"\x00"))))
     return encode_varint(offset) + encode_varint(len(block))
+
+
+def crc32c(data: memoryview | bytes | bytearray) -> int:
+    """Compute CRC-32C, Castagnoli's checksum (RFC 3720, B.4).
+
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    checksum: int = 0
+    library = import_optional("google_crc32c", "a checksum of TensorFlow's")
+    for start in range(0, len(data), CHUNK_BYTES):
+        checksum = library.extend(checksum, bytes(data[start : start + CHUNK_BYTES]))
+    return checksum
 
 
 def _masked(checksum: int) -> int:

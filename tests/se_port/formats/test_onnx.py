@@ -198,10 +198,10 @@ def test_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 1 << 31, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_varints(value: int) -> None:
-    packed = _wire.varint(value) * 3
+    packed = _wire.encode_varint(value) * 3
     signed = value - (1 << 64) if value >> 63 else value
-    assert _wire.integers(Path("net"), packed).tolist() == [signed] * 3
-    assert list(_wire.fields(Path("net"), memoryview(b"\x08" + _wire.varint(value)))) == [(1, value)]
+    assert _wire.decode_varints(Path("net"), packed).tolist() == [signed] * 3
+    assert list(_wire.iterate_fields(Path("net"), memoryview(b"\x08" + _wire.encode_varint(value)))) == [(1, value)]
 
 
 @pytest.mark.framework("port", "onnx")
