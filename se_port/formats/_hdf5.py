@@ -1,10 +1,12 @@
-"""What of HDF5 Keras uses, read without the HDF5 library, whose faults with crafted files are then not ours; mapped.
+"""A reader of the part of HDF5 that Keras uses; arrays are views of the mapped file.
 
-After the HDF5 File Format Specification, version 3.0 (The HDF Group): a superblock of version 0 or 1, object headers
-of version 1, groups as symbol tables, attributes in the header, datasets in one piece. h5py writes so unless it is
-told otherwise. Datasets in chunks, filtered, virtual or in other files, links that are not hard, types that are
-shared and the layout of ``libver="latest"`` are refused; ``h5repack -l CONTI`` or Keras itself writes such a file
-anew. Every object may be linked once, so nothing goes in circles, and the parts that are looked at are counted.
+It follows the HDF5 File Format Specification, version 3.0 (The HDF Group): a superblock of version 0 or 1, object
+headers of version 1, groups as symbol tables, attributes in the header, contiguous datasets. This is h5py's default.
+Datasets that are chunked, filtered, virtual or in other files, links that are not hard, shared types and the layout of
+``libver="latest"`` are refused; ``h5repack -l CONTI`` or Keras itself rewrites such a file. Every object may be linked
+once, so that no walk is endless, and the messages, links and texts that are read are counted.
+
+h5py is not used for reading: on 10,000 mutated legacy files it hung 5 times, and a hang cannot be refused.
 """
 
 from collections.abc import Iterator
@@ -19,10 +21,10 @@ from ._buffers import array_from_buffer, decode_name
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_PARTS = 1 << 20
-"""Messages, links and texts of a file; a network has some ten thousand."""
+"""Messages, links and texts of a file; a network has about ten thousand."""
 MAX_DEPTH = 16
 MAX_TEXT = 1024
-NOWHERE = (1 << 64) - 1
+UNDEFINED_ADDRESS = (1 << 64) - 1
 
 DATASPACE, DATATYPE, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOLS = 1, 3, 7, 8, 11, 12, 16, 17
 NEW_STYLE = {2: "links", 6: "a link", 21: "attributes"}
@@ -36,7 +38,7 @@ IEEE = {
 
 
 class Attribute(NamedTuple):
-    """Where its type, its dataspace and its value are."""
+    """Positions of an attribute's datatype, dataspace and value, and the end of its message."""
 
     datatype: int
     dataspace: int
@@ -46,7 +48,7 @@ class Attribute(NamedTuple):
 
 @dataclass
 class Object:
-    """A group, which has children by their addresses, or a dataset, which has an array."""
+    """A group, with its children's addresses by name, or a dataset, with an array."""
 
     address: int
     attributes: dict[str, Attribute] = field(default_factory=dict)
@@ -55,7 +57,12 @@ class Object:
 
 
 class Reader:
-    """A file's objects, by their addresses in ``data``, its bytes, of which arrays are views."""
+    """Reads objects by their addresses in ``data``, the bytes of the file.
+
+    Args:
+        path: the file, for errors.
+        data: all its bytes; arrays are views of them.
+    """
 
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path, self.data = path, data
@@ -71,34 +78,34 @@ class Reader:
         self.root = self.number_at(start + 40)
 
     def refuse(self, wrong: str, expected: str) -> NoReturn:
-        """Name the file, what is wrong with it and what was expected."""
+        """Raise the error that names the file, what is wrong with it and what was expected."""
         refuse(self.path, wrong, expected)
 
     def bytes_at(self, place: int, size: int) -> memoryview:
-        """Bytes that must be there."""
+        """Return bytes of the file, or refuse it if it ends before."""
         if place > len(self.data) or size > len(self.data) - place:
             self.refuse(f"points to {size:,} bytes at {place:,}", f"all within its {len(self.data):,} bytes")
         return self.data[place : place + size]
 
     def number_at(self, place: int, size: int = 8) -> int:
-        """Without sign, little end first."""
+        """Read an unsigned little-endian number."""
         return int.from_bytes(self.bytes_at(place, size), "little")
 
     def count_part(self) -> None:
-        """One part more was looked at."""
+        """Count a message, link or text, up to the limit."""
         self.parts_left -= 1
         if self.parts_left < 0:
             self.refuse("has more parts than the weights of a network", f"at most {MAX_PARTS:,}")
 
     def read_object(self, address: int) -> Object:
-        """What an object header says.
+        """Read an object header.
 
         Raises:
-            FileFormatError: neither a group nor a dataset, or one that is stored in a way we do not read.
+            FileFormatError: the object is neither a group nor a dataset, or stored in a way that is not read.
         """
         answer = Object(address)
         found: dict[int, int] = {}
-        for kind, place, end in self._messages(address):
+        for kind, place, end in self._iterate_messages(address):
             if kind in NEW_STYLE:
                 self.refuse(f"has {NEW_STYLE[kind]} in the style of libver='latest'", "the style of libver='earliest'")
             if kind == EXTERNAL:
@@ -108,7 +115,7 @@ class Reader:
                     "has a compressed dataset", "bare ones, as Keras writes them: see h5repack -l CONTI -f NONE"
                 )
             if kind == ATTRIBUTE:
-                name, attribute = self._attribute(place, end)
+                name, attribute = self._read_attribute(place, end)
                 if name in answer.attributes:
                     self.refuse(f"has the attribute {name!r} twice", "each once")
                 answer.attributes[name] = attribute
@@ -119,10 +126,12 @@ class Reader:
             if bytes(self.bytes_at(heap, 4)) != b"HEAP":
                 self.refuse(f"has no heap of names at {heap:,}", "a local heap")
             answer.children = dict(
-                self._links(self.number_at(found[SYMBOLS]), (self.number_at(heap + 24), self.number_at(heap + 8)))
+                self._iterate_links(
+                    self.number_at(found[SYMBOLS]), (self.number_at(heap + 24), self.number_at(heap + 8))
+                )
             )
         elif {DATASPACE, DATATYPE, LAYOUT} <= set(found):
-            answer.array = self._array(answer, found)
+            answer.array = self._read_array(answer, found)
         else:
             self.refuse(
                 f"has an object at {address:,} with messages of the kinds {sorted(found)}", "groups and datasets"
@@ -130,7 +139,7 @@ class Reader:
         return answer
 
     def walk(self, top: Object) -> Iterator[tuple[tuple[str, ...], Object]]:
-        """All objects below one, each with the names that lead to it, groups before what is in them."""
+        """Yield all objects below one, each with the names on its path, groups before their members."""
         seen = {top.address}
         stack: list[tuple[tuple[str, ...], Object]] = [((), top)]
         while stack:
@@ -145,15 +154,15 @@ class Reader:
                 stack.append(((*names, name), self.read_object(address)))
 
     def read_text(self, owner: Object, name: str) -> list[str] | None:
-        """An attribute that is text, or several; ``None`` if it is not there, or something else.
+        """Read an attribute that is one text or several; None if it is missing or something else.
 
         Raises:
-            FileFormatError: text that is not UTF-8, that is longer than a name, or that is not there.
+            FileFormatError: a text is not UTF-8, longer than a name, or beyond the file.
         """
         if name not in owner.attributes:
             return None
         datatype, dataspace, value, end = owner.attributes[name]
-        shape = self._shape(dataspace)
+        shape = self._read_shape(dataspace)
         count = 0 if 0 in shape else 1
         size = self.number_at(datatype + 4, 4)
         for length in shape:
@@ -169,7 +178,7 @@ class Reader:
             if kind == STRING:
                 data = bytes(self.bytes_at(place, min(size, MAX_TEXT + 1))).split(b"\0")[0]
             elif kind == VARIABLE and size == 16:
-                data = self._from_heap(
+                data = self._read_heap(
                     self.number_at(place, 4), self.number_at(place + 4), self.number_at(place + 12, 4)
                 )
             else:
@@ -180,19 +189,19 @@ class Reader:
         return found
 
     def read_integer(self, owner: Object, name: str) -> int | None:
-        """An attribute that is an integer of 8 bytes; ``None`` if it is not there, or something else."""
+        """Read an attribute that is an integer of 8 bytes; None if it is missing or something else."""
         if name in owner.attributes:
             datatype, dataspace, value, end = owner.attributes[name]
             if (
-                self._shape(dataspace) == ()
+                self._read_shape(dataspace) == ()
                 and end - value >= 8
-                and self._dtype(datatype, Object(0)) == np.dtype("<i8")
+                and self._read_dtype(datatype, Object(0)) == np.dtype("<i8")
             ):
                 return self.number_at(value)
         return None
 
-    def _messages(self, address: int) -> Iterator[tuple[int, int, int]]:
-        """Kind, beginning and end of each part of an object header."""
+    def _iterate_messages(self, address: int) -> Iterator[tuple[int, int, int]]:
+        """Yield kind, beginning and end of each message of an object header."""
         if self.number_at(address, 1) != 1:
             self.refuse(f"has an object header that begins with {bytes(self.bytes_at(address, 4))!r}", "version 1")
         blocks = [(address + 16, self.number_at(address + 8, 4))]
@@ -220,16 +229,16 @@ class Reader:
                     yield kind, place, place + length
                 place += length
 
-    def _links(self, tree: int, heap: tuple[int, int], level: int | None = None) -> Iterator[tuple[str, int]]:
-        """Names and addresses of a group, from its B-tree, whose levels count down to the leaves."""
+    def _iterate_links(self, tree: int, heap: tuple[int, int], level: int | None = None) -> Iterator[tuple[str, int]]:
+        """Yield names and addresses of a group's members from its B-tree, whose levels count down to the leaves."""
         self.count_part()
-        there = self.number_at(tree + 5, 1)
-        if bytes(self.bytes_at(tree, 5)) != b"TREE\0" or there > 8 or there != (there if level is None else level):
+        found = self.number_at(tree + 5, 1)
+        if bytes(self.bytes_at(tree, 5)) != b"TREE\0" or found > 8 or found != (found if level is None else level):
             self.refuse(f"has no level {level} of a group's names at {tree:,}", "a B-tree")
         for place in range(tree + 32, tree + 32 + 16 * self.number_at(tree + 6, 2), 16):
             child = self.number_at(place)
-            if there:
-                yield from self._links(child, heap, there - 1)
+            if found:
+                yield from self._iterate_links(child, heap, found - 1)
                 continue
             if bytes(self.bytes_at(child, 5)) != b"SNOD\1":
                 self.refuse(f"has no names at {child:,}", "a node of a symbol table")
@@ -240,16 +249,16 @@ class Reader:
                 offset = self.number_at(entry)
                 if offset >= heap[1]:
                     self.refuse(f"has a name {offset:,} bytes into a heap of {heap[1]:,}", "names within it")
-                yield self._name(heap[0] + offset, heap[0] + heap[1]), self.number_at(entry + 8)
+                yield self._read_name(heap[0] + offset, heap[0] + heap[1]), self.number_at(entry + 8)
 
-    def _name(self, start: int, end: int) -> str:
-        """Up to a zero, which must come."""
+    def _read_name(self, start: int, end: int) -> str:
+        """Read a name, which ends with a zero."""
         data = bytes(self.bytes_at(start, min(MAX_TEXT + 1, end - start)))
         if data.find(b"\0") < 1 or b"/" in data.split(b"\0")[0]:
             self.refuse(f"has the name {data[:40]!r}", f"1 to {MAX_TEXT} bytes, a zero, and no '/'")
         return decode_name(self.path, data.split(b"\0")[0])
 
-    def _attribute(self, place: int, end: int) -> tuple[str, Attribute]:
+    def _read_attribute(self, place: int, end: int) -> tuple[str, Attribute]:
         version, flags = self.number_at(place, 1), self.number_at(place + 1, 1)
         sizes = [self.number_at(at, 2) for at in (place + 2, place + 4, place + 6)]
         if not 1 <= version <= 3 or (version > 1 and flags):
@@ -261,33 +270,36 @@ class Reader:
             places.append(places[-1] + (-(-size // 8) * 8 if version == 1 else size))
         if places[-1] > end or sizes[1] < 8 or sizes[2] < 4:
             self.refuse(f"has an attribute of {sizes} bytes in a message of {end - place}", "all within it")
-        return self._name(places[0], places[0] + sizes[0]), Attribute(places[1], places[2], places[3], end)
+        return self._read_name(places[0], places[0] + sizes[0]), Attribute(places[1], places[2], places[3], end)
 
-    def _shape(self, place: int) -> tuple[int, ...]:
+    def _read_shape(self, place: int) -> tuple[int, ...]:
         version, rank, flags, kind = (self.number_at(place + offset, 1) for offset in range(4))
         if version not in (1, 2) or rank > 32 or (version == 2 and kind > 1) or (version == 1 and flags & 2):
             self.refuse(f"has a dataspace of version {version}, kind {kind} and {rank} axes", "at most 32 axes")
         start = place + (8 if version == 1 else 4)
         return tuple(self.number_at(start + 8 * axis) for axis in range(rank))
 
-    def _array(self, owner: Object, found: dict[int, int]) -> np.ndarray:
-        """A view of a dataset."""
-        shape, dtype = self._shape(found[DATASPACE]), self._dtype(found[DATATYPE], owner)
+    def _read_array(self, owner: Object, found: dict[int, int]) -> np.ndarray:
+        """View a dataset."""
+        shape, dtype = self._read_shape(found[DATASPACE]), self._read_dtype(found[DATATYPE], owner)
         version, kind = self.number_at(found[LAYOUT], 1), self.number_at(found[LAYOUT] + 1, 1)
         if version not in (3, 4) or kind != 1:
             self.refuse(
                 f"has a dataset of layout {version}.{kind}: in chunks, virtual or in its header", "one piece each"
             )
-        start, there = self.number_at(found[LAYOUT] + 2), self.number_at(found[LAYOUT] + 10)
+        start, stored = self.number_at(found[LAYOUT] + 2), self.number_at(found[LAYOUT] + 10)
         size = count_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.data))
         if size == 0:
             return np.empty(shape, dtype)
-        if start == NOWHERE or size > there:
-            self.refuse(f"has {0 if start == NOWHERE else there:,} bytes for a dataset {shape} of {dtype}", f"{size:,}")
+        if start == UNDEFINED_ADDRESS or size > stored:
+            self.refuse(
+                f"has {0 if start == UNDEFINED_ADDRESS else stored:,} bytes for a dataset {shape} of {dtype}",
+                f"{size:,}",
+            )
         return array_from_buffer(self.path, "a dataset", self.bytes_at(start, size), dtype, shape)
 
-    def _dtype(self, place: int, owner: Object) -> np.dtype:
-        """Numbers; truth values are an enumeration, bfloat16 bare bytes with an attribute that says so."""
+    def _read_dtype(self, place: int, owner: Object) -> np.dtype:
+        """Read a datatype: numbers; booleans, an enumeration; bfloat16, opaque bytes with an attribute ``dtype``."""
         kind, bits, size = self.number_at(place, 1) & 15, self.number_at(place + 1, 3), self.number_at(place + 4, 4)
         order = ">" if bits & 1 else "<"
         if kind == INTEGER and size in (1, 2, 4, 8) and self.number_at(place + 8, 4) == size << 19:
@@ -306,8 +318,8 @@ class Reader:
                 return np.dtype(bool)
         self.refuse(f"has a dataset of HDF5's class {kind} and {size} bytes", "integers, floats, bool or bfloat16")
 
-    def _from_heap(self, length: int, address: int, index: int) -> bytes:
-        """A text of variable length."""
+    def _read_heap(self, length: int, address: int, index: int) -> bytes:
+        """Read a text of variable length from a global heap."""
         if length == 0:
             return b""
         if address not in self._heaps:

@@ -1,7 +1,8 @@
-"""What the readers of binary files share: a cursor over their bytes, and protobuf's wire format.
+"""A cursor over the bytes of a binary file, and protobuf's wire format.
 
-The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused: no schema that is read here has
-any.
+The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused, as no schema that is read here
+has any. Google's protobuf is not used: it copies every tensor out of the file, and needs generated classes of Caffe's,
+ONNX's and TensorFlow's schemas, which those frameworks bring.
 """
 
 import struct
@@ -13,39 +14,42 @@ import numpy as np
 from ._base import refuse
 
 Value = int | bytes | memoryview
-"""A field's: of a varint its number, of 4 or 8 fixed bytes those, and of bytes with a length a view of them."""
+"""Value of a field: an integer for a varint, ``bytes`` for 4 or 8 fixed bytes, a view for bytes with a length."""
 
 VARINT_BYTES = 10
 MAX_AXES = 32
 
 
 class Cursor:
-    """Bytes taken one after the other; what is not there is a ``FileFormatError``."""
+    """A position in bytes that are read one after the other; reading past the end is a ``FileFormatError``."""
 
     def __init__(self, path: Path, data: memoryview, byte_order: str = "<") -> None:
         self.path, self.data, self.byte_order, self.place = path, data, byte_order, 0
 
     @property
     def left(self) -> int:
+        """How many bytes remain."""
         return len(self.data) - self.place
 
-    def take(self, size: int) -> memoryview:
+    def read(self, size: int) -> memoryview:
+        """Read the next bytes."""
         if size > self.left:
             refuse(self.path, f"ends {size - self.left:,} bytes too early", f"{size:,} bytes after byte {self.place:,}")
         self.place += size
         return self.data[self.place - size : self.place]
 
     def numbers(self, codes: str) -> tuple[int, ...]:
-        """By the codes of ``struct``."""
+        """Read the next numbers, by the codes of ``struct``."""
         codes = self.byte_order + codes
-        return struct.unpack(codes, self.take(struct.calcsize(codes)))
+        return struct.unpack(codes, self.read(struct.calcsize(codes)))
 
     def number(self, code: str) -> int:
+        """Read the next number, by its code of ``struct``."""
         return self.numbers(code)[0]
 
 
 def iterate_fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
-    """A message's fields in their order, each number with its value.
+    """Yield a message's fields in their order, each number with its value.
 
     Raises:
         FileFormatError: as soon as the bytes are not a message.
@@ -71,7 +75,7 @@ def iterate_fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value
 
 
 def join_run(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
-    """A repeated field's bytes and its next ones: one packed run stays a view, and anything else is joined."""
+    """Append the next bytes of a repeated field; a single packed run stays a view, several are joined."""
     if not run:
         return more
     joined = run if isinstance(run, bytearray) else bytearray(run)
@@ -80,10 +84,10 @@ def join_run(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> m
 
 
 def decode_axes(path: Path, value: Value) -> list[int]:
-    """The lengths that one occurrence of a repeated int64 gives, packed or not.
+    """Decode one occurrence of a repeated int64 as lengths of axes, packed or not.
 
     Raises:
-        FileFormatError: more than 32, or bytes that are no varints.
+        FileFormatError: there are more than 32, or the bytes are no varints.
     """
     if isinstance(value, int):
         return [to_int64(value)]
@@ -94,7 +98,7 @@ def decode_axes(path: Path, value: Value) -> list[int]:
 
 
 def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
-    """Packed varints, as int64; all at once, as a tensor of them is too long for a loop.
+    """Decode packed varints as int64, vectorised, since a tensor of them is too long for a loop.
 
     Raises:
         FileFormatError: a varint does not end, or has more than 10 bytes.
@@ -116,7 +120,7 @@ def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.nda
 
 
 def decode_varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:
-    """A varint, which is from 0, and the place behind it.
+    """Decode an unsigned varint, and return the position behind it.
 
     Raises:
         FileFormatError: it does not end within 10 bytes.
@@ -130,12 +134,12 @@ def decode_varint(path: Path, message: memoryview, place: int) -> tuple[int, int
 
 
 def to_int64(value: int) -> int:
-    """The int64 that a varint stands for."""
+    """Reinterpret an unsigned varint as int64."""
     return value - (1 << 64) if value >> 63 else value
 
 
 def encode_varint(value: int) -> bytes:
-    """A number from 0, seven bits to a byte, the lowest first.
+    """Encode an unsigned number, seven bits to a byte, the lowest first.
 
     >>> encode_varint(300).hex()
     'ac02'
@@ -149,12 +153,12 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_field_head(number: int, size: int) -> bytes:
-    """What comes before the ``size`` bytes of a field."""
+    """Encode the key and the length that precede a field of ``size`` bytes."""
     return encode_varint(number << 3 | 2) + encode_varint(size)
 
 
 def encode_field(number: int, value: int | bytes) -> bytes:
-    """A whole field."""
+    """Encode a whole field."""
     if isinstance(value, int):
         return encode_varint(number << 3) + encode_varint(value)
     return encode_field_head(number, len(value)) + value

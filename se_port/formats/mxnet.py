@@ -1,10 +1,10 @@
-"""MXNet's ``.params``: the list of named arrays that ``NDArray::Save`` of ``src/ndarray/ndarray.cc`` (apache/mxnet)
-writes.
+"""MXNet's ``.params``: the list of named arrays of ``NDArray::Save`` (apache/mxnet, ``src/ndarray/ndarray.cc``).
 
-Names stay as they are, ``arg:conv0_weight`` and ``aux:bn0_moving_mean`` in a file of a symbol. Read are all records
-that MXNet has had: the first, which begins with its number of axes, and versions 1, 2 and 3. Not read are sparse
-arrays, arrays without a value, and a list without names, in which nothing says which parameter is which. Written is
-version 2; in it an array without axes has no value, so none can be written.
+Names are kept, such as ``arg:conv0_weight`` and ``aux:bn0_moving_mean`` in the file of a symbol. ``read`` accepts every
+record that MXNet has had: the first, which begins with its number of axes, and versions 1, 2 and 3. It refuses sparse
+arrays, arrays without a value, and a list without names, which does not identify its parameters. ``write`` writes
+version 2, in which an array without axes has no value and cannot be stored. MXNet itself, which is retired, copies
+every array and trusts the lengths in a file, so the reader is ours.
 """
 
 import struct
@@ -35,27 +35,27 @@ DTYPES = {
     11: "uint64",
     12: "bfloat16",
 }
-"""By mshadow's number for it."""
+"""Each dtype, by its number in mshadow."""
 CODES = {name: code for code, name in DTYPES.items()}
 CPU = (1, 0)
 
 
 def matches(path: Path, head: bytes) -> bool:
-    """By its first 16 bytes."""
+    """Whether the first 16 bytes are those of a list of arrays."""
     return head.startswith(SIGNATURE)
 
 
 def read(path: Path) -> Tensors:
-    """Views of the mapped file.
+    """Read views of the mapped file.
 
     Raises:
-        FileFormatError: what is not such a list, a name twice or none, or an array that is not dense.
+        FileFormatError: the file is no such list, has a name twice or none, or an array that is not dense.
     """
     file = Cursor(path, memoryview(map_file(path)))
-    if file.left < len(SIGNATURE) or file.take(len(SIGNATURE)) != SIGNATURE:
+    if file.left < len(SIGNATURE) or file.read(len(SIGNATURE)) != SIGNATURE:
         refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
-    arrays = [_array(file, index) for index in range(file.number("Q"))]
-    names = [decode_name(path, file.take(file.number("Q"))) for _ in range(file.number("Q"))]
+    arrays = [_read_array(file, index) for index in range(file.number("Q"))]
+    names = [decode_name(path, file.read(file.number("Q"))) for _ in range(file.number("Q"))]
     if len(names) != len(arrays) or not names or len(set(names)) != len(names):
         counts = f"{len(arrays)} arrays and {len(names)} names, {len(set(names))} of them different"
         refuse(path, f"has {counts}", "as many names as arrays, each once")
@@ -65,7 +65,7 @@ def read(path: Path) -> Tensors:
 
 
 def write(path: Path, tensors: Tensors) -> None:
-    """One array after the other, as on a CPU.
+    """Write one array after the other, marked as stored on a CPU.
 
     Raises:
         FileFormatError: an array without axes, or a dtype that MXNet does not have.
@@ -85,7 +85,7 @@ def write(path: Path, tensors: Tensors) -> None:
         file.writelines(struct.pack("<Q", len(name)) + name for name in names)
 
 
-def _array(file: Cursor, index: int) -> np.ndarray:
+def _read_array(file: Cursor, index: int) -> np.ndarray:
     version = file.number("I")
     storage = file.number("i") if version in (VERSION_2, VERSION_3) else 0
     if storage:
@@ -102,4 +102,4 @@ def _array(file: Cursor, index: int) -> np.ndarray:
         refuse(file.path, f"array {index} has the type {code}", f"one of {DTYPES}")
     dtype = little_endian_dtype(DTYPES[code])
     size = count_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
-    return array_from_buffer(file.path, f"array {index}", file.take(size), dtype, shape)
+    return array_from_buffer(file.path, f"array {index}", file.read(size), dtype, shape)

@@ -150,14 +150,14 @@ def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("layout", "name"), GOLDEN)
-def test_names_and_shapes_are_those_of_the_sources(layout: str, name: str) -> None:
+def test_names_and_shapes_are_those_typed_from_the_sources(layout: str, name: str) -> None:
     made = map_network(network(name), NETWORK_LAYOUTS[layout], layout)
     assert {key: made.shapes.get(key) for key in GOLDEN[layout, name]} == GOLDEN[layout, name]
     if (layout, name) in COUNTS:
         assert len(made.shapes) + len(made.constants) == COUNTS[layout, name]
 
 
-def test_every_layout_of_a_system_has_names_that_were_typed() -> None:
+def test_every_layout_of_a_system_has_typed_names() -> None:
     ours = {"canonical", "se_torch", "se_keras", "se_flax", "se_flax.linen"}
     assert {layout for layout, _ in GOLDEN} >= {name for name in NETWORK_LAYOUTS if "." not in name} - ours
     assert {name for row in NETWORK_LAYOUTS.values() for name in row.networks} <= set(NETWORKS)
@@ -167,7 +167,7 @@ def test_every_layout_of_a_system_has_names_that_were_typed() -> None:
     assert not missing, f"no system's layout has {missing}"
 
 
-def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
+def test_takis_layers_are_numbered_in_order_of_creation() -> None:
     """The script, replayed: a stem; in each unit eight branches of two convolutions, then one; two dense layers."""
     convs = itertools.count()
     expected = {"stem.conv1": [next(convs)]}
@@ -185,7 +185,7 @@ def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
 
 @every_layout
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
+def test_l2_layout_round_trip_is_exact(layout: str, dtype: str) -> None:
     net = cut(OF[layout])
     values = drawn(net, dtype)
     tensors = dict(to_layout(values, net, layout).tensors)
@@ -203,7 +203,7 @@ def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("other", ["se_torch", "se_keras", "se_flax", "se_flax.linen"])
 @every_layout
-def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) -> None:
+def test_l2_round_trip_through_a_second_layout_is_exact(layout: str, other: str) -> None:
     net = cut(OF[layout])
     values = {name: value.astype(ml_dtypes.bfloat16) for name, value in drawn(net, "float16").items()}
     theirs = dict(to_layout(values, net, layout).tensors)
@@ -227,7 +227,7 @@ def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     assert not se_port.load(theirs, net)["stem.bn1.mean"].any()
 
 
-def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_rgb() -> None:
+def test_l2_matconvnet_stores_sigma_with_epsilon_and_an_rgb_filter() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
     theirs = dict(to_layout(values, net, "matconvnet").tensors)
@@ -241,7 +241,7 @@ def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_see
     assert np.array_equal(se_port.load(squeezed, net)["stem.bn1.mean"], values["stem.bn1.mean"])
 
 
-def test_l1_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> None:
+def test_l1_extra_tensors_are_written_and_ignored_on_load() -> None:
     net = cut("mxnet.se_resnext50_32x4d")
     theirs = dict(to_layout(drawn(net), net, "mxnet").tensors)
     assert np.array_equal(theirs["arg:bn_data_gamma"], np.ones(3, np.float32))
@@ -253,7 +253,7 @@ def test_l1_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> 
 
 
 @every_layout
-def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str) -> None:
+def test_network_is_recognised_with_its_classes_channels_and_ratio(layout: str) -> None:
     name = OF[layout]
     changes = {} if name.startswith(("chainer.", "taki.")) else {"channels": 1}
     net = network(name, num_classes=7, **changes)
@@ -270,7 +270,7 @@ def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str
         assert plain in [known.net for known in found]
 
 
-def test_l3_a_network_that_is_several_is_not_guessed() -> None:
+def test_l3_ambiguous_network_is_an_error() -> None:
     net = network("se_resnet50")
     shapes = map_network(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
@@ -291,7 +291,7 @@ def test_l3_a_network_that_is_several_is_not_guessed() -> None:
     ],
     ids=["missing", "left over", "transposed"],
 )
-def test_l1_what_does_not_fit_is_named(change, facts) -> None:
+def test_l1_missing_left_over_and_misshapen_tensors_are_named(change, facts) -> None:
     net = network("moskomule.se_resnet50", num_classes=7)
     made = map_network(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
     theirs = {name: np.broadcast_to(np.float32(0), shape) for name, shape in made.shapes.items()}
@@ -305,7 +305,7 @@ def test_l1_what_does_not_fit_is_named(change, facts) -> None:
         assert facts[0] in se_port.inspect(theirs).problem or "fc.weight" in facts[0]
 
 
-def test_a_tensor_of_integers_is_no_parameter() -> None:
+def test_integer_tensor_is_no_parameter() -> None:
     net = cut("tensorpack.resnet50_se")
     theirs = dict(to_layout(drawn(net), net, "tensorpack").tensors)
     theirs["conv0/W"] = np.zeros(theirs["conv0/W"].shape, np.int64)
@@ -313,7 +313,7 @@ def test_a_tensor_of_integers_is_no_parameter() -> None:
         se_port.load(theirs, net)
 
 
-def test_layouts_that_are_not_there_or_have_no_place() -> None:
+def test_unknown_layout_and_network_without_place_are_errors() -> None:
     net = network("se_resnet18", num_classes=7)
     with pytest.raises(LayoutError, match="layout 'cafe' is no network's; expected auto or one of canonical"):
         se_port.load({}, net, "cafe")
@@ -325,7 +325,7 @@ def test_layouts_that_are_not_there_or_have_no_place() -> None:
 
 @pytest.mark.framework("torch", "peers")
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "legacy_seresnext50_32x4d", "seresnet50"])
-def test_timms_own_state_is_loaded_and_given_back(name: str) -> None:
+def test_timms_state_round_trips_exactly(name: str) -> None:
     from evidence.peer_blocks import _declare_operators_of_torchvision
 
     _declare_operators_of_torchvision()
@@ -341,12 +341,12 @@ def test_timms_own_state_is_loaded_and_given_back(name: str) -> None:
     assert all(back[key].tobytes() == state[key].numpy().tobytes() for key in back)
 
 
-def test_only_what_a_test_runs_is_called_verified() -> None:
+def test_layouts_marked_peer_ran_are_run_in_the_tests() -> None:
     ran = {"canonical", "se_torch", "se_keras", "se_flax", "se_flax.linen", "timm", "timm.legacy"}
     assert {name for name, row in NETWORK_LAYOUTS.items() if row.verified == PEER} == ran
 
 
-def test_the_oracle_answers_alike_by_every_way() -> None:
+def test_oracle_answers_alike_before_and_after_a_port() -> None:
     net = network("taki.se_resnext_cifar", num_classes=7)
     values = se_numpy.initialize(net, seed=0)
     x = np.random.default_rng(0).normal(size=(1, 9, 14, 3))

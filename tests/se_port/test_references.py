@@ -37,7 +37,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("layout", ["auto", "its own"])
 @pytest.mark.parametrize("folder", BLOCKS)
-def test_m7_blocks_answer_as_their_own_code_did(folder: str, layout: str) -> None:
+def test_m7_reference_blocks_are_reproduced(folder: str, layout: str) -> None:
     own, spec = BLOCKS[folder]
     values = doubles(f"{folder}/weights.pth", spec, own if layout == "its own" else layout)
     x, want = arrays(folder)
@@ -125,13 +125,13 @@ every_net = pytest.mark.parametrize("folder", NETS)
 
 @pytest.mark.parametrize("layout", ["auto", "its own"])
 @every_net
-def test_m7_networks_answer_as_their_own_code_did(folder: str, layout: str) -> None:
+def test_m7_reference_networks_are_reproduced(folder: str, layout: str) -> None:
     (net, values), (x, want) = net_of(folder, layout), arrays(folder)
     assert difference(se_numpy.senet(x, net, values, data_format="channels_first"), want) < 4e-7
 
 
 @every_net
-def test_l1_a_network_is_written_under_the_names_that_its_framework_gave(folder: str, tmp_path: Path) -> None:
+def test_l1_network_is_written_under_its_frameworks_names(folder: str, tmp_path: Path) -> None:
     weights, net, layout = NETS[folder]
     values, path = se_port.load(HERE / folder / weights, net), tmp_path / weights.replace(".model", ".npz")
     se_port.save(path, values, net, layout=layout)
@@ -145,7 +145,7 @@ def test_l1_a_network_is_written_under_the_names_that_its_framework_gave(folder:
 
 
 @every_net
-def test_l4_its_blocks_are_found(folder: str) -> None:
+def test_l4_blocks_of_reference_networks_are_found(folder: str) -> None:
     weights, net, _ = NETS[folder]
     blocks = {}
     for name, value in se_port.load(HERE / folder / weights, net).items():

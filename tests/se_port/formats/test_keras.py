@@ -39,7 +39,7 @@ def zipped(path: Path, weights: bytes, config: bytes = b"{}", method: int = zipf
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("name", BY_PLACE)
-def test_there_and_back(tmp_path, name):
+def test_round_trip_is_exact(tmp_path, name):
     path = tmp_path / name
     formats.write(path, tensors(path))
     assert keras_files.matches(path, path.read_bytes()[:64])
@@ -47,7 +47,7 @@ def test_there_and_back(tmp_path, name):
 
 
 @pytest.mark.framework("port")
-def test_a_file_of_keras_2(tmp_path):
+def test_file_of_keras_2_is_read(tmp_path):
     """As that version made it: names as text of one length, with ``:0``; a nested model, a layer without weights."""
     kernel, bias = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones(2, np.float64)
     with h5py.File(tmp_path / "old.h5", "w") as file:
@@ -117,7 +117,7 @@ LEGACY = [
 
 @pytest.mark.framework("keras")
 @pytest.mark.parametrize("name", ["net.weights.h5", "net.keras", "net.h5"])
-def test_what_keras_writes_is_read(tmp_path, net, name):
+def test_files_of_keras_are_read(tmp_path, net, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras would have us use .keras
         (net.save_weights if "weights" in name else net.save)(tmp_path / name)
@@ -132,7 +132,7 @@ def test_what_keras_writes_is_read(tmp_path, net, name):
 
 @pytest.mark.framework("keras", "port")
 @pytest.mark.parametrize("name", ["net.weights.h5", "net.h5"])
-def test_keras_loads_what_is_written(tmp_path, net, name):
+def test_keras_loads_written_files(tmp_path, net, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (net.save_weights if "weights" in name else net.save)(tmp_path / f"given.{name}")
@@ -144,7 +144,7 @@ def test_keras_loads_what_is_written(tmp_path, net, name):
 
 
 @pytest.mark.framework("keras", "port")
-def test_keras_loads_by_name(tmp_path, net):
+def test_keras_loads_written_files_by_name(tmp_path, net):
     kernel = np.full((3, 3, 3, 4), 2, np.float32)
     formats.write(tmp_path / "part.h5", {"stem.conv/kernel": kernel, "stem.conv/bias": kernel[0, 0, 0]})
     net.load_weights(tmp_path / "part.h5", by_name=True)
@@ -152,7 +152,7 @@ def test_keras_loads_by_name(tmp_path, net):
 
 
 @pytest.mark.framework("keras", "port")
-def test_keras_loads_bfloat16(tmp_path, tf):
+def test_keras_loads_written_bfloat16(tmp_path, tf):
     """And a layer of one's own, whose parts are where its attributes are."""
 
     class Block(keras.Model):
@@ -178,7 +178,7 @@ def test_keras_loads_bfloat16(tmp_path, tf):
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_names_from_the_configuration(tmp_path, method):
+def test_layer_names_are_read_from_the_configuration(tmp_path, method):
     """Of a version that did not write them beside the weights."""
     weights = io.BytesIO()
     with h5py.File(weights, "w") as file:
@@ -262,7 +262,7 @@ HOSTILE = {
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize(("fill", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_refused(tmp_path, fill, words):
+def test_hostile_file_is_refused(tmp_path, fill, words):
     with h5py.File(tmp_path / "net.h5", "w") as file:
         fill(file)
     with pytest.raises(FileFormatError) as error:
@@ -271,7 +271,7 @@ def test_what_is_refused(tmp_path, fill, words):
 
 
 @pytest.mark.framework("port")
-def test_the_latest_style_is_refused(tmp_path):
+def test_latest_hdf5_is_refused(tmp_path):
     with h5py.File(tmp_path / "net.h5", "w", libver="latest") as file:
         file["vars/0"] = np.zeros(1)
     with pytest.raises(FileFormatError, match="superblock of version 0 or 1"):
@@ -308,7 +308,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize(("given", "change", "words"), ARCHIVES.values(), ids=ARCHIVES)
-def test_what_archive_is_refused(tmp_path, monkeypatch, given, change, words):
+def test_hostile_archive_is_refused(tmp_path, monkeypatch, given, change, words):
     monkeypatch.setattr(_base, "MAX_BYTES", 1 << 20)
     path = zipped(tmp_path / "net.keras", **({"weights": b"HDFx" + bytes(100)} | given))
     if change:
@@ -330,7 +330,7 @@ def test_what_archive_is_refused(tmp_path, monkeypatch, given, change, words):
         ("net.weights.h5", {"a/0": np.zeros(1), "a/vars/0/0": np.zeros(1)}, "cannot hold these names"),
     ],
 )
-def test_what_it_cannot_hold(tmp_path, name, given, words):
+def test_unsupported_tensors_are_not_written(tmp_path, name, given, words):
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / name, given)
     assert not list(tmp_path.iterdir())
@@ -338,7 +338,7 @@ def test_what_it_cannot_hold(tmp_path, name, given, words):
 
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("name", ["name.weights.h5", "name.h5", "name.keras"])
-def test_mutated_files(tmp_path, name, mutations):
+def test_mutated_files_are_read_or_refused(tmp_path, name, mutations):
     path = tmp_path / name
     if name == "name.keras":
         formats.write(tmp_path / "name.weights.h5", tensors(tmp_path / "name.weights.h5"))

@@ -34,7 +34,7 @@ def tensors() -> dict[str, np.ndarray]:
     return answer | {place: answer.pop(f"params/{name}") for name, place in moved.items()}
 
 
-def test_a_file_typed_by_hand(tmp_path):
+def test_typed_file_is_read(tmp_path):
     read = formats.read(written(tmp_path, LITERAL), "msgpack")
     assert facts(read) == facts(
         {"params/bias": np.array([1.5, -0.0], np.float32), "params/step": np.array(7, np.int64)}
@@ -44,12 +44,12 @@ def test_a_file_typed_by_hand(tmp_path):
     assert not msgpack.matches(tmp_path / "weights.msgpack", b"PK\x03\x04")
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     formats.write(tmp_path / "weights.msgpack", tensors())
     assert facts(formats.read(tmp_path / "weights.msgpack", "msgpack")) == facts(tensors())
 
 
-def test_a_large_array_is_cut_and_put_together(tmp_path, monkeypatch):
+def test_large_array_is_split_and_joined(tmp_path, monkeypatch):
     monkeypatch.setattr(msgpack, "CHUNK_BYTES", 20)
     given = {"a/b": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "a/c": np.ones(2, np.float32)}
     formats.write(tmp_path / "weights.msgpack", given)
@@ -59,7 +59,7 @@ def test_a_large_array_is_cut_and_put_together(tmp_path, monkeypatch):
 
 @pytest.mark.framework("flax")
 @pytest.mark.parametrize("most", [1 << 30, 16])
-def test_flax_reads_what_is_written(tmp_path, monkeypatch, most):
+def test_flax_reads_written_files(tmp_path, monkeypatch, most):
     monkeypatch.setattr(msgpack, "CHUNK_BYTES", most)
     formats.write(tmp_path / "weights.msgpack", tensors())
     tree = flax.serialization.msgpack_restore((tmp_path / "weights.msgpack").read_bytes())
@@ -69,7 +69,7 @@ def test_flax_reads_what_is_written(tmp_path, monkeypatch, most):
 
 
 @pytest.mark.framework("flax")
-def test_what_flax_writes_is_read(tmp_path, monkeypatch):
+def test_files_of_flax_are_read(tmp_path, monkeypatch):
     bfloat16 = np.arange(4).astype(formats.bfloat16())
     tree = {
         "params": {"layers": [{"kernel": np.arange(6.0).reshape(2, 3)}, {"kernel": bfloat16}], 3: np.ones(2, np.int8)},
@@ -129,7 +129,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_refused(tmp_path, data, words):
+def test_hostile_file_is_refused(tmp_path, data, words):
     with pytest.raises(FileFormatError) as error:
         formats.read(written(tmp_path, data), "msgpack")
     assert words in str(error.value) and "weights.msgpack" in str(error.value)
@@ -144,12 +144,12 @@ def test_what_is_refused(tmp_path, data, words):
         ({"a": np.array(["text"])}, "which is <U4"),
     ],
 )
-def test_what_it_cannot_hold(tmp_path, given, words):
+def test_unsupported_tensors_are_not_written(tmp_path, given, words):
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "weights.msgpack", given)
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path, mutations):
+def test_mutated_files_are_read_or_refused(tmp_path, mutations):
     formats.write(tmp_path / "weights.msgpack", tensors())
     fuzz.survives("msgpack", tmp_path / "weights.msgpack", mutations)

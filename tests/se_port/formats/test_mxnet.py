@@ -39,7 +39,7 @@ def draw() -> dict[str, np.ndarray]:
     return {"arg:conv0_weight": weight, "arg:none": np.zeros((0, 3), np.float32), **others}
 
 
-def test_reads_what_is_typed_out(tmp_path: Path) -> None:
+def test_typed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "net-0000.params"
     path.write_bytes(LITERAL)
     tensors = formats.read(path, "mxnet")
@@ -49,7 +49,7 @@ def test_reads_what_is_typed_out(tmp_path: Path) -> None:
     assert mxnet.matches(path, LITERAL[:64]) and not mxnet.matches(path, LITERAL[1:64])
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_round_trip_is_exact(tmp_path: Path) -> None:
     formats.write(tmp_path / "net.params", draw())
     assert facts(formats.read(tmp_path / "net.params", "mxnet")) == facts(draw())
 
@@ -74,19 +74,19 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("version", RECORDS)
-def test_every_version(tmp_path: Path, version: str) -> None:
+def test_every_version_is_read(tmp_path: Path, version: str) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(listed(RECORDS[version]))
     assert facts(formats.read(path, "mxnet")) == facts({"a": np.zeros(2, np.float32)})
 
 
-def test_a_scalar_of_version_3(tmp_path: Path) -> None:
+def test_scalar_of_version_3_is_read(tmp_path: Path) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(listed(record("IiI3i", 0xF993FACA, 0, 0, *CPU, 1)))
     assert facts(formats.read(path, "mxnet")) == facts({"a": np.zeros(())})
 
 
-def test_writes_version_2(tmp_path: Path) -> None:
+def test_version_2_is_written(tmp_path: Path) -> None:
     formats.write(tmp_path / "net.params", {"a": np.zeros(2, np.float32)})
     assert (tmp_path / "net.params").read_bytes() == listed(RECORDS["version 2"])
 
@@ -119,7 +119,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "wrong"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile(tmp_path: Path, data: bytes, wrong: str) -> None:
+def test_hostile_file_is_refused(tmp_path: Path, data: bytes, wrong: str) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(data)
     with pytest.raises(FileFormatError) as error:
@@ -135,12 +135,12 @@ CANNOT = {
 
 
 @pytest.mark.parametrize(("array", "wrong"), CANNOT.values(), ids=CANNOT)
-def test_cannot_be_written(tmp_path: Path, array: np.ndarray, wrong: str) -> None:
+def test_unsupported_tensors_are_not_written(tmp_path: Path, array: np.ndarray, wrong: str) -> None:
     with pytest.raises(FileFormatError) as error:
         formats.write(tmp_path / "net.params", {"a": array})
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path, mutations: int) -> None:
+def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
     formats.write(tmp_path / "net.params", draw())
     fuzz.survives("mxnet", tmp_path / "net.params", mutations)

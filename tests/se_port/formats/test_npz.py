@@ -54,7 +54,7 @@ def saved(save: Callable[..., None] = np.savez, **arrays: object) -> bytes:
     return file.getvalue()
 
 
-def test_a_file_typed_out(tmp_path: Path) -> None:
+def test_typed_file_is_read(tmp_path: Path) -> None:
     (path := tmp_path / "x.npz").write_bytes(
         b"PK\3\4" + b"\x14\0" + b"\0\0" + b"\0\0" + b"\0\0\x21\0"  # version 2.0, no flags, stored, 1 January 1980
         b"\x93\x0a\xee\x7a" + b"\x48\0\0\0" + b"\x48\0\0\0"  # CRC, 72 bytes, of 72
@@ -72,7 +72,7 @@ def test_a_file_typed_out(tmp_path: Path) -> None:
     assert is_mapped(got["w"])
 
 
-def test_every_bit_comes_back_and_lies_at_a_multiple_of_64(tmp_path: Path) -> None:
+def test_round_trip_is_exact_and_aligned_to_64_bytes(tmp_path: Path) -> None:
     want = samples(npz.CODES)
     formats.write(tmp_path / "x.npz", want)
     got = formats.read(tmp_path / "x.npz", "npz")
@@ -82,7 +82,7 @@ def test_every_bit_comes_back_and_lies_at_a_multiple_of_64(tmp_path: Path) -> No
     assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "x.npz").read_bytes()
 
 
-def test_numpy_reads_what_we_write(tmp_path: Path) -> None:
+def test_numpy_reads_written_files(tmp_path: Path) -> None:
     want = samples(npz.CODES)
     formats.write(tmp_path / "x.npz", want)
     with np.load(tmp_path / "x.npz") as theirs:
@@ -91,19 +91,19 @@ def test_numpy_reads_what_we_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_we_read_what_numpy_writes(tmp_path: Path, save: Callable[..., None]) -> None:
+def test_files_of_numpy_are_read(tmp_path: Path, save: Callable[..., None]) -> None:
     """Arrays that lie with the first axis fastest, or the highest byte first, are among them."""
     want = samples(npz.CODES)
     (path := tmp_path / "x.npz").write_bytes(saved(save, **want))
     assert same(formats.read(path, "npz"), want)
 
 
-def test_nothing_to_keep(tmp_path: Path) -> None:
+def test_empty_file_round_trips(tmp_path: Path) -> None:
     formats.write(tmp_path / "x.npz", {})
     assert not formats.read(tmp_path / "x.npz", "npz")
 
 
-def test_chainers_file_under_its_own_ending() -> None:
+def test_chainers_file_is_read_under_its_ending() -> None:
     assert npz.matches(CHAINER, CHAINER.read_bytes()[:64])
     got = formats.read(CHAINER, "npz")
     with np.load(CHAINER) as theirs:
@@ -112,13 +112,13 @@ def test_chainers_file_under_its_own_ending() -> None:
     assert got["res_block1/skip_bn/N"].shape == ()
 
 
-def test_names_of_python_2(tmp_path: Path) -> None:
+def test_header_of_python_2_is_read(tmp_path: Path) -> None:
     data = npy("{'descr': '>i2', 'fortran_order': True, 'shape': (2L, 2L), }", b"\0\1\0\2\0\3\0\4")
     (path := tmp_path / "x.npz").write_bytes(archive(member(data=data)))
     assert formats.read(path, "npz")["w"].tolist() == [[1, 3], [2, 4]]
 
 
-def test_tensors_pass_one_by_one(tmp_path: Path) -> None:
+def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
     tensors = {str(number): np.zeros(1 << 18, np.float32) for number in range(16)}
     formats.write(tmp_path / "x.npz", tensors)
     np.savez_compressed(tmp_path / "small.npz", **tensors)
@@ -130,7 +130,7 @@ def test_tensors_pass_one_by_one(tmp_path: Path) -> None:
     assert most_memory(lambda: pass_on("small.npz")) < 4 << 20
 
 
-def test_sizes_of_64_bits(tmp_path: Path) -> None:
+def test_zip64_sizes_are_read(tmp_path: Path) -> None:
     """What zip does above 4 GB, here on a small file: fields that say where else to look."""
     whole = archive(member(packed=0xFFFFFFFF, size=0xFFFFFFFF, at=0xFFFFFFFF, extra=36))
     at, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
@@ -220,7 +220,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
+def test_hostile_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
     monkeypatch.setattr(_base, "MAX_BYTES", 150_000)
     (path := tmp_path / "x.npz").write_bytes(data)
     with pytest.raises(FileFormatError) as caught:
@@ -229,7 +229,7 @@ def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert words in str(caught.value)
 
 
-def test_the_typed_archives_are_archives_where_nothing_is_wrong(tmp_path: Path) -> None:
+def test_hostile_archives_are_readable_without_their_defect(tmp_path: Path) -> None:
     squeezed = member(b"b.npy", deflated(npy()), method=8, size=len(npy()), crc=zlib.crc32(npy()))
     (path := tmp_path / "x.npz").write_bytes(archive(member(b"a.npy"), squeezed, tail=b"hi", comment=2))
     with np.load(path) as theirs:
@@ -237,14 +237,14 @@ def test_the_typed_archives_are_archives_where_nothing_is_wrong(tmp_path: Path) 
     assert same(formats.read(path, "npz"), {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)})
 
 
-def test_members_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_with_too_many_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_zips, "MAX_MEMBERS", 1)
     (path := tmp_path / "x.npz").write_bytes(archive(member(), member(b"v.npy")))
     with pytest.raises(FileFormatError, match="has 2 members; expected at most 1"):
         formats.read(path, "npz")
 
 
-def test_a_name_that_is_not_there_is_a_key_that_is_not_there() -> None:
+def test_missing_name_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         formats.read(CHAINER, "npz")["conv1/w"]
 
@@ -261,13 +261,13 @@ def test_a_name_that_is_not_there_is_a_key_that_is_not_there() -> None:
         ("\ud800", np.zeros(1), "no Unicode text"),
     ],
 )
-def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
+def test_unsupported_tensors_are_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "x.npz", {name: array})
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path, mutations: int) -> None:
+def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
     tensors = samples(["float32", "bool"])
     formats.write(tmp_path / "x.npz", tensors)
     with zipfile.ZipFile(tmp_path / "x.npz", "a", zipfile.ZIP_DEFLATED) as both:

@@ -35,7 +35,7 @@ def saved(path: Path, tree: object, *, ocdbt: bool = True) -> Path:
     return path
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     given = tensors()
     formats.write(tmp_path / "net", dict(reversed(given.items())), "orbax")
     assert orbax.matches(tmp_path / "net", b"") and not orbax.matches(tmp_path / "net" / "d", b"")
@@ -48,7 +48,7 @@ def test_there_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("ocdbt", [True, False])
-def test_what_orbax_writes_is_read(tmp_path, ocdbt):
+def test_files_of_orbax_are_read(tmp_path, ocdbt):
     tree = {
         "batch_stats": {"mean": np.ones(2, np.float16)},
         "params": {"layers": [{"kernel": jax.numpy.arange(6.0).reshape(2, 3)}, {}], "scale": np.float32(3)},
@@ -66,7 +66,7 @@ def test_what_orbax_writes_is_read(tmp_path, ocdbt):
     assert facts(read) == facts(expected)
 
 
-def test_a_step_of_a_manager(tmp_path):
+def test_step_of_a_checkpoint_manager_is_read(tmp_path):
     with checkpoint.CheckpointManager(tmp_path / "run") as manager:
         manager.save(7, args=checkpoint.args.StandardSave({"kernel": np.ones(2)}))
     assert facts(formats.read(tmp_path / "run" / "7", "orbax")) == facts({"kernel": np.ones(2)})
@@ -146,7 +146,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_refused(tmp_path, bare, change, words):
+def test_hostile_file_is_refused(tmp_path, bare, change, words):
     shutil.copytree(bare, tmp_path / "net")
     change(tmp_path / "net")
     with pytest.raises(FileFormatError) as error:
@@ -154,7 +154,7 @@ def test_what_is_refused(tmp_path, bare, change, words):
     assert words in str(error.value) and str(tmp_path / "net") in str(error.value)
 
 
-def test_frames_by_hand(tmp_path, bare):
+def test_typed_zstandard_frames_are_checked(tmp_path, bare):
     """A bare block and a repeated byte, each of eight bytes, are read."""
     shutil.copytree(bare, tmp_path / "net")
     for block in (b"\x41\x00\x00" + np.array([1.5, -0.0], np.float32).tobytes(), b"\x43\x00\x00\x00"):
@@ -164,7 +164,7 @@ def test_frames_by_hand(tmp_path, bare):
             np.testing.assert_array_equal(formats.read(tmp_path / "net", "orbax")["a"], expected)
 
 
-def test_a_store_that_points_out_of_the_folder(tmp_path):
+def test_store_outside_the_folder_is_refused(tmp_path):
     """TensorStore does not follow such a key; if that changed, a checkpoint could hold a file of the reader's."""
     store = tensorstore.KvStore.open(f"file://{tmp_path}/").result()
     with pytest.raises(ValueError, match=r"[Ii]nvalid"):
@@ -181,12 +181,12 @@ def test_a_store_that_points_out_of_the_folder(tmp_path):
         ({"a": np.zeros(1), "a/b": np.zeros(1)}, "lies within another tensor"),
     ],
 )
-def test_what_it_cannot_hold(tmp_path, given, words):
+def test_unsupported_tensors_are_not_written(tmp_path, given, words):
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "net", given, "orbax")
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path, mutations):
+def test_mutated_files_are_read_or_refused(tmp_path, mutations):
     formats.write(tmp_path / "net", {"a/b": np.ones(2, np.float32), "a/c": np.arange(6).reshape(2, 3)}, "orbax")
     fuzz.survives("orbax", tmp_path / "net", mutations)

@@ -38,7 +38,7 @@ LITERAL = (
 )
 
 
-def test_a_file_typed_out(tmp_path: Path) -> None:
+def test_typed_file_is_read(tmp_path: Path) -> None:
     (path := tmp_path / "x.safetensors").write_bytes(LITERAL)
     got = formats.read(path)
     want = {"b": np.array(1.0, np.float16), "a": np.array([[1.0, -0.0]], ml_dtypes.bfloat16)}
@@ -46,7 +46,7 @@ def test_a_file_typed_out(tmp_path: Path) -> None:
     assert all(is_mapped(array) for array in got.values())
 
 
-def test_every_bit_comes_back(tmp_path: Path) -> None:
+def test_round_trip_is_exact(tmp_path: Path) -> None:
     want = samples(CODES)
     formats.write(tmp_path / "x.safetensors", want)
     got = formats.read(tmp_path / "x.safetensors")
@@ -56,12 +56,12 @@ def test_every_bit_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "y.safetensors").read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
 
-def test_nothing_to_keep(tmp_path: Path) -> None:
+def test_empty_file_round_trips(tmp_path: Path) -> None:
     formats.write(tmp_path / "x.safetensors", {})
     assert not formats.read(tmp_path / "x.safetensors")
 
 
-def test_its_own_package_reads_what_we_write_and_we_what_it_writes(tmp_path: Path) -> None:
+def test_files_are_exchanged_with_safetensors(tmp_path: Path) -> None:
     tensors = {name: array for name, array in samples(CODES).items() if "bfloat16" not in name and name != "big"}
     formats.write(tmp_path / "ours.safetensors", tensors)
     theirs = safetensors.numpy.load_file(tmp_path / "ours.safetensors")
@@ -76,7 +76,7 @@ def test_its_own_package_reads_what_we_write_and_we_what_it_writes(tmp_path: Pat
 
 
 @pytest.mark.framework("torch")
-def test_torch_shares_its_bfloat16_with_us(tmp_path: Path) -> None:
+def test_bfloat16_is_exchanged_with_torch(tmp_path: Path) -> None:
     want = samples(["float32", "bfloat16"])["bfloat16(2, 3, 1, 4)/é"]
     formats.write(tmp_path / "ours.safetensors", {"odd": np.zeros(3, bool), "w": want})
     theirs = safetensors_torch.load_file(tmp_path / "ours.safetensors")["w"]
@@ -86,7 +86,7 @@ def test_torch_shares_its_bfloat16_with_us(tmp_path: Path) -> None:
     assert same(formats.read(tmp_path / "theirs.safetensors"), {"w": want})
 
 
-def test_tensors_pass_one_by_one(tmp_path: Path) -> None:
+def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
     formats.write(tmp_path / "x.safetensors", {str(number): np.zeros(1 << 18, np.float32) for number in range(16)})
 
     def pass_on() -> None:
@@ -129,7 +129,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_refused(tmp_path: Path, data: bytes, words: str) -> None:
+def test_hostile_file_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     (path := tmp_path / "x.safetensors").write_bytes(data)
     with pytest.raises(FileFormatError) as caught:
         formats.read(path, "safetensors")
@@ -147,12 +147,12 @@ def test_hostile_files_are_refused(tmp_path: Path, data: bytes, words: str) -> N
         ("\ud800", np.zeros(1), "no Unicode text"),
     ],
 )
-def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
+def test_unsupported_tensors_are_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "x.safetensors", {name: array})
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path: Path, mutations: int) -> None:
+def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
     formats.write(tmp_path / "x.safetensors", samples(["float32", "bfloat16", "bool", "int64"]))
     survives("safetensors", tmp_path / "x.safetensors", mutations)

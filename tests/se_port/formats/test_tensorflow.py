@@ -82,7 +82,7 @@ def by_hand(folder: Path, data: bytes, shard: bytes | None = DATA) -> Path:
     return folder / "net.index"
 
 
-def test_the_checksum():
+def test_checksum_equals_the_published_value():
     assert tensorflow.crc32c(b"123456789") == 0xE3069283  # of RFC 3720's polynomial, as published
     draw = np.random.default_rng(1)
     for size in (*range(20), 100, 4095, 4096, 4097, 50_001):
@@ -90,13 +90,13 @@ def test_the_checksum():
         assert tensorflow.crc32c(data) == slow_crc32c(data)
 
 
-def test_the_checksum_of_pieces(monkeypatch):
+def test_checksum_of_chunks_equals_that_of_the_whole(monkeypatch):
     monkeypatch.setattr(tensorflow, "CHUNK_BYTES", 1000)
     data = np.random.default_rng(1).bytes(5003)
     assert tensorflow.crc32c(data) == slow_crc32c(data)
 
 
-def test_a_file_typed_by_hand(tmp_path):
+def test_typed_file_is_read(tmp_path):
     path = by_hand(tmp_path, index((b"", HEADER), (b"conv/W", ENTRY), (b"text", b"\x08\x07")))
     assert tensorflow.matches(path, b"") and tensorflow.matches(tmp_path / "net", b"")
     assert tensorflow.matches(tmp_path, b"") and not tensorflow.matches(tmp_path / "other", b"")
@@ -105,12 +105,12 @@ def test_a_file_typed_by_hand(tmp_path):
     assert is_mapped(formats.read(path, "tensorflow")["conv/W"])
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     assert facts(formats.read(written(tmp_path, tensors()), "tensorflow")) == facts(tensors())
 
 
 @pytest.mark.framework("keras")
-def test_tensorflow_reads_what_is_written(tmp_path, tf):
+def test_tensorflow_reads_written_files(tmp_path, tf):
     written(tmp_path, tensors())
     reader = tf.train.load_checkpoint(str(tmp_path / "net.ckpt"))
     assert set(reader.get_variable_to_shape_map()) == set(tensors())
@@ -118,7 +118,7 @@ def test_tensorflow_reads_what_is_written(tmp_path, tf):
 
 
 @pytest.mark.framework("keras")
-def test_what_tensorflow_2_writes_is_read(tmp_path, tf):
+def test_files_of_tensorflow_2_are_read(tmp_path, tf):
     module = tf.Module()
     module.kernel = tf.Variable(np.arange(12, dtype=np.float32).reshape(3, 4))
     module.steps = [tf.Variable(2), tf.Variable(tf.zeros(2, tf.bfloat16))]
@@ -135,7 +135,7 @@ def test_what_tensorflow_2_writes_is_read(tmp_path, tf):
 
 
 @pytest.mark.framework("keras")
-def test_what_tensorflow_1_writes_is_read(tmp_path, tf):
+def test_files_of_tensorflow_1_are_read(tmp_path, tf):
     """Many variables, in an index of several blocks with shared beginnings, in two data files; and one in slices."""
     v1, drawn = tf.compat.v1, np.random.default_rng(1)
     expected = {f"group/block{number}/conv/W": drawn.random((2, 3)) for number in range(150)}
@@ -199,13 +199,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_refused(tmp_path, data, words):
+def test_hostile_file_is_refused(tmp_path, data, words):
     with pytest.raises(FileFormatError) as error:
         dict(formats.read(by_hand(tmp_path, data), "tensorflow"))
     assert words in str(error.value) and "net.index" in str(error.value)
 
 
-def test_a_data_file_that_is_missing(tmp_path):
+def test_missing_data_file_is_an_error(tmp_path):
     path = by_hand(tmp_path, index((b"", HEADER), (b"a", ENTRY)), shard=None)
     with pytest.raises(FileFormatError, match=r"net.data-00000-of-00001: is not there"):
         formats.read(path, "tensorflow")
@@ -220,18 +220,18 @@ def test_a_data_file_that_is_missing(tmp_path):
         ({"a": np.array(["text"])}, "which is <U4"),
     ],
 )
-def test_what_it_cannot_hold(tmp_path, given, words):
+def test_unsupported_tensors_are_not_written(tmp_path, given, words):
     with pytest.raises(FileFormatError, match=words):
         written(tmp_path, given)
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files(tmp_path, mutations):
+def test_mutated_files_are_read_or_refused(tmp_path, mutations):
     written(tmp_path, tensors())
     fuzz.survives("tensorflow", tmp_path, max(mutations, 1000))  # few get past the checksums
 
 
-def test_mutated_blocks_with_right_checksums(tmp_path):
+def test_mutated_blocks_with_right_checksums_are_read_or_refused(tmp_path):
     """Else the checksums would keep mutations from all that comes after them."""
     whole = block((b"", HEADER), (b"conv/W", ENTRY), (b"conv/b", b"\x08\x07"))[:-5]
     refused = 0
