@@ -4,10 +4,11 @@ Where a system can be installed, its own networks say where the blocks are and i
 the others there is one set of names each, typed by hand from its sources and not from the tables.
 """
 
+import json
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -316,512 +317,48 @@ def test_blocks_of_nutszebras_reference_are_found():
 
 # Names typed by hand
 
-Shape = tuple[int, ...]
+Shapes = dict[str, tuple[int, ...]]
 
-GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = {
-    "canonical": (
-        "stage1.block0.se",
-        {
-            "stage1.block0.se.reduce.weight": (16, 256),
-            "stage1.block0.se.reduce.bias": (16,),
-            "stage1.block0.se.expand.weight": (256, 16),
-            "stage1.block0.se.expand.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "canonical.single": ("net.se", {"net.se.expand.weight": (48, 48), "net.se.expand.bias": (48,)}, (48, None, True)),
-    "se_keras": (
-        "squeeze_excitation",
-        {"squeeze_excitation/reduce/kernel": (64, 4), "squeeze_excitation/expand/kernel": (4, 64)},
-        (64, 4, False),
-    ),
-    "se_keras.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
-    "se_flax": ("se", {"se/reduce/kernel": (64, 4), "se/expand/kernel": (4, 64)}, (64, 4, False)),
-    "se_flax.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
-    "caffe": (
-        "conv2_1",
-        {
-            "conv2_1_1x1_down:0": (16, 256, 1, 1),
-            "conv2_1_1x1_down:1": (16,),
-            "conv2_1_1x1_up:0": (256, 16, 1, 1),
-            "conv2_1_1x1_up:1": (256,),
-        },
-        (256, 16, True),
-    ),
-    "shicai": (
-        "conv2_1",
-        {"conv2_1/sqz:0": (16, 256), "conv2_1/sqz:1": (16,), "conv2_1/exc:0": (256, 16), "conv2_1/exc:1": (256,)},
-        (256, 16, True),
-    ),
-    "matconvnet": (
-        "conv2_1",
-        {
-            "conv2_1_1x1_down_filter": (1, 1, 256, 16),
-            "conv2_1_1x1_down_bias": (16, 1),
-            "conv2_1_1x1_up_filter": (1, 1, 16, 256),
-            "conv2_1_1x1_up_bias": (256, 1),
-        },
-        (256, 16, True),
-    ),
-    "tensorpack": (
-        "group0/block0",
-        {
-            "group0/block0/fc1/W": (256, 16),
-            "group0/block0/fc1/b": (16,),
-            "group0/block0/fc2/W": (16, 256),
-            "group0/block0/fc2/b": (256,),
-        },
-        (256, 16, True),
-    ),
-    "mxnet": (
-        "arg:stage1_unit1",
-        {
-            "arg:stage1_unit1_excitation1_weight": (16, 256),
-            "arg:stage1_unit1_excitation1_bias": (16,),
-            "arg:stage1_unit1_excitation2_weight": (256, 16),
-            "arg:stage1_unit1_excitation2_bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "chainer": (
-        "res_block1/se_block_1",
-        {
-            "res_block1/se_block_1/f1/W": (16, 64),
-            "res_block1/se_block_1/f1/b": (16,),
-            "res_block1/se_block_1/f2/W": (64, 16),
-            "res_block1/se_block_1/f2/b": (64,),
-        },
-        (64, 16, True),
-    ),
-    "chainer.Linear": ("se", {"se/fc1/W": (4, 64), "se/fc2/W": (64, 4)}, (64, 4, False)),
-    "moskomule": (
-        "layer1.0.se",
-        {"layer1.0.se.fc.0.weight": (4, 64), "layer1.0.se.fc.2.weight": (64, 4)},
-        (64, 4, False),
-    ),
-    "xmu": ("", {"fc.0.weight": (6, 100), "fc.2.weight": (100, 6)}, (100, 6, False)),
-    "tutorial.SqueezeAndExcitation": ("", {"network.0.weight": (4, 32), "network.2.weight": (32, 4)}, (32, 4, False)),
-    "tutorial.SqueezeAndExcitation.keras": (
-        "",
-        {"dense/kernel": (32, 4), "dense_1/kernel": (4, 32)},
-        (32, 4, False),
-    ),
-    "tutorial.SEAttention": ("se", {"se.fc.0.weight": (64, 512), "se.fc.2.weight": (512, 64)}, (512, 64, False)),
-    "tutorial.SE": ("model.2", {"model.2.l1.weight": (4, 64), "model.2.l2.weight": (64, 4)}, (64, 4, False)),
-    "tutorial.SELayer": ("se", {"se.fc.0.weight": (4, 64), "se.fc.2.weight": (64, 4)}, (64, 4, False)),
-    "tutorial.SEBlock": ("", {"fc1.weight": (16, 64), "fc2.weight": (64, 16)}, (64, 16, False)),
-    "timm.SEModule": (
-        "s1.b1.se",
-        {
-            "s1.b1.se.fc1.weight": (8, 24, 1, 1),
-            "s1.b1.se.fc1.bias": (8,),
-            "s1.b1.se.fc2.weight": (24, 8, 1, 1),
-            "s1.b1.se.fc2.bias": (24,),
-        },
-        (24, 8, True),
-    ),
-    "timm.SqueezeExciteCl": (
-        "attn",
-        {"attn.fc1.weight": (8, 24), "attn.fc1.bias": (8,), "attn.fc2.weight": (24, 8), "attn.fc2.bias": (24,)},
-        (24, 8, True),
-    ),
-    "timm.SqueezeExcite": (
-        "blocks.0.0.se",
-        {
-            "blocks.0.0.se.conv_reduce.weight": (8, 32, 1, 1),
-            "blocks.0.0.se.conv_reduce.bias": (8,),
-            "blocks.0.0.se.conv_expand.weight": (32, 8, 1, 1),
-            "blocks.0.0.se.conv_expand.bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "timm.EffectiveSEModule": (
-        "stages.0.blocks.0.attn",
-        {"stages.0.blocks.0.attn.fc.weight": (112, 112, 1, 1), "stages.0.blocks.0.attn.fc.bias": (112,)},
-        (112, None, True),
-    ),
-    "timm.hgnet": (
-        "stages.0.blocks.0.aggregation.1",
-        {
-            "stages.0.blocks.0.aggregation.1.conv.weight": (224, 224, 1, 1),
-            "stages.0.blocks.0.aggregation.1.conv.bias": (224,),
-        },
-        (224, None, True),
-    ),
-    "timm.legacy": (
-        "layer1.0.se_module",
-        {
-            "layer1.0.se_module.fc1.weight": (16, 256, 1, 1),
-            "layer1.0.se_module.fc1.bias": (16,),
-            "layer1.0.se_module.fc2.weight": (256, 16, 1, 1),
-            "layer1.0.se_module.fc2.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "timm.rexnet": (
-        "features.3.se",
-        {
-            "features.3.se.fc1.weight": (19, 228, 1, 1),
-            "features.3.se.fc1.bias": (19,),
-            "features.3.se.bn.weight": (19,),
-            "features.3.se.bn.bias": (19,),
-            "features.3.se.bn.running_mean": (19,),
-            "features.3.se.bn.running_var": (19,),
-            "features.3.se.bn.num_batches_tracked": (),
-            "features.3.se.fc2.weight": (228, 19, 1, 1),
-            "features.3.se.fc2.bias": (228,),
-        },
-        (228, 19, True),
-    ),
-    "cadene": (
-        "layer4.2.se_module",
-        {
-            "layer4.2.se_module.fc1.weight": (128, 2048, 1, 1),
-            "layer4.2.se_module.fc1.bias": (128,),
-            "layer4.2.se_module.fc2.weight": (2048, 128, 1, 1),
-            "layer4.2.se_module.fc2.bias": (2048,),
-        },
-        (2048, 128, True),
-    ),
-    "torchvision": (
-        "features.1.block.1",
-        {
-            "features.1.block.1.fc1.weight": (8, 16, 1, 1),
-            "features.1.block.1.fc1.bias": (8,),
-            "features.1.block.1.fc2.weight": (16, 8, 1, 1),
-            "features.1.block.1.fc2.bias": (16,),
-        },
-        (16, 8, True),
-    ),
-    "efficientnet_pytorch": (
-        "_blocks.1",
-        {
-            "_blocks.1._se_reduce.weight": (4, 96, 1, 1),
-            "_blocks.1._se_reduce.bias": (4,),
-            "_blocks.1._se_expand.weight": (96, 4, 1, 1),
-            "_blocks.1._se_expand.bias": (96,),
-        },
-        (96, 4, True),
-    ),
-    "pycls": (
-        "s1.b1.f.se",
-        {
-            "s1.b1.f.se.f_ex.0.weight": (8, 24, 1, 1),
-            "s1.b1.f.se.f_ex.0.bias": (8,),
-            "s1.b1.f.se.f_ex.2.weight": (24, 8, 1, 1),
-            "s1.b1.f.se.f_ex.2.bias": (24,),
-        },
-        (24, 8, True),
-    ),
-    "monai": (
-        "layer1.0.se_layer",
-        {
-            "layer1.0.se_layer.fc.0.weight": (16, 256),
-            "layer1.0.se_layer.fc.0.bias": (16,),
-            "layer1.0.se_layer.fc.2.weight": (256, 16),
-            "layer1.0.se_layer.fc.2.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "mmpretrain": (
-        "backbone.layer1.0.se_layer",
-        {
-            "backbone.layer1.0.se_layer.conv1.conv.weight": (16, 256, 1, 1),
-            "backbone.layer1.0.se_layer.conv1.conv.bias": (16,),
-            "backbone.layer1.0.se_layer.conv2.conv.weight": (256, 16, 1, 1),
-            "backbone.layer1.0.se_layer.conv2.conv.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "pytorchcv": (
-        "features.stage1.unit1.se",
-        {
-            "features.stage1.unit1.se.conv1.weight": (4, 64, 1, 1),
-            "features.stage1.unit1.se.conv1.bias": (4,),
-            "features.stage1.unit1.se.conv2.weight": (64, 4, 1, 1),
-            "features.stage1.unit1.se.conv2.bias": (64,),
-        },
-        (64, 4, True),
-    ),
-    "pytorchcv.Linear": (
-        "features.stage1.unit1.se",
-        {
-            "features.stage1.unit1.se.fc1.weight": (4, 64),
-            "features.stage1.unit1.se.fc1.bias": (4,),
-            "features.stage1.unit1.se.fc2.weight": (64, 4),
-            "features.stage1.unit1.se.fc2.bias": (64,),
-        },
-        (64, 4, True),
-    ),
-    "hf.efficientnet": (
-        "efficientnet.encoder.blocks.0.squeeze_excite",
-        {
-            "efficientnet.encoder.blocks.0.squeeze_excite.reduce.weight": (8, 32, 1, 1),
-            "efficientnet.encoder.blocks.0.squeeze_excite.reduce.bias": (8,),
-            "efficientnet.encoder.blocks.0.squeeze_excite.expand.weight": (32, 8, 1, 1),
-            "efficientnet.encoder.blocks.0.squeeze_excite.expand.bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "hf.regnet": (
-        "regnet.encoder.stages.0.layers.0.layer.2.attention",
-        {
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.0.weight": (8, 48, 1, 1),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.0.bias": (8,),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.2.weight": (48, 8, 1, 1),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.2.bias": (48,),
-        },
-        (48, 8, True),
-    ),
-    "hf.qwen2_5_omni": (
-        "token2wav.blocks.1.se_block",
-        {
-            "token2wav.blocks.1.se_block.conv1.weight": (64, 256, 1),
-            "token2wav.blocks.1.se_block.conv1.bias": (64,),
-            "token2wav.blocks.1.se_block.conv2.weight": (256, 64, 1),
-            "token2wav.blocks.1.se_block.conv2.bias": (256,),
-        },
-        (256, 64, True),
-    ),
-    "smp.cSE": (
-        "decoder.blocks.0.attention1.attention.cSE",
-        {
-            "decoder.blocks.0.attention1.attention.cSE.1.weight": (16, 256, 1, 1),
-            "decoder.blocks.0.attention1.attention.cSE.1.bias": (16,),
-            "decoder.blocks.0.attention1.attention.cSE.3.weight": (256, 16, 1, 1),
-            "decoder.blocks.0.attention1.attention.cSE.3.bias": (256,),
-            "decoder.blocks.0.attention1.attention.sSE.0.weight": (1, 256, 1, 1),
-            "decoder.blocks.0.attention1.attention.sSE.0.bias": (1,),
-        },
-        (256, 16, True),
-    ),
-    "smp.mobileone": (
-        "stage2.3.se",
-        {
-            "stage2.3.se.reduce.weight": (16, 256, 1, 1),
-            "stage2.3.se.reduce.bias": (16,),
-            "stage2.3.se.expand.weight": (256, 16, 1, 1),
-            "stage2.3.se.expand.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "speechbrain.ecapa": (
-        "blocks.1.se_block",
-        {
-            "blocks.1.se_block.conv1.conv.weight": (128, 1024, 1),
-            "blocks.1.se_block.conv1.conv.bias": (128,),
-            "blocks.1.se_block.conv2.conv.weight": (1024, 128, 1),
-            "blocks.1.se_block.conv2.conv.bias": (1024,),
-        },
-        (1024, 128, True),
-    ),
-    "deepvision": (
-        "blocks.3",
-        {
-            "blocks.3.se_conv1.weight": (6, 144, 1, 1),
-            "blocks.3.se_conv1.bias": (6,),
-            "blocks.3.se_conv2.weight": (144, 6, 1, 1),
-            "blocks.3.se_conv2.bias": (144,),
-        },
-        (144, 6, True),
-    ),
-    "keras.efficientnet": (
-        "block1a_se",
-        {
-            "block1a_se_reduce/kernel": (1, 1, 32, 8),
-            "block1a_se_reduce/bias": (8,),
-            "block1a_se_expand/kernel": (1, 1, 8, 32),
-            "block1a_se_expand/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "keras.mobilenet_v3": (
-        "expanded_conv",
-        {
-            "expanded_conv_squeeze_excite_conv/kernel": (1, 1, 16, 8),
-            "expanded_conv_squeeze_excite_conv/bias": (8,),
-            "expanded_conv_squeeze_excite_conv_1/kernel": (1, 1, 8, 16),
-            "expanded_conv_squeeze_excite_conv_1/bias": (16,),
-        },
-        (16, 8, True),
-    ),
-    "keras_cv": (
-        "squeeze_and_excite2d",
-        {
-            "squeeze_and_excite2d/conv2d_4/kernel": (1, 1, 64, 16),
-            "squeeze_and_excite2d/conv2d_4/bias": (16,),
-            "squeeze_and_excite2d/conv2d_5/kernel": (1, 1, 16, 64),
-            "squeeze_and_excite2d/conv2d_5/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "keras_hub": (
-        "se/se",
-        {
-            "se/se_conv_reduce/kernel": (1, 1, 64, 16),
-            "se/se_conv_reduce/bias": (16,),
-            "se/se_conv_expand/kernel": (1, 1, 16, 64),
-            "se/se_conv_expand/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "kecam.Conv": (
-        "stack1_block1_se",
-        {
-            "stack1_block1_se_1_conv/kernel": (1, 1, 32, 8),
-            "stack1_block1_se_1_conv/bias": (8,),
-            "stack1_block1_se_2_conv/kernel": (1, 1, 8, 32),
-            "stack1_block1_se_2_conv/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "kecam.Dense": (
-        "stem_down_extract_se",
-        {
-            "stem_down_extract_se_1_dense/kernel": (64, 16),
-            "stem_down_extract_se_2_dense/kernel": (16, 64),
-        },
-        (64, 16, False),
-    ),
-    "kecam.MaxViT": (
-        "stack_1_block_1/mbconv/se",
-        {
-            "stack_1_block_1/mbconv/se/1_conv/kernel": (1, 1, 256, 16),
-            "stack_1_block_1/mbconv/se/1_conv/bias": (16,),
-            "stack_1_block_1/mbconv/se/2_conv/kernel": (1, 1, 16, 256),
-            "stack_1_block_1/mbconv/se/2_conv/bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "titu1994": ("", {"dense_14/kernel": (512, 32), "dense_15/kernel": (32, 512)}, (512, 32, False)),
-    "qubvel": (
-        "",
-        {
-            "conv2d_1/kernel": (1, 1, 256, 16),
-            "conv2d_1/bias": (16,),
-            "conv2d_2/kernel": (1, 1, 16, 256),
-            "conv2d_2/bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "automl": (
-        "efficientnetv2-b0/blocks_6/se",
-        {
-            "efficientnetv2-b0/blocks_6/se/conv2d/kernel": (1, 1, 192, 12),
-            "efficientnetv2-b0/blocks_6/se/conv2d/bias": (12,),
-            "efficientnetv2-b0/blocks_6/se/conv2d_1/kernel": (1, 1, 12, 192),
-            "efficientnetv2-b0/blocks_6/se/conv2d_1/bias": (192,),
-        },
-        (192, 12, True),
-    ),
-    "tf_slim": (
-        "MobilenetV3/expanded_conv_3/squeeze_excite",
-        {
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv/weights": (1, 1, 72, 24),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv/biases": (24,),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv_1/weights": (1, 1, 24, 72),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv_1/biases": (72,),
-        },
-        (72, 24, True),
-    ),
-    "efficientnet_jax": (
-        "blocks_0_0/se",
-        {
-            "blocks_0_0/se/reduce/kernel": (1, 1, 32, 8),
-            "blocks_0_0/se/reduce/bias": (8,),
-            "blocks_0_0/se/expand/kernel": (1, 1, 8, 32),
-            "blocks_0_0/se/expand/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "scenic": (
-        "SqueezeAndExcite_0",
-        {
-            "SqueezeAndExcite_0/Dense_0/kernel": (64, 16),
-            "SqueezeAndExcite_0/Dense_0/bias": (16,),
-            "SqueezeAndExcite_0/Dense_1/kernel": (16, 64),
-            "SqueezeAndExcite_0/Dense_1/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "hf.flax_regnet": (
-        "regnet/encoder/stages/0/layers/0/layer/2/attention",
-        {
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/0/kernel": (1, 1, 48, 8),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/0/bias": (8,),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/2/kernel": (1, 1, 8, 48),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/2/bias": (48,),
-        },
-        (48, 8, True),
-    ),
-    "nfnets": (
-        "nf_net/~/nf_block/~",
-        {
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear/w": (256, 128),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear/b": (128,),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear_1/w": (128, 256),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear_1/b": (256,),
-        },
-        (256, 128, True),
-    ),
-    "eqxvision": (
-        "features.1.block.1",
-        {
-            "features.1.block.1.fc1.weight": (8, 16, 1, 1),
-            "features.1.block.1.fc1.bias": (8, 1, 1),
-            "features.1.block.1.fc2.weight": (16, 8, 1, 1),
-            "features.1.block.1.fc2.bias": (16, 1, 1),
-        },
-        (16, 8, True),
-    ),
-    "paddleclas.conv": (
-        "blocks5.0.se",
-        {
-            "blocks5.0.se.conv1.weight": (64, 256, 1, 1),
-            "blocks5.0.se.conv1.bias": (64,),
-            "blocks5.0.se.conv2.weight": (256, 64, 1, 1),
-            "blocks5.0.se.conv2.bias": (256,),
-        },
-        (256, 64, True),
-    ),
-    "paddleclas.linear": (
-        "block_list.0.scale",
-        {
-            "block_list.0.scale.squeeze.weight": (256, 16),
-            "block_list.0.scale.squeeze.bias": (16,),
-            "block_list.0.scale.excitation.weight": (16, 256),
-            "block_list.0.scale.excitation.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "paddleclas.adaface": (
-        "body.0.res_layer.se_block",
-        {
-            "body.0.res_layer.se_block.fc1.weight": (4, 64, 1, 1),
-            "body.0.res_layer.se_block.fc2.weight": (64, 4, 1, 1),
-        },
-        (64, 4, False),
-    ),
-}
+
+class TypedBlock(NamedTuple):
+    """A block whose names and shapes were typed from the system's source, not from the table of layouts."""
+
+    path: str
+    channels: int
+    hidden: int | None
+    bias: bool
+    tensors: Shapes
+
+
+def read_typed(name: str) -> dict[str, dict[str, Any]]:
+    """Read a data file beside this module; shapes become tuples."""
+    typed = json.loads((Path(__file__).parent / name).read_text())
+    for block in typed.values():
+        block["tensors"] = {tensor: tuple(shape) for tensor, shape in block["tensors"].items()}
+    return typed
+
+
+TYPED = {layout: TypedBlock(**block) for layout, block in read_typed("typed_blocks.json").items()}
+"""By layout."""
 
 
 def test_every_layout_has_typed_names():
-    assert list(GOLDEN) == list(BLOCK_LAYOUTS)
+    assert list(TYPED) == list(BLOCK_LAYOUTS)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", TYPED)
 def test_typed_names_are_found(name):
-    path, shapes, (channels, hidden, bias) = GOLDEN[name]
+    typed = TYPED[name]
     for layout in ("auto", name):
-        found = se_port.find_blocks(zeros(shapes), layout)
-        assert list(found) == [path]
-        spec = found[path].spec
-        assert (spec.channels, None if spec.single_projection else spec.hidden) == (channels, hidden)
-        assert spec.bias == bias
-        assert name in found[path].layouts
+        found = se_port.find_blocks(zeros(typed.tensors), layout)
+        assert list(found) == [typed.path]
+        spec = found[typed.path].spec
+        assert (spec.channels, None if spec.single_projection else spec.hidden) == (typed.channels, typed.hidden)
+        assert spec.bias == typed.bias
+        assert name in found[typed.path].layouts
 
 
-TOLD = {
+DETERMINED = {
     "caffe": ("caffe",),
     "timm.legacy": ("timm.legacy", "cadene"),
     "timm.rexnet": ("timm.rexnet",),
@@ -837,22 +374,22 @@ TOLD = {
     "automl": ("automl",),
     "paddleclas.adaface": ("paddleclas.adaface",),
 }
-"""Where the names, or the place, tell activation and gate: all layouts that say the same."""
+"""Layouts whose names or path determine activation and gate, each with all layouts that agree."""
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", DETERMINED)
 def test_layout_determines_activation_and_gate(name):
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1])).values()
-    assert (block.layouts, block.unknown) == (TOLD[name], ())
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
+    assert (block.layouts, block.unknown) == (DETERMINED[name], ())
 
 
 @pytest.mark.parametrize(
     "name", ["tutorial.SEBlock", "timm.SEModule", "torchvision", "keras_cv", "keras_hub", "kecam.Conv"]
 )
 def test_common_names_leave_activation_and_gate_unknown(name):
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1])).values()
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
     assert block.unknown == ("activation", "gate")
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1]), gate="tanh").values()
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors), gate="tanh").values()
     assert (block.unknown, block.spec.gate) == (("activation",), "tanh")
 
 
@@ -1119,11 +656,11 @@ def refused(tensors, layout: str = "auto") -> str:
 def test_file_without_a_block_is_an_error():
     assert "no SE block of any layout in these 1 tensors" in refused(zeros({"conv.weight": (8, 4, 3, 3)}))
     assert "no SE block of layout 'caffe' in these 0 tensors" in refused({}, "caffe")
-    assert "no SE block of layout 'timm'" in refused(zeros(GOLDEN["caffe"][1]), "timm")
+    assert "no SE block of layout 'timm'" in refused(zeros(TYPED["caffe"].tensors), "timm")
 
 
 def test_unknown_layout_is_an_error():
-    text = refused(zeros(GOLDEN["caffe"][1]), "coffee")
+    text = refused(zeros(TYPED["caffe"].tensors), "coffee")
     assert "layout 'coffee' is not known" in text and "caffe" in text and "timm.SEModule" in text
     with pytest.raises(LayoutError, match=r"layout 'coffee' is not a block's; expected one of canonical, "):
         save_block(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
@@ -1184,82 +721,28 @@ def test_misshapen_projection_is_no_block(name, bias):
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "complex64", "float8_e4m3fn"])
 def test_dtype_outside_the_spec_is_an_error(dtype):
-    tensors = zeros(GOLDEN["torchvision"][1])
+    tensors = zeros(TYPED["torchvision"].tensors)
     tensors["features.1.block.1.fc2.bias"] = np.zeros(16, dtype=getattr(ml_dtypes, dtype, dtype))
     text = refused(tensors)
     assert f"features.1.block.1.fc2.bias has dtype {dtype}, expected one of float16, bfloat16" in text
 
 
-PERCEPTRONS = {
-    "ViT of timm": {
-        "blocks.0.mlp.fc1.weight": (768, 192),
-        "blocks.0.mlp.fc1.bias": (768,),
-        "blocks.0.mlp.fc2.weight": (192, 768),
-        "blocks.0.mlp.fc2.bias": (192,),
-    },
-    "convolutions": {"mlp.fc1.weight": (64, 16, 1, 1), "mlp.fc2.weight": (16, 64, 1, 1)},
-    "Sequential": {"ffn.fc.0.weight": (64, 16), "ffn.fc.2.weight": (16, 64)},
-    "scenic": {
-        "MlpBlock_0/Dense_0/kernel": (192, 768),
-        "MlpBlock_0/Dense_0/bias": (768,),
-        "MlpBlock_0/Dense_1/kernel": (768, 192),
-        "MlpBlock_0/Dense_1/bias": (192,),
-    },
-    "Keras": {"dense/kernel": (16, 64), "dense_1/kernel": (64, 16)},
-    "nothing inside": {"se.fc1.weight": (0, 8, 1, 1), "se.fc2.weight": (8, 0, 1, 1)},
-    "CBAM of pytorchcv": {
-        "cbam.ch_gate.mlp.fc1.weight": (4, 64),
-        "cbam.ch_gate.mlp.fc1.bias": (4,),
-        "cbam.ch_gate.mlp.fc2.weight": (64, 4),
-        "cbam.ch_gate.mlp.fc2.bias": (64,),
-    },
-    "channel mixer of kecam": {
-        "stack1_block1_channel_mixer_1_conv/kernel": (1, 1, 48, 96),
-        "stack1_block1_channel_mixer_2_conv/kernel": (1, 1, 96, 48),
-    },
-    "projection head of mmpretrain": {
-        "neck.fc1.weight": (64, 64),
-        "neck.bn1.weight": (64,),
-        "neck.bn1.running_mean": (64,),
-        "neck.fc2.weight": (64, 64),
-    },
-    "PReLU of pytorchcv's SINet": {
-        "down_conv.se.fc1.weight": (42, 84),
-        "down_conv.se.fc1.bias": (42,),
-        "down_conv.se.activ.weight": (42,),
-        "down_conv.se.fc2.weight": (84, 42),
-        "down_conv.se.fc2.bias": (84,),
-        "down_conv.se.sigmoid.weight": (84,),
-    },
-    "another way out": {"head.fc1.weight": (32, 64), "head.fc2.weight": (10, 32)},
-    "with a norm between": {
-        "attn.mlp_add.fc1.weight": (8, 64, 1, 1),
-        "attn.mlp_add.fc1.bias": (8,),
-        "attn.mlp_add.norm.weight": (8,),
-        "attn.mlp_add.norm.bias": (8,),
-        "attn.mlp_add.fc2.weight": (64, 8, 1, 1),
-        "attn.mlp_add.fc2.bias": (64,),
-    },
-    "with statistics between": {
-        "fc1.weight": (8, 64, 1, 1),
-        "bn.running_mean": (8,),
-        "bn.running_var": (8,),
-        "fc2.weight": (64, 8, 1, 1),
-    },
-}
+NO_BLOCKS: dict[str, Shapes] = {name: file["tensors"] for name, file in read_typed("no_blocks.json").items()}
+"""Files that look like blocks and are none, such as perceptrons."""
 
 
-@pytest.mark.parametrize("name", PERCEPTRONS)
+@pytest.mark.parametrize("name", NO_BLOCKS)
 def test_perceptron_is_no_block(name):
-    assert find_blocks_or_none(zeros(PERCEPTRONS[name])) == {}
+    assert find_blocks_or_none(zeros(NO_BLOCKS[name])) == {}
 
 
 @pytest.mark.parametrize("leaf", ["weight", "bias", "running_mean", "running_var"])
 def test_incomplete_batch_norm_is_not_folded(leaf):
-    shapes = {at: shape for at, shape in GOLDEN["timm.rexnet"][1].items() if at != f"features.3.se.bn.{leaf}"}
+    shapes = {at: shape for at, shape in TYPED["timm.rexnet"].tensors.items() if at != f"features.3.se.bn.{leaf}"}
     assert find_blocks_or_none(zeros(shapes)) == {}
     assert (
-        find_blocks_or_none(zeros(GOLDEN["timm.rexnet"][1] | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet") == {}
+        find_blocks_or_none(zeros(TYPED["timm.rexnet"].tensors | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet")
+        == {}
     )
 
 
