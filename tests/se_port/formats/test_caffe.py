@@ -96,11 +96,6 @@ def test_typed_file_is_read(tmp_path: Path) -> None:
     assert caffe.matches(path, LITERAL) and not caffe.matches(tmp_path / "net.caffemodel.h5", b"")
 
 
-def test_round_trip_is_exact(tmp_path: Path) -> None:
-    formats.write(tmp_path / "net.caffemodel", draw())
-    assert facts(formats.read(tmp_path / "net.caffemodel", "caffe")) == facts(draw())
-
-
 def test_layers_are_in_the_order_of_their_first_blobs(tmp_path: Path) -> None:
     one = np.zeros(1, np.float32)
     formats.write(tmp_path / "net.caffemodel", {"b:1": one, "a:0": one, "b:0": one})
@@ -221,18 +216,13 @@ def test_unsupported_tensors_are_not_written(tmp_path: Path, tensors: dict[str, 
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
-    formats.write(tmp_path / "net.caffemodel", draw())
-    fuzz.survives("caffe", tmp_path / "net.caffemodel", mutations)
-
-
 @pytest.mark.framework("port")
 def test_protobuf_agrees_on_mutated_files(tmp_path: Path) -> None:
     """What we read of a broken file is what protobuf reads of it."""
     formats.write(tmp_path / "net.caffemodel", draw())
     whole, path, compared, net = (tmp_path / "net.caffemodel").read_bytes(), tmp_path / "broken", 0, schema()
     for number in range(600):
-        path.write_bytes(fuzz.mutated(whole, number))
+        path.write_bytes(fuzz.mutate(whole, number))
         try:
             ours = formats.read(path, "caffe")
         except FileFormatError:

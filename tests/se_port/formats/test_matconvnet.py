@@ -12,7 +12,6 @@ from se_port.formats import _base, matconvnet
 from se_spec import FileFormatError
 
 from ...conftest import OnDemand
-from . import fuzz
 from .tensors import facts
 
 scipy_io = OnDemand("scipy.io")
@@ -58,11 +57,6 @@ def test_typed_file_is_read(tmp_path: Path) -> None:
     assert facts(tensors) == facts({"wb": np.array([[1, -2]], np.float32)})
     assert not tensors["wb"].flags.writeable
     assert matconvnet.matches(path, b"") and matconvnet.matches(path, LITERAL[:64])
-
-
-def test_round_trip_is_exact(tmp_path: Path) -> None:
-    formats.write(tmp_path / "net.mat", draw())
-    assert facts(formats.read(tmp_path / "net.mat", "matconvnet")) == facts(draw())
 
 
 @pytest.mark.framework("port")
@@ -229,16 +223,15 @@ def test_unsupported_tensors_are_not_written(tmp_path: Path, value: np.ndarray, 
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
-    formats.write(tmp_path / "net.mat", draw())
-    fuzz.survives("matconvnet", tmp_path / "net.mat", mutations)
-
-
-def test_mutated_compressed_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
-    # Level 0 leaves the bytes as they are, so that a mutation gets as far as the arrays.
-    formats.write(tmp_path / "whole.mat", draw())
-    element = (tmp_path / "whole.mat").read_bytes()[128:]
+def write_compressed(folder: Path) -> Path:
+    """Write a compressed file; level 0 keeps the bytes as they are, so that a mutation reaches the arrays."""
+    formats.write(folder / "whole.mat", draw())
+    element = (folder / "whole.mat").read_bytes()[128:]
     other = tag(14, head(7, (0, 0), b"meta") + tag(7, b""))
-    (tmp_path / "net.mat").write_bytes(saved(compressed(zlib.compress(other)), compressed(zlib.compress(element, 0))))
-    assert facts(formats.read(tmp_path / "net.mat", "matconvnet")) == facts(draw())
-    fuzz.survives("matconvnet", tmp_path / "net.mat", mutations)
+    data = saved(compressed(zlib.compress(other)), compressed(zlib.compress(element, 0)))
+    (folder / "net.mat").write_bytes(data)
+    return folder / "net.mat"
+
+
+def test_compressed_file_is_read(tmp_path: Path) -> None:
+    assert facts(formats.read(write_compressed(tmp_path), "matconvnet")) == facts(draw())

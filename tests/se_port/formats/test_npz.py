@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,7 @@ from se_port import formats
 from se_port.formats import _base, _zips, npz
 from se_spec import FileFormatError
 
-from .fuzz import survives
-from .tensors import is_mapped, most_memory, same, samples
+from .tensors import is_mapped, peak_memory, same, samples
 
 CHAINER = Path(__file__).parents[2] / "references" / "nutszebra-N2_r16" / "weights.model"
 
@@ -126,8 +124,8 @@ def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
     def pass_on(name: str) -> None:
         formats.write(tmp_path / "y.npz", formats.read(tmp_path / name, "npz"), force=True)
 
-    assert most_memory(lambda: pass_on("x.npz")) < 1 << 18
-    assert most_memory(lambda: pass_on("small.npz")) < 4 << 20
+    assert peak_memory(lambda: pass_on("x.npz")) < 1 << 18
+    assert peak_memory(lambda: pass_on("small.npz")) < 4 << 20
 
 
 def test_zip64_sizes_are_read(tmp_path: Path) -> None:
@@ -265,11 +263,3 @@ def test_unsupported_tensors_are_not_written(tmp_path: Path, name: str, array: n
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "x.npz", {name: array})
     assert not list(tmp_path.iterdir())
-
-
-def test_mutated_files_are_read_or_refused(tmp_path: Path, mutations: int) -> None:
-    tensors = samples(["float32", "bool"])
-    formats.write(tmp_path / "x.npz", tensors)
-    with zipfile.ZipFile(tmp_path / "x.npz", "a", zipfile.ZIP_DEFLATED) as both:
-        both.writestr("deflated.npy", npy(data=b"\0\0\x80\x3f" * 2))
-    survives("npz", tmp_path / "x.npz", mutations)

@@ -205,18 +205,11 @@ def test_varints_round_trip(value: int) -> None:
 
 
 @pytest.mark.framework("port", "onnx")
-@pytest.mark.parametrize("raw", [True, False], ids=["raw", "in fields"])
-def test_mutated_files_are_read_or_refused(tmp_path: Path, raw: bool, mutations: int) -> None:
-    onnx.save(model(draw(), raw=raw), tmp_path / "net.onnx")
-    fuzz.survives("onnx", tmp_path / "net.onnx", mutations)
-
-
-@pytest.mark.framework("port", "onnx")
 def test_onnx_agrees_on_mutated_files(tmp_path: Path) -> None:
     """What we read of a broken file is what ONNX reads of it, where it reads it."""
     whole, path, compared = model(draw(), raw=False).SerializeToString(), tmp_path / "net.onnx", 0
     for number in range(600):
-        path.write_bytes(fuzz.mutated(whole, number))
+        path.write_bytes(fuzz.mutate(whole, number))
         try:
             ours = formats.read(path, "onnx")
         except FileFormatError:

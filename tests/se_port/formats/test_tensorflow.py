@@ -105,10 +105,6 @@ def test_typed_file_is_read(tmp_path):
     assert is_mapped(formats.read(path, "tensorflow")["conv/W"])
 
 
-def test_round_trip_is_exact(tmp_path):
-    assert facts(formats.read(written(tmp_path, tensors()), "tensorflow")) == facts(tensors())
-
-
 @pytest.mark.framework("keras")
 def test_tensorflow_reads_written_files(tmp_path, tf):
     written(tmp_path, tensors())
@@ -226,17 +222,12 @@ def test_unsupported_tensors_are_not_written(tmp_path, given, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_mutated_files_are_read_or_refused(tmp_path, mutations):
-    written(tmp_path, tensors())
-    fuzz.survives("tensorflow", tmp_path, max(mutations, 1000))  # few get past the checksums
-
-
 def test_mutated_blocks_with_right_checksums_are_read_or_refused(tmp_path):
     """Else the checksums would keep mutations from all that comes after them."""
     whole = block((b"", HEADER), (b"conv/W", ENTRY), (b"conv/b", b"\x08\x07"))[:-5]
     refused = 0
     for number in range(1000):
-        data = fuzz.mutated(whole, number)
+        data = fuzz.mutate(whole, number)
         path = by_hand(tmp_path, table(data + b"\x00" + signed(data + b"\x00")))
         try:
             dict(formats.read(path, "tensorflow"))
