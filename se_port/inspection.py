@@ -12,7 +12,7 @@ from .sources import SourceLike, open_source
 
 @dataclass(frozen=True)
 class Inspection:
-    """What names and shapes show of a file.
+    """Description of a file, from its names and shapes.
 
     Args:
         source: the path, or how many tensors a mapping has.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RUNS = {"se_keras": "keras tensorflow", "se_flax": "nnx", "se_flax.linen": "linen"}
 """The implementation of ``se_parity`` that runs a layout; all others run in PyTorch."""
 MAX_ERROR_RATIO = 2.0
-"""How many times the floor the error may be, and still be rounding."""
+"""The largest ratio of error to floor that still is rounding."""
 MAX_INPUT_SIZE = 64
 """Pixels of an image's side; larger networks are run on smaller images."""
 

@@ -34,7 +34,7 @@ def _apply(module: Any, x: Any) -> tuple[Any, Any]:
 
 
 class Kind(NamedTuple):
-    """How the block of a class of modules is read.
+    """Rules for reading the block of a class of modules.
 
     Args:
         parts: the children that are the block, if it is not the whole module.
@@ -160,7 +160,7 @@ def gate_of_module(
     module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _apply
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a module on x, and return the map that it scales, channels last, and its gate."""
-    given = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    channels_first = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
     with get("torch.no_grad")():
-        scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, given))
+        scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, channels_first))
     return scaled, gate_of(scaled, y)

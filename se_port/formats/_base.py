@@ -1,4 +1,4 @@
-"""What every format shares: the type of its tensors, the limits of a file, and the one kind of error."""
+"""The parts that every format shares: the type of tensors, the limits of a file, and the one kind of error."""
 
 import importlib
 import math

@@ -260,7 +260,7 @@ class Reader:
 
     def _read_attribute(self, place: int, end: int) -> tuple[str, Attribute]:
         version, flags = self.number_at(place, 1), self.number_at(place + 1, 1)
-        sizes = [self.number_at(at, 2) for at in (place + 2, place + 4, place + 6)]
+        sizes = [self.number_at(position, 2) for position in (place + 2, place + 4, place + 6)]
         if not 1 <= version <= 3 or (version > 1 and flags):
             self.refuse(
                 f"has an attribute of version {version} and flags {flags}", "version 1 to 3 with a type of its own"

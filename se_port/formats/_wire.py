@@ -28,7 +28,7 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """How many bytes remain."""
+        """Number of bytes that remain."""
         return len(self.data) - self.place
 
     def read(self, size: int) -> memoryview:
@@ -114,8 +114,8 @@ def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.nda
         refuse(path, f"has an integer of {longest} bytes", f"at most {VARINT_BYTES}")
     values = np.zeros(last.size, np.uint64)
     for place in range(longest):
-        there = sizes > place
-        values[there] |= (data[first[there] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+        longer = sizes > place
+        values[longer] |= (data[first[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
     return values.view(np.int64)
 
 

@@ -160,9 +160,9 @@ def _read_by_position(reader: _hdf5.Reader, root: _hdf5.Object, own_names: dict[
     found: list[tuple[tuple[Any, ...], tuple[str, ...], np.ndarray]] = []
     for names, node in reader.walk(root):
         if names and names[-1] == "vars":
-            own = reader.read_text(node, "name") or []
-            if len(own) == 1 and own[0] and "/" not in own[0]:
-                own_names["/".join(names[:-1])] = own[0]
+            layer_name = reader.read_text(node, "name") or []
+            if len(layer_name) == 1 and layer_name[0] and "/" not in layer_name[0]:
+                own_names["/".join(names[:-1])] = layer_name[0]
         if node.array is not None:
             if len(names) < 2 or names[-2] != "vars":
                 reader.refuse(f"has the dataset {'/'.join(names)!r}", "Keras's, each within a group named vars")
@@ -230,10 +230,12 @@ def _write_by_position(path: Path, file: Any, tensors: Tensors) -> None:
             refuse(path, f"{name!r} is no place in a layer", "layers/conv2d_1:own_name/0; or an .h5, by names")
         group = file
         for layer in layers:
-            part, _, own = layer.partition(":")
+            part, _, layer_name = layer.partition(":")
             group = group.require_group(part)
-            if own and group.require_group("vars").attrs.setdefault("name", own) != own:
-                refuse(path, f"{group.name} would be called {own!r} and something else", "one name for each layer")
+            if layer_name and group.require_group("vars").attrs.setdefault("name", layer_name) != layer_name:
+                refuse(
+                    path, f"{group.name} would be called {layer_name!r} and something else", "one name for each layer"
+                )
         array = np.asarray(tensor)
         check_dtype(path, name, array, (*DTYPES, "bfloat16"))
         dataset = group.require_group("vars").create_dataset(place, data=array)

@@ -94,10 +94,10 @@ def _read_tensor(path: Path, message: memoryview, map_external: Callable[[str], 
                 name = decode_name(path, value)
             case (13, memoryview()):
                 entry = dict(iterate_fields(path, value))
-                key, said = (
-                    decode_name(path, one) if isinstance(one, memoryview) else "" for one in map(entry.get, (1, 2))
+                key, text = (
+                    decode_name(path, part) if isinstance(part, memoryview) else "" for part in map(entry.get, (1, 2))
                 )
-                entries[key] = said
+                entries[key] = text
             case (14, int()):
                 location = value
             case (4 | 5 | 6 | 7 | 9 | 10 | 11, memoryview() | bytes()):

@@ -345,14 +345,14 @@ def _read_old_file(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[in
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         refuse(path, "its list of storages is not that of its tensors", "an undamaged copy")
     places: dict[str, tuple[int, int]] = {}
-    at = data.tell()
+    place = data.tell()
     for key in keys:
-        left = len(data) - at - 8
+        left = len(data) - place - 8
         if left < 0:
             refuse(path, f"ends before its storage {key!r}", "an undamaged copy")
-        length = int.from_bytes(data[at : at + 8], "little", signed=True)
-        places[key] = at + 8, count_bytes(path, f"storage {key}", (length,), storages[key].itemsize, left)
-        at = sum(places[key])
+        length = int.from_bytes(data[place : place + 8], "little", signed=True)
+        places[key] = place + 8, count_bytes(path, f"storage {key}", (length,), storages[key].itemsize, left)
+        place = sum(places[key])
     return value, places
 
 

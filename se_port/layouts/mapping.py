@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 Tensors = Mapping[str, np.ndarray]
 KINDS: dict[type, str] = {Convolution: "conv", BatchNorm: "norm", Dense: "dense"}
 MAX_PROBLEMS = 12
-"""How many problems an error lists before it counts the rest."""
+"""Problems that an error lists before it counts the rest."""
 
 
 class Entry(NamedTuple):

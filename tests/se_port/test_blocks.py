@@ -1,4 +1,4 @@
-"""SE blocks in other people's files: found where they are, nowhere else, and to the bit.
+"""SE blocks in other systems' files are found at their paths, nowhere else, and exactly.
 
 Where a system can be installed, its own networks say where the blocks are and its own modules what their gates are. Of
 the others there is one set of names each, typed by hand from its sources and not from the tables.
@@ -97,10 +97,10 @@ KINDS = {
     ("SqueezeExcitation", "relu", "hard_sigmoid", False, True),
     ("SqueezeExcitation", "relu", "sigmoid", False, True),
 }
-"""Class, activation, gate, whether there is a norm, whether there are biases: all that the networks above have."""
+"""Every kind of block in the networks above: class, activation, gate, whether it has a norm, and biases."""
 
 PLACES = {"se", "se_module", "attn", "attn_last", "5", "1"}
-"""What their blocks are called where they stand."""
+"""Last elements of the paths of their blocks."""
 
 
 def every(networks: dict[str, list[str]]) -> Any:
@@ -227,7 +227,7 @@ def test_blocks_of_keras_applications_are_found(tf, name):
 
 @pytest.mark.framework("keras")
 def test_unnamed_dense_layers_of_keras_are_found(tf):
-    """The first tutorial's block, twice: Keras counts the layers, and both pairs stand at the root."""
+    """Keras numbers the layers of two blocks of the first tutorial, and both pairs are at the root."""
     layers, x = keras.layers, keras.Input((4, 4, 24))
     inputs, pairs = x, []
     for hidden in (3, 6):
@@ -339,7 +339,7 @@ def read_typed(name: str) -> dict[str, dict[str, Any]]:
 
 
 TYPED = {layout: TypedBlock(**block) for layout, block in read_typed("typed_blocks.json").items()}
-"""By layout."""
+"""Each typed block, by its layout."""
 
 
 def test_every_layout_has_typed_names():
@@ -431,7 +431,7 @@ HELD = [
     for bias in (False, True)
     if row.optional or bias == bool(row.bias)
 ]
-"""Every layout with the biases that it can hold."""
+"""Each layout, with and without biases where it can hold them."""
 LAYOUTS = [pytest.param(name, bias, id=f"{name}, {'biases' if bias else 'no biases'}") for name, bias in HELD]
 every_layout = pytest.mark.parametrize(("name", "bias"), LAYOUTS)
 
@@ -483,7 +483,7 @@ def test_saved_block_is_found_in_its_layout(name, bias, bare):
 
 @every_layout
 def test_saved_block_is_found_without_a_layout(name, bias):
-    """Other layouts may have the same names; then they are named too, and only what all of them say is known."""
+    """Layouts with the same names are all listed, and only what all of them determine is known."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias)
     values = se_numpy.initialize(spec, seed=1)
@@ -502,7 +502,7 @@ def test_saved_block_is_found_without_a_layout(name, bias):
 
 @every_layout
 def test_square_block_is_found_or_both_readings_are_named(name, bias):
-    """As wide inside as outside: nothing but the layout says which axis is which."""
+    """A square block has hidden == channels, so that only the layout determines the axes."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=5, hidden=5)
     values = se_numpy.initialize(spec, seed=1)
@@ -517,7 +517,7 @@ def test_square_block_is_found_or_both_readings_are_named(name, bias):
 
 @pytest.mark.parametrize(("name", "bias"), [one for one in LAYOUTS if BLOCK_LAYOUTS[one.values[0]].reduce is not None])
 def test_hidden_width_above_channels_needs_distinctive_names(name, bias):
-    """Under names that any perceptron has it is no block, unless the file is the block and the layout is named."""
+    """Names that a perceptron may have are no block, unless the file is the block and the layout is named."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=3, hidden=8)
     values = se_numpy.initialize(spec, seed=1)
@@ -555,11 +555,11 @@ ODD = {
         np.float64
     ),
 }
-"""NaNs with something in them, negative zero, the smallest number, infinity, and the largest subnormal, negative."""
+"""Bits of NaNs with a payload, negative zero, the smallest number, infinity, and a negative subnormal."""
 
 
 def odd_values(spec: SESpec, dtype: str, *rows: BlockLayout) -> dict[str, np.ndarray]:
-    """Parameters that begin with those, unless a layout computes, as folding does."""
+    """Draw parameters that begin with those bits, unless a layout computes, as folding does."""
     values = se_numpy.initialize(spec, seed=1, dtype=dtype)
     if all(row.norm is None for row in rows):
         for value in values.values():
@@ -583,7 +583,7 @@ def test_every_bit_survives_a_layout(name, bias, dtype):
 @pytest.mark.parametrize("bias", [True, False], ids=["biases", "no biases"])
 @pytest.mark.parametrize("single", [False, True], ids=["two projections", "one projection"])
 def test_every_bit_survives_any_two_layouts(single, bias):
-    """There, on to the other and back; of thousands of pairs each has one dtype, but each layout meets all of them."""
+    """A block goes to the other layout and back; each of thousands of pairs has one dtype, each layout has all."""
     rows = {name: BLOCK_LAYOUTS[name] for name, biased in HELD if biased == bias}
     rows = {name: row for name, row in rows.items() if (row.reduce is None) == single}
     assert len(rows) >= 3
@@ -620,7 +620,7 @@ def test_every_bit_of_a_pytorch_tensor_survives(dtype):
 
 
 def test_batch_norm_between_the_projections_is_folded():
-    """By hand: scale 3, offset 1, mean 2 and variance 4 (with epsilon) make 1.5 W z + 1.5 (b - 2) + 1."""
+    """Scale 3, offset 1, mean 2 and variance 4 (with epsilon) make 1.5 W z + 1.5 (b - 2) + 1, by hand."""
     tensors = {
         "se.fc1.weight": np.array([[2.0, 4.0]]).reshape(1, 2, 1, 1),
         "se.fc1.bias": np.array([6.0]),

@@ -127,7 +127,7 @@ every_layout = pytest.mark.parametrize("layout", NETWORK_LAYOUTS)
 
 
 def cut(name: str) -> NetworkSpec:
-    """A network with two stages of two units; taki's layers are counted, and Inception's are no two alike."""
+    """Cut a network to two stages of two units, except where every layer is numbered or different."""
     net = network(name.replace("n18", "n2"), num_classes=7)
     if name.startswith(("taki.", "chainer.", "se_bn")):
         return net
@@ -136,7 +136,7 @@ def cut(name: str) -> NetworkSpec:
 
 
 def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Numbers of which no two are alike, variances positive, with a negative zero and a NaN that carries a payload."""
+    """Draw different numbers, with positive variances, a negative zero and a NaN with a payload."""
     random = np.random.default_rng(0)
     values = {}
     for name, shape in parameters.shapes(net).items():
@@ -168,7 +168,7 @@ def test_every_layout_of_a_system_has_typed_names() -> None:
 
 
 def test_takis_layers_are_numbered_in_order_of_creation() -> None:
-    """The script, replayed: a stem; in each unit eight branches of two convolutions, then one; two dense layers."""
+    """The script makes a stem, then in each unit eight branches of two convolutions, one more, and two dense layers."""
     convs = itertools.count()
     expected = {"stem.conv1": [next(convs)]}
     for stage, block in itertools.product((1, 2, 3), range(3)):

@@ -1,4 +1,4 @@
-"""What other people's code answered, with their weights: their blocks and networks are ours, read by ``se_port``."""
+"""Outputs of other people's code, with their weights: the weights that ``se_port`` reads reproduce them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_m7_reference_blocks_are_reproduced(folder: str, layout: str) -> None:
 
 
 def short(name: str, stem: tuple[int, ...], stages: dict[int, tuple[int, int]], units: int = 2, **changes):
-    """A network with these channels in its stem, and stages of these channels and the widths inside of their units."""
+    """Make a network from channels of the stem, and from channels and inner width of each stage."""
     net, left = network(name), iter(stem)
     steps = tuple(replace(step, channels=next(left)) if hasattr(step, "channels") else step for step in net.stem.steps)
     made = [
@@ -57,7 +57,7 @@ def short(name: str, stem: tuple[int, ...], stages: dict[int, tuple[int, int]], 
 
 
 def a_sixteenth(name: str, **changes):
-    """An Inception with a sixteenth of its channels."""
+    """Make an Inception with a sixteenth of its channels."""
 
     def narrow(step):
         if isinstance(step, tuple):

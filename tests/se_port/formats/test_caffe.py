@@ -52,7 +52,7 @@ SCHEMA = {
 
 
 def schema(*, packed: bool = True):
-    """The class of ``NetParameter``, by protobuf."""
+    """Make protobuf's class of ``NetParameter``."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     for name, members in SCHEMA.items():
         message = file.message_type.add(name=name)
@@ -141,12 +141,12 @@ def test_files_of_protobuf_are_read(tmp_path: Path, field: str, packed: bool) ->
 
 
 def sized(data: bytes) -> bytes:
-    """Bytes after their length, which two bytes tell."""
+    """Prefix bytes with their length, in two bytes."""
     return bytes([len(data) & 0x7F | 0x80, len(data) >> 7]) + data
 
 
 def blob(data: str, shape: str = "") -> str:
-    """A BlobProto in a layer, from the hex of its values and of its dims."""
+    """Encode a BlobProto in a layer, from the hex of its values and of its dims."""
     dims = sized(b"\x0a" + sized(bytes.fromhex(shape)))
     return (b"\x3a" + sized(b"\x2a" + sized(bytes.fromhex(data)) + b"\x3a" + dims)).hex()
 
@@ -218,7 +218,7 @@ def test_unsupported_tensors_are_not_written(tmp_path: Path, tensors: dict[str, 
 
 @pytest.mark.framework("port")
 def test_protobuf_agrees_on_mutated_files(tmp_path: Path) -> None:
-    """What we read of a broken file is what protobuf reads of it."""
+    """The reader and protobuf read the same from a broken file."""
     formats.write(tmp_path / "net.caffemodel", draw())
     whole, path, compared, net = (tmp_path / "net.caffemodel").read_bytes(), tmp_path / "broken", 0, schema()
     for number in range(600):

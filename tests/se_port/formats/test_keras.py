@@ -1,4 +1,4 @@
-"""Keras's HDF5: what Keras and h5py write is read, what is written Keras loads; what is no such file is refused."""
+"""Keras's HDF5: files are exchanged with Keras and h5py, and hostile ones are refused."""
 
 import io
 import json
@@ -23,7 +23,7 @@ BY_PLACE = {"name.weights.h5": "layers/dense_10:last/{}", "name.h5": "last/{}"}
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """Of every dtype that such a file has."""
+    """Make a tensor of every dtype that such a file has."""
     dtypes = [*keras_files.DTYPES, *(["bfloat16"] if path.name == "name.weights.h5" else [])]
     return {BY_PLACE[path.name].format(name): array for name, array in one_of_each(dtypes).items()}
 
@@ -38,7 +38,7 @@ def zipped(path: Path, weights: bytes, config: bytes = b"{}", method: int = zipf
 
 @pytest.mark.framework("port")
 def test_file_of_keras_2_is_read(tmp_path):
-    """As that version made it: names as text of one length, with ``:0``; a nested model, a layer without weights."""
+    """The file has that version's names of one length, with ``:0``, a nested model and a layer without weights."""
     kernel, bias = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones(2, np.float64)
     with h5py.File(tmp_path / "old.h5", "w") as file:
         top = file.create_group("model_weights")
@@ -64,7 +64,7 @@ def test_file_of_keras_2_is_read(tmp_path):
 
 
 def model():
-    """Layers with names of their own and without, one model within another, a function that is no layer."""
+    """Build layers with and without given names, a model within another, and a function that is no layer."""
     layers = keras.layers
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="mid"), layers.Dense(2)], name="inner")
     x = keras.Input((8, 8, 3))
@@ -143,7 +143,7 @@ def test_keras_loads_written_files_by_name(tmp_path, net):
 
 @pytest.mark.framework("keras", "port")
 def test_keras_loads_written_bfloat16(tmp_path, tf):
-    """And a layer of one's own, whose parts are where its attributes are."""
+    """Keras also loads a custom layer, whose parts are at the names of its attributes."""
 
     class Block(keras.Model):
         def __init__(self):
@@ -169,7 +169,7 @@ def test_keras_loads_written_bfloat16(tmp_path, tf):
 @pytest.mark.framework("port")
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_layer_names_are_read_from_the_configuration(tmp_path, method):
-    """Of a version that did not write them beside the weights."""
+    """The file is from a version that did not write names beside the weights."""
     weights = io.BytesIO()
     with h5py.File(weights, "w") as file:
         for place in ("layers/conv2d/vars/0", "layers/conv2d_1/vars/0", "layers/conv2d_1/vars/10", "vars/0"):

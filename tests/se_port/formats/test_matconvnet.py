@@ -114,7 +114,7 @@ def params(*values: bytes, names: tuple[bytes, ...] = NAMES, order: str = "<", c
 
 
 def nameless(width: int) -> bytes:
-    """A structure with one byte of names of fields, each said to take ``width``."""
+    """Encode a structure with one byte of field names, whose announced width is ``width``."""
     return tag(14, head(2, (1, 1), b"params") + tag(5, struct.pack("<i", width)) + tag(1, b"n"))
 
 
@@ -141,7 +141,7 @@ OBJECT = tag(14, tag(6, struct.pack("<II", 17, 0)) + tag(1, b"net") + tag(1, b"M
 
 
 def bomb(size: int, announced: int) -> bytes:
-    """Zeros within ``params`` that are compressed a thousandfold."""
+    """Compress zeros within ``params`` a thousandfold."""
     inner = head(2, (1, 1), b"params")
     packed = zlib.compress(struct.pack("<II", 14, announced) + inner + bytes(size - len(inner)))
     return struct.pack("<II", 15, len(packed)) + packed

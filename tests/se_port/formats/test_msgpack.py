@@ -1,4 +1,4 @@
-"""Flax's MessagePack: read byte by byte, written as Flax reads it; what is no such file is refused."""
+"""Flax's MessagePack: files are exchanged with Flax, and hostile ones are refused."""
 
 import struct
 from pathlib import Path
@@ -27,7 +27,7 @@ def written(folder: Path, data: bytes) -> Path:
 
 
 def tensors() -> dict[str, np.ndarray]:
-    """In branches of different depth."""
+    """Make tensors in branches of different depth."""
     answer = {f"params/{name}": array for name, array in one_of_each(msgpack.DTYPES).items()}
     moved = {"none": "batch_stats/0/none", "empty": "batch_stats/0/empty", "turned": "batch_stats/1/turned"}
     return answer | {place: answer.pop(f"params/{name}") for name, place in moved.items()}

@@ -28,7 +28,7 @@ def member(name: bytes = b"w.npy", data: bytes = npy(), **other: int) -> tuple[b
 
 
 def archive(*given: tuple[bytes, bytes, dict[str, int]], tail: bytes = b"", **other: int) -> bytes:
-    """A zip of stored members, field after field; any field of the directory may say something else."""
+    """Encode a zip of stored members; any field of the directory can be replaced."""
     packed = directory = b""
     for name, data, wrong in given:
         said = {"flags": 0, "method": 0, "crc": zlib.crc32(data), "packed": len(data), "size": len(data)}
@@ -90,7 +90,7 @@ def test_numpy_reads_written_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_files_of_numpy_are_read(tmp_path: Path, save: Callable[..., None]) -> None:
-    """Arrays that lie with the first axis fastest, or the highest byte first, are among them."""
+    """Arrays in Fortran order and big-endian arrays are among them."""
     want = samples(npz.CODES)
     (path := tmp_path / "x.npz").write_bytes(saved(save, **want))
     assert same(formats.read(path, "npz"), want)
@@ -129,7 +129,7 @@ def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
 
 
 def test_zip64_sizes_are_read(tmp_path: Path) -> None:
-    """What zip does above 4 GB, here on a small file: fields that say where else to look."""
+    """The fields of an archive above 4 GB are used in a small one: they refer to 64-bit fields."""
     whole = archive(member(packed=0xFFFFFFFF, size=0xFFFFFFFF, at=0xFFFFFFFF, extra=36))
     at, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
     wide = struct.pack("<2H4s2H3Q", 7, 4, b"else", 1, 24, len(npy()), len(npy()), 0)

@@ -41,7 +41,7 @@ def draw() -> dict[str, np.ndarray]:
 
 
 def model(tensors: formats.Tensors, *, raw: bool):
-    """A model of no nodes, by ONNX."""
+    """Make a model without nodes, with ONNX's helpers."""
     initializers = []
     for name, array in tensors.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -79,7 +79,7 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 
 
 def field(number: int, data: bytes | int) -> bytes:
-    """A field of a message, with lengths below 128 in one byte."""
+    """Encode a field of a message whose length is below 128."""
     if isinstance(data, int):
         return bytes([number << 3, data])
     return bytes([number << 3 | 2, len(data)]) + data
@@ -206,7 +206,7 @@ def test_varints_round_trip(value: int) -> None:
 
 @pytest.mark.framework("port", "onnx")
 def test_onnx_agrees_on_mutated_files(tmp_path: Path) -> None:
-    """What we read of a broken file is what ONNX reads of it, where it reads it."""
+    """The reader and ONNX read the same from a broken file, where ONNX reads it."""
     whole, path, compared = model(draw(), raw=False).SerializeToString(), tmp_path / "net.onnx", 0
     for number in range(600):
         path.write_bytes(fuzz.mutate(whole, number))

@@ -1,4 +1,4 @@
-"""Orbax's folders: what it writes is read, what is written it reads; what is no such folder is refused."""
+"""Orbax's folders: checkpoints are exchanged with Orbax, and hostile ones are refused."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.framework("port")
 
 
 def tensors() -> dict[str, np.ndarray]:
-    """None that is empty, in the order that Orbax gives them."""
+    """Make tensors, none of them empty, in the order in which Orbax returns them."""
     given = one_of_each(orbax.DTYPES.values()) | {"zeros": np.zeros((40, 50), np.float32)}
     return {f"params/{name}": array for name, array in sorted(given.items()) if array.size}
 
@@ -73,7 +73,7 @@ def test_step_of_a_checkpoint_manager_is_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
-    """A checkpoint whose files can be changed by hand: one folder for each array."""
+    """Write a checkpoint whose files can be changed by hand: one folder for each array."""
     draw = np.random.default_rng(1).integers(0, 4, 1000).astype(np.float32)
     return saved(tmp_path_factory.mktemp("orbax") / "net", {"a": np.ones(2, np.float32), "b": draw}, ocdbt=False)
 
@@ -104,9 +104,9 @@ def chunk(data: bytes, name: str = "a/0") -> Callable[[Path], object]:
 
 
 FRAME = b"\x28\xb5\x2f\xfd\x20\x08"
-"""For eight bytes; blocks follow, whose first three bytes are eight times the length, twice the kind, and the end."""
+"""Head of a frame for eight bytes; the first three bytes of each block that follows hold end, kind and length."""
 SIZELESS = b"\x28\xb5\x2f\xfd\x00\x58"
-"""The same for a frame that does not say how long it is, as TensorStore wrote them up to 0.1.84."""
+"""Head of a frame that does not announce its size, as TensorStore wrote it up to 0.1.84."""
 HOSTILE = {
     "a leaf outside": (leaf("..", "x"), "keys without '/'"),
     "a leaf with a slash": (leaf("a/../../x"), "keys without '/'"),

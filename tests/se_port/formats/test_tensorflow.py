@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: what it writes is read, what is written it reads; what is no such file is refused."""
+"""TensorFlow's checkpoints: files are exchanged with TensorFlow, and hostile ones are refused."""
 
 import struct
 from pathlib import Path
@@ -15,7 +15,7 @@ from .tensors import facts, is_mapped, one_of_each
 
 
 def tensors() -> dict[str, np.ndarray]:
-    """Two empty ones among them, in no order of the alphabet."""
+    """Make tensors, two empty ones among them, not in alphabetical order."""
     return {f"z/{name}": array for name, array in one_of_each(tensorflow.NUMBERS.values()).items()} | {
         "a/empty": np.zeros((2, 0), np.int64)
     }
@@ -27,7 +27,7 @@ def written(folder: Path, given: formats.Tensors) -> Path:
 
 
 def slow_crc32c(data: bytes) -> int:
-    """Bit by bit."""
+    """Compute the checksum bit by bit."""
     state = 0xFFFFFFFF
     for byte in data:
         state ^= byte
@@ -37,18 +37,18 @@ def slow_crc32c(data: bytes) -> int:
 
 
 def signed(data: bytes) -> bytes:
-    """With its checksum, as it stands after a block and in an entry."""
+    """Compute the masked checksum that follows a block and is in an entry."""
     checksum = slow_crc32c(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def packed(number: int) -> bytes:
-    """Seven bits a byte, of less than 16,384."""
+    """Encode a number below 16,384 with seven bits a byte."""
     return bytes([number]) if number < 128 else bytes([number & 127 | 128, number >> 7])
 
 
 def block(*pairs: tuple[bytes, bytes]) -> bytes:
-    """Names that share nothing, one restart, not compressed."""
+    """Encode a block: names that share nothing, one restart, not compressed."""
     data = b"".join(b"\0" + packed(len(key)) + packed(len(value)) + key + value for key, value in pairs)
     data += struct.pack("<2I", 0, 1)
     return data + b"\x00" + signed(data + b"\x00")
@@ -69,7 +69,7 @@ def index(*pairs: tuple[bytes, bytes], compressed: bool = False) -> bytes:
 
 
 def table(data: bytes) -> bytes:
-    """An index around one block of names."""
+    """Encode an index around one block of names."""
     top, meta = block((b"~", b"\0" + packed(len(data) - 5))), block()
     places = b"".join(map(packed, (len(data), len(meta) - 5, len(data) + len(meta), len(top) - 5)))
     return data + meta + top + places.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
@@ -132,7 +132,7 @@ def test_files_of_tensorflow_2_are_read(tmp_path, tf):
 
 @pytest.mark.framework("keras")
 def test_files_of_tensorflow_1_are_read(tmp_path, tf):
-    """Many variables, in an index of several blocks with shared beginnings, in two data files; and one in slices."""
+    """Many variables are in an index of several blocks with shared prefixes and in two data files; one is in slices."""
     v1, drawn = tf.compat.v1, np.random.default_rng(1)
     expected = {f"group/block{number}/conv/W": drawn.random((2, 3)) for number in range(150)}
     with tf.Graph().as_default():
@@ -223,7 +223,7 @@ def test_unsupported_tensors_are_not_written(tmp_path, given, words):
 
 
 def test_mutated_blocks_with_right_checksums_are_read_or_refused(tmp_path):
-    """Else the checksums would keep mutations from all that comes after them."""
+    """With wrong checksums, mutations would never reach the parsing behind them."""
     whole = block((b"", HEADER), (b"conv/W", ENTRY), (b"conv/b", b"\x08\x07"))[:-5]
     refused = 0
     for number in range(1000):

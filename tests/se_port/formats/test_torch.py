@@ -54,7 +54,7 @@ def archive(data: bytes, compression: int = zipfile.ZIP_STORED, **more: bytes) -
 
 
 def old(value: bytes, keys: object = ("0",), data: bytes = b"\2" + bytes(15), **system: object) -> bytes:
-    """A file from before 1.6; ``data`` is the number of items, then the items."""
+    """Encode a file from before 1.6; ``data`` is the number of items, then the items."""
     about = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     said = (0x1950A86A20F9469CFC6C, 1001, about | system)
     first = b"".join(pickle.dumps(one, 2) for one in said)
@@ -65,7 +65,7 @@ OLD_STATE = state(w=tensor(storage().replace(b"tQ", b"NtQ")))
 
 
 def checkpoint() -> dict[str, object]:
-    """Everything a tensor can be, as far as a file of a network goes."""
+    """Make tensors of every kind that a network's file has."""
     shared = torch.arange(8.0)
     return {
         "turned": torch.arange(12.0).reshape(3, 4).T,
@@ -86,7 +86,7 @@ def checkpoint() -> dict[str, object]:
 
 
 def arrays(tensors: dict[str, object]) -> dict[str, np.ndarray]:
-    """What torch's own tensors hold."""
+    """Convert torch's tensors to arrays."""
     return {
         name: one.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         if one.dtype == torch.bfloat16
@@ -234,7 +234,7 @@ def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
 
 
 class Runs:
-    """What unpickling would make a folder."""
+    """An object whose unpickling creates a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
