@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from se_spec import LayoutError, NetworkSpec, SpecError, network, parameters
 from se_spec.networks import NETWORKS
+from se_spec.networks.layers import Convolution
 
 from ..layouts.base import Layout
 from ..layouts.mapping import NetworkMapping, foreign_modules, map_network
@@ -215,19 +216,27 @@ def _present_layouts(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
     """Yield each layout whose first convolution is in the file, and the prefix."""
     for prefix in _prefixes(shapes):
         for name in _layouts_of(layout):
-            if prefix + _first_convolution(name) in shapes:
+            if prefix + _convolution_name(name, "stem.conv1") in shapes:
                 yield name, prefix
 
 
 @cache
-def _first_convolution(layout: str) -> str:
+def _convolution_name(layout: str, module: str) -> str:
+    """The file's name for the weight of a canonical convolution, or of its first part."""
     row = NETWORK_LAYOUTS[layout]
-    rule = row.rules.get("stem.conv1.weight", row.rules["conv.weight"])
-    return rule.name.replace("{m}", foreign_modules(row, "stem.conv1", layout)[0])
+    rule = row.rules.get(f"{module}.weight", row.rules["conv.weight"])
+    return rule.name.replace("{m}", foreign_modules(row, module, layout)[0])
+
+
+@cache
+def _last_convolution(name: str) -> str:
+    return [layer.name for layer in network(name).layers if isinstance(layer, Convolution)][-1]
 
 
 def _adapt_to_file(name: str, layout: str, shapes: Shapes) -> tuple[NetworkSpec, NetworkMapping] | None:
     """Give a named network the file's classes, input channels and ratio; None if the file is another network."""
+    if _convolution_name(layout, _last_convolution(name)) not in shapes:  # most candidates end here, unmapped
+        return None
     mapping, net = _map_named(name, layout), network(name)
     expected = mapping.shapes
     if not expected.keys() <= shapes.keys() or shapes.keys() - expected.keys() - mapping.constants.keys():
