@@ -94,13 +94,7 @@ def write(path: Path, tensors: Tensors) -> None:
     with h5py.File(path, "w", libver="earliest") as file:
         try:
             (_write_by_position if by_position else _write_legacy)(path, file, tensors)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            OSError,
-            RuntimeError,
-        ) as error:  # h5py raises these for names that clash
+        except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:  # h5py's, for names that clash
             refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
 
 
