@@ -1,4 +1,4 @@
-"""Moving weights between systems: a file of one becomes canonical parameters, and from there a file of any other.
+"""The porter: a system's file becomes canonical parameters, and from there a file of any other system.
 
 >>> import numpy as np
 >>> import se_port

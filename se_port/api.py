@@ -1,51 +1,32 @@
-"""Load, save, convert: every way is file -> canonical -> file."""
+"""Load, save, convert: every conversion goes from a file through canonical parameters to a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities, parameters
+from se_spec import NetworkSpec, SESpec, parameters
 
 from . import formats
-from .detect import blocks, networks
-from .layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
-from .layouts.keras_places import places
-from .progress import Told, Watched
-from .sources import Lazy, Opened, Source, opened
-
-
-class Named(NamedTuple):
-    """Canonical parameters under a layout's names: the layout, the tensors, and what is computed on the way."""
-
-    layout: str
-    tensors: Mapping[str, np.ndarray]
-    changes: tuple[str, ...] = ()
-
-
-class Loaded(NamedTuple):
-    """What a source holds: the layout, canonical parameters, what was computed, and names that are no parameter."""
-
-    layout: str
-    parameters: Mapping[str, np.ndarray]
-    changes: tuple[str, ...]
-    left_behind: tuple[str, ...]
+from .canonical import load_canonical, resolve_spec, to_keras_positions, to_layout
+from .detect import blocks
+from .progress import ProgressCallback, ReportingMapping, ignore_progress
+from .sources import SourceLike, open_source
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """Result of a conversion.
 
     Args:
         source_layout, target_layout: names of the layouts.
         spec: of the block or the network.
-        tensors, bytes: how many parameters were moved, and how large they are together.
-        changes: what was computed and not just moved; those are right to the last unit.
-        left_behind: names in the source that no parameter is, such as counters.
-        inexact: parameters that the target, read again, does not give back to the bit; none without ``changes``.
+        tensors, bytes: how many parameters were moved, and their size together.
+        changes: what was computed and not just moved; it is right to the last unit.
+        left_behind: names in the source that belong to no parameter, such as counters.
+        inexact: parameters that differ when the target is read again; none without ``changes``.
     """
 
     source_layout: str
@@ -68,28 +49,32 @@ class Report:
         return "\n".join([*lines, f"read again: {back} to the bit"])
 
 
-def load(source: Source, spec: SESpec | NetworkSpec | str | None = None, layout: str = "auto") -> dict[str, np.ndarray]:
-    """Canonical parameters of a file, or of a mapping of names to arrays.
+def load(
+    source: SourceLike, spec: SESpec | NetworkSpec | str | None = None, layout: str = "auto"
+) -> dict[str, np.ndarray]:
+    """Load canonical parameters from a file, or from a mapping of names to arrays.
 
     Args:
-        source: where they are.
-        spec: a block, a network or its name; None finds out which, if the file can tell.
-        layout: whose names they have; ``"auto"`` finds out.
+        source: a path, or a mapping such as a ``state_dict``.
+        spec: a block, a network or a network's name; None recognises it, if names and shapes suffice.
+        layout: whose names the source has; ``"auto"`` recognises it.
+
+    Returns:
+        Each parameter by its canonical name, in canonical order and orientation.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
-        LayoutError: the file is not what was asked for, names all that is missing, left over and misshapen.
+        LayoutError: the source does not hold the spec; the message lists what is missing, left over and misshapen.
 
     >>> import se_numpy
     >>> spec = SESpec(64)
     >>> parameters = se_numpy.initialize(spec, seed=0)
-    >>> theirs = {f"layer1.0.se.{name}": parameters[at] for name, at in
+    >>> theirs = {f"layer1.0.se.{name}": parameters[canonical] for name, canonical in
     ...           {"fc.0.weight": "reduce.weight", "fc.2.weight": "expand.weight"}.items()}
     >>> (load(theirs, spec)["expand.weight"] == parameters["expand.weight"]).all()
     np.True_
     """
-    tensors = opened(source)
-    return dict(loaded(tensors, known(tensors, spec, layout), layout).parameters)
+    return dict(load_canonical(open_source(source), spec, layout).parameters)
 
 
 def save(
@@ -100,163 +85,106 @@ def save(
     *,
     force: bool = False,
 ) -> None:
-    """Write canonical parameters in a layout; the format is the path's ending.
+    """Save canonical parameters in a layout.
+
+    Args:
+        path: where to; its ending chooses the format.
+        values: canonical parameters of ``spec``.
+        spec: a block, a network or a network's name.
+        layout: whose names the file gets.
+        force: replace a path that exists.
 
     Raises:
-        ParameterError: parameters that are not the spec's.
+        ParameterError: the parameters are not the spec's.
         LayoutError: the layout has no place for them.
         FileFormatError: the path exists and not ``force``, or its format cannot hold them.
+
+    >>> import se_numpy, tempfile
+    >>> spec = SESpec(64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/block.npz", se_numpy.initialize(spec, seed=0), spec, "moskomule")
+    ...     list(np.load(f"{folder}/block.npz"))
+    ['fc.0.weight', 'fc.2.weight']
     """
-    spec = network(spec) if isinstance(spec, str) else spec
+    spec = resolve_spec(spec)
     parameters.check(values, parameters.shapes(spec))
-    formats.write(path, placed(path, named(values, spec, layout), spec), force=force)
+    formats.write(path, to_keras_positions(path, to_layout(values, spec, layout), spec), force=force)
 
 
 def convert(
-    source: Source,
+    source: SourceLike,
     target: str | Path,
     spec: SESpec | NetworkSpec | str | None = None,
     source_layout: str = "auto",
     target_layout: str = "canonical",
     *,
     force: bool = False,
-    told: Told | None = None,
+    progress: ProgressCallback = ignore_progress,
 ) -> Report:
-    """From a file to a file, a tensor at a time; the target is read again and compared.
+    """Convert a file to another layout or format, one tensor at a time, and compare the target with the source.
 
-    ``told("write", 3, 160)`` is called as it goes on, then the same with ``"compare"``.
+    Args:
+        source: a path, or a mapping such as a ``state_dict``.
+        target: where to; its ending chooses the format.
+        spec: a block, a network or a network's name; None recognises it, if names and shapes suffice.
+        source_layout: whose names the source has; ``"auto"`` recognises it.
+        target_layout: whose names the target gets.
+        force: replace a target that exists.
+        progress: called as ``progress("write", 3, 160)`` for each tensor, then the same with ``"compare"``.
 
     Raises:
         FileFormatError, LayoutError, ParameterError: as ``load`` and ``save``.
+
+    >>> import se_numpy, tempfile
+    >>> spec = SESpec(64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/theirs.npz", se_numpy.initialize(spec, seed=0), spec, "moskomule")
+    ...     print(convert(f"{folder}/theirs.npz", f"{folder}/ours.npz", spec))
+    from moskomule to canonical: 2 parameters, 2,048 bytes
+    read again: every parameter comes back to the bit
     """
-    tensors = opened(source)
-    spec = known(tensors, spec, source_layout)
-    given = loaded(tensors, spec, source_layout)
-    written = named(given.parameters, spec, target_layout)
-    told = told or (lambda what, done, total: None)
-    formats.write(target, Watched(placed(target, written, spec), "write", told), force=force)
-    back = loaded(opened(target), spec, written.layout).parameters
+    canonical = load_canonical(open_source(source), spec, source_layout)
+    renamed = to_layout(canonical.parameters, canonical.spec, target_layout)
+    tensors = to_keras_positions(target, renamed, canonical.spec)
+    formats.write(target, ReportingMapping(tensors, "write", progress), force=force)
+    read_back = renamed.to_canonical(open_source(target, formats.format_by_name(Path(target))))
     size, inexact = 0, []
-    for name, value in Watched(given.parameters, "compare", told).items():
+    for name, value in ReportingMapping(canonical.parameters, "compare", progress).items():
         size += value.nbytes
-        if value.tobytes() != back[name].tobytes():
+        if value.tobytes() != read_back[name].tobytes():
             inexact.append(name)
-    changes = (*given.changes, *written.changes)
-    return Report(given.layout, written.layout, spec, len(back), size, changes, given.left_behind, tuple(inexact))
+    return Report(
+        canonical.layout,
+        renamed.layout,
+        canonical.spec,
+        len(canonical.parameters),
+        size,
+        (*canonical.conversions, *renamed.conversions),
+        canonical.left_behind,
+        tuple(inexact),
+    )
 
 
 def find_blocks(
-    source: Source, layout: str = "auto", activation: Any = None, gate: Any = None
+    source: SourceLike, layout: str = "auto", activation: Any = None, gate: Any = None
 ) -> dict[str, blocks.Found]:
-    """Every SE block of a file, by its path there.
+    """Find every SE block of a file.
 
     Args:
-        source: where to look.
+        source: a path, or a mapping such as a ``state_dict``.
         layout: whose names; ``"timm"`` is all of timm's, ``"auto"`` all that are known.
-        activation: what a file cannot tell, if the caller can.
+        activation: used where the file does not determine it; None leaves it unknown.
         gate: the same.
+
+    Returns:
+        Each block by its path in the file.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
-        LayoutError: there is none, or one that can be read in two ways.
+        LayoutError: there is no block, or one that can be read in two ways.
+
+    >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}
+    >>> find_blocks(theirs)["se"].spec.hidden
+    4
     """
-    return blocks.find(opened(source), layout, activation, gate)
-
-
-def known(tensors: Opened, spec: SESpec | NetworkSpec | str | None, layout: str) -> SESpec | NetworkSpec:
-    """The spec that was given, or what the source is.
-
-    Raises:
-        LayoutError: the source may be several networks, holds several blocks, or a block whose activation or gate it
-            does not tell.
-    """
-    if isinstance(spec, str):
-        return network(spec)
-    if spec is not None:
-        return spec
-    if nets := networks.networks(tensors.shapes, layout):
-        if len({one.net for one in nets}) == 1:
-            return nets[0].net
-        names = ", ".join(one.name for one in nets)
-        raise LayoutError(f"the source may be {names}, which have the same names and shapes; say which")
-    found = blocks.find(tensors, layout)
-    if len(found) > 1:
-        raise LayoutError(f"the source is no network that is known and has {len(found)} blocks; see find_blocks")
-    (block,) = found.values()
-    for name in block.unknown:
-        choices = nonlinearities.ACTIVATIONS if name == "activation" else nonlinearities.GATES
-        raise LayoutError(
-            f"the {name} of the block is not in the source (layouts {', '.join(block.layouts)}); "
-            f"give a spec with {name}= one of {', '.join(map(repr, choices))}"
-        )
-    return block.spec
-
-
-def loaded(tensors: Opened, spec: SESpec | NetworkSpec, layout: str) -> Loaded:
-    """Canonical parameters, of a network each made when it is asked for.
-
-    Raises:
-        LayoutError: the source does not hold them.
-    """
-    if isinstance(spec, SESpec):
-        block = block_of(tensors, spec, layout)
-        names = set(block.names.values())
-        return Loaded(block.layouts[0], block.parameters, block.changes, tuple(at for at in tensors if at not in names))
-    fit = networks.fit(tensors.shapes, spec, layout)
-    names = {fit.prefix + name for name in fit.plan.shapes}
-    bare = Lazy({name.removeprefix(fit.prefix): partial(tensors.__getitem__, name) for name in tensors})
-    behind = tuple(name for name in tensors if name not in names)
-    return Loaded(fit.layout, fit.plan.load(bare), tuple(fit.plan.said), behind)
-
-
-def named(values: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, layout: str) -> Named:
-    """Canonical parameters under a layout's names.
-
-    Raises:
-        LayoutError: no such layout, or it has no place for them.
-    """
-    if isinstance(spec, SESpec):
-        name = BLOCK_ALIASES.get(layout, (layout,))[0]
-        name = f"{name}.single" if spec.single_projection and f"{name}.single" in BLOCK_LAYOUTS else name
-        return Named(name, blocks.save(values, name))
-    name, plan = networks.target(spec, layout)
-    return Named(name, plan.save(values), tuple(plan.said))
-
-
-def placed(path: str | Path, values: Named, spec: SESpec | NetworkSpec) -> Mapping[str, np.ndarray]:
-    """Tensors under the names that the file at a path wants: of a Keras model's ``.weights.h5``, its places."""
-    if values.layout != "se_keras" or isinstance(spec, SESpec) or not str(path).endswith(".weights.h5"):
-        return values.tensors
-    return Lazy({at: partial(values.tensors.__getitem__, name) for name, at in places(spec).items()})
-
-
-def block_of(tensors: Opened, spec: SESpec, layout: str) -> blocks.Found:
-    """The one block of a source that has the spec's widths.
-
-    Raises:
-        LayoutError: none has, several have, or the layout fixes another activation or gate.
-    """
-    found = blocks.find(tensors, layout)
-    fitting = {path: block for path, block in found.items() if _alike(block.spec, spec)}
-    if len(fitting) != 1:
-        sizes = ", ".join(f"{path or 'the block'} {_widths(block.spec)}" for path, block in found.items())
-        many = "more than one block fits; load each from find_blocks" if fitting else "no block fits"
-        raise LayoutError(f"{many}: expected {_widths(spec)}, found {sizes}")
-    (block,) = fitting.values()
-    for name in blocks.CHOICES:
-        fixed = getattr(block.spec, name)
-        if name not in block.unknown and fixed != getattr(spec, name):
-            raise LayoutError(
-                f"layout {block.layouts[0]!r} has the {name} {fixed!r}, the spec {getattr(spec, name)!r}; "
-                f"change the spec, or name the layout that the file has"
-            )
-    return block
-
-
-def _alike(one: SESpec, other: SESpec) -> bool:
-    return _widths(one) == _widths(other)
-
-
-def _widths(spec: SESpec) -> str:
-    hidden = "one projection" if spec.single_projection else f"{spec.hidden} hidden"
-    return f"({spec.channels} channels, {hidden}, {'biases' if spec.bias else 'no biases'})"
+    return blocks.find(open_source(source), layout, activation, gate)

@@ -1,4 +1,4 @@
-"""What a file is, in words."""
+"""Description of a file: its format, layout, network, blocks and problems."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ from se_spec import LayoutError
 
 from .detect import blocks, networks
 from .preprocessing import preprocessing
-from .sources import Source, opened
+from .sources import SourceLike, open_source
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What can be told from names and shapes.
+    """Description of a file, from its names and shapes.
 
     Args:
         source: the path, or how many tensors a mapping has.
         format: of the file; None for a mapping.
-        dtypes: how many tensors have each.
-        bytes: all tensors together.
-        networks: that the file may be; several have the same names and shapes.
+        dtypes: how many tensors have each dtype.
+        bytes: size of all tensors together.
+        networks: that the file may be; several can have the same names and shapes.
         blocks: every SE block by its path, if it can be read.
-        problem: what is wrong with the network that it resembles, or with a block.
+        problem: what is wrong with the network that the file resembles, or with a block.
     """
 
     source: str
     format: str | None
     dtypes: dict[str, int]
     bytes: int
-    networks: tuple[networks.Known, ...]
+    networks: tuple[networks.NetworkMatch, ...]
     blocks: dict[str, blocks.Found]
     problem: str
 
@@ -38,50 +38,59 @@ class Inspection:
             "dtypes: " + ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items()),
         ]
         if self.networks:
-            one = self.networks[0]
+            first = self.networks[0]
+            prefix = f" behind {first.prefix!r}" if first.prefix else ""
+            lines.append(f"layout: {first.layout}, every name and shape{prefix}")
+            lines.append("network: " + " or ".join(match.name for match in self.networks))
             lines.append(
-                f"layout: {one.layout}, every name and shape" + (f" behind {one.prefix!r}" if one.prefix else "")
+                f"    {first.net.num_classes} classes, {first.net.channels} input channels, "
+                f"{first.net.parameter_count():,} learnable parameters"
             )
-            lines.append("network: " + " or ".join(known.name for known in self.networks))
-            lines.append(
-                f"    {one.net.num_classes} classes, {one.net.channels} input channels, "
-                f"{one.net.parameter_count():,} learnable parameters"
-            )
-            lines += [f"images for {known.name}: {preprocessing(known.name)}" for known in self.networks]
+            lines += [f"images for {match.name}: {preprocessing(match.name)}" for match in self.networks]
         if self.problem:
             lines.append(f"problem: {self.problem}")
         lines.append(f"SE blocks: {len(self.blocks)}")
-        for path, block in self.blocks.items():
-            unknown = f", {' and '.join(block.unknown)} unknown" if block.unknown else ""
-            told = ", ".join(
-                f"{name} {getattr(block.spec, name)}" for name in blocks.CHOICES if name not in block.unknown
-            )
-            lines.append(
-                f"    {path or '(the file itself)'}: {block.spec.channels} channels, "
-                + ("one projection" if block.spec.single_projection else f"hidden {block.spec.hidden}")
-                + (", biases" if block.spec.bias else "")
-                + (f", {told}" if told else "")
-                + f"{unknown} [{', '.join(block.layouts)}]"
-            )
+        lines += [f"    {path or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()]
         return "\n".join(lines)
 
 
-def inspect(source: Source, layout: str = "auto") -> Inspection:
-    """What a file, or a mapping, is: format, layout, network, blocks, and what is missing.
+def _describe(block: blocks.Found) -> str:
+    known = [f"{name} {getattr(block.spec, name)}" for name in blocks.CHOICES if name not in block.unknown]
+    facts = [
+        f"{block.spec.channels} channels",
+        "one projection" if block.spec.single_projection else f"hidden {block.spec.hidden}",
+        *(["biases"] if block.spec.bias else []),
+        *known,
+        *([f"{' and '.join(block.unknown)} unknown"] if block.unknown else []),
+    ]
+    return f"{', '.join(facts)} [{', '.join(block.layouts)}]"
+
+
+def inspect(source: SourceLike, layout: str = "auto") -> Inspection:
+    """Describe a file, or a mapping: format, layout, network, blocks, and what is missing.
+
+    Args:
+        source: a path, or a mapping such as a ``state_dict``.
+        layout: whose names to look for; ``"auto"`` is all.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
+
+    >>> import numpy as np
+    >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}
+    >>> inspect(theirs).bytes, list(inspect(theirs).blocks)
+    (4096, ['se'])
     """
-    tensors = opened(source)
+    tensors = open_source(source)
     dtypes, size = Counter[str](), 0
     for array in tensors.values():
         dtypes[array.dtype.name] += 1
         size += array.nbytes
-    found_networks = tuple(networks.networks(tensors.shapes, layout))
-    problem, found = "" if found_networks else networks.nearest(tensors.shapes, layout), {}
+    matches = tuple(networks.match_networks(tensors.shapes, layout))
+    problem, found = "" if matches else networks.describe_nearest(tensors.shapes, layout), {}
     try:
         found = blocks.find(tensors, layout)
     except LayoutError as error:
         problem = problem or str(error)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    return Inspection(name, tensors.format, dict(dtypes), size, found_networks, found, problem)
+    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, problem)

@@ -1,4 +1,4 @@
-"""The tables of layouts, in words or as the Markdown of docs/PORTING.md."""
+"""The tables of layouts and formats, as plain text or as the Markdown of docs/PORTING.md."""
 
 from . import formats
 from .layouts.base import UNKNOWN, BlockLayout
@@ -30,8 +30,8 @@ Wherever they stand in a file. What a layout does not fix is –, and asked for.
 
 
 def page(*, markdown: bool = True) -> str:
-    """Every layout of a network and of a block, and every format."""
-    networks = _rows(
+    """Format every layout of networks and of blocks, and every format."""
+    networks = _format_table(
         ("layout", "networks", "format", "source", "how verified"),
         [
             (name, ", ".join(row.networks) or "every network", row.format, row.source, row.verified)
@@ -39,31 +39,31 @@ def page(*, markdown: bool = True) -> str:
         ],
         markdown,
     )
-    blocks = _rows(
+    blocks = _format_table(
         ("layout", "projections", "activation, gate", "source", "how verified"),
         [
-            (name, _projections(row), _nonlinearities(row), row.source, row.verified)
+            (name, _format_projections(row), _format_nonlinearities(row), row.source, row.verified)
             for name, row in BLOCK_LAYOUTS.items()
         ],
         markdown,
     )
-    endings = _rows(("format", "ending"), list(formats.FORMATS.items()), markdown)
+    endings = _format_table(("format", "ending"), list(formats.FORMATS.items()), markdown)
     if not markdown:
         return f"{networks}\n{blocks}\n{endings}"
     return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{endings}"
 
 
-def _projections(row: BlockLayout) -> str:
+def _format_projections(row: BlockLayout) -> str:
     weight = row.leaves[0]
     names = " → ".join(f"{module}{weight}" for module in (row.reduce, row.expand) if module)
-    return f"{names} ({row.weight})" + (f" in {' or '.join(row.at)}" if row.at else "")
+    return f"{names} ({row.weight})" + (f" in {' or '.join(row.parents)}" if row.parents else "")
 
 
-def _nonlinearities(row: BlockLayout) -> str:
+def _format_nonlinearities(row: BlockLayout) -> str:
     return ", ".join("–" if value == UNKNOWN else str(value) for value in (row.activation, row.gate))
 
 
-def _rows(heading: tuple[str, ...], rows: list[tuple[str, ...]], markdown: bool) -> str:
+def _format_table(heading: tuple[str, ...], rows: list[tuple[str, ...]], markdown: bool) -> str:
     if markdown:
         cells = [(f"`{first}`", *rest) for first, *rest in rows]
         lines = [heading, tuple("---" for _ in heading), *cells]

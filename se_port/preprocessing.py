@@ -1,26 +1,26 @@
-"""How each system's networks want their images: a port that is fed wrongly is wrong.
+"""Preprocessing of images for each system's networks; with another one, the right weights give wrong answers.
 
-Typed from the sources that are named; what a source leaves to its caller says so.
+The facts are typed from the sources that are named; where a source leaves one to its caller, the entry says so.
 """
 
 from dataclasses import dataclass, replace
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB between 0 and 1."""
+"""ImageNet's mean and standard deviation for RGB between 0 and 1."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a decoded image to what the network takes: ``(x - mean) / std`` per channel.
+    """The steps from a decoded image to a network's input: ``(x - mean) / std`` per channel.
 
     Args:
-        channels: ``"RGB"`` or ``"BGR"``.
-        high: values before are between 0 and this.
-        crop: length of the square cut out of the middle, in pixels.
-        classes: in which order.
-        source: where it was read, with what is particular.
-        mean, std: in the order of ``channels``; None where they are the data's, or the network's own first layer.
-        resize: length of the short side before the cut; None where nothing is resized.
+        channels: order of the channels, ``"RGB"`` or ``"BGR"``.
+        high: largest value of a decoded image; the smallest is 0.
+        crop: side of the square cut out of the middle, in pixels.
+        classes: order of the network's classes.
+        source: where the facts were read, and what is particular.
+        mean, std: in the order of ``channels``; None where they depend on the data, or the network normalises itself.
+        resize: length of the short side before the crop, in pixels; None where nothing is resized.
     """
 
     channels: str
@@ -102,7 +102,7 @@ _CIFAR_NETWORKS = tuple(f"{se}resnet{depth}" for se in ("se_", "") for depth in 
 
 
 def preprocessing(network: str) -> Preprocessing:
-    """Of a named network.
+    """Look up the preprocessing of a named network.
 
     >>> preprocessing("se_resnet50").channels, preprocessing("timm.seresnet50").mean[0]
     ('BGR', 0.485)

@@ -1,4 +1,4 @@
-"""How far a conversion is: told per tensor, and shown on a terminal where rich is installed."""
+"""Progress of a conversion: reported per tensor, and drawn on a terminal where rich is installed."""
 
 import importlib.util
 import sys
@@ -7,37 +7,48 @@ from contextlib import contextmanager
 
 import numpy as np
 
-Told = Callable[[str, int, int], object]
-"""What is being done, how many tensors it has come to, and of how many."""
+ProgressCallback = Callable[[str, int, int], object]
+"""A function of the step's name, how many tensors are done, and how many there are."""
 
 
-class Watched(Mapping[str, np.ndarray]):
-    """The same tensors; each that is asked for is told. A format that goes through them twice begins again."""
+def ignore_progress(step: str, done: int, total: int) -> None:
+    """Do nothing with the progress."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], what: str, told: Told) -> None:
-        self._tensors, self._what, self._told, self._count = tensors, what, told, 0
+
+class ReportingMapping(Mapping[str, np.ndarray]):
+    """The same tensors; every access is reported. A format that reads them all twice starts again from one.
+
+    Args:
+        tensors: by name.
+        step: its name, for the callback.
+        progress: called at every access.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], step: str, progress: ProgressCallback) -> None:
+        self._tensors, self._step, self._progress = tensors, step, progress
+        self._count, self._total = 0, len(tensors)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        self._count = self._count % len(self) + 1
-        self._told(self._what, self._count, len(self))
+        self._count = self._count % self._total + 1
+        self._progress(self._step, self._count, self._total)
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return self._total
 
 
 @contextmanager
-def shown() -> Iterator[Told]:
-    """A bar beside what is written on the terminal; nothing where there is none, or no rich."""
+def progress_bar() -> Iterator[ProgressCallback]:
+    """Draw a bar on standard error; nothing where that is no terminal, or rich is not installed."""
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda what, done, total: None
+        yield ignore_progress
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("")
-        yield lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
+        yield lambda step, done, total: progress.update(bar, description=step, completed=done, total=total)

@@ -1,6 +1,6 @@
-"""Where weights come from: a file, or a mapping of names to arrays."""
+"""Sources of weights: a file, or a mapping of names to arrays."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,19 @@ import numpy as np
 from se_spec import LayoutError
 
 from . import formats
-from .layouts import keras_names
+from .layouts.keras_names import to_model_names
+from .lazy_arrays import LazyArrays
 
-Source = str | Path | Mapping[str, Any]
+SourceLike = str | Path | Mapping[str, Any]
 """A path, or names and arrays of NumPy, PyTorch or whatever ``numpy.asarray`` takes."""
 
 
-class Lazy(Mapping[str, np.ndarray]):
-    """Arrays that are made when they are asked for, and not kept."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]) -> None:
-        self._makers = makers
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-
-class Opened(Lazy):
-    """A source's arrays; a file's stay in it until they are asked for.
+class Source(LazyArrays):
+    """The arrays of an open source; those of a file stay in it until they are asked for.
 
     Args:
-        makers: of each array.
-        format: the file's, of ``formats.FORMATS``; None for a mapping.
+        makers: by name, the function that makes the array.
+        format: of the file, a name in ``formats.FORMATS``; None for a mapping.
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]], format: str | None = None) -> None:
@@ -46,32 +31,36 @@ class Opened(Lazy):
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By name; looked at once, since some formats must read a tensor to tell."""
+        """Each array's shape, by name; computed once, since some formats must read an array to know it."""
         return {name: array.shape for name, array in self.items()}
 
 
-def opened(source: Source) -> Opened:
-    """A source, of which no array is made yet.
+def open_source(source: SourceLike, format: str | None = None) -> Source:
+    """Open a source; no array is made yet.
+
+    Args:
+        source: a path, or a mapping.
+        format: of the file, if it is known; None recognises it.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
-        LayoutError: neither a path nor a mapping.
+        LayoutError: the source is neither a path nor a mapping.
     """
     if isinstance(source, str | Path):
-        format = formats.format_of(Path(source))
+        format = format or formats.format_of(Path(source))
         tensors = formats.read(source, format)
-        names = keras_names.named(tensors) if format == "keras" else {name: name for name in tensors}
-        return Opened({ours: partial(tensors.__getitem__, name) for name, ours in names.items()}, format)
+        names = to_model_names(tensors) if format == "keras" else {name: name for name in tensors}
+        return Source({name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format)
     if not isinstance(source, Mapping):
         raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
-    return Opened({name: partial(_array, source, name) for name in source})
+    return Source({name: partial(_to_numpy, source, name) for name in source})
 
 
-def _array(source: Mapping[str, Any], name: str) -> np.ndarray:
-    """As NumPy's; PyTorch's bfloat16, which that does not know, stays what it is."""
+def _to_numpy(source: Mapping[str, Any], name: str) -> np.ndarray:
+    """Convert to NumPy; PyTorch's bfloat16, which NumPy does not know, goes through its bits."""
     value = source[name]
     if type(value).__module__.startswith("torch"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
-            value = value.view(formats.needed("torch", "bfloat16").int16).numpy().view(formats.bfloat16())
+            value = value.view(formats.import_optional("torch", "bfloat16").int16).numpy().view(formats.bfloat16())
     return np.asarray(value)

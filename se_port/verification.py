@@ -1,4 +1,4 @@
-"""Two files of one network, run: does the port answer as its source does?"""
+"""Verification of a port: both files of a network are run, and their logits compared."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,27 +8,30 @@ import numpy as np
 import se_numpy
 from se_spec import LayoutError, NetworkSpec, SESpec
 
-from .api import known, loaded
-from .sources import Source, opened
+from .canonical import load_canonical
+from .sources import SourceLike, open_source
 
 if TYPE_CHECKING:
     from se_parity.implementations import Worker
 
 RUNS = {"se_keras": "keras tensorflow", "se_flax": "nnx", "se_flax.linen": "linen"}
-"""The implementation of ``se_conformance`` that runs a layout; all others run in PyTorch."""
-ALLOWANCE = 2.0
+"""The implementation of ``se_parity`` that runs a layout; all others run in PyTorch."""
+MAX_ERROR_RATIO = 2.0
+"""The largest ratio of error to floor that still is rounding."""
+MAX_INPUT_SIZE = 64
+"""Pixels of an image's side; larger networks are run on smaller images."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the target's logits are from the source's.
+    """Result of a verification.
 
     Args:
         different: parameters that are not the same to the bit.
-        implementation: what ran the target, in float32.
-        error: of that, against the source's parameters in the float64 oracle; root mean square over the logits, in
-            terms of theirs.
-        floor: the same implementation's error with the source's own parameters, so rounding alone.
+        implementation: that ran the target, in float32.
+        error: root mean square difference of its logits from those of the float64 oracle with the source's parameters,
+            relative to the logits' root mean square.
+        floor: the same implementation's error with the source's own parameters, which is rounding alone.
     """
 
     different: tuple[str, ...]
@@ -38,8 +41,8 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is rounding."""
-        return self.error <= ALLOWANCE * self.floor
+        """Whether the error is rounding alone."""
+        return self.error <= MAX_ERROR_RATIO * self.floor
 
     def __str__(self) -> str:
         bits = (
@@ -53,42 +56,52 @@ class Verification:
 
 
 def verify(
-    source: Source,
-    target: Source,
+    source: SourceLike,
+    target: SourceLike,
     spec: NetworkSpec | str | None = None,
     source_layout: str = "auto",
     target_layout: str = "auto",
     seed: int = 0,
 ) -> Verification:
-    """Run both through their implementations, on seeded images.
+    """Run both files of a network on seeded images and compare.
+
+    Args:
+        source: a path, or a mapping such as a ``state_dict``.
+        target: the same.
+        spec: the network or its name; None recognises it in the source.
+        source_layout: whose names the source has; ``"auto"`` recognises it.
+        target_layout: whose names the target has.
+        seed: of the images.
 
     Raises:
         FileFormatError, LayoutError: as ``load``; or the files hold a block, which ``se_conformance.check`` judges.
     """
     from se_parity.implementations import TARGETS, Worker
 
-    theirs, ours = opened(source), opened(target)
-    net = known(theirs, spec, source_layout)
+    before = load_canonical(open_source(source), spec, source_layout)
+    net = before.spec
     if isinstance(net, SESpec):
         raise LayoutError("the files hold a block; se_conformance.check judges a block on any input")
-    before, after = loaded(theirs, net, source_layout), loaded(ours, net, target_layout)
+    after = load_canonical(open_source(target), net, target_layout)
     values, ported = dict(before.parameters), dict(after.parameters)
     different = tuple(name for name, value in values.items() if value.tobytes() != ported[name].tobytes())
-    size = min(net.input_size, 64)
+    size = min(net.input_size, MAX_INPUT_SIZE)
     x = np.random.default_rng(seed).normal(0.3, 1.0, (2, size, size, net.channels)).astype(np.float32)
-    want = se_numpy.senet(x, net, values, data_format="channels_last")
-    one = TARGETS[RUNS.get(after.layout, "torch")]
-    if one.missing:
+    expected = se_numpy.senet(x, net, values, data_format="channels_last")
+    implementation = TARGETS[RUNS.get(after.layout, "torch")]
+    if implementation.missing:
         raise LayoutError(
-            f"running {after.layout} needs {', '.join(one.missing)}; install it, or compare the parameters"
+            f"running {after.layout} needs {', '.join(implementation.missing)}; install it, or compare the parameters"
         )
-    worker = Worker(one)
-    error, floor = (_error(worker, net, given, x, want) for given in (ported, values))
+    worker = Worker(implementation)
+    error, floor = (_measure_error(worker, net, given, x, expected) for given in (ported, values))
     worker.close()
-    return Verification(different, one.name, error, floor)
+    return Verification(different, implementation.name, error, floor)
 
 
-def _error(worker: "Worker", net: NetworkSpec, values: dict[str, np.ndarray], x: np.ndarray, want: np.ndarray) -> float:
+def _measure_error(
+    worker: "Worker", net: NetworkSpec, values: dict[str, np.ndarray], x: np.ndarray, expected: np.ndarray
+) -> float:
     single = {name: value.astype(np.float32) for name, value in values.items()}
-    got = worker.logits(net, single, x, mode="eager").result().values
-    return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
+    logits = worker.logits(net, single, x, mode="eager").result().values
+    return float(np.sqrt(((logits - expected) ** 2).mean() / (expected**2).mean()))

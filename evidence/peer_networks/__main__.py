@@ -1,4 +1,4 @@
-"""``python -m evidence.peer_networks --out docs/PORT_PEERS.md`` writes the page; names walk those systems alone."""
+"""``python -m evidence.peer_networks --out docs/PORT_PEERS.md`` writes the page; names select systems."""
 
 import argparse
 import importlib.metadata
@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from se_conformance.files import replacing
 
-from .network import Seen, Walked, walked
+from .network import BlockResult, NetworkResult, compare_blocks
 from .systems import SYSTEMS, System
 
 _HEAD = """# Other people's networks, walked
@@ -33,17 +33,21 @@ blocks, in terms of the block's largest gate. Systems whose requirements exclude
 """
 BY_NAME = {system.name: system for system in SYSTEMS}
 BATCH = 200
-"""Networks for which processes live; some systems keep much of each."""
+"""Networks for which a pool of processes lives; some libraries leak much memory with each."""
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras")
 
 
 @dataclass
 class Row:
-    """A system: how many of its networks were walked, how many have SE, and what became of every block.
+    """Results of a system.
 
     Args:
-        kinds: of blocks, to the differences of their gates.
-        missed, extra: what is wrong, as network and kind or path.
+        system: the library.
+        networks: how many of its networks were built.
+        with_se: how many of those have SE blocks.
+        kinds: errors of the gates, by kind of block.
+        missed: blocks that were not found, as network and kind.
+        extra: paths that were found and are no block.
         failed: networks that could not be built here, by the reason.
     """
 
@@ -55,71 +59,71 @@ class Row:
     extra: list[str] = field(default_factory=list)
     failed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, name: str, answer: Walked | str) -> None:
-        """A network, or why there is none."""
-        if isinstance(answer, str):
-            self.failed[answer].append(name)
+    def add(self, name: str, result: NetworkResult | str) -> None:
+        """Add a network's result, or the reason why it could not be built."""
+        if isinstance(result, str):
+            self.failed[result].append(name)
             return
         self.networks += 1
-        self.with_se += bool(answer.blocks)
-        self.extra += [f"{name}: {path}" for path in answer.extra]
-        for seen in answer.blocks:
-            if seen.layouts:
-                self.kinds[_kind(seen)].append(seen.difference)
+        self.with_se += bool(result.blocks)
+        self.extra += [f"{name}: {path}" for path in result.extra]
+        for block in result.blocks:
+            if block.layouts:
+                self.kinds[_describe_kind(block)].append(block.difference)
             else:
-                self.missed.append(f"{name}: {seen.kind}")
+                self.missed.append(f"{name}: {block.kind}")
 
     @property
     def differences(self) -> list[float]:
-        """Of all blocks that were found."""
-        return [difference for some in self.kinds.values() for difference in some]
+        """Errors of all blocks that were found."""
+        return [difference for differences in self.kinds.values() for difference in differences]
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong."""
-        far = [f"{kind[0]}, {max(some):.1e} off" for kind, some in self.kinds.items() if not max(some) < self.limit]
+        """Descriptions of everything that is wrong."""
+        largest = [(kind[0], max(differences)) for kind, differences in self.kinds.items()]
         return [
-            *(f"missed: {one}" for one in self.missed),
-            *(f"no block: {one}" for one in self.extra),
-            *(f"more than {self.limit:.0e}: {one}" for one in far),
+            *(f"missed: {block}" for block in self.missed),
+            *(f"no block: {path}" for path in self.extra),
+            *(f"more than {self.limit:.0e}: {kind}, {off:.1e} off" for kind, off in largest if not off < self.limit),
         ]
 
     @property
     def limit(self) -> float:
-        """Of the differences."""
+        """The largest error that is accepted."""
         return self.system.limit
 
 
-def _kind(seen: Seen) -> tuple[str, ...]:
-    return (seen.kind, f"{seen.activation}, {seen.gate}", ", ".join(f"`{layout}`" for layout in seen.layouts))
+def _describe_kind(block: BlockResult) -> tuple[str, ...]:
+    return (block.kind, f"{block.activation}, {block.gate}", ", ".join(f"`{layout}`" for layout in block.layouts))
 
 
-def names(system: str) -> list[str]:
-    """Of a system's networks, asked in this process."""
+def list_networks(system: str) -> list[str]:
+    """List the networks of a system, in this process."""
     return list(BY_NAME[system].names())
 
 
-def ask(system: str, name: str) -> Walked | str:
-    """Walk a network in this process; or say why it cannot be built here."""
+def check_network(system: str, name: str) -> NetworkResult | str:
+    """Check a network in this process, or return the reason why it cannot be built here."""
     try:
         network = BY_NAME[system].network(name)
     except Exception as error:  # whatever its constructor raises
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:100]}"
-    return walked(network)
+    return compare_blocks(network)
 
 
-def walk(system: System, processes: int, progress: Progress) -> Row:
-    """Every network of a system, in processes of its own, which are replaced before they have kept too much."""
+def check_system(system: System, processes: int, progress: Progress) -> Row:
+    """Check every network of a system, in processes that are replaced before they hold too much memory."""
     row = Row(system)
     os.environ.update(dict(system.environment))
     with _pool(1) as pool:
-        listed = pool.submit(names, system.name).result()
+        listed = pool.submit(list_networks, system.name).result()
     task = progress.add_task(system.name, total=len(listed))
     for begin in range(0, len(listed), BATCH):
         part = listed[begin : begin + BATCH]
         with _pool(processes) as pool:
-            for name, answer in zip(part, pool.map(ask, [system.name] * len(part), part), strict=True):
-                row.add(name, answer)
+            for name, result in zip(part, pool.map(check_network, [system.name] * len(part), part), strict=True):
+                row.add(name, result)
                 progress.update(task, advance=1, description=f"{system.name}: {name}")
     progress.update(task, description=system.name)
     for name, _ in system.environment:
@@ -128,11 +132,11 @@ def walk(system: System, processes: int, progress: Progress) -> Row:
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _quiet)
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _silence)
 
 
-def _quiet() -> None:
-    """Processes share the processors, and what they print of themselves is not asked."""
+def _silence() -> None:
+    """Limit a process to one thread, and discard what the libraries print."""
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -140,7 +144,7 @@ def _quiet() -> None:
 
 
 def page(rows: Iterable[Row], minutes: float) -> str:
-    """Markdown."""
+    """Format the page, in Markdown."""
     rows = list(rows)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in FRAMEWORKS)
     lines = [
@@ -153,7 +157,7 @@ def page(rows: Iterable[Row], minutes: float) -> str:
     for row in rows:
         counts = (row.networks, row.with_se, len(row.differences) + len(row.missed), len(row.missed), len(row.extra))
         largest = f"{max(row.differences, default=0.0):.1e}"
-        cells = (row.system.version, row.system.note, *map(str, counts), largest, _count(row.failed))
+        cells = (row.system.version, row.system.note, *map(str, counts), largest, _count_failures(row.failed))
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Their blocks", "", "| block | activation, gate | found as | blocks | difference |"]
     lines.append("|---|---|---|--:|--:|")
@@ -169,12 +173,16 @@ def page(rows: Iterable[Row], minutes: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _count(failed: dict[str, list[str]]) -> str:
-    return str(sum(len(some) for some in failed.values()))
+def _count_failures(failed: dict[str, list[str]]) -> str:
+    return str(sum(len(names) for names in failed.values()))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit status 1 if a block was missed, is none, or has another gate, 2 if nothing was walked."""
+    """Run the command.
+
+    Returns:
+        The exit status: 1 if a block was missed, is none, or has another gate, 2 if no network was checked.
+    """
     parser = argparse.ArgumentParser("python -m evidence.peer_networks", description="find other people's SE blocks")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(BY_NAME)}; without, all")
     parser.add_argument("--processes", type=int, default=2, help="side by side, a gigabyte each (%(default)s)")
@@ -182,19 +190,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.systems) - set(BY_NAME):
         parser.error(f"{', '.join(sorted(unknown))} is not of {', '.join(BY_NAME)}")
-    asked = [BY_NAME[name] for name in options.systems or BY_NAME]
-    missing = [system.name for system in asked if not system.installed]
+    selected = [BY_NAME[name] for name in options.systems or BY_NAME]
+    missing = [system.name for system in selected if not system.installed]
     if missing and options.out:
         parser.error(f"{options.out} would lack rows: {', '.join(missing)} is not installed")
-    console, begun = Console(stderr=True), time.monotonic()
+    console, start = Console(stderr=True), time.monotonic()
     with Progress(console=console, disable=not console.is_terminal) as progress:
         rows = []
-        for system in asked:
+        for system in selected:
             if system.installed:
-                rows.append(walk(system, options.processes, progress))
+                rows.append(check_system(system, options.processes, progress))
                 if not console.is_terminal:
                     console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
-    text = page(rows, (time.monotonic() - begun) / 60)
+    text = page(rows, (time.monotonic() - start) / 60)
     if options.out:
         with replacing(options.out) as temporary:
             temporary.write_text(text)

@@ -1,4 +1,4 @@
-"""A network of somebody else's as the walk sees it, and what the porter makes of it."""
+"""A network of another library, its blocks as its own modules define them, and the comparison with the porter's."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from se_port.api import find_blocks
 from se_spec import LayoutError
 
 
-class Answer(NamedTuple):
-    """What a block says when it is asked.
+class Evaluation(NamedTuple):
+    """A block's own gate for drawn parameters and a drawn input.
 
     Args:
-        tensors: its drawn parameters, named as in its network's file.
-        x: the map that it was given, channels last.
-        gate: of each sample and channel.
+        tensors: the parameters, named as in the network's file.
+        x: feature map, channels last.
+        gate: shape (N, C).
     """
 
     tensors: dict[str, np.ndarray]
@@ -25,15 +25,15 @@ class Answer(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An SE block of a network, read off the system's own module.
+    """An SE block of a network, as the library's own module defines it.
 
     Args:
-        path: where it stands in its network.
-        kind: its class, or what makes it.
+        path: in the network.
+        kind: its class, or the layers that it is made of.
         names: its weights and biases in the network's file.
         channels, hidden, bias, activation, gate: as of ``SESpec``; ``hidden`` is None for a single projection.
         norm: whether there is a batch norm between the projections.
-        answer: from a seed.
+        evaluate: the function that draws parameters and an input from a seed, and evaluates the gate.
     """
 
     path: str
@@ -45,18 +45,18 @@ class Block(NamedTuple):
     activation: Any
     gate: Any
     norm: bool
-    answer: Callable[[int], Answer]
+    evaluate: Callable[[int], Evaluation]
 
 
 class Network(NamedTuple):
-    """The shapes of a file of a network, by name, and the blocks that it really has."""
+    """Shapes of the tensors in a network's file, by name, and the blocks that the network has."""
 
     shapes: dict[str, tuple[int, ...]]
     blocks: list[Block]
 
 
-class Seen(NamedTuple):
-    """What became of a block: the layouts that fit, none if it was missed, and how far its gate is off."""
+class BlockResult(NamedTuple):
+    """Result for a block: the layouts that fit, none if it was missed, and the relative error of its gate."""
 
     kind: str
     activation: str
@@ -65,40 +65,42 @@ class Seen(NamedTuple):
     difference: float
 
 
-class Walked(NamedTuple):
-    """What became of a network: its blocks, and the paths of those that it does not have."""
+class NetworkResult(NamedTuple):
+    """Result for a network: its blocks, and the paths of blocks that were found and do not exist."""
 
-    blocks: tuple[Seen, ...]
+    blocks: tuple[BlockResult, ...]
     extra: tuple[str, ...]
 
 
-def walked(network: Network) -> Walked:
-    """Draw parameters for every block, look for blocks in the whole file, and compare."""
-    answers = [block.answer(seed) for seed, block in enumerate(network.blocks)]
+def compare_blocks(network: Network) -> NetworkResult:
+    """Draw parameters for every block, find the blocks of the whole file, and compare."""
+    evaluations = [block.evaluate(seed) for seed, block in enumerate(network.blocks)]
     tensors: dict[str, np.ndarray] = zeros(network.shapes)
-    for answer in answers:
-        tensors |= answer.tensors
-    found = find_any(tensors)
-    at = {frozenset(one.names.values()): path for path, one in found.items()}
-    seen = []
-    for block, answer in zip(network.blocks, answers, strict=True):
-        one = found.get(at.pop(block.names, ""))
-        off = float("inf") if one is None else difference(block, answer, one)
-        seen.append(Seen(block.kind, str(block.activation), str(block.gate), one.layouts if one else (), off))
-    return Walked(tuple(seen), tuple(at.values()))
+    for evaluation in evaluations:
+        tensors |= evaluation.tensors
+    found = find_blocks_or_none(tensors)
+    paths = {frozenset(block.names.values()): path for path, block in found.items()}
+    results = []
+    for block, evaluation in zip(network.blocks, evaluations, strict=True):
+        match = found.get(paths.pop(block.names, ""))
+        error = float("inf") if match is None else gate_error(block, evaluation, match)
+        layouts = match.layouts if match else ()
+        results.append(BlockResult(block.kind, str(block.activation), str(block.gate), layouts, error))
+    return NetworkResult(tuple(results), tuple(paths.values()))
 
 
-def difference(block: Block, answer: Answer, found: Any) -> float:
-    """Between the block's own gate and the oracle's of what was found, in terms of the largest; only what a file
-    cannot tell is told.
+def gate_error(block: Block, evaluation: Evaluation, found: Any) -> float:
+    """Largest difference between the block's own gate and the oracle's for the found parameters, relative to the gate.
+
+    Only the activation and gate that the file does not determine are taken from the block.
     """
     spec = found.spec.replace(**{choice: getattr(block, choice) for choice in found.unknown})
-    got = se_numpy.excitation(answer.x, spec, found.parameters, data_format="channels_last")
-    return float(abs(got - answer.gate).max() / abs(answer.gate).max())
+    got = se_numpy.excitation(evaluation.x, spec, found.parameters, data_format="channels_last")
+    return float(abs(got - evaluation.gate).max() / abs(evaluation.gate).max())
 
 
-def find_any(tensors: Mapping[str, np.ndarray], layout: str = "auto") -> dict[str, Any]:
-    """The blocks; none is an answer."""
+def find_blocks_or_none(tensors: Mapping[str, np.ndarray], layout: str = "auto") -> dict[str, Any]:
+    """Find the blocks of a file; an empty dictionary if there is none."""
     try:
         return dict(find_blocks(tensors, layout))
     except LayoutError as error:
@@ -108,25 +110,25 @@ def find_any(tensors: Mapping[str, np.ndarray], layout: str = "auto") -> dict[st
 
 
 def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Arrays of these shapes, without memory for them."""
+    """Make arrays of zeros that take no memory."""
     return {name: np.broadcast_to(np.float32(0.0), shape) for name, shape in shapes.items()}
 
 
 def feature_map(channels: int, seed: int, size: tuple[int, ...] = (4, 3)) -> np.ndarray:
-    """Three samples of their own means, channels last; nowhere near 0, for a gate is read off by division."""
+    """Draw three samples with different means, channels last, and away from 0, since a gate is computed by division."""
     random = np.random.default_rng(seed)
     sign = random.choice([-1.0, 1.0], (3, *(1 for _ in size), channels))
     return np.asarray(sign * random.uniform(0.5, 2.0, (3, *size, channels)))
 
 
 def gate_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The gate (N, C) that makes a map another, both channels last; the same everywhere in space."""
+    """Compute the gate (N, C) that scales x to y, both channels last; it must be equal at all spatial positions."""
     ratio = (y / x).reshape(len(x), -1, x.shape[-1])
     if not np.allclose(ratio, ratio[:, :1], rtol=1e-13, atol=0.0):
         raise ValueError("a channel is not scaled by one number")
     return np.asarray(ratio[:, 0])
 
 
-def spread(random: np.random.Generator, shape: tuple[int, ...], inputs: int) -> np.ndarray:
-    """Numbers whose sums over so many inputs are of size 2, so that gates close and open."""
+def draw_weights(random: np.random.Generator, shape: tuple[int, ...], inputs: int) -> np.ndarray:
+    """Draw numbers whose sums over ``inputs`` of them have standard deviation 2, so that gates vary widely."""
     return np.asarray(random.normal(0.0, 2.0 / np.sqrt(max(inputs, 1)), shape))

@@ -1,7 +1,7 @@
-"""Networks of Keras: a block is what scales a map by a vector that a mean and one or two projections made of it.
+"""Networks of Keras: a block scales a map by a vector that a mean and one or two projections compute from the map.
 
-So it is told by what it does, not by its names; layers of a system's own are read as what they call. Weights stay
-without numbers until a block is asked.
+So a block is recognised by its operations, not by its names; a library's own layers are read as the operations that
+they call. Weights have no values until a block is evaluated.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import numpy as np
 from se_spec import HardSigmoid
 
 from ..peer_blocks import get
-from .network import Answer, Block, Network, feature_map, gate_of, spread
+from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
 
 POOLS = ("GlobalAveragePooling2D", "Mean", "mean", "reduce_mean")
 PROJECTIONS = ("Conv2D", "Dense")
@@ -45,7 +45,7 @@ class Step(NamedTuple):
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """Layers of Keras 3 that are made now compute in float64."""
+    """Make layers of Keras 3 that are created in this context compute in float64."""
     before = get("keras.config.dtype_policy")()
     get("keras.config.set_dtype_policy")("float64")
     try:
@@ -55,20 +55,20 @@ def float64() -> Iterator[None]:
 
 
 def network(model: Any) -> Network:
-    """A network of Keras 3, or of Keras 2."""
+    """Read a network of Keras 3, or of Keras 2."""
     shapes = {name_of(weight): tuple(weight.shape) for weight in model.weights}
     order = {name: index for index, name in enumerate(shapes)}
-    blocks = [block for step in _steps(model.outputs) if (block := _block(step)) is not None]
+    blocks = [block for step in _iterate_steps(model.outputs) if (block := _read_block(step)) is not None]
     return Network(shapes, sorted(blocks, key=lambda block: min(order[name] for name in block.names)))
 
 
 def name_of(weight: Any) -> str:
-    """As in a file."""
+    """Name of a weight in a file."""
     return str(getattr(weight, "path", weight.name.removesuffix(":0")))
 
 
-def _maker(tensor: Any) -> Step | None:
-    """What made a tensor; None of an input."""
+def _find_step(tensor: Any) -> Step | None:
+    """Find the operation that made a tensor; None for an input."""
     if hasattr(tensor, "node"):  # Keras 2
         node = tensor.node
         return None if node.is_input else Step(node.layer, list(node.keras_inputs), tensor)
@@ -77,24 +77,24 @@ def _maker(tensor: Any) -> Step | None:
     return Step(operation, inputs, tensor) if inputs else None
 
 
-def _steps(outputs: list[Any]) -> Iterator[Step]:
-    """Every operation on the way to the outputs, and those inside of layers that are no layers of Keras."""
+def _iterate_steps(outputs: list[Any]) -> Iterator[Step]:
+    """Yield every operation before the outputs, and those within layers that are not Keras's own."""
     waiting, seen = list(outputs), set()
     while waiting:
         tensor = waiting.pop()
-        step = None if id(tensor) in seen else _maker(tensor)
+        step = None if id(tensor) in seen else _find_step(tensor)
         seen.add(id(tensor))
         if step is None:
             continue
         yield step
         waiting += step.inputs
-        inner = _inside(step)
+        inner = _call_layer(step)
         if inner:
-            yield from _steps(inner)
+            yield from _iterate_steps(inner)
 
 
-def _inside(step: Step) -> list[Any]:
-    """What a layer of a system's own calls, once more."""
+def _call_layer(step: Step) -> list[Any]:
+    """Call a layer of a library's own again, to see its operations; returns its outputs."""
     parts = getattr(step.operation, "_layers", [])
     if not parts or type(step.operation).__module__.startswith(("keras.", "tf_keras.")):
         return []
@@ -104,31 +104,31 @@ def _inside(step: Step) -> list[Any]:
 
 
 def _is_vector(tensor: Any) -> bool:
-    """One number for each channel."""
+    """Whether a tensor has one number for each channel."""
     return len(tensor.shape) == 2 or all(length == 1 for length in tensor.shape[1:-1])
 
 
-def _block(product: Step) -> Block | None:
-    if _kind(product.operation).lower() != "multiply" or len(product.inputs) != 2:
+def _read_block(product: Step) -> Block | None:
+    if _operation_name(product.operation).lower() != "multiply" or len(product.inputs) != 2:
         return None
     vectors = [tensor for tensor in product.inputs if _is_vector(tensor)]
     if len(vectors) != 1:
         return None
     chain: list[Any] = []
     tensor = vectors[0]
-    while (step := _maker(tensor)) is not None and len(step.inputs) == 1:
+    while (step := _find_step(tensor)) is not None and len(step.inputs) == 1:
         chain.insert(0, step.operation)
         tensor = step.inputs[0]
         if not _is_vector(tensor):
             break
     projections = [layer for layer in chain if getattr(layer, "weights", [])]
     kinds = {type(layer).__name__ for layer in projections}
-    if len(projections) not in (1, 2) or not kinds <= set(PROJECTIONS) or _kind(chain[0]) not in POOLS:
+    if len(projections) not in (1, 2) or not kinds <= set(PROJECTIONS) or _operation_name(chain[0]) not in POOLS:
         return None
     shapes = [tuple(layer.kernel.shape) for layer in projections]
     if shapes[0][-2] != shapes[-1][-1]:
         return None
-    told = list(_told(chain[1:], projections))
+    functions = list(_iterate_nonlinearities(chain[1:], projections))
     path = name_of(projections[0].kernel).rpartition("/")[0]
     return Block(
         path,
@@ -137,49 +137,53 @@ def _block(product: Step) -> Block | None:
         shapes[-1][-1],
         shapes[0][-1] if len(shapes) == 2 else None,
         projections[0].bias is not None,
-        told[0] if len(told) == 2 else "identity",
-        told[-1],
+        functions[0] if len(functions) == 2 else "identity",
+        functions[-1],
         False,
-        partial(_answer, tensor, product.output),
+        partial(_evaluate, tensor, product.output),
     )
 
 
-def _kind(operation: Any) -> str:
-    """Of a layer its class; of a function that Keras 2 made a layer, the function's name."""
+def _operation_name(operation: Any) -> str:
+    """Name of a layer's class, or of the function that Keras 2 made a layer of."""
     function = getattr(operation, "function", None)
     return type(operation).__name__ if function is None else str(function.__name__)
 
 
-def _told(chain: list[Any], projections: list[Any]) -> Iterator[Any]:
-    """The function behind each projection."""
-    written: list[list[str]] = []
+def _iterate_nonlinearities(chain: list[Any], projections: list[Any]) -> Iterator[Any]:
+    """Yield the function after each projection."""
+    names_by_projection: list[list[str]] = []
     for operation in chain:
         activation = getattr(operation, "activation", None)
         if operation in projections:
-            written.append([])
-        name = _kind(operation) if activation is None else getattr(activation, "__name__", type(activation).__name__)
+            names_by_projection.append([])
+        name = (
+            _operation_name(operation)
+            if activation is None
+            else getattr(activation, "__name__", type(activation).__name__)
+        )
         if name not in (*PASSES, *PROJECTIONS):
-            written[-1].append(name)
-    for names in written:
+            names_by_projection[-1].append(name)
+    for names in names_by_projection:
         if names == ["hard_sigmoid"] and type(projections[0]).__module__.startswith("tf_keras"):
             yield KERAS_2_HARD_SIGMOID
         else:
             yield FUNCTIONS[tuple(names)]
 
 
-def _answer(inputs: Any, outputs: Any, seed: int) -> Answer:
+def _evaluate(inputs: Any, outputs: Any, seed: int) -> Evaluation:
     random = np.random.default_rng(seed)
     part = get(f"{type(inputs).__module__.partition('.')[0]}.Model")(inputs, outputs)
     shapes = [tuple(weight.shape) for weight in part.weights]
-    values = [spread(random, shape, (1, *shape)[-2]) for shape in shapes]
-    size = tuple(length or own for length, own in zip(inputs.shape[1:-1], (4, 3), strict=True))
+    values = [draw_weights(random, shape, (1, *shape)[-2]) for shape in shapes]
+    size = tuple(length or default for length, default in zip(inputs.shape[1:-1], (4, 3), strict=True))
     x = feature_map(inputs.shape[-1], seed, size)
     if hasattr(part, "stateless_call"):
-        with float64():  # for what makes layers whenever it is called
+        with float64():  # some layers create layers when they are called
             y = np.asarray(part.stateless_call(values, [], x)[0])
     else:
         part.set_weights(values)
         y = np.asarray(part(x))
     if y.dtype != np.float64:
         raise TypeError(f"asked in float64, answered in {y.dtype}")
-    return Answer(dict(zip(map(name_of, part.weights), values, strict=True)), x, gate_of(x, y))
+    return Evaluation(dict(zip(map(name_of, part.weights), values, strict=True)), x, gate_of(x, y))

@@ -1,4 +1,4 @@
-"""Networks of PyTorch, built without memory for their weights; a block gets some when it is asked."""
+"""Networks of PyTorch, built without memory for their weights; a block gets weights when it is evaluated."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from se_spec import HardSigmoid, LeakyReLU
 
 from ..peer_blocks import get
-from .network import Answer, Block, Network, feature_map, gate_of, spread
+from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
 
 NONLINEARITIES: dict[str, Any] = {
     "ReLU": "relu",
@@ -29,48 +29,48 @@ NONLINEARITIES: dict[str, Any] = {
 }
 
 
-def _as_it_is(module: Any, x: Any) -> tuple[Any, Any]:
+def _apply(module: Any, x: Any) -> tuple[Any, Any]:
     return x, module(x)
 
 
 class Kind(NamedTuple):
-    """How a class of modules is read.
+    """Rules for reading the block of a class of modules.
 
     Args:
-        parts: the children that are the block, if not all is.
-        run: ``(module, x) -> (x, y)``: what is scaled, and the product.
-        told: its activation and gate, where they are no modules of its own.
+        parts: the children that are the block, if it is not the whole module.
+        run: ``(module, x) -> (x, y)``: the map that is scaled, and the product.
+        nonlinearities: the function that returns activation and gate, where they are no modules.
     """
 
     parts: tuple[str, ...] = ()
-    run: Callable[[Any, Any], tuple[Any, Any]] = _as_it_is
-    told: Callable[[Any], list[str]] | None = None
+    run: Callable[[Any, Any], tuple[Any, Any]] = _apply
+    nonlinearities: Callable[[Any], list[str]] | None = None
 
 
 Kinds = Mapping[str, Kind]
-"""By the path of the class."""
+"""Each kind, by the path of its class."""
 
 
-def built(make: Callable[[], Any]) -> Any:
-    """A network without memory for its weights, if its constructor lets it be."""
-    for way in (lambda: get("torch.device")("meta"), weightless):
-        with suppress(RuntimeError), way():  # it looks at numbers, or runs itself, while it is built
+def build(make: Callable[[], Any]) -> Any:
+    """Build a network, without memory for its weights if the constructor allows that."""
+    for context in (lambda: get("torch.device")("meta"), meta_parameters):
+        with suppress(RuntimeError), context():  # fails where the constructor reads numbers, or runs the network
             return make()
     return make()
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
-    """Parameters alone have no numbers; the widths that a RegNet computes have."""
+def meta_parameters() -> Iterator[None]:
+    """Make parameters alone without memory; other tensors, such as the widths that a RegNet computes, keep theirs."""
     module = get("torch.nn.Module")
     register = module.register_parameter
 
-    def without_numbers(self: Any, name: str, parameter: Any) -> None:
+    def register_on_meta(self: Any, name: str, parameter: Any) -> None:
         if parameter is not None and not parameter.is_meta and type(parameter) is get("torch.nn.Parameter"):
             parameter = type(parameter)(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(self, name, parameter)
 
-    module.register_parameter = without_numbers
+    module.register_parameter = register_on_meta
     try:
         yield
     finally:
@@ -78,29 +78,34 @@ def weightless() -> Iterator[None]:
 
 
 def network(net: Any, kinds: Kinds) -> Network:
-    """A network and the SE modules in it, by their classes; one that stands in several places is several.
+    """Read a network's shapes and its SE modules, by their classes; a shared module counts at each of its paths.
 
-    One whose functions have weights of their own is outside the spec, and no block.
+    A module with PReLU, whose weights are outside the spec, is no block.
     """
     by_class = {get(path): kind for path, kind in kinds.items()}
-    modules = [at for at in net.named_modules(remove_duplicate=False) if type(at[1]) in by_class]
-    plain = [at for at in modules if not any(type(leaf).__name__ == "PReLU" for leaf in at[1].modules())]
-    blocks = [read(module, path, by_class[type(module)]) for path, module in plain]
+    modules = {path: module for path, module in net.named_modules(remove_duplicate=False) if type(module) in by_class}
+    blocks = [
+        read_block(module, path, by_class[type(module)])
+        for path, module in modules.items()
+        if not any(type(leaf).__name__ == "PReLU" for leaf in module.modules())
+    ]
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     return Network(shapes, blocks)
 
 
-def read(module: Any, path: str, kind: Kind) -> Block:
-    """A module's widths, biases, activation and gate, whatever its class."""
+def read_block(module: Any, path: str, kind: Kind) -> Block:
+    """Read a module's widths, biases, activation and gate, whatever its class."""
     parts = [module.get_submodule(part) for part in kind.parts] or [module]
     leaves = [leaf for part in parts for leaf in part.modules()]
     projections = [leaf for leaf in leaves if getattr(leaf, "weight", None) is not None and leaf.weight.ndim > 1]
-    told = kind.told(module) if kind.told else [one for one in map(_nonlinearity, leaves) if one is not None]
-    if len(told) != len(projections) or len(projections) > 2:
-        raise ValueError(f"{path}, a {type(module).__name__}, is not understood: {told} for {len(projections)} layers")
+    functions = kind.nonlinearities(module) if kind.nonlinearities else list(filter(None, map(_nonlinearity, leaves)))
+    if len(functions) != len(projections) or len(projections) > 2:
+        raise ValueError(
+            f"{path}, a {type(module).__name__}, is not understood: {functions} for {len(projections)} layers"
+        )
     normed = any(type(leaf).__name__ == "BatchNorm2d" for leaf in leaves)
-    before = [f"{part}." for part in kind.parts] or [""]
-    names = [name for name in module.state_dict() if name.startswith(tuple(before))]
+    prefixes = tuple(f"{part}." for part in kind.parts) or ("",)
+    names = [name for name in module.state_dict() if name.startswith(prefixes)]
     if normed:
         names = [name for name in names if "bn." not in name]
     return Block(
@@ -110,10 +115,10 @@ def read(module: Any, path: str, kind: Kind) -> Block:
         projections[-1].weight.shape[0],
         projections[0].weight.shape[0] if len(projections) == 2 else None,
         projections[0].bias is not None,
-        told[0] if len(told) == 2 else "identity",
-        told[-1],
+        functions[0] if len(functions) == 2 else "identity",
+        functions[-1],
         normed,
-        partial(_answer, module, path, kind, projections[0].weight.shape[1], _rank(leaves), normed),
+        partial(_evaluate, module, path, kind, projections[0].weight.shape[1], _rank(leaves), normed),
     )
 
 
@@ -124,38 +129,38 @@ def _nonlinearity(leaf: Any) -> Any:
 
 
 def _rank(leaves: list[Any]) -> int:
-    """Number of spatial axes, if a class of PyTorch says it."""
+    """Number of spatial axes, from the name of a layer's class, such as Conv3d; else 2."""
     found = [int(name[-2]) for name in (type(leaf).__name__ for leaf in leaves) if name.endswith(("1d", "2d", "3d"))]
     return found[0] if found else 2
 
 
-def _answer(module: Any, path: str, kind: Kind, channels: int, rank: int, exact: bool, seed: int) -> Answer:
-    own = real(module, seed)
-    x, gate = gate_of_module(own, feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
-    if not exact:  # what is folded is rounded; all else is the same in half the memory
-        own = own.to(get("torch.float32"))
-    tensors = {f"{path}.{name}" if path else name: value.numpy() for name, value in own.state_dict().items()}
-    return Answer(tensors, x, gate)
+def _evaluate(module: Any, path: str, kind: Kind, channels: int, rank: int, exact: bool, seed: int) -> Evaluation:
+    drawn = draw_parameters(module, seed)
+    x, gate = gate_of_module(drawn, feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
+    if not exact:  # float32 is exact here and halves the memory; a folded norm needs float64
+        drawn = drawn.to(get("torch.float32"))
+    tensors = {f"{path}.{name}" if path else name: value.numpy() for name, value in drawn.state_dict().items()}
+    return Evaluation(tensors, x, gate)
 
 
-def real(module: Any, seed: int) -> Any:
-    """The module in float64, with drawn float32 numbers for all that it has, in evaluation mode."""
+def draw_parameters(module: Any, seed: int) -> Any:
+    """Copy a module in float64 and evaluation mode, with float32 numbers drawn for all its tensors."""
     random = np.random.default_rng(seed)
-    made = copy.deepcopy(module).to_empty(device="cpu").to(get("torch.float64")).eval()
-    for name, value in made.state_dict().items():
+    drawn = copy.deepcopy(module).to_empty(device="cpu").to(get("torch.float64")).eval()
+    for name, value in drawn.state_dict().items():
         shape = tuple(value.shape)
-        drawn = spread(random, shape, max(shape[1:], default=1))
+        values = draw_weights(random, shape, max(shape[1:], default=1))
         if name.endswith("running_var"):
-            drawn = random.uniform(0.5, 2.0, shape)
-        value.copy_(get("torch.from_numpy")(drawn.astype(np.float32)))
-    return made
+            values = random.uniform(0.5, 2.0, shape)
+        value.copy_(get("torch.from_numpy")(values.astype(np.float32)))
+    return drawn
 
 
 def gate_of_module(
-    module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _as_it_is
+    module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _apply
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The map that the module scales when it is given x, both channels last, and its gate."""
-    given = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    """Run a module on x, and return the map that it scales, channels last, and its gate."""
+    channels_first = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
     with get("torch.no_grad")():
-        scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, given))
+        scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, channels_first))
     return scaled, gate_of(scaled, y)

@@ -1,4 +1,4 @@
-"""The systems that are walked: their networks, and what their SE modules are."""
+"""The libraries whose networks are searched: how their networks are made, and the classes of their SE modules."""
 
 import importlib.metadata
 import importlib.util
@@ -16,16 +16,16 @@ from .of_torch import Kind, Kinds
 
 @dataclass(frozen=True)
 class System:
-    """Somebody's networks.
+    """A library with networks.
 
     Args:
         name: of the distribution.
         modules: that must be importable.
-        names: of its networks.
-        make: a network by its name.
-        note: what of it is walked.
-        environment: of the process that walks it.
-        limit: how far a gate may be off, in terms of the largest.
+        names: the function that lists its networks.
+        make: the function that builds a network by its name.
+        note: which of its networks are searched.
+        environment: variables of the process that builds them.
+        limit: the largest relative error of a gate that is accepted.
     """
 
     name: str
@@ -38,18 +38,18 @@ class System:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be walked here."""
+        """Whether its modules are installed."""
         return all(importlib.util.find_spec(module) for module in self.modules)
 
     def network(self, name: str) -> Network:
-        """One of its networks."""
+        """Build one of its networks."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is theirs
+            warnings.simplefilter("ignore")  # the library's own warnings
             return self.make(name)
 
     @property
     def version(self) -> str:
-        """Of its distribution."""
+        """Name and version of the distribution."""
         return f"{self.name} {importlib.metadata.version(self.name)}"
 
 
@@ -61,8 +61,8 @@ def _torch(
     kinds: Kinds,
     note: str = "every network",
 ) -> System:
-    def network(of: str) -> Network:
-        return of_torch.network(of_torch.built(lambda: make(of)), kinds)
+    def network(network_name: str) -> Network:
+        return of_torch.network(of_torch.build(lambda: make(network_name)), kinds)
 
     return System(name, ("torch", *modules), names, network, note, (("HF_HUB_OFFLINE", "1"),))
 
@@ -70,9 +70,9 @@ def _torch(
 def _keras(
     name: str, modules: tuple[str, ...], names: Callable[[], Iterable[str]], make: Callable[[str], Any], note: str
 ) -> System:
-    def network(of: str) -> Network:
+    def network(network_name: str) -> Network:
         with of_keras.float64(), get("keras.StatelessScope")(initialize_variables=False):
-            return of_keras.network(make(of))
+            return of_keras.network(make(network_name))
 
     return System(name, ("tensorflow", *modules), names, network, note, (("KERAS_BACKEND", "tensorflow"),))
 
@@ -86,12 +86,12 @@ def _residual(module: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _channel_branch(module: Any, x: Any) -> tuple[Any, Any]:
-    """Of two that are added."""
+    """Run the channel branch, one of two that are added."""
     return x, x * module.cSE(x)
 
 
 def _mb_conv(module: Any, x: Any) -> tuple[Any, Any]:
-    """What one forward of a whole unit makes of the map before its SE: the second activation ends there."""
+    """Run a whole unit, and return the maps before and after its SE, which follows the second activation."""
     for name in ("_expand_conv", "_depthwise_conv", "_project_conv", "_bn2"):
         setattr(module, name, get("torch.nn.Identity")())
     maps: list[Any] = []
@@ -102,7 +102,7 @@ def _mb_conv(module: Any, x: Any) -> tuple[Any, Any]:
     return before, after
 
 
-def _gate_of_geffnet(module: Any) -> list[str]:
+def _nonlinearities_of_geffnet(module: Any) -> list[str]:
     gate = "hard_sigmoid" if "hard" in str(module.gate_fn) else "sigmoid"
     return [of_torch.NONLINEARITIES[type(module.act1).__name__], gate]
 
@@ -131,26 +131,26 @@ TRANSFORMERS: Kinds = {
     "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.SqueezeExcitationBlock": Kind(),
 }
 PRETRAINEDMODELS: Kinds = {"pretrainedmodels.models.senet.SEModule": Kind()}
-GEFFNET: Kinds = {"geffnet.efficientnet_builder.SqueezeExcite": Kind(told=_gate_of_geffnet)}
+GEFFNET: Kinds = {"geffnet.efficientnet_builder.SqueezeExcite": Kind(nonlinearities=_nonlinearities_of_geffnet)}
 MB_CONV = Kind(("_se_reduce", "_se_expand"), _mb_conv, lambda module: ["silu", "sigmoid"])
 EFFICIENTNET_PYTORCH: Kinds = {"efficientnet_pytorch.model.MBConvBlock": MB_CONV}
 SMP: Kinds = {
     "segmentation_models_pytorch.base.modules.SCSEModule": Kind(("cSE",), _channel_branch),
     "segmentation_models_pytorch.encoders._senet.SEModule": Kind(),
     "segmentation_models_pytorch.encoders._efficientnet.MBConvBlock": MB_CONV,
-    "segmentation_models_pytorch.encoders.mobileone.SEBlock": Kind(told=lambda module: ["relu", "sigmoid"]),
+    "segmentation_models_pytorch.encoders.mobileone.SEBlock": Kind(nonlinearities=lambda module: ["relu", "sigmoid"]),
     **TIMM,
 }
 MMPRETRAIN: Kinds = {"mmpretrain.models.utils.SELayer": Kind()}
 
 
-def _of_torchvision(name: str) -> Any:
+def _make_torchvision(name: str) -> Any:
     build = get("torchvision.models.get_model_builder")(name)
-    weights = [at for at in ("weights", "weights_backbone") if at in inspect.signature(build).parameters]
+    weights = [option for option in ("weights", "weights_backbone") if option in inspect.signature(build).parameters]
     return build(**dict.fromkeys(weights))
 
 
-_OF_MONAI = {
+_MONAI_NETWORKS = {
     **{
         f"{name} {rank}-D": (f"networks.nets.{name}", {"spatial_dims": rank, "in_channels": 3, "num_classes": 10})
         for name in ("SENet154", "SEResNet50", "SEResNet101", "SEResNet152", "SEResNext50", "SEResNext101")
@@ -161,22 +161,22 @@ _OF_MONAI = {
 }
 
 
-def _of_monai(name: str) -> Any:
-    path, options = _OF_MONAI[name]
+def _make_monai(name: str) -> Any:
+    path, options = _MONAI_NETWORKS[name]
     return get(f"monai.{path}")(**options)
 
 
 _AUTO = "transformers.models.auto.modeling_auto"
 
 
-def _of_transformers(name: str) -> Any:
+def _make_transformers(name: str) -> Any:
     config = get("transformers.CONFIG_MAPPING")[name]()
     if name == "qwen2_5_omni":
         return get("transformers.Qwen2_5OmniToken2WavModel")(config.token2wav_config)
     return get("transformers.AutoModel").from_config(config)
 
 
-def _names_of_geffnet() -> list[str]:
+def _list_geffnet() -> list[str]:
     return [
         name
         for name, make in vars(get("geffnet.model_factory")).items()
@@ -184,16 +184,16 @@ def _names_of_geffnet() -> list[str]:
     ]
 
 
-def _of_segmentation_models(encoder: str) -> Any:
+def _make_segmentation_model(encoder: str) -> Any:
     make = get("segmentation_models_pytorch.Unet")
     return make(encoder, encoder_weights=None, decoder_attention_type="scse")
 
 
-def _names_of_applications() -> list[str]:
+def _list_applications() -> list[str]:
     return sorted(name for name, make in vars(get("keras.applications")).items() if inspect.isfunction(make))
 
 
-def _of_applications(name: str) -> Any:
+def _make_application(name: str) -> Any:
     return get(f"keras.applications.{name}")(weights=None, include_top=False, input_shape=(None, None, 3))
 
 
@@ -208,7 +208,7 @@ _EFFICIENTNET: dict[str, Any] = {
     "width_coefficient": 1.0,
     "depth_coefficient": 1.0,
 }
-_OF_KERAS_HUB: dict[str, dict[str, Any]] = {
+_KERAS_HUB_NETWORKS: dict[str, dict[str, Any]] = {
     "EfficientNetBackbone": {**_EFFICIENTNET, "stackwise_block_types": ["v1", "fused", "unfused"]},
     "MobileNetBackbone": {
         "stackwise_expansion": [[40, 56], [64, 144, 144]],
@@ -227,7 +227,7 @@ _OF_KERAS_HUB: dict[str, dict[str, Any]] = {
         "last_layer_filter": 1024,
     },
 }
-_OF_KERAS_CV: dict[str, dict[str, Any]] = {
+_KERAS_CV_NETWORKS: dict[str, dict[str, Any]] = {
     "EfficientNetV1Backbone": {**_EFFICIENTNET, "include_rescaling": False},
     "MobileNetV3Backbone": {
         "stackwise_expansion": [1, 4, 6],
@@ -241,7 +241,7 @@ _OF_KERAS_CV: dict[str, dict[str, Any]] = {
 }
 
 
-_OF_KECAM = {
+_KECAM_NETWORKS = {
     "coatnet": "CoAtNet0",
     "efficientnet": "EfficientNetV1B0 EfficientNetV2B0",
     "efficientvit.efficientvit_m": "EfficientViT_M0",
@@ -261,13 +261,13 @@ _OF_KECAM = {
 }
 
 
-def _of_kecam(name: str) -> Any:
+def _make_kecam(name: str) -> Any:
     get("tf_keras.backend.set_floatx")("float64")
     return get(f"keras_cv_attention_models.{name}")(pretrained=None)
 
 
 def _kecam(name: str) -> Network:
-    return of_keras.network(_of_kecam(name))
+    return of_keras.network(_make_kecam(name))
 
 
 SYSTEMS = (
@@ -278,7 +278,7 @@ SYSTEMS = (
         "torchvision",
         ("torchvision",),
         lambda: get("torchvision.models.list_models")(),
-        _of_torchvision,
+        _make_torchvision,
         TORCHVISION,
     ),
     _torch(
@@ -288,12 +288,12 @@ SYSTEMS = (
         lambda name: get("pytorchcv.model_provider.get_model")(name),
         PYTORCHCV,
     ),
-    _torch("monai", ("monai",), lambda: _OF_MONAI, _of_monai, MONAI, "networks with SE, and the layers alone"),
+    _torch("monai", ("monai",), lambda: _MONAI_NETWORKS, _make_monai, MONAI, "networks with SE, and the layers alone"),
     _torch(
         "transformers",
         ("transformers", "torchvision"),
         lambda: [*get(f"{_AUTO}.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"), "align", "qwen2_5_omni"],
-        _of_transformers,
+        _make_transformers,
         TRANSFORMERS,
         "image classifiers, ALIGN and the speaker encoder of Qwen2.5-Omni, as configured by default",
     ),
@@ -314,7 +314,7 @@ SYSTEMS = (
     _torch(
         "geffnet",
         ("geffnet",),
-        _names_of_geffnet,
+        _list_geffnet,
         lambda name: get("geffnet.create_model")(name),
         GEFFNET,
     ),
@@ -322,7 +322,7 @@ SYSTEMS = (
         "segmentation_models_pytorch",
         ("segmentation_models_pytorch", "timm", "torchvision"),
         lambda: get("segmentation_models_pytorch.encoders.get_encoder_names")(),
-        _of_segmentation_models,
+        _make_segmentation_model,
         SMP,
         "a Unet with scse on every encoder",
     ),
@@ -333,25 +333,25 @@ SYSTEMS = (
         lambda name: get("mmpretrain.get_model")(name, pretrained=False),
         MMPRETRAIN,
     ),
-    _keras("keras", ("keras",), _names_of_applications, _of_applications, "keras.applications"),
+    _keras("keras", ("keras",), _list_applications, _make_application, "keras.applications"),
     _keras(
         "keras-hub",
         ("keras_hub",),
-        lambda: _OF_KERAS_HUB,
-        lambda name: get(f"keras_hub.models.{name}")(**_OF_KERAS_HUB[name]),
+        lambda: _KERAS_HUB_NETWORKS,
+        lambda name: get(f"keras_hub.models.{name}")(**_KERAS_HUB_NETWORKS[name]),
         "a small backbone of each kind with SE",
     ),
     _keras(
         "keras-cv",
         ("keras_cv",),
-        lambda: _OF_KERAS_CV,
-        lambda name: get(f"keras_cv.src.models.{name}")(**_OF_KERAS_CV[name]),
+        lambda: _KERAS_CV_NETWORKS,
+        lambda name: get(f"keras_cv.src.models.{name}")(**_KERAS_CV_NETWORKS[name]),
         "a small backbone of each kind with SE",
     ),
     System(
         "kecam",
         ("tensorflow", "tf_keras", "keras_cv_attention_models"),
-        lambda: [f"{module}.{name}" for module, names in _OF_KECAM.items() for name in names.split()],
+        lambda: [f"{module}.{name}" for module, names in _KECAM_NETWORKS.items() for name in names.split()],
         _kecam,
         "the smallest of each family with SE, on Keras 2, whose GELU divides by a float32 root of 2",
         (("TF_USE_LEGACY_KERAS", "1"),),

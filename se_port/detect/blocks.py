@@ -1,4 +1,4 @@
-"""SE blocks, found by their names and shapes wherever they stand in a file."""
+"""Detection of SE blocks, by their names and shapes, wherever they are in a file."""
 
 import re
 from collections import Counter
@@ -9,32 +9,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from se_spec import LayoutError, SESpec
-from se_spec.parameters import FLOATS
 
 from ..layouts.base import UNKNOWN, BlockLayout
+from ..layouts.block_mapping import NORM_LEAVES, BlockMapping
 from ..layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
-from ..layouts.templates import fill, to_canonical, to_foreign
-from ..sources import Opened
+from ..layouts.templates import fill
+from ..sources import Source
 
 Tensors = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 CHOICES = ("activation", "gate")
-NORM = ("weight", "bias", "running_mean", "running_var")
-PERCEPTRON = ("mlp",)
-"""What calls itself so is no block, if its layers' names say no more: CBAM's has maxima as well as means."""
+PERCEPTRONS = ("mlp",)
+"""Last elements of a path that are no block where the layout's names are common: CBAM's mlp also uses maxima."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A block of a file.
+    """An SE block of a file.
 
     Args:
-        spec: widths and biases as the file has them; the activation and the gate as the layout fixes them or the caller
-            says, else SESpec's own.
+        spec: widths and biases as the file has them; activation and gate as the layout fixes them or the caller gives
+            them, else the defaults of SESpec.
         parameters: canonical.
-        unknown: which of ``activation`` and ``gate`` the file does not tell.
+        unknown: which of ``activation`` and ``gate`` the file does not determine.
         layouts: names of those that fit.
-        names: canonical to the file's.
+        names: canonical name to the file's.
         changes: what was computed and not just moved.
     """
 
@@ -47,63 +46,61 @@ class Found:
 
 
 class Candidate(NamedTuple):
-    """A block by one layout: its path, the file's names in canonical order, and its widths."""
+    """A possible block: its mapping by one layout, and its widths; ``hidden`` is None for a single projection."""
 
-    path: str
-    layout: str
-    names: dict[str, str]
+    mapping: BlockMapping
     channels: int
     hidden: int | None
 
+    @property
+    def row(self) -> BlockLayout:
+        """The layout's table."""
+        return BLOCK_LAYOUTS[self.mapping.layout]
 
-def find(tensors: Opened, layout: str = "auto", activation: Any = None, gate: Any = None) -> dict[str, Found]:
-    """Every block, by its path in the file; where several have the same path, by the name of their first layer.
+    @property
+    def first_layer(self) -> str:
+        """The file's name of the first projection."""
+        return next(iter(self.mapping.names.values())).removesuffix(self.row.leaves[0])
+
+
+def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any = None) -> dict[str, Found]:
+    """Find every block of a file.
+
+    Returns:
+        Each block by its path in the file; where several have one path, by the name of its first layer.
 
     Raises:
-        LayoutError: no such layout, no block, one that can be read as different blocks, one that is not of floats, or
-            one whose layout fixes another activation or gate than was given.
+        LayoutError: there is no such layout, no block, a block that can be read in two ways or is not of floats, or a
+            block whose layout fixes another activation or gate than was given.
     """
     groups: dict[frozenset[str], list[Candidate]] = {}
-    for name, row in chosen(layout).items():
-        for candidate in candidates(tensors.shapes, name, row, named=name == layout):
-            groups.setdefault(frozenset(candidate.names.values()), []).append(candidate)
+    for name, row in select_layouts(layout).items():
+        for candidate in iterate_candidates(source.shapes, name, row, requested=name == layout):
+            groups.setdefault(frozenset(candidate.mapping.names.values()), []).append(candidate)
     # A projection that is half of a pair is no block of its own.
-    largest = [_nearest(groups[keys]) for keys in groups if not any(keys < other for other in groups)]
-    _check_apart(largest)
-    paths = Counter(group[0].path for group in largest)
-    blocks = {group[0].path if paths[group[0].path] == 1 else _first_layer(group[0]): group for group in largest}
+    largest = [_most_specific(groups[names]) for names in groups if not any(names < other for other in groups)]
+    _check_disjoint(largest)
+    counts = Counter(group[0].mapping.path for group in largest)
+    blocks = {
+        group[0].mapping.path if counts[group[0].mapping.path] == 1 else group[0].first_layer: group
+        for group in largest
+    }
     if not blocks:
-        known = "any layout" if layout == "auto" else f"layout {layout!r}"
-        raise LayoutError(f"no SE block of {known} in these {len(tensors)} tensors; `se-port layouts` lists the names")
-    order = {name: index for index, name in enumerate(tensors)}
-    sorted_paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].names.values()))
-    return {path: _found(tensors, blocks[path], activation, gate) for path in sorted_paths}
+        searched = "any layout" if layout == "auto" else f"layout {layout!r}"
+        raise LayoutError(
+            f"no SE block of {searched} in these {len(source)} tensors; `se-port layouts` lists the names"
+        )
+    order = {name: index for index, name in enumerate(source)}
+    paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].mapping.names.values()))
+    return {path: _resolve(source, blocks[path], activation, gate) for path in paths}
 
 
-def _nearest(group: list[Candidate]) -> list[Candidate]:
-    """Those that know most of the names: of ``se_conv_reduce``, ``conv_reduce`` says more than ``reduce``."""
-    shortest = min(len(each.path) for each in group)
-    return [each for each in group if len(each.path) == shortest]
+def select_layouts(layout: str) -> dict[str, BlockLayout]:
+    """Select the tables of a name: ``"auto"`` is all, ``"timm"`` all of timm.
 
-
-def _check_apart(groups: list[list[Candidate]]) -> None:
-    """Refuse two blocks that share a tensor, as three square layers counted in a row would be."""
-    taken: dict[str, Candidate] = {}
-    for one in (group[0] for group in groups):
-        for name in one.names.values():
-            if name in taken:
-                raise LayoutError(
-                    f"{name} can be of two blocks, that of {_first_layer(taken[name])} and that of {_first_layer(one)}"
-                )
-            taken[name] = one
-
-
-def _first_layer(block: Candidate) -> str:
-    return next(iter(block.names.values())).removesuffix(BLOCK_LAYOUTS[block.layout].leaves[0])
-
-
-def chosen(layout: str) -> dict[str, BlockLayout]:
-    """The rows of a name: ``"auto"`` is all, ``"timm"`` all of timm."""
+    Raises:
+        LayoutError: no such layout.
+    """
     families = BLOCK_ALIASES.get(layout, (layout,))
     rows = {
         name: row
@@ -115,194 +112,173 @@ def chosen(layout: str) -> dict[str, BlockLayout]:
     return rows
 
 
-def candidates(shapes: Shapes, name: str, row: BlockLayout, *, named: bool = False) -> Iterator[Candidate]:
-    """The blocks that a layout sees; if it was ``named``, a block that is the whole file needs no place or width."""
-    weight, bias = row.leaves
-    first = row.expand if row.reduce is None else row.reduce
-    pattern = _pattern(row, first)
+def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested: bool = False) -> Iterator[Candidate]:
+    """Yield the blocks that a layout sees in a file.
+
+    Args:
+        shapes: of the file's tensors, by name.
+        name: of the layout.
+        row: its table.
+        requested: the caller named this layout, so a block that is the whole file needs no particular path or width.
+    """
+    weight, _ = row.leaves
+    pattern = _compile_pattern(row, row.expand if row.reduce is None else row.reduce)
     for key in shapes:
-        if not key.endswith(weight) or not (found := pattern.fullmatch(key.removesuffix(weight))):
+        if not key.endswith(weight) or not (matched := pattern.fullmatch(key.removesuffix(weight))):
             continue
-        path = found["path"] or ""
-        numbers = {"k": int(found["k"] or 0)} if "k" in pattern.groupindex else {}
-        before = path + row.separator if path else ""
-        modules = {} if row.reduce is None else {"reduce": before + fill(row.reduce, numbers)}
-        modules["expand"] = before + fill(row.expand, numbers)
-        if not _whole_norm(shapes, before, row.norm[0], key) if row.norm else _has_more(shapes, before, key):
+        path = matched["path"] or ""
+        numbers = {"k": int(matched["k"] or 0)} if "k" in pattern.groupindex else {}
+        prefix = path + row.separator if path else ""
+        modules = {} if row.reduce is None else {"reduce": prefix + fill(row.reduce, numbers)}
+        modules["expand"] = prefix + fill(row.expand, numbers)
+        if not _has_whole_norm(shapes, prefix, row.norm[0], key) if row.norm else _has_siblings(shapes, prefix, key):
             continue
-        names = {f"{at}.weight": module + weight for at, module in modules.items()}
-        biases = {f"{at}.bias": module + bias for at, module in modules.items()} if row.bias else {}
-        have = [name in shapes for name in biases.values()]
-        if any(name not in shapes for name in names.values()) or (biases and not any(have) and not row.optional):
+        names = _collect_names(shapes, modules, row)
+        if names is None:
             continue
-        if len(set(have)) > 1 or (not row.bias and any(m + bias in shapes for m in modules.values())):
+        whole = requested and not path and all(key in names.values() or _is_of_norm(key, row) for key in shapes)
+        if row.parents and not whole and not _ends_in(row.parents, path, row):
             continue
-        names |= biases if any(have) else {}
-        whole = named and not path and all(at in names.values() or _is_of_norm(at, row) for at in shapes)
-        if row.at and not whole and not _ends_in(row.at, path, row):
+        if row.narrow and not whole and _ends_in(PERCEPTRONS, path, row):
             continue
-        if row.narrow and not whole and _ends_in(PERCEPTRON, path, row):
-            continue
-        widths = _widths({at: shapes[key] for at, key in names.items()}, row)
+        widths = _infer_widths({canonical: shapes[key] for canonical, key in names.items()}, row)
         wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
         if widths and (whole or not row.narrow or not wider):
-            ordered = {at: names[at] for at in sorted(names, key=lambda at: (at[0] == "e", at.endswith("bias")))}
-            yield Candidate(path, name, ordered, *widths)
+            yield Candidate(BlockMapping(name, path, names), *widths)
+
+
+def _collect_names(shapes: Shapes, modules: dict[str, str], row: BlockLayout) -> dict[str, str] | None:
+    """Map canonical names to the file's, in canonical order; None if a weight is missing or the biases do not fit."""
+    weight, bias = row.leaves
+    biases = [module + bias in shapes for module in modules.values()]
+    if any(module + weight not in shapes for module in modules.values()) or len(set(biases)) > 1:
+        return None
+    if (biases[0] and not row.bias) or (row.bias and not biases[0] and not row.optional):
+        return None
+    names = {}
+    for projection, module in modules.items():
+        names[f"{projection}.weight"] = module + weight
+        if biases[0]:
+            names[f"{projection}.bias"] = module + bias
+    return names
+
+
+def _compile_pattern(row: BlockLayout, module: str) -> re.Pattern[str]:
+    body = re.escape(module).replace(re.escape("{_k}"), r"(?:_(?P<k>\d+))?")
+    return re.compile(rf"(?:(?P<path>.*){re.escape(row.separator)})?{body}", re.DOTALL)
 
 
 def _ends_in(words: tuple[str, ...], path: str, row: BlockLayout) -> bool:
-    """Whether a path's last element is one of these words; where paths have slashes, names have underscores."""
-    before = "./" if row.separator == "." else "./_"
-    return path in words or path.endswith(tuple(sign + word for word in words for sign in before))
+    """Whether a path's last element is one of these words; in paths with slashes an underscore separates, too."""
+    separators = "./" if row.separator == "." else "./_"
+    return path in words or path.endswith(tuple(sign + word for word in words for sign in separators))
 
 
-def _has_more(shapes: Shapes, before: str, first: str) -> bool:
-    """Whether something with weights of its own stands beside the projections: PReLU, as in SINet, or a norm of the
-    hidden width, as in RexNet, GCNet and projection heads.
+def _has_siblings(shapes: Shapes, prefix: str, first: str) -> bool:
+    """Whether another module with weights is beside the projections: PReLU, as in SINet, or a norm of the hidden
+    width, as in RexNet, GCNet and projection heads.
 
-    Numbered norms beside convolutions are a unit's own, of whatever width.
+    Numbered norms beside convolutions belong to a unit around the block, whatever their width.
     """
     hidden = shapes[first][:1]
     numbers = ("", "0", "1", "2") if len(shapes[first]) == 2 else ("",)
-    others = ["act", "activ", *(norm + number for norm in ("bn", "ln", "norm") for number in numbers)]
-    return any(shapes.get(f"{before}{one}.{leaf}") == hidden for one in others for leaf in ("weight", "running_mean"))
+    siblings = ["act", "activ", *(norm + number for norm in ("bn", "ln", "norm") for number in numbers)]
+    return any(
+        shapes.get(f"{prefix}{sibling}.{leaf}") == hidden for sibling in siblings for leaf in ("weight", "running_mean")
+    )
 
 
 def _is_of_norm(name: str, row: BlockLayout) -> bool:
     return row.norm is not None and name.startswith(f"{row.norm[0]}.")
 
 
-def _whole_norm(shapes: Shapes, before: str, norm: str, first: str) -> bool:
+def _has_whole_norm(shapes: Shapes, prefix: str, norm: str, first: str) -> bool:
     hidden = shapes[first][:1]
-    return all(name in shapes and shapes[name] == hidden for name in (f"{before}{norm}.{at}" for at in NORM))
+    return all(shapes.get(f"{prefix}{norm}.{leaf}") == hidden for leaf in NORM_LEAVES)
 
 
-def _widths(shapes: dict[str, tuple[int, ...]], row: BlockLayout) -> tuple[int, int | None] | None:
-    """Channels and hidden width, if the shapes are a block's."""
-    sizes: dict[str, set[int]] = {"C": set(), "R": set()}
-    for at, shape in shapes.items():
-        module, _, leaf = at.partition(".")
+def _infer_widths(shapes: Shapes, row: BlockLayout) -> tuple[int, int | None] | None:
+    """Channels and hidden width of a block; None if the shapes are not a block's."""
+    lengths: dict[str, set[int]] = {"C": set(), "R": set()}
+    for canonical, shape in shapes.items():
+        module, _, leaf = canonical.partition(".")
         axes = row.weight if leaf == "weight" else row.bias
         if len(shape) != len(axes):
             return None
-        out, into = ("R", "C") if module == "reduce" else ("C", "R" if "reduce.weight" in shapes else "C")
+        outputs, inputs = ("R", "C") if module == "reduce" else ("C", "R" if "reduce.weight" in shapes else "C")
         for axis, length in zip(axes, shape, strict=True):
             if axis == "1":
                 if length != 1:
                     return None
             else:
-                sizes[out if axis == "O" else into].add(length)
-    if len(sizes["C"]) != 1 or len(sizes["R"]) > 1 or 0 in sizes["C"] | sizes["R"]:
+                lengths[outputs if axis == "O" else inputs].add(length)
+    if len(lengths["C"]) != 1 or len(lengths["R"]) > 1 or 0 in lengths["C"] | lengths["R"]:
         return None
-    (channels,), hidden = sizes["C"], next(iter(sizes["R"]), None)
+    (channels,), hidden = lengths["C"], next(iter(lengths["R"]), None)
     return channels, hidden
 
 
-def _found(tensors: Tensors, group: list[Candidate], activation: Any, gate: Any) -> Found:
-    readings = {(each.channels, each.hidden, BLOCK_LAYOUTS[each.layout].weight.replace("1", "")) for each in group}
-    if len(readings) > 1:
-        ways = "; ".join(f"{each.layout}: {each.channels} channels, hidden {each.hidden}" for each in group)
-        raise LayoutError(
-            f"{group[0].path or 'the block'} can be read in two ways, whose names and shapes both fit ({ways}); "
-            f"say layout={group[0].layout!r} or another"
-        )
-    for tells_more in ("norm", "at"):
-        group = [each for each in group if getattr(BLOCK_LAYOUTS[each.layout], tells_more)] or group
-    rows = [BLOCK_LAYOUTS[candidate.layout] for candidate in group]
-    one, facts = group[0], {"activation": activation, "gate": gate}
-    for name in CHOICES:
-        told = [getattr(row, name) for row in rows]
-        fixed = told[0] if all(value == told[0] for value in told) else UNKNOWN
-        if facts[name] is None:
-            facts[name] = fixed
-        elif fixed not in (UNKNOWN, facts[name]):
-            raise LayoutError(
-                f"{one.path or 'the block'} has the {name} {fixed!r}, as layout {one.layout!r} always; given was "
-                f"{facts[name]!r}; "
-                "say only what is unknown, or name the layout that the file has"
-            )
-    if one.hidden is None:
-        facts["activation"] = "identity"
-    unknown = tuple(name for name in CHOICES if facts[name] == UNKNOWN)
-    fields: dict[str, Any] = {name: value for name, value in facts.items() if value != UNKNOWN}
-    fields |= {"single_projection": True} if one.hidden is None else {"hidden": one.hidden}
+def _most_specific(group: list[Candidate]) -> list[Candidate]:
+    """Keep the candidates that explain most of the names: in ``se_conv_reduce``, ``conv_reduce`` beats ``reduce``."""
+    shortest = min(len(candidate.mapping.path) for candidate in group)
+    return [candidate for candidate in group if len(candidate.mapping.path) == shortest]
+
+
+def _check_disjoint(groups: list[list[Candidate]]) -> None:
+    """Refuse two blocks that share a tensor, such as three square layers counted in a row."""
+    owners: dict[str, Candidate] = {}
+    for candidate in (group[0] for group in groups):
+        for name in candidate.mapping.names.values():
+            if name in owners:
+                raise LayoutError(
+                    f"{name} can be of two blocks, that of {owners[name].first_layer} and that of "
+                    f"{candidate.first_layer}"
+                )
+            owners[name] = candidate
+
+
+def _resolve(tensors: Tensors, group: list[Candidate], activation: Any, gate: Any) -> Found:
+    """Make the block of the candidates that share its tensors."""
+    _check_one_reading(group)
+    for distinctive in ("norm", "parents"):
+        group = [candidate for candidate in group if getattr(candidate.row, distinctive)] or group
+    first, rows = group[0], [candidate.row for candidate in group]
+    choices = {
+        name: _resolve_choice(name, given, first, rows) for name, given in zip(CHOICES, (activation, gate), strict=True)
+    }
+    if first.hidden is None:
+        choices["activation"] = "identity"
+    unknown = tuple(name for name in CHOICES if choices[name] == UNKNOWN)
+    fields: dict[str, Any] = {name: value for name, value in choices.items() if value != UNKNOWN}
+    fields |= {"single_projection": True} if first.hidden is None else {"hidden": first.hidden}
     fields["gain"] = rows[0].gain if len({row.gain for row in rows}) == 1 else 1.0
-    spec = SESpec(one.channels, bias="expand.bias" in one.names, **fields)
-    layouts = tuple(candidate.layout for candidate in group)
+    names = first.mapping.names
+    spec = SESpec(first.channels, bias="expand.bias" in names, **fields)
+    layouts = tuple(candidate.mapping.layout for candidate in group)
     changes = ("batch norm folded into the first projection",) if rows[0].norm else ()
-    return Found(spec, load(tensors, one), unknown, layouts, one.names, changes)
+    return Found(spec, first.mapping.load(tensors), unknown, layouts, names, changes)
 
 
-def load(tensors: Tensors, block: Candidate) -> dict[str, np.ndarray]:
-    """The block's canonical parameters; batch norm between the projections is folded into the first.
-
-    Raises:
-        LayoutError: they are no floats.
-    """
-    row = BLOCK_LAYOUTS[block.layout]
-    for name in block.names.values():
-        if tensors[name].dtype.name not in FLOATS:
-            raise LayoutError(f"{name} has dtype {tensors[name].dtype}, expected one of {', '.join(FLOATS)}")
-    axes = {"weight": row.weight, "bias": row.bias}
-    found = {
-        at: np.ascontiguousarray(to_canonical(tensors[name], axes[at.partition(".")[2]]))
-        for at, name in block.names.items()
-    }
-    return _folded(tensors, block, found, *row.norm) if row.norm else found
+def _check_one_reading(group: list[Candidate]) -> None:
+    readings = {(candidate.channels, candidate.hidden, candidate.row.weight.replace("1", "")) for candidate in group}
+    if len(readings) > 1:
+        ways = "; ".join(
+            f"{candidate.mapping.layout}: {candidate.channels} channels, hidden {candidate.hidden}"
+            for candidate in group
+        )
+        raise LayoutError(
+            f"{group[0].mapping.path or 'the block'} can be read in two ways, whose names and shapes both fit "
+            f"({ways}); say layout={group[0].mapping.layout!r} or another"
+        )
 
 
-def _folded(
-    tensors: Tensors, block: Candidate, found: dict[str, np.ndarray], norm: str, epsilon: float
-) -> dict[str, np.ndarray]:
-    """``scale (W z + b - mean) / sqrt(variance + epsilon) + offset`` as one product, in float64, rounded once."""
-    path = f"{block.path}.{norm}" if block.path else norm
-    scale, offset, mean, variance = (np.asarray(tensors[f"{path}.{leaf}"], np.float64) for leaf in NORM)
-    factor = scale / np.sqrt(variance + epsilon)
-    weight, bias = (np.asarray(found[f"reduce.{leaf}"], np.float64) for leaf in ("weight", "bias"))
-    dtype = found["reduce.weight"].dtype
-    folded = {
-        "reduce.weight": (factor[:, None] * weight).astype(dtype),
-        "reduce.bias": (factor * (bias - mean) + offset).astype(dtype),
-    }
-    return {**folded, **{at: value for at, value in found.items() if at.startswith("expand")}}
-
-
-def save(parameters: Tensors, layout: str, path: str = "", number: int = 0) -> dict[str, np.ndarray]:
-    """A block's tensors under a path, in a layout; ``number`` is the first layer's where they are counted.
-
-    Raises:
-        LayoutError: the layout has no place for what the block has, or for what it lacks.
-    """
-    if layout not in BLOCK_LAYOUTS:
-        raise LayoutError(f"layout {layout!r} is not a block's; expected one of {', '.join(BLOCK_LAYOUTS)}")
-    row = BLOCK_LAYOUTS[layout]
-    single, biased = "reduce.weight" not in parameters, "expand.bias" in parameters
-    if single != (row.reduce is None):
-        raise LayoutError(f"layout {layout!r} has {'one projection' if row.reduce is None else 'two projections'}")
-    if biased and not row.bias:
-        raise LayoutError(f"layout {layout!r} has no biases, this block has")
-    if not biased and row.bias and not row.optional:
-        raise LayoutError(f"layout {layout!r} has biases, this block has none")
-    before = path + row.separator if path else ""
-    modules = {"reduce": row.reduce, "expand": row.expand}
-    saved = {}
-    for at, value in parameters.items():
-        module, _, leaf = at.partition(".")
-        template = modules[module]
-        assert template is not None
-        name = before + fill(template, {"k": number}) + row.leaves[leaf == "bias"]
-        saved[name] = np.ascontiguousarray(to_foreign(value, row.weight if leaf == "weight" else row.bias))
-    if row.norm:
-        saved |= _identity(before + row.norm[0], row.norm[1], parameters["reduce.bias"])
-    return saved
-
-
-def _identity(name: str, epsilon: float, like: np.ndarray) -> dict[str, np.ndarray]:
-    """A batch norm that changes nothing: its variance is 1 with epsilon."""
-    values = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - epsilon}
-    return {f"{name}.{leaf}": np.full_like(like, value) for leaf, value in values.items()}
-
-
-def _pattern(row: BlockLayout, module: str) -> re.Pattern[str]:
-    body = re.escape(module).replace(re.escape("{_k}"), r"(?:_(?P<k>\d+))?")
-    return re.compile(rf"(?:(?P<path>.*){re.escape(row.separator)})?{body}", re.DOTALL)
+def _resolve_choice(name: str, given: Any, first: Candidate, rows: list[BlockLayout]) -> Any:
+    """The activation or gate: as the layouts fix it, or as given, or ``UNKNOWN``."""
+    values = [getattr(row, name) for row in rows]
+    fixed = values[0] if all(value == values[0] for value in values) else UNKNOWN
+    if given is not None and fixed not in (UNKNOWN, given):
+        raise LayoutError(
+            f"{first.mapping.path or 'the block'} has the {name} {fixed!r}, as layout {first.mapping.layout!r} always; "
+            f"given was {given!r}; say only what is unknown, or name the layout that the file has"
+        )
+    return fixed if given is None else given

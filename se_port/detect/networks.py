@@ -1,4 +1,4 @@
-"""Which layout a file is in, and of which network: from names and shapes alone."""
+"""Detection of networks: which layout a file has, and of which network, from names and shapes alone."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -8,200 +8,280 @@ from typing import NamedTuple
 
 from se_spec import LayoutError, NetworkSpec, SpecError, network, parameters
 from se_spec.networks import NETWORKS
+from se_spec.networks.layers import Convolution
 
 from ..layouts.base import Layout
-from ..layouts.mapping import Plan, names_of, plan
+from ..layouts.mapping import NetworkMapping, foreign_modules, map_network
 from ..layouts.networks import NETWORK_LAYOUTS
 from ..layouts.templates import canonical_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 ALIASES = {"torch": "se_torch", "keras": "se_keras", "flax": "se_flax", "nnx": "se_flax", "linen": "se_flax.linen"}
-"""Our own, by their framework's name."""
+"""The layouts of se-suite, by their framework's name."""
 
 
-class Fit(NamedTuple):
-    """A network in a layout: the layout's name, what all names of the file begin with besides, and the plan."""
+class LayoutMatch(NamedTuple):
+    """A file that holds a given network.
+
+    Args:
+        layout: a key of ``NETWORK_LAYOUTS``.
+        prefix: of every name in the file, such as ``module.``, or nothing.
+        mapping: of the network in the layout.
+    """
 
     layout: str
     prefix: str
-    plan: Plan
+    mapping: NetworkMapping
 
 
-class Known(NamedTuple):
-    """A named network, as a file has it."""
+class NetworkMatch(NamedTuple):
+    """A file that holds a named network.
+
+    Args:
+        name: a key of ``se_spec.networks.NETWORKS``.
+        net: that network, with the file's classes, input channels and ratio of the SE blocks.
+        layout, prefix, mapping: as of ``LayoutMatch``.
+    """
 
     name: str
     net: NetworkSpec
     layout: str
     prefix: str
+    mapping: NetworkMapping
 
 
-def rows(layout: str) -> dict[str, Layout]:
-    """The tables of a name: ``"auto"`` is all, ``"caffe"`` the three of Caffe.
+def detect_network(shapes: Shapes, layout: str = "auto") -> NetworkMatch | None:
+    """Recognise the network of a file.
+
+    Args:
+        shapes: of the file's tensors, by name.
+        layout: whose names to look for; ``"auto"`` is all.
+
+    Returns:
+        The match, or None if the file holds no network that has a name.
+
+    Raises:
+        LayoutError: the file fits several networks, or several layouts of one.
+    """
+    matches = match_networks(shapes, layout)
+    if not matches:
+        return None
+    first = matches[0]
+    if any(match.net != first.net for match in matches):
+        names = ", ".join(match.name for match in matches)
+        raise LayoutError(f"the source may be {names}, which have the same names and shapes; say which")
+    fitting = list(dict.fromkeys((match.layout, match.prefix) for match in matches))
+    # A layout may keep such a network without naming it.
+    for name, prefix in _present_layouts(shapes, layout):
+        if (name, prefix) not in fitting and _covers(NETWORK_LAYOUTS[name], first.net):
+            mapping = map_network(first.net, NETWORK_LAYOUTS[name], name)
+            if not _find_problems(mapping, _without_prefix(shapes, prefix), name):
+                fitting.append((name, prefix))
+    _check_one_layout(sorted((name for name, _ in fitting), key=[*NETWORK_LAYOUTS].index))
+    return first
+
+
+def match_network(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> LayoutMatch:
+    """Find the layout in which a file holds a given network.
+
+    Raises:
+        LayoutError: no layout fits, with the problems of the nearest; or more than one fits.
+    """
+    matches, problems = [], []
+    present = {name for name, _ in _present_layouts(shapes, layout)}  # if none is, all, for the error's sake
+    for name, mapping in candidate_mappings(net, layout, present).items():
+        for prefix in _prefixes(shapes):
+            bare = _without_prefix(shapes, prefix)
+            if problem := _find_problems(mapping, bare, f"layout {name!r}"):
+                problems.append((len(bare.keys() & mapping.shapes.keys()), problem))
+            else:
+                matches.append(LayoutMatch(name, prefix, mapping))
+    _check_one_layout([match.layout for match in matches])
+    if matches:
+        return matches[0]
+    raise LayoutError(max(problems)[1])
+
+
+def match_networks(shapes: Shapes, layout: str = "auto") -> list[NetworkMatch]:
+    """Find every named network that a file may hold; none if the layout is not a network's."""
+    matches = []
+    for name, prefix, candidates in _plausible_networks(shapes, layout):
+        bare = _without_prefix(shapes, prefix)
+        adapted = {candidate: _adapt_to_file(candidate, name, bare) for candidate in candidates}
+        matches += [
+            NetworkMatch(candidate, found[0], name, prefix, found[1]) for candidate, found in adapted.items() if found
+        ]
+    return matches
+
+
+def describe_nearest(shapes: Shapes, layout: str = "auto") -> str:
+    """Describe the problems of the named network most like the file; nothing if less than half of the names agree."""
+    best, description = 0.5, ""
+    for name, prefix, candidates in _plausible_networks(shapes, layout):
+        bare = _without_prefix(shapes, prefix)
+        for candidate in candidates:
+            mapping = _map_named(candidate, name)
+            names = bare.keys() - mapping.constants.keys()
+            similarity = len(mapping.shapes.keys() & names) / len(mapping.shapes.keys() | names)
+            if similarity > best:
+                problem = _find_problems(mapping, bare, f"{candidate} in layout {name!r}")
+                best, description = (similarity, problem) if problem else (best, description)
+    return description
+
+
+def choose_mapping(net: NetworkSpec, layout: str) -> tuple[str, NetworkMapping]:
+    """Choose the layout to write a network in: its name, and the mapping."""
+    (name, mapping), *_ = candidate_mappings(net, layout).items()
+    return name, mapping
+
+
+def candidate_mappings(net: NetworkSpec, layout: str, preferred: Collection[str] = ()) -> dict[str, NetworkMapping]:
+    """Map a network to every layout of a name that keeps such networks.
+
+    Args:
+        net: the network.
+        layout: ``"auto"``, a layout or a family.
+        preferred: layouts that alone count, if any of them keeps such networks.
+
+    Raises:
+        LayoutError: no layout does.
+    """
+    rows = select_layouts(layout)
+    chosen = {name: row for name, row in rows.items() if name in preferred and _covers(row, net)}
+    chosen = chosen or {name: row for name, row in rows.items() if _covers(row, net)}
+    if not chosen:
+        networks = sorted({name for row in rows.values() for name in row.networks})
+        raise LayoutError(
+            f"layout {layout!r} keeps {', '.join(networks)} and those without SE; this is another network"
+        )
+    return {name: map_network(net, row, name) for name, row in chosen.items()}
+
+
+def select_layouts(layout: str) -> dict[str, Layout]:
+    """Select the tables of a name: ``"auto"`` is all, ``"caffe"`` the three of Caffe.
 
     Raises:
         LayoutError: no such layout.
     """
-    found = _asked(layout)
-    if not found:
+    rows = _layouts_of(layout)
+    if not rows:
         raise LayoutError(f"layout {layout!r} is no network's; expected auto or one of {', '.join(NETWORK_LAYOUTS)}")
-    return found
+    return rows
 
 
-def _asked(layout: str) -> dict[str, Layout]:
-    wanted = ALIASES.get(layout, layout)
+def _layouts_of(layout: str) -> dict[str, Layout]:
+    family = ALIASES.get(layout, layout)
     return {
         name: row
         for name, row in NETWORK_LAYOUTS.items()
-        if wanted in ("auto", name) or (row.networks and name.startswith(f"{wanted}."))
+        if family in ("auto", name) or (row.networks and name.startswith(f"{family}."))
     }
 
 
-def fit(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> Fit:
-    """The layout in which a file holds a network.
-
-    Raises:
-        LayoutError: none of those asked for, with what is wrong in the nearest; or more than one.
-    """
-    fits, faults = [], []
-    present = {name for name, _ in _present(shapes, layout)}  # only these can fit; all, to say what is wrong with none
-    for name, made in plans(net, layout, present).items():
-        for prefix in prefixes(shapes):
-            bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
-            try:
-                made.check(bare, f"layout {name!r}")
-            except LayoutError as error:
-                faults.append((len(bare.keys() & made.shapes.keys()), str(error)))
-            else:
-                fits.append(Fit(name, prefix, made))
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        raise LayoutError(f"the file fits {' and '.join(one.layout for one in fits)}; say which with layout=...")
-    raise LayoutError(max(faults)[1])
+def _check_one_layout(names: list[str]) -> None:
+    if len(names) > 1:
+        raise LayoutError(f"the file fits {' and '.join(names)}; say which with layout=...")
 
 
-def target(net: NetworkSpec, layout: str) -> tuple[str, Plan]:
-    """The layout to write a network in."""
-    (name, made), *_ = plans(net, layout).items()
-    return name, made
+def _find_problems(mapping: NetworkMapping, shapes: Shapes, where: str) -> str:
+    """Describe why a file does not have a mapping's tensors; nothing if it has."""
+    try:
+        mapping.check(shapes, where)
+    except LayoutError as error:
+        return str(error)
+    return ""
 
 
-def plans(net: NetworkSpec, layout: str, among: Collection[str] = ()) -> dict[str, Plan]:
-    """Of the layouts that have such networks; of those among them, if any has.
-
-    Raises:
-        LayoutError: none has.
-    """
-    asked = rows(layout)
-    found = {name: plan(net, row, name) for name, row in asked.items() if name in among and _covers(row, net)}
-    found = found or {name: plan(net, row, name) for name, row in asked.items() if _covers(row, net)}
-    if not found:
-        kept = sorted({name for row in asked.values() for name in row.networks})
-        raise LayoutError(f"layout {layout!r} keeps {', '.join(kept)} and those without SE; this is another network")
-    return found
-
-
-def prefixes(shapes: Shapes) -> list[str]:
-    """Nothing, and what every name begins with: ``module.`` and the like."""
-    first, last = min(shapes, default=""), max(shapes, default="")  # what these two share, all share
+def _prefixes(shapes: Shapes) -> list[str]:
+    """List possible prefixes: nothing, and what every name begins with, such as ``module.``."""
+    first, last = min(shapes, default=""), max(shapes, default="")  # a prefix of these two is a prefix of all
     same = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     common = first[: max(first.rfind(".", 0, same), first.rfind("/", 0, same)) + 1]
     return ["", common] if common else [""]
 
 
-def networks(shapes: Shapes, layout: str = "auto") -> list[Known]:
-    """Every named network that the file may be; classes, input channels and the SE blocks' ratio are the file's own.
-
-    Of a layout that is no network's, none.
-    """
-    found = []
-    for name, prefix, candidates in _plausible(shapes, layout):
-        bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
-        for candidate in candidates:
-            known = _as_in_file(candidate, name, bare)
-            found += [Known(candidate, known, name, prefix)] if known else []
-    return found
+def _without_prefix(shapes: Shapes, prefix: str) -> Shapes:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items()} if prefix else shapes
 
 
-def nearest(shapes: Shapes, layout: str = "auto") -> str:
-    """What is wrong with the named network whose names are most like the file's, or nothing if not even half are."""
-    best, wrong = 0.5, ""
-    for name, prefix, candidates in _plausible(shapes, layout):
-        bare = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
-        for candidate in candidates:
-            made = _plan(candidate, name)
-            theirs = bare.keys() - made.constants.keys()
-            shared = len(made.shapes.keys() & theirs) / len(made.shapes.keys() | theirs)
-            if shared > best:
-                try:
-                    made.check(bare, f"{candidate} in layout {name!r}")
-                except LayoutError as error:
-                    best, wrong = shared, str(error)
-    return wrong
-
-
-def _plausible(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Layouts that may be the file's, with what the names begin with and the networks that are kept."""
-    for name, prefix in _present(shapes, layout):
+def _plausible_networks(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each present layout, the prefix, and the named networks that the layout keeps."""
+    for name, prefix in _present_layouts(shapes, layout):
         row = NETWORK_LAYOUTS[name]
-        candidates = [also for net in row.networks or NETWORKS for also in _with_plain(net)]
+        candidates = [variant for net in row.networks or NETWORKS for variant in _with_plain(net)]
         yield name, prefix, [net for net in dict.fromkeys(candidates) if _covers(row, network(net))]
 
 
-def _present(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
-    """Layouts whose first convolution is in the file, with what the names begin with."""
-    for prefix in prefixes(shapes):
-        for name, row in _asked(layout).items():
-            leaf = row.leaves.get("stem.conv1.weight", row.leaves["conv.weight"])
-            if prefix + leaf.name.replace("{m}", names_of(row, "stem.conv1", name)[0]) in shapes:
+def _present_layouts(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
+    """Yield each layout whose first convolution is in the file, and the prefix."""
+    for prefix in _prefixes(shapes):
+        for name in _layouts_of(layout):
+            if prefix + _convolution_name(name, "stem.conv1") in shapes:
                 yield name, prefix
 
 
-def _as_in_file(name: str, layout: str, shapes: Shapes) -> NetworkSpec | None:
-    made, net = _plan(name, layout), network(name)
-    expected = made.shapes
-    if not expected.keys() <= shapes.keys() or shapes.keys() - expected.keys() - made.constants.keys():
-        return None
-    try:
-        net = net.replace(
-            num_classes=_length(made, "classifier.weight", 0, shapes),
-            channels=_length(made, "stem.conv1.weight", 1, shapes),
-        )
-        reduce = next((at for at in made.links if at.endswith("se.reduce.weight")), None)
-        if reduce and net.se is not None:
-            hidden, channels = (_length(made, reduce, axis, shapes) for axis in (0, 1))
-            net = net.replace(se=replace(net.se, reduction=max(1, channels // hidden)))
-        plan(net, NETWORK_LAYOUTS[layout], layout).check(shapes, name)
-    except (LayoutError, SpecError, ValueError):
-        return None
-    return net
-
-
-def _length(made: Plan, canonical: str, axis: int, shapes: Shapes) -> int:
-    link = made.links[canonical][0]
-    return canonical_shape(link.leaf.axes, shapes[link.name])[axis] * link.part[1]
+@cache
+def _convolution_name(layout: str, module: str) -> str:
+    """The file's name for the weight of a canonical convolution, or of its first part."""
+    row = NETWORK_LAYOUTS[layout]
+    rule = row.rules.get(f"{module}.weight", row.rules["conv.weight"])
+    return rule.name.replace("{m}", foreign_modules(row, module, layout)[0])
 
 
 @cache
-def _plan(name: str, layout: str) -> Plan:
-    return plan(network(name), NETWORK_LAYOUTS[layout], layout)
+def _last_convolution(name: str) -> str:
+    return [layer.name for layer in network(name).layers if isinstance(layer, Convolution)][-1]
+
+
+def _adapt_to_file(name: str, layout: str, shapes: Shapes) -> tuple[NetworkSpec, NetworkMapping] | None:
+    """Give a named network the file's classes, input channels and ratio; None if the file is another network."""
+    if _convolution_name(layout, _last_convolution(name)) not in shapes:  # most candidates end here, unmapped
+        return None
+    mapping, net = _map_named(name, layout), network(name)
+    expected = mapping.shapes
+    if not expected.keys() <= shapes.keys() or shapes.keys() - expected.keys() - mapping.constants.keys():
+        return None
+    try:
+        adapted = net.replace(
+            num_classes=_canonical_length(mapping, "classifier.weight", 0, shapes),
+            channels=_canonical_length(mapping, "stem.conv1.weight", 1, shapes),
+        )
+        reduce = next((name for name in mapping.entries if name.endswith("se.reduce.weight")), None)
+        if reduce and adapted.se is not None:
+            hidden, channels = (_canonical_length(mapping, reduce, axis, shapes) for axis in (0, 1))
+            adapted = adapted.replace(se=replace(adapted.se, reduction=max(1, channels // hidden)))
+        if adapted != net:
+            mapping = map_network(adapted, NETWORK_LAYOUTS[layout], layout)
+        mapping.check(shapes, name)
+    except (LayoutError, SpecError, ValueError):
+        return None
+    return adapted, mapping
+
+
+def _canonical_length(mapping: NetworkMapping, canonical: str, axis: int, shapes: Shapes) -> int:
+    entry = mapping.entries[canonical][0]
+    return canonical_shape(entry.rule.axes, shapes[entry.name])[axis] * entry.part[1]
+
+
+@cache
+def _map_named(name: str, layout: str) -> NetworkMapping:
+    return map_network(network(name), NETWORK_LAYOUTS[layout], layout)
 
 
 @cache
 def _with_plain(name: str) -> tuple[str, ...]:
-    """A name, and those of the same network without SE."""
+    """List a network's name, and the names of the same network without SE."""
     plain = network(name).replace(se=None)
     return (name, *(other for other in NETWORKS if other != name and network(other) == plain))
 
 
 def _covers(layout: Layout, net: NetworkSpec) -> bool:
-    """Whether it has the same kinds of parameters as one of the layout's networks, with SE or without."""
-    return not layout.networks or _kinds(net) in _covered(layout.networks)
+    """Whether a network has the same kinds of parameters as one of the layout's networks, with SE or without."""
+    return not layout.networks or _kinds(net) in _covered_kinds(layout.networks)
 
 
 @cache
-def _covered(names: tuple[str, ...]) -> set[frozenset[str]]:
+def _covered_kinds(names: tuple[str, ...]) -> set[frozenset[str]]:
     nets = [network(name) for name in names]
     return {_kinds(net) for net in nets} | {_kinds(net.replace(se=None)) for net in nets}
 

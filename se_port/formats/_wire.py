@@ -1,7 +1,8 @@
-"""What the readers of binary files share: a cursor over their bytes, and protobuf's wire format.
+"""A cursor over the bytes of a binary file, and protobuf's wire format.
 
-The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused: no schema that is read here has
-any.
+The wire format is that of protobuf.dev/programming-guides/encoding. Groups are refused, as no schema that is read here
+has any. Google's protobuf is not used: it copies every tensor out of the file, and needs generated classes of Caffe's,
+ONNX's and TensorFlow's schemas, which those frameworks bring.
 """
 
 import struct
@@ -10,59 +11,62 @@ from pathlib import Path
 
 import numpy as np
 
-from . import refuse
+from ._base import refuse
 
 Value = int | bytes | memoryview
-"""A field's: of a varint its number, of 4 or 8 fixed bytes those, and of bytes with a length a view of them."""
+"""Value of a field: an integer for a varint, ``bytes`` for 4 or 8 fixed bytes, a view for bytes with a length."""
 
 VARINT_BYTES = 10
 MAX_AXES = 32
 
 
 class Cursor:
-    """Bytes taken one after the other; what is not there is a ``FileFormatError``."""
+    """A position in bytes that are read one after the other; reading past the end is a ``FileFormatError``."""
 
     def __init__(self, path: Path, data: memoryview, byte_order: str = "<") -> None:
         self.path, self.data, self.byte_order, self.place = path, data, byte_order, 0
 
     @property
     def left(self) -> int:
+        """Number of bytes that remain."""
         return len(self.data) - self.place
 
-    def take(self, size: int) -> memoryview:
+    def read(self, size: int) -> memoryview:
+        """Read the next bytes."""
         if size > self.left:
             refuse(self.path, f"ends {size - self.left:,} bytes too early", f"{size:,} bytes after byte {self.place:,}")
         self.place += size
         return self.data[self.place - size : self.place]
 
     def numbers(self, codes: str) -> tuple[int, ...]:
-        """By the codes of ``struct``."""
+        """Read the next numbers, by the codes of ``struct``."""
         codes = self.byte_order + codes
-        return struct.unpack(codes, self.take(struct.calcsize(codes)))
+        return struct.unpack(codes, self.read(struct.calcsize(codes)))
 
     def number(self, code: str) -> int:
+        """Read the next number, by its code of ``struct``."""
         return self.numbers(code)[0]
 
 
-def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
-    """A message's fields in their order, each number with its value.
+def iterate_fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
+    """Yield a message's fields in their order, each number with its value.
 
     Raises:
         FileFormatError: as soon as the bytes are not a message.
     """
     place = 0
     while place < len(message):
-        key, place = varint_at(path, message, place)
+        key, place = decode_varint(path, message, place)
         number, kind = key >> 3, key & 7
         if not number or kind not in (0, 1, 2, 5):
             refuse(path, f"has field {number} of wire type {kind}", "fields from 1, of wire types 0, 1, 2 and 5")
         if kind == 0:
-            value, place = varint_at(path, message, place)
+            value, place = decode_varint(path, message, place)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(kind, 0)
         if kind == 2:
-            size, place = varint_at(path, message, place)
+            size, place = decode_varint(path, message, place)
         if size > len(message) - place:
             refuse(path, f"field {number} announces {size:,} bytes", f"at most the {len(message) - place:,} left")
         data = message[place : place + size]
@@ -70,8 +74,8 @@ def fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value]]:
         yield number, data if kind == 2 else bytes(data)
 
 
-def extended(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
-    """A repeated field's bytes and its next ones: one packed run stays a view, and anything else is joined."""
+def join_run(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
+    """Append the next bytes of a repeated field; a single packed run stays a view, several are joined."""
     if not run:
         return more
     joined = run if isinstance(run, bytearray) else bytearray(run)
@@ -79,22 +83,22 @@ def extended(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> m
     return joined
 
 
-def axes(path: Path, value: Value) -> list[int]:
-    """The lengths that one occurrence of a repeated int64 gives, packed or not.
+def decode_axes(path: Path, value: Value) -> list[int]:
+    """Decode one occurrence of a repeated int64 as lengths of axes, packed or not.
 
     Raises:
-        FileFormatError: more than 32, or bytes that are no varints.
+        FileFormatError: there are more than 32, or the bytes are no varints.
     """
     if isinstance(value, int):
-        return [signed(value)]
+        return [to_int64(value)]
     if len(value) > MAX_AXES * VARINT_BYTES:
         refuse(path, f"has a shape of {len(value):,} bytes", f"at most {MAX_AXES} axes")
-    lengths: list[int] = integers(path, value).tolist()
+    lengths: list[int] = decode_varints(path, value).tolist()
     return lengths
 
 
-def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
-    """Packed varints, as int64; all at once, as a tensor of them is too long for a loop.
+def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
+    """Decode packed varints as int64, vectorised, since a tensor of them is too long for a loop.
 
     Raises:
         FileFormatError: a varint does not end, or has more than 10 bytes.
@@ -110,13 +114,13 @@ def integers(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
         refuse(path, f"has an integer of {longest} bytes", f"at most {VARINT_BYTES}")
     values = np.zeros(last.size, np.uint64)
     for place in range(longest):
-        there = sizes > place
-        values[there] |= (data[first[there] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+        longer = sizes > place
+        values[longer] |= (data[first[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
     return values.view(np.int64)
 
 
-def varint_at(path: Path, message: memoryview, place: int) -> tuple[int, int]:
-    """A varint, which is from 0, and the place behind it.
+def decode_varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:
+    """Decode an unsigned varint, and return the position behind it.
 
     Raises:
         FileFormatError: it does not end within 10 bytes.
@@ -129,15 +133,15 @@ def varint_at(path: Path, message: memoryview, place: int) -> tuple[int, int]:
     refuse(path, "has an integer that does not end", f"varints of at most {VARINT_BYTES} bytes")
 
 
-def signed(value: int) -> int:
-    """The int64 that a varint stands for."""
+def to_int64(value: int) -> int:
+    """Reinterpret an unsigned varint as int64."""
     return value - (1 << 64) if value >> 63 else value
 
 
-def varint(value: int) -> bytes:
-    """A number from 0, seven bits to a byte, the lowest first.
+def encode_varint(value: int) -> bytes:
+    """Encode an unsigned number, seven bits to a byte, the lowest first.
 
-    >>> varint(300).hex()
+    >>> encode_varint(300).hex()
     'ac02'
     """
     data = bytearray()
@@ -148,13 +152,13 @@ def varint(value: int) -> bytes:
     return bytes(data)
 
 
-def opened(number: int, size: int) -> bytes:
-    """What comes before the ``size`` bytes of a field."""
-    return varint(number << 3 | 2) + varint(size)
+def encode_field_head(number: int, size: int) -> bytes:
+    """Encode the key and the length that precede a field of ``size`` bytes."""
+    return encode_varint(number << 3 | 2) + encode_varint(size)
 
 
-def field(number: int, value: int | bytes) -> bytes:
-    """A whole field."""
+def encode_field(number: int, value: int | bytes) -> bytes:
+    """Encode a whole field."""
     if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return opened(number, len(value)) + value
+        return encode_varint(number << 3) + encode_varint(value)
+    return encode_field_head(number, len(value)) + value

@@ -1,13 +1,13 @@
 """Caffe's ``.caffemodel``: the protobuf message ``NetParameter`` of ``caffe.proto`` (BVLC/caffe), in binary.
 
-A tensor is ``<layer>:<blob>``, as in ``conv2_1_1x1_down:0``: blobs have numbers, not names. Layers that have none are
-left out. Read are the current layers and those of 2014 (``V1LayerParameter``), but not a file with blobs in both, and
-not the layers of 2013, which ``upgrade_net_proto_binary`` of Caffe brings up to date; nor ``.caffemodel.h5``, which is
-HDF5.
+A tensor's name is ``<layer>:<blob>``, such as ``conv2_1_1x1_down:0``, since blobs have numbers and no names. Layers
+without blobs are left out. ``read`` accepts the current layers and those of 2014 (``V1LayerParameter``), but no file
+with blobs in both. It refuses the layers of 2013, which Caffe's ``upgrade_net_proto_binary`` converts, and
+``.caffemodel.h5``, which is HDF5.
 
-What is written has of each layer its name and its blobs, and no type: ``Net::CopyTrainedLayersFrom`` finds a layer by
-its name alone and compares shapes, and an absent type asks for none of the upgrades in ``upgrade_proto.cpp``. For the
-network itself Caffe wants its ``.prototxt``.
+``write`` stores each layer's name and blobs without a type: ``Net::CopyTrainedLayersFrom`` finds a layer by its name
+alone and compares shapes, and a layer without a type triggers none of the upgrades in ``upgrade_proto.cpp``. The
+network itself is in its ``.prototxt``. The wire format is decoded in ``_wire``, which says why.
 """
 
 import re
@@ -15,40 +15,40 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Tensors, refuse
-from ._buffers import coded, mapped, over, raw, text, utf8
-from ._wire import axes, extended, field, fields, opened, signed, varint
+from ._base import Tensors, refuse
+from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, map_file, to_bytes
+from ._wire import decode_axes, encode_field, encode_field_head, encode_varint, iterate_fields, join_run, to_int64
 
 NEEDS = ()
 
 FLOATS, DOUBLES = np.dtype("<f4"), np.dtype("<f8")
 MOST_BYTES = (1 << 31) - 1
-"""Of a message, which is what protobuf itself reads."""
+"""The largest message that protobuf itself reads."""
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    """By its ending: a message has no signature."""
+def matches(path: Path, head: bytes) -> bool:
+    """Whether the ending is Caffe's; a message has no signature."""
     return path.name.endswith(".caffemodel") and path.is_file()
 
 
 def read(path: Path) -> Tensors:
-    """Views of the mapped file; only data that is not packed is copied.
+    """Read views of the mapped file; only data that is not packed is copied.
 
     Raises:
-        FileFormatError: what is not such a message, a layer's name twice, or no blob at all.
+        FileFormatError: the file is no such message, has a layer's name twice, or no blob at all.
     """
     tensors: dict[str, np.ndarray] = {}
     versions: dict[str, int] = {}
-    for number, value in fields(path, memoryview(mapped(path))):
+    for number, value in iterate_fields(path, memoryview(map_file(path))):
         if number not in (2, 100) or not isinstance(value, memoryview):
             continue
-        layer, blobs = _layer(path, value, *((4, 6) if number == 2 else (1, 7)))
+        layer, blobs = _read_layer(path, value, *((4, 6) if number == 2 else (1, 7)))
         if not blobs:
             continue
         if not layer or layer in versions:
             refuse(path, f"has the layer {layer!r} twice" if layer else "has blobs without a name", "a name per layer")
         versions[layer] = number
-        tensors |= {f"{layer}:{index}": _blob(path, f"{layer}:{index}", blob) for index, blob in enumerate(blobs)}
+        tensors |= {f"{layer}:{index}": _read_blob(path, f"{layer}:{index}", blob) for index, blob in enumerate(blobs)}
     if len(set(versions.values())) != 1:
         found = "in layers of both versions" if versions else "in no layer"
         refuse(path, f"has blobs {found}", "a NetParameter with trained layers of one version")
@@ -56,7 +56,7 @@ def read(path: Path) -> Tensors:
 
 
 def write(path: Path, tensors: Tensors) -> None:
-    """Layers by their first blob in ``tensors``, and a layer's blobs by their numbers.
+    """Write layers in the order of their first blobs in ``tensors``, and a layer's blobs in the order of their numbers.
 
     Raises:
         FileFormatError: a name that is not ``<layer>:<blob>``, a blob left out, a dtype other than float32 and
@@ -72,23 +72,23 @@ def write(path: Path, tensors: Tensors) -> None:
         for layer, blobs in layers.items():
             if blobs != set(range(len(blobs))):
                 refuse(path, f"{layer!r} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
-            parts: list[bytes | memoryview] = [field(1, utf8(path, layer))]
+            parts: list[bytes | memoryview] = [encode_field(1, encode_name(path, layer))]
             for index in range(len(blobs)):
-                blob = _parts(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
-                parts += [opened(7, sum(map(len, blob))), *blob]
-            file.write(opened(100, sum(map(len, parts))))
+                blob = _encode_blob(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
+                parts += [encode_field_head(7, sum(map(len, blob))), *blob]
+            file.write(encode_field_head(100, sum(map(len, parts))))
             file.writelines(parts)
         if file.tell() > MOST_BYTES:
             refuse(path, f"would have {file.tell():,} bytes", f"at most {MOST_BYTES:,}, more protobuf does not read")
 
 
-def _layer(path: Path, message: memoryview, name_field: int, blobs_field: int) -> tuple[str, list[memoryview]]:
+def _read_layer(path: Path, message: memoryview, name_field: int, blobs_field: int) -> tuple[str, list[memoryview]]:
     name, blobs = "", []
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         if not isinstance(value, memoryview):
             continue
         if number == name_field:
-            name = text(path, value)
+            name = decode_name(path, value)
         elif number == blobs_field:
             blobs.append(value)
         elif number == 1:
@@ -96,28 +96,30 @@ def _layer(path: Path, message: memoryview, name_field: int, blobs_field: int) -
     return name, blobs
 
 
-def _blob(path: Path, name: str, message: memoryview) -> np.ndarray:
+def _read_blob(path: Path, name: str, message: memoryview) -> np.ndarray:
     shape: list[int] = []
     legacy: dict[int, int] = {}
     data: dict[int, memoryview | bytes | bytearray] = {5: b"", 8: b""}
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         match number, value:
             case (1 | 2 | 3 | 4, int()):
-                legacy[number] = signed(value)
+                legacy[number] = to_int64(value)
             case (5 | 8, memoryview() | bytes()):
-                data[number] = extended(data[number], value)
+                data[number] = join_run(data[number], value)
             case (7, memoryview()):
-                shape += [n for key, lengths in fields(path, value) if key == 1 for n in axes(path, lengths)]
-    if legacy:  # Caffe looks at them first, and an absent one is 0
+                shape += [
+                    n for key, lengths in iterate_fields(path, value) if key == 1 for n in decode_axes(path, lengths)
+                ]
+    if legacy:  # Caffe reads these first; an absent one is 0
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
-    return over(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))
+    return array_from_buffer(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))
 
 
-def _parts(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]:
-    """A ``BlobProto`` in the order of its fields, as protobuf writes it."""
-    number = coded(path, name, array, {"float32": 5, "float64": 8})
-    lengths = b"".join(map(varint, array.shape))
-    shape = field(7, field(1, lengths) if lengths else b"")
-    data = raw(array)
-    values: list[bytes | memoryview] = [opened(number, len(data)), data] if data else []
+def _encode_blob(path: Path, name: str, array: np.ndarray) -> list[bytes | memoryview]:
+    """Encode a ``BlobProto`` with its fields in the order in which protobuf writes them."""
+    number = dtype_code(path, name, array, {"float32": 5, "float64": 8})
+    lengths = b"".join(map(encode_varint, array.shape))
+    shape = encode_field(7, encode_field(1, lengths) if lengths else b"")
+    data = to_bytes(array)
+    values: list[bytes | memoryview] = [encode_field_head(number, len(data)), data] if data else []
     return [*values, shape] if number < 7 else [shape, *values]

@@ -4,241 +4,216 @@ MessagePack (github.com/msgpack/msgpack, spec.md) with three extension types of 
 of (shape, dtype's name, bytes), 2 a complex number, 3 a NumPy scalar, written as an array is. An array of more than 1
 GiB is a dictionary of pieces, marked by the key ``__msgpack_chunked_array__``.
 
-A name is the keys on the way, joined by ``/``: ``params/stage1/conv/kernel``. Places in a list and keys that are
-integers are written as Flax writes lists, ``0``, ``1``. Numbers that are not arrays are given as arrays without axes;
-text and nothing (``None``) hold no numbers and are left out. A reader of our own, since arrays can then be mapped,
-and no size is believed before it is checked.
+A name is the keys on the way, joined by ``/``: ``params/stage1/conv/kernel``. Positions in a list, and keys that are
+integers, are written as Flax writes lists, ``0``, ``1``. Numbers that are not arrays become arrays without axes; text
+and ``None`` hold no numbers and are left out.
+
+The package ``msgpack`` reads, so all arrays of a file are in memory at once. ``write`` is ours: it writes an array
+where it lies, while a ``Packer`` needs a copy, and its lengths keep the form that files of se-suite always had.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from se_port import formats
+from se_spec import FileFormatError
 
-from ._buffers import check_dtype, dtype_of, mapped, over, raw, text, utf8
-from ._wire import Cursor
+from ._base import Tensors, count_bytes, import_optional, refuse
+from ._buffers import (
+    array_from_buffer,
+    check_dtype,
+    decode_name,
+    encode_name,
+    little_endian_dtype,
+    map_file,
+    to_bytes,
+)
 
-NEEDS: tuple[str, ...] = ()
+NEEDS = ("msgpack",)
 
 CHUNKED = "__msgpack_chunked_array__"
 CHUNK_BYTES = 1 << 30
-"""Flax cuts arrays that are larger."""
+"""Flax splits larger arrays."""
 MAX_DEPTH = 64
 MAX_VALUES = 1 << 18
-"""Keys, arrays and numbers of a tree; a network has some thousands."""
+"""Members of one dictionary or list, and values of a tree; a network has some thousands."""
 MAX_NAME = 1024
+MAX_BIN_BYTES = (1 << 32) - 1
+"""MessagePack's own limit."""
 
-NUMBERS = {
-    0xCA: "f", 0xCB: "d", 0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q", 0xD0: "b", 0xD1: "h", 0xD2: "i",
-    0xD3: "q",
-}  # fmt: skip
-LENGTHS: dict[int, tuple[str, object]] = {
-    0xC4: ("B", bytes), 0xC5: ("H", bytes), 0xC6: ("I", bytes), 0xD9: ("B", str), 0xDA: ("H", str),
-    0xDB: ("I", str), 0xDC: ("H", list), 0xDD: ("I", list), 0xDE: ("H", dict), 0xDF: ("I", dict),
-    0xC7: ("B", "extension"), 0xC8: ("H", "extension"), 0xC9: ("I", "extension"),
-}  # fmt: skip
-SHORT = ((0x80, 0x8F, dict), (0x90, 0x9F, list), (0xA0, 0xBF, str))
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
     "bfloat16", "complex64", "complex128",
 )  # fmt: skip
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    """A dictionary whose first key is text or a small integer, in a file of that ending."""
+def matches(path: Path, head: bytes) -> bool:
+    """Whether a file of that ending begins as a dictionary."""
     return path.name.endswith(".msgpack") and head[:1] != b"" and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
 
 
-def read(path: Path) -> formats.Tensors:
-    """Every array of the tree, mapped; in pieces, put together."""
-    data = memoryview(mapped(path))
-    reader = _Reader(path, data)
-    tree = reader.value()
+def read(path: Path) -> Tensors:
+    """Read every array of the tree; the pieces of a large one are joined.
+
+    Raises:
+        FileFormatError: the file is no dictionary in MessagePack, or holds what Flax does not write.
+    """
+    tree = _unpack(path, memoryview(map_file(path)), MAX_VALUES, _read_extension)
     if not isinstance(tree, dict):
-        formats.refuse(path, f"begins with {data[0]:#04x}, which is no dictionary", "a dictionary in MessagePack")
-    if reader.left:
-        formats.refuse(path, f"goes on after its dictionary, at byte {reader.place}", f"{len(data)} bytes to be used")
-    return dict(_leaves(path, tree, ""))
+        refuse(path, f"holds a {type(tree).__name__}, which is no dictionary", "a dictionary in MessagePack")
+    return dict(_iterate_leaves(path, tree))
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
-    """Such that ``flax.serialization.msgpack_restore`` gives the nested dictionary.
+def write(path: Path, tensors: Tensors) -> None:
+    """Write what ``flax.serialization.msgpack_restore`` reads as the nested dictionary.
 
-    Names that begin alike stand together in the file, in the order in which the first of them came.
+    Names that begin alike are together in the file, in the order in which the first of them came.
 
     Raises:
         FileFormatError: one name is both an array and the beginning of another, or a dtype that Flax does not name.
     """
     with path.open("wb") as file:
-        _write_tree(path, file, nested(path, tensors), tensors)
+        _write_tree(path, file, to_tree(path, tensors), tensors)
 
 
-def nested(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Names as a tree, split at ``/``, at whose ends they stand whole.
+def to_tree(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Split names at ``/`` into a tree, whose leaves are the whole names.
 
     Raises:
         FileFormatError: an empty part, no Unicode text, or a name that is the beginning of another.
     """
     tree: dict[str, Any] = {}
     for name in names:
-        utf8(path, name)
+        encode_name(path, name)
         *parents, last = keys = name.split("/")
         if "" in keys:
-            formats.refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
+            refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                formats.refuse(path, f"{name!r} lies within another tensor", "names of which none begins another")
+                refuse(path, f"{name!r} lies within another tensor", "names of which none begins another")
         if last in node:
-            formats.refuse(
-                path, f"{name!r} is also the beginning of another name", "names of which none begins another"
-            )
+            refuse(path, f"{name!r} is also the beginning of another name", "names of which none begins another")
         node[last] = name
     return tree
 
 
-class _Reader(Cursor):
-    """Decodes one value after another; arrays are views of ``data``."""
+Extension = Callable[[Path, int, bytes], np.ndarray]
 
-    def __init__(self, path: Path, data: memoryview, values: int = MAX_VALUES) -> None:
-        super().__init__(path, data, ">")
-        self.depth, self.values_left = 0, values
 
-    def value(self) -> Any:
-        """Any value: dictionaries, lists, text, bytes (as a view), arrays and numbers (as arrays without axes)."""
-        self.values_left -= 1
-        if self.values_left < 0:
-            formats.refuse(self.path, "holds more values than a network has", f"at most {MAX_VALUES:,}")
-        first = self.number("B")
-        if first <= 0x7F or first >= 0xE0:
-            return np.array(first - (first & 0x80) * 2, np.int64)
-        for low, high, short in SHORT:
-            if low <= first <= high:
-                return self.sized(short, first - low)
-        if first in LENGTHS:
-            code, kind = LENGTHS[first]
-            return self.sized(kind, self.number(code))
-        if first in NUMBERS:
-            number = self.number(NUMBERS[first])
-            return np.array(number, np.float32 if first == 0xCA else None)
-        if 0xD4 <= first <= 0xD8:
-            return self.sized("extension", 1 << (first - 0xD4))
-        if first in (0xC2, 0xC3):
-            return np.array(first == 0xC3)
-        if first == 0xC0:
-            return None
-        return formats.refuse(self.path, f"has {first:#04x} at byte {self.place - 1}", "a type of MessagePack's")
-
-    def sized(self, kind: object, count: int) -> Any:
-        """A value that says its length: in bytes, or in members, of which each takes a byte at least."""
-        if kind is bytes:
-            return self.take(count)
-        if kind is str:
-            return text(self.path, self.take(count))
-        if kind == "extension":
-            return self.extension(self.number("b"), self.take(count))
-        if self.depth >= MAX_DEPTH:
-            formats.refuse(self.path, f"is nested more than {MAX_DEPTH} deep", "a tree of a network's layers")
-        if count > self.left:
-            formats.refuse(self.path, f"announces {count:,} members", f"at most the {len(self.data):,} bytes there are")
-        self.depth += 1
-        if kind is list:
-            answer: Any = [self.value() for _ in range(count)]
-        else:
-            answer = {}
-            for _ in range(count):
-                key = self.key(self.value())
-                if key in answer:
-                    formats.refuse(self.path, f"has the key {key!r} twice in one dictionary", "each key once")
-                answer[key] = self.value()
-        self.depth -= 1
-        return answer
-
-    def key(self, key: object) -> str:
-        """Text without ``/``, which joins keys; an integer as text."""
-        if isinstance(key, np.ndarray) and key.ndim == 0 and key.dtype.kind in "iu":
-            key = str(int(key))
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME or "/" in key:
-            formats.refuse(
-                self.path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} signs and without '/'"
-            )
-        return key
-
-    def extension(self, code: int, data: memoryview) -> np.ndarray:
-        """Flax's: an array, a complex number, a NumPy scalar."""
-        inner = _Reader(self.path, data, values=64)
-        parts = inner.value()
-        if not inner.left and isinstance(parts, list):
-            if code == 2 and len(parts) == 2 and all(isinstance(part, np.ndarray) for part in parts):
-                if all(part.ndim == 0 and part.dtype.kind in "fiu" for part in parts):
-                    return np.array(complex(float(parts[0]), float(parts[1])))
-            elif code in (1, 3) and len(parts) == 3:
-                return self.array(*parts)
-        return formats.refuse(
-            self.path, f"has an extension {code} that does not hold what it should", "what Flax writes"
+def _unpack(path: Path, data: memoryview | bytes, most: int, extension: Extension) -> Any:
+    """Unpack a value, in which extensions are arrays; no length is believed beyond ``most`` members."""
+    msgpack = import_optional("msgpack", f"read {path.name}")
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            object_pairs_hook=lambda pairs: _to_dict(path, pairs),
+            ext_hook=lambda code, inner: extension(path, code, inner),
+            max_array_len=most,
+            max_map_len=most,
+            max_str_len=len(data),
+            max_bin_len=min(len(data), MAX_BIN_BYTES),
+            max_ext_len=min(len(data), MAX_BIN_BYTES),
         )
-
-    def array(self, shape: object, dtype: object, data: object) -> np.ndarray:
-        """A view; the dtype's name is text, or bytes in files of old versions."""
-        if isinstance(dtype, memoryview):
-            dtype = text(self.path, dtype)
-        if dtype not in DTYPES or not isinstance(data, memoryview) or not isinstance(shape, list):
-            formats.refuse(
-                self.path, f"has an array of {str(dtype)[:40]!r}", f"(shape, dtype, bytes), of {', '.join(DTYPES)}"
-            )
-        lengths = tuple(self.integer(length) for length in shape)
-        return over(self.path, "an array", data, dtype_of(str(dtype)), lengths)
-
-    def integer(self, number: object) -> int:
-        """A length."""
-        if not isinstance(number, np.ndarray) or number.ndim or number.dtype.kind not in "iu":
-            formats.refuse(self.path, "has a shape that is not of integers", "what Flax writes")
-        return int(number)
+    except FileFormatError:
+        raise
+    except (msgpack.UnpackException, ValueError, OverflowError) as error:
+        wrong = f"cannot be unpacked ({type(error).__name__}: {str(error)[:200]})"
+        refuse(path, wrong, f"one dictionary in MessagePack, of at most {most:,} members")
 
 
-def _leaves(path: Path, tree: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Depth first, in the file's order."""
-    stack = [(prefix, tree)]
+def _to_dict(path: Path, pairs: Iterable[tuple[object, Any]]) -> dict[str, Any]:
+    """Make a dictionary; its keys are text without ``/``, which joins them, or integers."""
+    tree: dict[str, Any] = {}
+    for key, value in pairs:
+        name = str(key) if type(key) is int else key
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "/" in name:
+            refuse(path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} characters and without '/'")
+        if name in tree:
+            refuse(path, f"has the key {name!r} twice in one dictionary", "each key once")
+        tree[name] = value
+    return tree
+
+
+def _read_extension(path: Path, code: int, data: bytes) -> np.ndarray:
+    """Read an extension of Flax's: an array, a complex number, a NumPy scalar."""
+    parts = _unpack(path, data, MAX_DEPTH, _refuse_extension)
+    match code, parts:
+        case (2, [int() | float() as real, int() | float() as imaginary]):
+            return np.array(complex(real, imaginary))
+        case (1 | 3, [list() as shape, str() | bytes() as dtype, bytes() as values]):
+            name = decode_name(path, dtype) if isinstance(dtype, bytes) else dtype  # bytes in files of old versions
+            if name not in DTYPES:
+                refuse(path, f"has an array of {name[:40]!r}", f"one of {', '.join(DTYPES)}")
+            return array_from_buffer(path, "an array", values, little_endian_dtype(name), _check_shape(path, shape))
+    refuse(path, f"has an extension {code} that does not hold what it should", "what Flax writes")
+
+
+def _refuse_extension(path: Path, code: int, data: bytes) -> NoReturn:
+    refuse(path, f"has an extension {code} of {len(data):,} bytes within another", "what Flax writes")
+
+
+def _check_shape(path: Path, shape: Iterable[object]) -> tuple[int, ...]:
+    lengths = tuple(length for length in shape if type(length) is int)
+    if len(lengths) < len(list(shape)):
+        refuse(path, "has a shape that is not of integers", "what Flax writes")
+    return lengths
+
+
+def _iterate_leaves(path: Path, tree: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and arrays depth first, in the file's order."""
+    stack: list[tuple[str, int, Any]] = [("", 0, tree)]
+    values = 0
     while stack:
-        name, value = stack.pop()
+        name, depth, value = stack.pop()
+        values += 1
         if len(name) > MAX_NAME:
-            formats.refuse(path, f"has a name of {len(name)} signs, {name[:80]!r}...", f"at most {MAX_NAME}")
+            refuse(path, f"has a name of {len(name)} characters, {name[:80]!r}...", f"at most {MAX_NAME}")
+        if depth > MAX_DEPTH or values > MAX_VALUES:
+            refuse(
+                path,
+                f"is nested more than {MAX_DEPTH} deep, or holds more than {MAX_VALUES:,} values",
+                "a tree of a network's layers",
+            )
         if isinstance(value, dict) and CHUNKED in value:
-            value = _joined(path, name, value)
-        if isinstance(value, np.ndarray):
-            yield name, value
-        elif isinstance(value, list | dict):
-            inner = value.items() if isinstance(value, dict) else ((str(place), one) for place, one in enumerate(value))
-            stack += reversed([(f"{name}/{key}" if name else key, one) for key, one in inner])
+            value = _join_chunks(path, name, value)
+        match value:
+            case np.ndarray():
+                yield name, value
+            case bool() | int() | float():
+                yield name, np.array(value)
+            case dict() | list():
+                items = value.items() if isinstance(value, dict) else ((str(i), item) for i, item in enumerate(value))
+                stack += reversed([(f"{name}/{key}" if name else key, depth + 1, item) for key, item in items])
+            case None | str() | bytes():
+                pass
+            case _:
+                refuse(path, f"holds a {type(value).__name__} as {name!r}", "what Flax writes")
 
 
-def _joined(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
-    """A large array, put together from its pieces."""
+def _join_chunks(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
+    """Join the pieces of a large array."""
     shape, chunks = chunked.get("shape"), chunked.get("chunks")
     pieces = list(chunks.values()) if isinstance(chunks, dict) else []
     lengths = list(shape.values()) if isinstance(shape, dict) else []
-    places = list(chunks or ()), list(shape or ())
+    keys = list(chunks or ()), list(shape or ())
     whole = (
         pieces
-        and places == tuple([str(place) for place in range(len(some))] for some in (pieces, lengths))
-        and all(
-            isinstance(piece, np.ndarray) and piece.ndim == 1 and piece.dtype == pieces[0].dtype for piece in pieces
-        )
+        and keys == tuple([str(index) for index in range(len(values))] for values in (pieces, lengths))
+        and all(isinstance(piece, np.ndarray) and piece.ndim == 1 for piece in pieces)
+        and all(piece.dtype == pieces[0].dtype for piece in pieces)
     )
     if not whole:
-        formats.refuse(path, f"{name!r} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
-    reader = _Reader(path, memoryview(b""))
-    axes = tuple(reader.integer(length) for length in lengths)
-    size = formats.checked_bytes(path, name, axes, pieces[0].itemsize)
-    if size != sum(piece.nbytes for piece in pieces):
-        formats.refuse(
-            path, f"{name!r} {axes} has {sum(piece.nbytes for piece in pieces):,} bytes in pieces", f"{size:,}"
-        )
+        refuse(path, f"{name!r} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
+    axes = _check_shape(path, lengths)
+    size, present = count_bytes(path, name, axes, pieces[0].itemsize), sum(piece.nbytes for piece in pieces)
+    if size != present:
+        refuse(path, f"{name!r} {axes} has {present:,} bytes in pieces", f"{size:,}")
     return np.concatenate(pieces).reshape(axes)
 
 
@@ -255,7 +230,7 @@ def _write_tree(path: Path, file: BinaryIO, node: Any, tensors: Mapping[str, np.
 def _write_array(path: Path, file: BinaryIO, name: str, tensor: np.ndarray) -> None:
     array = np.asarray(tensor)
     check_dtype(path, name, array, DTYPES)
-    data = raw(array)
+    data = to_bytes(array)
     if array.nbytes <= CHUNK_BYTES:
         _write_flat(file, array.dtype.name, array.shape, data)
         return

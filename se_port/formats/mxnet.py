@@ -1,10 +1,10 @@
-"""MXNet's ``.params``: the list of named arrays that ``NDArray::Save`` of ``src/ndarray/ndarray.cc`` (apache/mxnet)
-writes.
+"""MXNet's ``.params``: the list of named arrays of ``NDArray::Save`` (apache/mxnet, ``src/ndarray/ndarray.cc``).
 
-Names stay as they are, ``arg:conv0_weight`` and ``aux:bn0_moving_mean`` in a file of a symbol. Read are all records
-that MXNet has had: the first, which begins with its number of axes, and versions 1, 2 and 3. Not read are sparse
-arrays, arrays without a value, and a list without names, in which nothing says which parameter is which. Written is
-version 2; in it an array without axes has no value, so none can be written.
+Names are kept, such as ``arg:conv0_weight`` and ``aux:bn0_moving_mean`` in the file of a symbol. ``read`` accepts every
+record that MXNet has had: the first, which begins with its number of axes, and versions 1, 2 and 3. It refuses sparse
+arrays, arrays without a value, and a list without names, which does not identify its parameters. ``write`` writes
+version 2, in which an array without axes has no value and cannot be stored. MXNet itself, which is retired, copies
+every array and trusts the lengths in a file, so the reader is ours.
 """
 
 import struct
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Tensors, checked_bytes, refuse
-from ._buffers import coded, dtype_of, mapped, over, raw, text, utf8
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
 from ._wire import MAX_AXES, Cursor
 
 NEEDS = ()
@@ -35,27 +35,27 @@ DTYPES = {
     11: "uint64",
     12: "bfloat16",
 }
-"""By mshadow's number for it."""
+"""Each dtype, by its number in mshadow."""
 CODES = {name: code for code, name in DTYPES.items()}
 CPU = (1, 0)
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    """By its first 16 bytes."""
+def matches(path: Path, head: bytes) -> bool:
+    """Whether the first 16 bytes are those of a list of arrays."""
     return head.startswith(SIGNATURE)
 
 
 def read(path: Path) -> Tensors:
-    """Views of the mapped file.
+    """Read views of the mapped file.
 
     Raises:
-        FileFormatError: what is not such a list, a name twice or none, or an array that is not dense.
+        FileFormatError: the file is no such list, has a name twice or none, or an array that is not dense.
     """
-    file = Cursor(path, memoryview(mapped(path)))
-    if file.left < len(SIGNATURE) or file.take(len(SIGNATURE)) != SIGNATURE:
+    file = Cursor(path, memoryview(map_file(path)))
+    if file.left < len(SIGNATURE) or file.read(len(SIGNATURE)) != SIGNATURE:
         refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
-    arrays = [_array(file, index) for index in range(file.number("Q"))]
-    names = [text(path, file.take(file.number("Q"))) for _ in range(file.number("Q"))]
+    arrays = [_read_array(file, index) for index in range(file.number("Q"))]
+    names = [decode_name(path, file.read(file.number("Q"))) for _ in range(file.number("Q"))]
     if len(names) != len(arrays) or not names or len(set(names)) != len(names):
         counts = f"{len(arrays)} arrays and {len(names)} names, {len(set(names))} of them different"
         refuse(path, f"has {counts}", "as many names as arrays, each once")
@@ -65,27 +65,27 @@ def read(path: Path) -> Tensors:
 
 
 def write(path: Path, tensors: Tensors) -> None:
-    """One array after the other, as on a CPU.
+    """Write one array after the other, marked as stored on a CPU.
 
     Raises:
         FileFormatError: an array without axes, or a dtype that MXNet does not have.
     """
-    names = [utf8(path, name) for name in tensors]
+    names = [encode_name(path, name) for name in tensors]
     with path.open("wb") as file:
         file.write(SIGNATURE + struct.pack("<Q", len(names)))
         for name in tensors:
             array = np.asarray(tensors[name])
             if not array.ndim:
                 refuse(path, f"cannot hold {name!r}, which has no axes", "at least one")
-            code = coded(path, name, array, CODES)
+            code = dtype_code(path, name, array, CODES)
             shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
             file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, code))
-            file.write(raw(array))
+            file.write(to_bytes(array))
         file.write(struct.pack("<Q", len(names)))
         file.writelines(struct.pack("<Q", len(name)) + name for name in names)
 
 
-def _array(file: Cursor, index: int) -> np.ndarray:
+def _read_array(file: Cursor, index: int) -> np.ndarray:
     version = file.number("I")
     storage = file.number("i") if version in (VERSION_2, VERSION_3) else 0
     if storage:
@@ -100,6 +100,6 @@ def _array(file: Cursor, index: int) -> np.ndarray:
     _device, _number, code = file.numbers("3i")
     if code not in DTYPES:
         refuse(file.path, f"array {index} has the type {code}", f"one of {DTYPES}")
-    dtype = dtype_of(DTYPES[code])
-    size = checked_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
-    return over(file.path, f"array {index}", file.take(size), dtype, shape)
+    dtype = little_endian_dtype(DTYPES[code])
+    size = count_bytes(file.path, f"array {index}", shape, dtype.itemsize, file.left)
+    return array_from_buffer(file.path, f"array {index}", file.read(size), dtype, shape)

@@ -1,28 +1,27 @@
 """npz: a zip of ``.npy`` files, one for each array; NumPy's ``savez`` and Chainer's ``save_npz`` write it.
 
-Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html for ``.npy``. Members that are not
-compressed are mapped, the others inflated when they are asked for; either way their CRC is checked then. ``write`` does
-not compress, and aligns to 64 bytes.
+``numpy.lib.format`` reads the header of an ``.npy`` file. Members that are not compressed are mapped, the others are
+inflated at every access; either way their CRC is checked then. ``write`` does not compress, and aligns to 64 bytes.
 
-bfloat16 is what NumPy makes of it: ``'<V2'``, which it writes for ``ml_dtypes.bfloat16`` and for no dtype of its own
-(two bytes of anything are ``'|V2'``, and refused). ``np.load`` gives it as ``V2``, for ``.view(ml_dtypes.bfloat16)``.
+bfloat16 has the code that NumPy writes for ``ml_dtypes.bfloat16`` and for no dtype of its own, ``'<V2'``; two bytes of
+anything are ``'|V2'``, which is refused. ``np.load`` gives ``V2``, for ``.view(ml_dtypes.bfloat16)``.
 
-Not read: objects, which are pickles, and would run; records, strings, dates and complex numbers; encrypted archives.
+Not read: objects, which are pickles and would run; records, strings, dates and complex numbers; encrypted archives.
 """
 
 import io
 import mmap
-import re
+import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import coded, dtype_of, mapped, over, raw
-from ._zips import Member, first_member, members, store, undamaged
+from ._base import Tensors, refuse
+from ._buffers import array_from_buffer, dtype_code, little_endian_dtype, map_file, to_bytes
+from ._zips import Member, add_stored, first_member_name, read_directory, read_verified
 
 NEEDS = ()
 
@@ -41,28 +40,21 @@ CODES = {
     "float32": "<f4",
     "float64": "<f8",
 }
-"""By NumPy's names; ``>`` in place of ``<`` is read too, bfloat16 apart."""
+"""The format's code for each dtype of NumPy; ``>`` in place of ``<`` is read too, but not for bfloat16."""
 
 DTYPES = {code: name for name, code in CODES.items()}
-HEADER = re.compile(
-    rb"\{ ?'descr': '([^']*)', 'fortran_order': (True|False),"
-    rb" 'shape': (\(\)|\(\d{1,19}L?,\)|\(\d{1,19}L?(?:, \d{1,19}L?){1,31},?\)),? ?\} *\n?"
-)
-"""As NumPy writes it, ``L`` under Python 2."""
+MAX_HEADER_BYTES, PREFIX_BYTES = 10_000, 12
+"""NumPy's own limit, and the bytes before a header of version 2."""
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The archive's arrays, each made when it is asked for.
+    """The arrays of an archive, each made at every access, which raises a ``FileFormatError`` if it is broken."""
 
-    Raises:
-        FileFormatError: when the array that is asked for is broken.
-    """
-
-    def __init__(self, path: Path, data: mmap.mmap, found: dict[str, Member]) -> None:
-        self._path, self._data, self._members = path, data, found
+    def __init__(self, path: Path, data: mmap.mmap, members: dict[str, Member]) -> None:
+        self._path, self._data, self._members = path, data, members
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _array(self._path, name, undamaged(self._path, name, self._data, self._members[name]))
+        return _read_array(self._path, name, read_verified(self._path, name, self._data, self._members[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -71,43 +63,54 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self._members)
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    return first_member(path, head).endswith(b".npy") or (path.suffix == ".npz" and head[:2] == b"PK")
+def matches(path: Path, head: bytes) -> bool:
+    """Whether a zip begins with an ``.npy`` file, or has the ending."""
+    return first_member_name(path, head).endswith(b".npy") or (path.suffix == ".npz" and head[:2] == b"PK")
 
 
-def read(path: Path) -> formats.Tensors:
-    data = mapped(path)
-    found = members(path, data)
-    for name in found:
+def read(path: Path) -> Tensors:
+    """Read the directory; arrays are read when they are asked for.
+
+    Raises:
+        FileFormatError: the file is no zip of arrays alone.
+    """
+    data = map_file(path)
+    members = read_directory(path, data)
+    for name in members:
         if not name.endswith(".npy"):
-            formats.refuse(path, f"has the member {name!r}", "arrays alone, whose names end in .npy")
-    return Arrays(path, data, {name.removesuffix(".npy"): member for name, member in found.items()})
+            refuse(path, f"has the member {name!r}", "arrays alone, whose names end in .npy")
+    return Arrays(path, data, {name.removesuffix(".npy"): member for name, member in members.items()})
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
+def write(path: Path, tensors: Tensors) -> None:
+    """Write one stored ``.npy`` member for each tensor.
+
+    Raises:
+        FileFormatError: a dtype or a name that the format cannot hold.
+    """
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in tensors.items():
             header = io.BytesIO()
-            said = {"descr": coded(path, name, array, CODES), "fortran_order": False, "shape": array.shape}
-            np.lib.format.write_array_header_1_0(header, said)
-            store(path, archive, f"{name}.npy", header.getvalue(), raw(array))
+            description = {"descr": dtype_code(path, name, array, CODES), "fortran_order": False, "shape": array.shape}
+            np.lib.format.write_array_header_1_0(header, description)
+            add_stored(path, archive, f"{name}.npy", header.getvalue(), to_bytes(array))
 
 
-def _array(path: Path, name: str, body: memoryview) -> np.ndarray:
-    """What an .npy file holds, in the processor's byte order."""
-    start = {b"\x93NUMPY\1\0": 10, b"\x93NUMPY\2\0": 12}.get(bytes(body[:8]))
-    if start is None:
-        formats.refuse(path, f"{name!r} begins with {bytes(body[:8])!r}", "an .npy file of version 1 or 2")
-    length = int.from_bytes(body[8:start], "little")
-    header = bytes(body[start : start + min(length, 10_000)])
-    said = HEADER.fullmatch(header)
-    if said is None or len(header) < length:
-        formats.refuse(path, f"{name!r} has the header {header[:200]!r}", "one plain dtype, the order and the shape")
-    code, order, axes = said.groups()
-    little, shape = code.decode("latin-1").replace(">", "<"), tuple(int(axis) for axis in re.findall(rb"\d+", axes))
-    if little not in DTYPES or code == b">V2":
-        formats.refuse(
-            path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}; no objects, no records"
-        )
-    array = over(path, name, body[start + length :], dtype_of(DTYPES[little]), shape, "F" if order == b"True" else "C")
-    return array.byteswap() if code[:1] == b">" else array
+def _read_array(path: Path, name: str, body: memoryview) -> np.ndarray:
+    """Read what an .npy file holds, in the processor's byte order."""
+    prefix, file = bytes(body[: MAX_HEADER_BYTES + PREFIX_BYTES]), io.BytesIO(body[: MAX_HEADER_BYTES + PREFIX_BYTES])
+    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of files from Python 2
+            shape, fortran_order, dtype = versions[version](file, max_header_size=MAX_HEADER_BYTES)
+    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        wrong = f"{name!r} begins with {prefix[:80]!r} ({type(error).__name__}: {str(error)[:200]})"
+        refuse(path, wrong, "an .npy file of version 1 or 2, with one plain dtype, the order and the shape")
+    code = "<V2" if dtype.str == "|V2" and b"'<V2'" in prefix[: file.tell()] else dtype.str
+    if code.replace(">", "<") not in DTYPES or dtype.hasobject or dtype.fields:
+        refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}; no objects, no records")
+    little = little_endian_dtype(DTYPES[code.replace(">", "<")])
+    array = array_from_buffer(path, name, body[file.tell() :], little, shape, "F" if fortran_order else "C")
+    return array.byteswap() if code[0] == ">" else array

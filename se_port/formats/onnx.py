@@ -1,9 +1,9 @@
 """ONNX's ``.onnx``: the initializers of a model's graph, by their names (``onnx.proto`` of onnx/onnx).
 
-Read is ``ModelProto.graph.initializer``, with its data in the model or, as exporters write more than 2 GB, in a file
-beside it. Not read are constants within nodes, and a graph with sparse initializers or of a type that NumPy and
-``ml_dtypes`` do not have is refused, as nothing tells whether they matter. Nothing is written: the file is a graph, and
-weights make none.
+``read`` returns ``ModelProto.graph.initializer``, whose data is in the model or, where an exporter writes more than
+2 GB, in a file beside it. Constants within nodes are left out. A graph with sparse initializers, or of a type that
+NumPy and ``ml_dtypes`` do not have, is refused, since those might be weights. Nothing is written: the file is a graph,
+and weights are none. The package ``onnx`` copies every tensor, so the wire format is decoded in ``_wire``.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from . import Tensors, checked_bytes, refuse
-from ._buffers import dtype_of, mapped, over, text
-from ._wire import VARINT_BYTES, axes, extended, fields, integers, varint
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, decode_name, little_endian_dtype, map_file
+from ._wire import VARINT_BYTES, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
 
 NEEDS = ()
 
@@ -24,7 +24,7 @@ TYPES = (
     "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2",
     "FLOAT8E5M2FNUZ", "UINT4", "INT4", "FLOAT4E2M1",
 )  # fmt: skip
-"""By their number in ONNX."""
+"""Each type, at its number in ONNX."""
 DTYPES = {
     "FLOAT": "float32",
     "DOUBLE": "float64",
@@ -37,32 +37,32 @@ DTYPES = {
     "BOOL": "bool",
 }
 RAW, FLOATS, INTS, LONGS, DOUBLES = 9, 4, 5, 7, 10
-"""Fields of a tensor in which its data may stand."""
+"""Fields of a tensor that may hold its data."""
 EXTERNAL = 1
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    """By its ending: a message has no signature."""
+def matches(path: Path, head: bytes) -> bool:
+    """Whether the ending is ONNX's; a message has no signature."""
     return path.name.endswith(".onnx") and path.is_file()
 
 
 def read(path: Path) -> Tensors:
-    """Views of the mapped file, and of the files beside it; only integers that are not raw are unpacked.
+    """Read views of the mapped file, and of the files beside it; only integers that are not raw are unpacked.
 
     Raises:
-        FileFormatError: what is not such a message, an initializer twice, or data that lies elsewhere than beside it.
+        FileFormatError: the file is no such message, has an initializer twice, or data in another folder.
     """
-    model = fields(path, memoryview(mapped(path)))
+    model = iterate_fields(path, memoryview(map_file(path)))
     graphs = [value for number, value in model if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
         refuse(path, f"has {len(graphs)} graphs", "a ModelProto with one")
-    beside = cache(lambda location: _beside(path, location))
+    map_external = cache(lambda location: _map_external(path, location))
     tensors: dict[str, np.ndarray] = {}
-    for number, value in fields(path, graphs[0]):
+    for number, value in iterate_fields(path, graphs[0]):
         if number == 15:
             refuse(path, "has sparse initializers", "dense ones")
         if number == 5 and isinstance(value, memoryview):
-            name, array = _tensor(path, value, beside)
+            name, array = _read_tensor(path, value, map_external)
             if not name or name in tensors:
                 refuse(path, f"has the initializer {name!r} twice or without a name", "each name once")
             tensors[name] = array
@@ -72,63 +72,65 @@ def read(path: Path) -> Tensors:
 
 
 def write(path: Path, tensors: Tensors) -> NoReturn:
-    """Always refused.
+    """Refuse to write.
 
     Raises:
-        FileFormatError: weights make no graph.
+        FileFormatError: always, since weights are no graph.
     """
     refuse(path, f"is a graph, which {len(tensors)} tensors do not make", "another format; or export the model itself")
 
 
-def _tensor(path: Path, message: memoryview, beside: Callable[[str], memoryview]) -> tuple[str, np.ndarray]:
+def _read_tensor(path: Path, message: memoryview, map_external: Callable[[str], memoryview]) -> tuple[str, np.ndarray]:
     name, kind, shape, location = "", 0, [], 0
     entries: dict[str, str] = {}
     data: dict[int, memoryview | bytes | bytearray] = {}
-    for number, value in fields(path, message):
+    for number, value in iterate_fields(path, message):
         match number, value:
             case (1, int() | memoryview()):
-                shape += axes(path, value)
+                shape += decode_axes(path, value)
             case (2, int()):
                 kind = value
             case (8, memoryview()):
-                name = text(path, value)
+                name = decode_name(path, value)
             case (13, memoryview()):
-                entry = dict(fields(path, value))
-                key, said = (text(path, one) if isinstance(one, memoryview) else "" for one in map(entry.get, (1, 2)))
-                entries[key] = said
+                entry = dict(iterate_fields(path, value))
+                key, text = (
+                    decode_name(path, part) if isinstance(part, memoryview) else "" for part in map(entry.get, (1, 2))
+                )
+                entries[key] = text
             case (14, int()):
                 location = value
             case (4 | 5 | 6 | 7 | 9 | 10 | 11, memoryview() | bytes()):
-                data[number] = extended(data.get(number, b""), value)
+                data[number] = join_run(data.get(number, b""), value)
             case (5 | 7, int()):
-                data[number] = extended(data.get(number, b""), varint(value))
+                data[number] = join_run(data.get(number, b""), encode_varint(value))
             case (3, _):
                 refuse(path, f"{name!r} is a segment of a tensor", "whole tensors")
     form = TYPES[kind] if kind < len(TYPES) else f"number {kind}"
     if form not in DTYPES:
         refuse(path, f"{name!r} is of ONNX's type {form}", f"one of {', '.join(DTYPES)}")
-    dtype = dtype_of(DTYPES[form])
+    dtype = little_endian_dtype(DTYPES[form])
     if location == EXTERNAL and not data:
-        size = checked_bytes(path, name, tuple(shape), dtype.itemsize)
-        data[RAW] = _part(path, name, entries, size, beside)
+        size = count_bytes(path, name, tuple(shape), dtype.itemsize)
+        data[RAW] = _read_external(path, name, entries, size, map_external)
     typed = {"FLOAT": FLOATS, "DOUBLE": DOUBLES, "INT64": LONGS}.get(form, INTS)
     if location not in (0, EXTERNAL) or len(data) > 1 or not {RAW, typed} >= set(data):
         refuse(path, f"{name!r}, {form}, has its data in the fields {sorted(data)}", f"one of {RAW} and {typed}")
     found = data.get(RAW, data.get(typed, b""))
     if RAW not in data and typed in (INTS, LONGS):
-        found = _unpacked(path, name, found, dtype, tuple(shape))
-    return name, over(path, name, found, dtype, tuple(shape))
+        found = _decode_values(path, name, found, dtype, tuple(shape))
+    return name, array_from_buffer(path, name, found, dtype, tuple(shape))
 
 
-def _unpacked(
+def _decode_values(
     path: Path, name: str, packed: memoryview | bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...]
 ) -> bytes:
-    """Numbers that were varints; those of 16 bits are a float's bits."""
-    count = checked_bytes(path, name, shape, 1, len(packed))
-    checked_bytes(path, name, shape, dtype.itemsize)
+    """Decode values that are stored as varints; those of 16 bits are the bits of a float."""
+    count = count_bytes(path, name, shape, 1, len(packed))
+    count_bytes(path, name, shape, dtype.itemsize)
     if len(packed) > count * VARINT_BYTES:
         refuse(path, f"{name!r} {shape} has {len(packed):,} bytes of integers", f"at most {VARINT_BYTES} for each")
-    values = integers(path, packed)
+    values = decode_varints(path, packed)
     bits = np.dtype("<u2") if dtype.name in ("float16", "bfloat16") else dtype
     low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(bits).min, np.iinfo(bits).max)
     if values.size and not low <= values.min() <= values.max() <= high:
@@ -136,23 +138,23 @@ def _unpacked(
     return values.astype(bits).tobytes()
 
 
-def _part(
-    path: Path, name: str, entries: dict[str, str], size: int, beside: Callable[[str], memoryview]
+def _read_external(
+    path: Path, name: str, entries: dict[str, str], size: int, map_external: Callable[[str], memoryview]
 ) -> memoryview | bytes:
-    """The bytes of a tensor in the file that its entries name."""
-    said = {key: entries.get(key) for key in ("offset", "length")}
-    if any(one is not None and not (one.isascii() and one.isdigit() and len(one) < 20) for one in said.values()):
-        refuse(path, f"{name!r} lies at {said}", "numbers of bytes")
-    data = beside(entries.get("location", ""))
-    offset, length = int(said["offset"] or 0), int(said["length"] or size)
+    """Read the bytes of a tensor from the file that its entries name."""
+    span = {key: entries.get(key) for key in ("offset", "length")}
+    if any(text is not None and not (text.isascii() and text.isdigit() and len(text) < 20) for text in span.values()):
+        refuse(path, f"{name!r} is at {span}", "numbers of bytes")
+    data = map_external(entries.get("location", ""))
+    offset, length = int(span["offset"] or 0), int(span["length"] or size)
     if length != size or offset + size > len(data):
-        refuse(path, f"{name!r} lies in {length:,} of {len(data):,} bytes from {offset:,}", f"{size:,} that are there")
+        refuse(path, f"{name!r} is in {length:,} of {len(data):,} bytes from {offset:,}", f"{size:,} that are there")
     return data[offset : offset + size]
 
 
-def _beside(path: Path, location: str) -> memoryview:
-    """A plain file in the model's own folder, mapped."""
+def _map_external(path: Path, location: str) -> memoryview:
+    """Map a plain file in the model's own folder."""
     plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
     if not plain or (path.parent / location).is_symlink() or not (path.parent / location).is_file():
         refuse(path, f"has data in {location!r}", "the name of a file in the same folder, and no link")
-    return memoryview(mapped(path.parent / location))
+    return memoryview(map_file(path.parent / location))

@@ -1,15 +1,15 @@
 """Orbax's checkpoints: a folder with a tree of arrays, as ``StandardCheckpointer`` and ``PyTreeCheckpointer`` write it.
 
-Orbax (github.com/google/orbax) says in ``_METADATA``, as JSON, which leaves the tree has; the arrays are Zarr 2
+Orbax (github.com/google/orbax) lists the leaves of the tree as JSON in ``_METADATA``. The arrays are Zarr 2
 (zarr-specs.readthedocs.io), each under its keys joined by dots, in one key-value store (``manifest.ocdbt``) or,
-without OCDBT, each in a folder of its own. A name is the keys joined by ``/``: ``params/stage1/conv/kernel``; names
-are in the order of ``_METADATA``, which Orbax sorts. Text and empty branches are left out. A folder with one
-checkpoint in it, such as a step of a ``CheckpointManager``, is read as that one.
+without OCDBT, each in a folder of its own. A name is the keys joined by ``/``: ``params/stage1/conv/kernel``. Names
+are in the order of ``_METADATA``, which Orbax sorts. Text and empty branches are left out. A folder that holds one
+checkpoint, such as a step of a ``CheckpointManager``, is read as that checkpoint.
 
-Reading needs TensorStore, not Orbax, and no object of a class that the files name is made. TensorStore unpacks
-whatever a chunk holds, however large, so each chunk's frame (RFC 8878) is looked through before, and so is the JSON
-that says shape and dtype; a chunk that is missing would be read as zeros and is refused. Zarr 3 is not read. Writing
-needs Orbax, which does not hold empty arrays.
+Reading needs TensorStore, not Orbax, and makes no object of a class that the files name. TensorStore unpacks a chunk
+to any size, so the frame of each chunk (RFC 8878) is checked first, and so is the JSON with shape and dtype. A missing
+chunk, which TensorStore reads as zeros, is refused. Zarr 3 is not read. Writing needs Orbax, which cannot store empty
+arrays.
 """
 
 import itertools
@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from se_port import formats
-
-from ._buffers import dtype_of
-from .msgpack import nested
+from ._base import Tensors, count_bytes, import_optional, refuse
+from ._buffers import little_endian_dtype
+from .msgpack import to_tree
 
 NEEDS = ("tensorstore",)
 
@@ -34,54 +33,54 @@ DTYPES = {
     "<u4": "uint32", "<u8": "uint64", "<f2": "float16", "<f4": "float32", "<f8": "float64", "bfloat16": "bfloat16",
     "<c8": "complex64", "<c16": "complex128",
 }  # fmt: skip
-"""By Zarr's names."""
-MAX_JSON = 8 << 20
+"""Dtypes by their names in Zarr."""
+MAX_JSON_BYTES = 8 << 20
 MAX_LEAVES = 1 << 16
 MAX_CHUNKS = 1 << 16
 MAX_NAME = 1024
-BLOCK = 128 << 10
-"""What a compressed block of Zstandard's unpacks to at most."""
+MAX_BLOCK_BYTES = 128 << 10
+"""The largest size that a compressed block of Zstandard unpacks to."""
 ARRAYS, OTHERS = ("np.ndarray", "jax.Array", "scalar"), ("string", "None")
 
 
-def recognises(path: Path, head: bytes) -> bool:
-    """A folder with ``_METADATA``, or with one folder that has it."""
-    return path.is_dir() and len(_checkpoints(path)) == 1
+def matches(path: Path, head: bytes) -> bool:
+    """Whether the path is a folder with ``_METADATA``, or with one folder that has it."""
+    return path.is_dir() and len(_find_checkpoints(path)) == 1
 
 
-def read(path: Path) -> formats.Tensors:
-    """Tensors that are unpacked when they are asked for."""
-    found = _checkpoints(path) if path.is_dir() else []
+def read(path: Path) -> Tensors:
+    """Check the metadata; tensors are unpacked at every access.
+
+    Raises:
+        FileFormatError: the folder holds no checkpoint or several, a link, or metadata that Orbax does not write.
+    """
+    found = _find_checkpoints(path) if path.is_dir() else []
     if len(found) != 1:
-        formats.refuse(path, f"holds {len(found)} checkpoints with a _METADATA", "one")
+        refuse(path, f"holds {len(found)} checkpoints with a _METADATA", "one")
     for folder, folders, names in os.walk(found[0]):
         for name in folders + names:
             if Path(folder, name).is_symlink():
-                formats.refuse(path, f"holds the link {name}", "files and folders of its own")
+                refuse(path, f"holds the link {name}", "files and folders of its own")
     return _Checkpoint(found[0])
 
 
-def write(path: Path, tensors: formats.Tensors) -> None:
-    """With ``StandardCheckpointer``.
+def write(path: Path, tensors: Tensors) -> None:
+    """Write with ``StandardCheckpointer``.
 
     Raises:
         FileFormatError: an empty array, a dtype without a name in Zarr, or names that differ in dots for ``/`` alone.
     """
-    orbax = formats.needed("orbax.checkpoint", f"write {path.name}")
+    orbax = import_optional("orbax.checkpoint", f"write {path.name}")
     if not tensors:
-        formats.refuse(path, "would be empty", "one tensor or more")
+        refuse(path, "would be empty", "one tensor or more")
     joined: dict[str, str] = {}
     for name, tensor in tensors.items():
         if tensor.size == 0 or tensor.dtype.name not in DTYPES.values():
-            formats.refuse(
-                path, f"{name!r} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}"
-            )
+            refuse(path, f"{name!r} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}")
         other = joined.setdefault(name.replace("/", "."), name)
         if other != name:
-            formats.refuse(
-                path, f"{name!r} and {other!r} are one name to Orbax", "names that differ in more than '.' and '/'"
-            )
-    tree = nested(path, tensors)
+            refuse(path, f"{name!r} and {other!r} are one name to Orbax", "names that differ in more than '.' and '/'")
+    tree = to_tree(path, tensors)
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -96,18 +95,18 @@ def write(path: Path, tensors: formats.Tensors) -> None:
 
 
 class _Checkpoint(Mapping[str, np.ndarray]):
-    """Names to arrays; what was checked when it was opened are the metadata."""
+    """The arrays of a checkpoint, by name; the metadata is checked when it is opened, chunks when they are read."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._store = path, formats.needed("tensorstore", f"read {path.name}")
-        metadata = _parsed(path, "_METADATA", (path / "_METADATA").read_bytes())
+        self._path, self._store = path, import_optional("tensorstore", f"read {path.name}")
+        metadata = _parse_json(path, "_METADATA", (path / "_METADATA").read_bytes())
         if metadata.get("use_zarr3"):
-            formats.refuse(path, "is of Zarr 3", "Zarr 2, which Orbax writes by itself")
+            refuse(path, "is of Zarr 3", "Zarr 2, which Orbax writes by itself")
         base: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
         self._base = {"driver": "ocdbt", "base": base} if metadata.get("use_ocdbt", True) else base
-        self._values = self._tried("its store", lambda: self._store.KvStore.open(self._base).result())
-        self._leaves = {"/".join(keys): ".".join(keys) for keys in _leaves(path, metadata.get("tree_metadata"))}
-        self._shapes = {name: self._metadata(leaf) for name, leaf in self._leaves.items()}
+        self._values = self._try("its store", lambda: self._store.KvStore.open(self._base).result())
+        self._leaves = {"/".join(keys): ".".join(keys) for keys in _iterate_leaves(path, metadata.get("tree_metadata"))}
+        self._shapes = {name: self._read_metadata(leaf) for name, leaf in self._leaves.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         leaf = self._leaves[name]
@@ -115,17 +114,18 @@ class _Checkpoint(Mapping[str, np.ndarray]):
         size = math.prod(chunk) * dtype.itemsize
         counts = [-(-length // step) for length, step in zip(shape, chunk, strict=True)]
         for place in itertools.product(*map(range, counts)):
-            data = self._value(f"{leaf}/{'.'.join(map(str, place)) or 0}")
+            data = self._read_value(f"{leaf}/{'.'.join(map(str, place)) or 0}")
             if compressed:
                 _check_frame(self._path, name, data, size)
             elif len(data) != size:
-                formats.refuse(self._path, f"{name!r} has a chunk of {len(data):,} bytes", f"{size:,}")
-        told = {"shape": shape, "chunks": chunk, "dtype": {name: key for key, name in DTYPES.items()}[dtype.name]}
-        where = {"driver": "zarr", "kvstore": self._kvstore(leaf), "metadata": told}  # no other than were checked
-        opened = self._tried(name, lambda: self._store.open(where, open=True, read=True).result())
-        array = np.asarray(self._tried(name, lambda: opened.read().result()))
+                refuse(self._path, f"{name!r} has a chunk of {len(data):,} bytes", f"{size:,}")
+        zarray = {"shape": shape, "chunks": chunk, "dtype": {name: key for key, name in DTYPES.items()}[dtype.name]}
+        # With this metadata, which was checked, TensorStore refuses any other.
+        spec = {"driver": "zarr", "kvstore": self._kvstore(leaf), "metadata": zarray}
+        stored = self._try(name, lambda: self._store.open(spec, open=True, read=True).result())
+        array = np.asarray(self._try(name, lambda: stored.read().result()))
         if array.shape != shape or array.dtype != dtype:
-            formats.refuse(self._path, f"{name!r} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
+            refuse(self._path, f"{name!r} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -139,115 +139,120 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             return self._base | {"path": f"{self._base['path']}{leaf}/"}
         return self._base | {"path": f"{leaf}/"}
 
-    def _value(self, key: str) -> bytes:
-        found = self._tried(key, lambda: self._values.read(key.encode()).result())
+    def _read_value(self, key: str) -> bytes:
+        found = self._try(key, lambda: self._values.read(key.encode()).result())
         if found.state != "value":
-            formats.refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
+            refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
         value: bytes = found.value
         return value
 
-    def _tried(self, what: str, action: Callable[[], Any]) -> Any:
+    def _try(self, what: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # TensorStore's errors are of many kinds
-            formats.refuse(self._path, f"{what} cannot be read: {str(error)[:300]}", "a whole checkpoint")
+        except Exception as error:  # TensorStore raises errors of many types
+            refuse(self._path, f"{what} cannot be read: {str(error)[:300]}", "a whole checkpoint")
 
-    def _metadata(self, leaf: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype, bool]:
-        """Shape, chunks' shape, dtype, and whether chunks are compressed."""
-        told = _parsed(self._path, leaf, self._value(f"{leaf}/.zarray"))
-        shape, chunk = (_lengths(self._path, leaf, told.get(key)) for key in ("shape", "chunks"))
-        compressor = told.get("compressor")
+    def _read_metadata(self, leaf: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype, bool]:
+        """Read shape, chunks' shape, dtype, and whether chunks are compressed."""
+        metadata = _parse_json(self._path, leaf, self._read_value(f"{leaf}/.zarray"))
+        shape, chunk = (_check_lengths(self._path, leaf, metadata.get(key)) for key in ("shape", "chunks"))
+        compressor = metadata.get("compressor")
         as_written = (
-            told.get("zarr_format") == 2
-            and told.get("order") == "C"
-            and told.get("filters") is None
-            and told.get("dimension_separator", ".") == "."
-            and told.get("dtype") in [*DTYPES]
+            metadata.get("zarr_format") == 2
+            and metadata.get("order") == "C"
+            and metadata.get("filters") is None
+            and metadata.get("dimension_separator", ".") == "."
+            and metadata.get("dtype") in [*DTYPES]
             and (compressor is None or (isinstance(compressor, dict) and compressor.get("id") == "zstd"))
             and len(shape) == len(chunk)
             and 0 not in chunk
         )
         if not as_written:
-            formats.refuse(
-                self._path, f"{leaf} is {str(told)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard"
-            )
-        dtype = dtype_of(DTYPES[told["dtype"]])
+            refuse(self._path, f"{leaf} is {str(metadata)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard")
+        dtype = little_endian_dtype(DTYPES[metadata["dtype"]])
         for lengths in (shape, chunk):
-            formats.checked_bytes(self._path, leaf, lengths, dtype.itemsize)
+            count_bytes(self._path, leaf, lengths, dtype.itemsize)
         chunks = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
         if chunks > MAX_CHUNKS:
-            formats.refuse(self._path, f"{leaf} is in {chunks:,} chunks", f"at most {MAX_CHUNKS:,}")
+            refuse(self._path, f"{leaf} is in {chunks:,} chunks", f"at most {MAX_CHUNKS:,}")
         return shape, chunk, dtype, compressor is not None
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def _find_checkpoints(folder: Path) -> list[Path]:
     if (folder / "_METADATA").is_file():
         return [folder]
-    return sorted(one.parent for one in folder.glob("*/_METADATA") if one.is_file())
+    return sorted(file.parent for file in folder.glob("*/_METADATA") if file.is_file())
 
 
-def _parsed(path: Path, name: str, data: bytes) -> dict[str, Any]:
-    """JSON, of which nothing is more than data."""
+def _parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
+    """Parse an object in JSON."""
     try:
-        if len(data) > MAX_JSON:
+        if len(data) > MAX_JSON_BYTES:
             raise ValueError(f"{len(data):,} bytes")
-        told = json.loads(data)
+        parsed = json.loads(data)
     except (ValueError, RecursionError) as error:
-        formats.refuse(path, f"{name} is no JSON: {error}", f"an object in JSON, of at most {MAX_JSON:,} bytes")
-    if not isinstance(told, dict):
-        formats.refuse(path, f"{name} is {str(told)[:80]}", "an object in JSON")
-    return told
+        refuse(path, f"{name} is no JSON: {error}", f"an object in JSON, of at most {MAX_JSON_BYTES:,} bytes")
+    if not isinstance(parsed, dict):
+        refuse(path, f"{name} is {str(parsed)[:80]}", "an object in JSON")
+    return parsed
 
 
-def _leaves(path: Path, tree: object) -> Iterator[list[str]]:
-    """The keys on the way to each array."""
+def _iterate_leaves(path: Path, tree: object) -> Iterator[list[str]]:
+    """Yield the keys on the way to each array."""
     if not isinstance(tree, dict) or len(tree) > MAX_LEAVES:
-        formats.refuse(
-            path, "_METADATA names no leaves of a tree, or too many", f"tree_metadata of at most {MAX_LEAVES:,}"
-        )
+        refuse(path, "_METADATA names no leaves of a tree, or too many", f"tree_metadata of at most {MAX_LEAVES:,}")
     seen = set()
     for leaf in tree.values():
         try:
-            keys = [str(one["key"]) for one in leaf["key_metadata"]]
+            keys = [str(part["key"]) for part in leaf["key_metadata"]]
             kind, left_out = leaf["value_metadata"]["value_type"], leaf["value_metadata"].get("skip_deserialize")
         except (KeyError, TypeError, AttributeError):
-            formats.refuse(path, f"_METADATA has the leaf {str(leaf)[:200]}", "its keys and its type")
+            refuse(path, f"_METADATA has the leaf {str(leaf)[:200]}", "its keys and its type")
         if left_out or kind in OTHERS:
             continue
         joined = ".".join(keys)
         if not keys or any(key in ("", ".", "..") or set(key) & set("/\\\0") for key in keys) or len(joined) > MAX_NAME:
-            formats.refuse(path, f"_METADATA has the keys {str(keys)[:200]}", "keys without '/', none of them empty")
+            refuse(path, f"_METADATA has the keys {str(keys)[:200]}", "keys without '/', none of them empty")
         if kind not in ARRAYS:
-            formats.refuse(path, f"{joined} is a {kind}", f"one of {', '.join(ARRAYS + OTHERS)}")
+            refuse(path, f"{joined} is a {kind}", f"one of {', '.join(ARRAYS + OTHERS)}")
         if joined in seen:
-            formats.refuse(path, f"_METADATA names {joined} twice", "each leaf once")
+            refuse(path, f"_METADATA names {joined} twice", "each leaf once")
         seen.add(joined)
         yield keys
 
 
-def _lengths(path: Path, leaf: str, told: object) -> tuple[int, ...]:
-    if not isinstance(told, list) or not all(type(length) is int and length >= 0 for length in told) or len(told) > 32:
-        formats.refuse(path, f"{leaf} has the lengths {str(told)[:80]}", "a list of at most 32 integers")
-    return tuple(told)
+def _check_lengths(path: Path, leaf: str, lengths: object) -> tuple[int, ...]:
+    if (
+        not isinstance(lengths, list)
+        or not all(type(length) is int and length >= 0 for length in lengths)
+        or len(lengths) > 32
+    ):
+        refuse(path, f"{leaf} has the lengths {str(lengths)[:80]}", "a list of at most 32 integers")
+    return tuple(lengths)
 
 
 def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
-    """Refuse a chunk which is not one frame of Zstandard's of that size, or whose blocks could unpack to far more.
+    """Refuse a chunk that is not one Zstandard frame of ``size`` bytes, or whose blocks could unpack to far more.
 
-    TensorStore up to 0.1.84 writes frames that announce no size; the blocks bound those too.
+    TensorStore up to 0.1.84 writes frames that announce no size; their blocks bound it.
     """
     flags = data[4] if len(data) > 4 else 0
     place = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
     width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
-    told = int.from_bytes(data[place : place + width], "little") + 256 * (width == 2)
+    announced = int.from_bytes(data[place : place + width], "little") + 256 * (width == 2)
     place += width
     most, last = 0, False
-    while not last and place + 3 <= len(data) and most <= 2 * size + 8 * BLOCK:
+    while not last and place + 3 <= len(data) and most <= 2 * size + 8 * MAX_BLOCK_BYTES:
         head = int.from_bytes(data[place : place + 3], "little")
         last, kind, length = bool(head & 1), head >> 1 & 3, head >> 3
-        most += length if kind < 2 else BLOCK
+        most += length if kind < 2 else MAX_BLOCK_BYTES
         place += 3 + (1 if kind == 1 else length)
     whole = last and place + 4 * (flags >> 2 & 1) == len(data)
-    if data[:4] != b"\x28\xb5\x2f\xfd" or (width and told != size) or not whole or most > 2 * size + 8 * BLOCK:
-        wrong = f"{name!r} has a chunk of {len(data):,} bytes which announces {told:,} and may unpack to {most:,}"
-        formats.refuse(path, wrong, f"one frame of Zstandard's for {size:,}")
+    if (
+        data[:4] != b"\x28\xb5\x2f\xfd"
+        or (width and announced != size)
+        or not whole
+        or most > 2 * size + 8 * MAX_BLOCK_BYTES
+    ):
+        wrong = f"{name!r} has a chunk of {len(data):,} bytes which announces {announced:,} and may unpack to {most:,}"
+        refuse(path, wrong, f"one frame of Zstandard's for {size:,}")

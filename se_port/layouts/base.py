@@ -1,7 +1,7 @@
-"""What a layout is: a table that says, for each family of tensors, its name, axes and transformation in a file.
+"""Records of a layout: for each family of tensors, its name, axes and transformation in a file.
 
-A layout is written from canonical names to a system's; read the other way it is the same table, so what can be loaded
-can be saved. ``network_layouts`` and ``block_layouts`` are the tables.
+A layout is written from canonical names to a system's. The same table is used in the other direction, so whatever can
+be loaded can be saved. The tables themselves are in ``networks`` and ``blocks``.
 """
 
 from dataclasses import dataclass, field
@@ -10,34 +10,37 @@ from typing import NamedTuple
 from se_spec.nonlinearities import HardSigmoid, LeakyReLU
 
 UNKNOWN = "?"
-"""A field of the spec that a file of the layout does not tell."""
+"""Value of a field of the spec that a layout does not determine."""
+
+PEER, REFERENCE = "peer ran", "reference output"
+FRAMEWORK, TYPED = "framework ran", "key list typed from source"
 
 
-class Leaf(NamedTuple):
-    """One tensor of a module.
+class TensorRule(NamedTuple):
+    """Name, axes and transformation of one tensor of a module.
 
     Args:
-        name: template of its whole name; ``{m}`` is the module's.
-        axes: as they lie there, in canonical letters (OIHW, OI, O); 1 for an axis of one, a small letter for an axis
-            that lies backwards.
-        change: the transformation, of ``changes.CHANGES``, if it is not a permutation.
-        by: the tensors that the transformation needs beside this one, templates too.
-        column: of two that the tensor has; another leaf is the other.
+        name: template of the whole name; ``{m}`` is the module's.
+        axes: in the file's order, in canonical letters (OIHW, OI, O); 1 is an axis of length one, a small letter an
+            axis that lies backwards.
+        transform: a key of ``transforms.TRANSFORMS``, if it is not a permutation.
+        needs: templates of the tensors that the transformation reads beside this one.
+        column: index in the last axis, where two canonical tensors share one tensor of the file.
     """
 
     name: str
     axes: str = "O"
-    change: str = ""
-    by: tuple[str, ...] = ()
+    transform: str = ""
+    needs: tuple[str, ...] = ()
     column: int | None = None
 
 
-class Parts(NamedTuple):
-    """A module that stands in the file as several, each a share of the canonical one's outputs.
+class Split(NamedTuple):
+    """A module that the file splits into several, each with a share of the canonical outputs.
 
     Args:
         name: template; ``{i}`` counts the parts from 0.
-        number: how many.
+        number: of parts.
     """
 
     name: str
@@ -45,13 +48,13 @@ class Parts(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """A tensor that a system keeps and the canonical parameters do not have.
+    """A tensor of the file that is no canonical parameter.
 
     Args:
         name: template; with ``{m}``, one for each module of the kind.
         kind: ``"norm"``, ``"conv"`` ..., a canonical module's name, or ``""`` for one in the whole file.
-        value: what is written, all over; None if nothing is.
-        dtype: of what is written; ``""`` is the module's own.
+        value: fills the tensor when it is written; None if it is not written.
+        dtype: of what is written; ``""`` is the parameters' own.
         shape: in canonical letters, ``"O"`` or ``""`` for a single number.
     """
 
@@ -64,24 +67,24 @@ class Extra(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A system's names.
+    """A system's names for whole networks.
 
     Args:
-        source: where they were read.
-        verified: ``"peer ran"``, ``"reference output"`` or ``"key list typed from source"``, which proves nothing.
-        networks: names of the networks (and their versions without SE) that are kept so; empty means any.
+        source: where the names were read.
+        verified: ``PEER``, ``REFERENCE``, ``FRAMEWORK`` or ``TYPED``; the last proves nothing.
+        rules: ``kind.leaf``, or a canonical name, to the tensor; kinds are conv, norm, dense and se.
         modules: canonical module to the system's, in order of precedence; templates.
-        leaves: ``kind.leaf``, or a canonical name, to the tensor; kinds are conv, norm, dense and se.
-        separator: stands for the dots of canonical modules that ``modules`` does not list; None if it lists all.
+        networks: names of the networks (and their versions without SE) that have this layout; empty means any.
+        separator: replaces the dots of canonical modules that ``modules`` does not list; None if it lists all.
         extras: what else is in the file.
-        loose: axes of one may be missing or more, as MATLAB has it.
-        format: in which such files come, as in ``files.FORMATS``.
+        loose: axes of length one may be missing or added, as MATLAB does.
+        format: in which such files come, a key of ``formats.FORMATS``.
     """
 
     source: str
     verified: str
-    leaves: dict[str, Leaf]
-    modules: dict[str, str | Parts] = field(default_factory=dict)
+    rules: dict[str, TensorRule]
+    modules: dict[str, str | Split] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     separator: str | None = None
     extras: tuple[Extra, ...] = ()
@@ -91,22 +94,23 @@ class Layout:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """A system's SE block, wherever it stands in a file.
+    """A system's names for an SE block, wherever it is in a file.
 
     Args:
         source, verified: as of ``Layout``.
-        reduce, expand: the modules' names behind the block's path; templates in ``k``. A single projection has only
-            ``expand``.
+        reduce, expand: names of the projections behind the block's path; templates in ``k``. A single projection has
+            only ``expand``.
         weight: axes of the projections.
         bias: axes of their biases; ``""`` where the system has none.
         optional: whether the biases may be missing.
-        leaves: names of weight and bias behind the module's.
-        at: the last element of the block's path must be one of these, if there are any.
+        leaves: names of weight and bias behind the projection's.
+        parents: allowed last elements of the block's path; empty allows any.
         activation, gate: as the layout fixes them, or ``UNKNOWN``.
         gain: of the spec.
-        norm: batch norm between the first projection and the activation, to be folded into it: its name and epsilon.
-        separator: between the block's path and the modules, and before the path's last element.
-        narrow: whether the names say little, so that only hidden <= channels counts as a block (an MLP's is larger).
+        norm: name and epsilon of a batch norm between the first projection and the activation, which is folded into
+            the projection.
+        separator: between the block's path and the projections, and before the path's last element.
+        narrow: whether the names are so common that only hidden <= channels counts as a block (an MLP's is larger).
     """
 
     source: str
@@ -117,7 +121,7 @@ class BlockLayout:
     bias: str = "O"
     optional: bool = False
     leaves: tuple[str, str] = (".weight", ".bias")
-    at: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
     activation: str | LeakyReLU = UNKNOWN
     gate: str | HardSigmoid = UNKNOWN
     gain: float = 1.0

@@ -1,14 +1,13 @@
-"""How each system names the parameters of an SE block, behind the block's own path.
+"""Layouts of SE blocks: how each system names the parameters behind the block's own path.
 
-Versions and commits are those of the presets in ``se_spec.presets``. Several systems may have the same names; what they
-do not agree on, a file does not tell.
+Versions and commits are those of the presets in ``se_spec.presets``. Several systems may have the same names; where
+they differ in the activation or the gate, a file does not determine it.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from .base import BlockLayout
-from .networks import FRAMEWORK, PEER, REFERENCE, TYPED
+from .base import FRAMEWORK, PEER, REFERENCE, TYPED, BlockLayout
 
 _PLAIN: dict[str, Any] = {"activation": "relu", "gate": "sigmoid"}
 _KERAS = ("/kernel", "/bias")
@@ -17,14 +16,14 @@ _PADDLE = "PaddleClas d178931"
 
 
 def _linear(source: str, reduce: str, expand: str, verified: str = TYPED) -> BlockLayout:
-    """PyTorch's Linear without biases, ReLU and sigmoid."""
+    """Make the row of two PyTorch ``Linear`` without biases, with ReLU and sigmoid."""
     return BlockLayout(source, verified, reduce, expand, "OI", "", narrow=True, **_PLAIN)
 
 
 def _counted(
     source: str, layer: str, weight: str, bias: str = "O", verified: str = TYPED, **fields: Any
 ) -> BlockLayout:
-    """Layers of Keras that nobody named: they are counted."""
+    """Make the row of Keras layers without names of their own, which Keras numbers by order of creation."""
     return BlockLayout(
         f"{source}: layers by order of creation",
         verified,
@@ -43,13 +42,13 @@ _CONV = BlockLayout(_TIMM, PEER, "fc1", "fc2", "OI11", optional=True, narrow=Tru
 _KERAS_CONV = BlockLayout("keras 3.15.1", PEER, "reduce", "expand", "11IO", leaves=_KERAS, separator="_")
 _FLAX = BlockLayout("", TYPED, "reduce", "expand", "11IO", leaves=_KERAS, separator="/")
 _KECAM = replace(
-    _KERAS_CONV, source="kecam 1.4.3", verified=PEER, reduce="1_conv", expand="2_conv", optional=True, at=("se",)
+    _KERAS_CONV, source="kecam 1.4.3", verified=PEER, reduce="1_conv", expand="2_conv", optional=True, parents=("se",)
 )
 _SE_KERAS = BlockLayout("se_keras", PEER, "reduce", "expand", "IO", optional=True, leaves=_KERAS, separator="/")
 _SE_FLAX = replace(_FLAX, source="se_flax, NNX and linen", verified=PEER, weight="IO", optional=True)
 
 BLOCK_LAYOUTS: dict[str, BlockLayout] = {
-    # Ours.
+    # se-suite.
     "canonical": BlockLayout("docs/SPEC.md, K-1", PEER, "reduce", "expand", "OI", optional=True),
     "canonical.single": BlockLayout("docs/SPEC.md, K-1", PEER, None, "expand", "OI", optional=True),
     "se_keras": _SE_KERAS,
@@ -123,11 +122,11 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "timm.SqueezeExcite": replace(_CONV, reduce="conv_reduce", expand="conv_expand", narrow=False),
     "timm.EffectiveSEModule": replace(_CONV, reduce=None, expand="fc", optional=False),
     "timm.hgnet": replace(
-        _CONV, reduce=None, expand="conv", at=("att", "1"), activation="identity", gate="sigmoid", optional=False
+        _CONV, reduce=None, expand="conv", parents=("att", "1"), activation="identity", gate="sigmoid", optional=False
     ),
-    "timm.legacy": replace(_CONV, at=("se_module",), optional=False, **_PLAIN),
-    "timm.rexnet": replace(_CONV, at=("se",), norm=("bn", 1e-5), optional=False, **_PLAIN),
-    "cadene": replace(_CONV, source="pretrainedmodels 0.7.4", at=("se_module",), optional=False, **_PLAIN),
+    "timm.legacy": replace(_CONV, parents=("se_module",), optional=False, **_PLAIN),
+    "timm.rexnet": replace(_CONV, parents=("se",), norm=("bn", 1e-5), optional=False, **_PLAIN),
+    "cadene": replace(_CONV, source="pretrainedmodels 0.7.4", parents=("se_module",), optional=False, **_PLAIN),
     "torchvision": replace(_CONV, source=_TORCHVISION, optional=False),
     "efficientnet_pytorch": BlockLayout(
         "efficientnet_pytorch 0.7.1", PEER, "_se_reduce", "_se_expand", "OI11", activation="silu", gate="sigmoid"
@@ -135,28 +134,28 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "pycls": BlockLayout("facebookresearch/pycls 5719de6", TYPED, "f_ex.0", "f_ex.2", "OI11", gate="sigmoid"),
     "monai": BlockLayout("MONAI 1.6.1, ChannelSELayer and ResidualSELayer", PEER, "fc.0", "fc.2", "OI", narrow=True),
     "mmpretrain": replace(
-        _CONV, source="mmpretrain 1.2.0", reduce="conv1.conv", expand="conv2.conv", at=("se", "se_layer")
+        _CONV, source="mmpretrain 1.2.0", reduce="conv1.conv", expand="conv2.conv", parents=("se", "se_layer")
     ),
-    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", reduce="conv1", expand="conv2", at=("se",)),
-    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", weight="OI", at=("se",)),
+    "pytorchcv": replace(_CONV, source="pytorchcv 0.0.74", reduce="conv1", expand="conv2", parents=("se",)),
+    "pytorchcv.Linear": replace(_CONV, source="pytorchcv 0.0.74", weight="OI", parents=("se",)),
     "hf.efficientnet": BlockLayout(
-        _TRANSFORMERS, PEER, "reduce", "expand", "OI11", at=("squeeze_excite",), gate="sigmoid"
+        _TRANSFORMERS, PEER, "reduce", "expand", "OI11", parents=("squeeze_excite",), gate="sigmoid"
     ),
-    "hf.regnet": BlockLayout(_TRANSFORMERS, PEER, "0", "2", "OI11", at=("attention",), **_PLAIN),
-    "hf.qwen2_5_omni": BlockLayout(_TRANSFORMERS, PEER, "conv1", "conv2", "OI1", at=("se_block",), **_PLAIN),
+    "hf.regnet": BlockLayout(_TRANSFORMERS, PEER, "0", "2", "OI11", parents=("attention",), **_PLAIN),
+    "hf.qwen2_5_omni": BlockLayout(_TRANSFORMERS, PEER, "conv1", "conv2", "OI1", parents=("se_block",), **_PLAIN),
     "smp.cSE": BlockLayout(
-        "segmentation_models_pytorch 0.6.0, channel branch", PEER, "1", "3", "OI11", at=("cSE",), **_PLAIN
+        "segmentation_models_pytorch 0.6.0, channel branch", PEER, "1", "3", "OI11", parents=("cSE",), **_PLAIN
     ),
     "smp.mobileone": BlockLayout(
-        "segmentation_models_pytorch 0.6.0, MobileOne", PEER, "reduce", "expand", "OI11", at=("se",), **_PLAIN
+        "segmentation_models_pytorch 0.6.0, MobileOne", PEER, "reduce", "expand", "OI11", parents=("se",), **_PLAIN
     ),
     "speechbrain.ecapa": BlockLayout(
-        "SpeechBrain 9c826ef", TYPED, "conv1.conv", "conv2.conv", "OI1", at=("se_block",), **_PLAIN
+        "SpeechBrain 9c826ef", TYPED, "conv1.conv", "conv2.conv", "OI1", parents=("se_block",), **_PLAIN
     ),
     "deepvision": BlockLayout(
         "DavidLandup0/deepvision f45e928", TYPED, "se_conv1", "se_conv2", "OI11", activation="silu", gate="sigmoid"
     ),
-    # Keras and TensorFlow; a path's last element is joined to the projection's name there.
+    # Keras and TensorFlow, where an underscore joins a path's last element to the projection's name.
     "keras.efficientnet": replace(_KERAS_CONV, activation="silu", gate="sigmoid"),
     "keras.mobilenet_v3": replace(
         _KERAS_CONV,
@@ -178,7 +177,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         verified=TYPED,
         reduce="conv2d",
         expand="conv2d_1",
-        at=("se",),
+        parents=("se",),
         separator="/",
         activation="silu",
         gate="sigmoid",
@@ -190,7 +189,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         reduce="Conv",
         expand="Conv_1",
         leaves=("/weights", "/biases"),
-        at=("squeeze_excite",),
+        parents=("squeeze_excite",),
         separator="/",
     ),
     # JAX.
@@ -204,7 +203,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         narrow=True,
         **_PLAIN,
     ),
-    "hf.flax_regnet": replace(_FLAX, source=_TRANSFORMERS, reduce="0", expand="2", at=("attention",), **_PLAIN),
+    "hf.flax_regnet": replace(_FLAX, source=_TRANSFORMERS, reduce="0", expand="2", parents=("attention",), **_PLAIN),
     "nfnets": BlockLayout(
         "deepmind nfnets (haiku), gain by the caller",
         TYPED,
@@ -220,11 +219,11 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "eqxvision": BlockLayout("eqxvision 7da790c", TYPED, "fc1", "fc2", "OI11", "O11", narrow=True),
     # Paddle, whose Linear is (in, out).
     "paddleclas.conv": replace(
-        _CONV, source=_PADDLE, verified=TYPED, reduce="conv1", expand="conv2", at=("se", "mid_se"), optional=False
+        _CONV, source=_PADDLE, verified=TYPED, reduce="conv1", expand="conv2", parents=("se", "mid_se"), optional=False
     ),
     "paddleclas.linear": BlockLayout(_PADDLE, TYPED, "squeeze", "excitation", "IO", activation="relu"),
     "paddleclas.adaface": BlockLayout(
-        _PADDLE, TYPED, "fc1", "fc2", "OI11", "", at=("se_block",), narrow=True, **_PLAIN
+        _PADDLE, TYPED, "fc1", "fc2", "OI11", "", parents=("se_block",), narrow=True, **_PLAIN
     ),
 }
 
@@ -234,4 +233,4 @@ BLOCK_ALIASES = {
     "keras": ("se_keras", "keras"),
     "kecam": ("kecam.Conv", "kecam"),
 }
-"""Families by a name; the first is the one that is written."""
+"""Families of layouts by a short name; the first is the one that is written."""

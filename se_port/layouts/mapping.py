@@ -1,4 +1,4 @@
-"""A layout on a network or block: for each canonical parameter, where it is in the file; and both directions.
+"""The mapping of a network: for each canonical parameter, its tensor in the file; and both directions.
 
 Nothing is read or computed before it is asked for, so a conversion holds one tensor at a time.
 """
@@ -13,35 +13,37 @@ import numpy as np
 from se_spec import LayoutError, NetworkSpec, parameters
 from se_spec.networks.layers import BatchNorm, Convolution, Dense, SqueezeExcitation
 
-from ..sources import Lazy
-from .base import Layout, Leaf, Parts
+from ..lazy_arrays import LazyArrays
+from .base import Layout, Split, TensorRule
 from .templates import fill, foreign_shape, match, to_canonical, to_foreign
-from .transforms import CHANGES
+from .transforms import TRANSFORMS
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, np.ndarray]
 KINDS: dict[type, str] = {Convolution: "conv", BatchNorm: "norm", Dense: "dense"}
+MAX_PROBLEMS = 12
+"""Problems that an error lists before it counts the rest."""
 
 
-class Link(NamedTuple):
-    """A canonical parameter, or one part of several of it, and the tensor of the file that it is, or a column of which.
+class Entry(NamedTuple):
+    """One entry of the mapping: a canonical parameter (or slice ``part`` of it) and a file tensor (or column of it).
 
     Args:
         name, shape: of the file's tensor.
-        leaf: axes, transformation and column.
-        part: (which, of how many) of the canonical parameter's first axis.
-        beside: names of what the transformation needs.
+        rule: axes, transformation and column.
+        part: (index, number) of the slice along the canonical parameter's first axis.
+        needs: names of the tensors that the transformation reads.
     """
 
     name: str
     shape: Shape
-    leaf: Leaf
+    rule: TensorRule
     part: tuple[int, int]
-    beside: tuple[str, ...]
+    needs: tuple[str, ...]
 
 
 class Constant(NamedTuple):
-    """A tensor of the file that is no parameter; written with ``value`` all over, or not at all."""
+    """A tensor of the file that is no parameter; it is written filled with ``value``, or not if that is None."""
 
     shape: Shape
     value: int | None
@@ -49,125 +51,126 @@ class Constant(NamedTuple):
 
 
 @dataclass
-class Plan:
-    """Where everything is.
+class NetworkMapping:
+    """A network in a layout.
 
     Args:
-        links: canonical name to where it is, in canonical order; more than one where the file has it in parts.
-        constants: by name, what is in the file besides.
-        epsilon: the network's.
-        loose: axes of one do not count.
+        epsilon: of the network.
+        loose: axes of length one do not count.
+        entries: by canonical name, in canonical order; several where the file splits a parameter.
+        constants: by name, the other tensors of the file.
     """
 
     epsilon: float
     loose: bool = False
-    links: dict[str, list[Link]] = field(default_factory=dict)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Names and shapes of the file's parameters, constants apart."""
-        found = {}
-        for link in self.every_link():
-            found[link.name] = link.shape
-            found.update(dict.fromkeys(link.beside, (1,)))
-        return found
+        """Names and shapes of the file's parameters, without the constants."""
+        shapes: dict[str, Shape] = {}
+        for entry in self.iterate_entries():
+            shapes[entry.name] = entry.shape
+            shapes.update(dict.fromkeys(entry.needs, (1,)))
+        return shapes
 
-    def every_link(self) -> Iterator[Link]:
-        """In canonical order."""
-        for links in self.links.values():
-            yield from links
+    def iterate_entries(self) -> Iterator[Entry]:
+        """Yield every entry, in canonical order."""
+        for entries in self.entries.values():
+            yield from entries
 
     @property
-    def said(self) -> list[str]:
-        """The transformations that are arithmetic, with how many tensors each is of."""
-        changes = [CHANGES[link.leaf.change].said for link in self.every_link() if link.leaf.change]
-        return [f"{changes.count(said)} tensors {said}" for said in dict.fromkeys(changes)]
+    def conversions(self) -> list[str]:
+        """Descriptions of the transformations that are arithmetic, each with its number of tensors."""
+        used = [
+            TRANSFORMS[entry.rule.transform].description for entry in self.iterate_entries() if entry.rule.transform
+        ]
+        return [f"{used.count(description)} tensors {description}" for description in dict.fromkeys(used)]
 
-    def check(self, tensors: Mapping[str, Shape], where: str) -> None:
-        """Every name once, every target filled, every shape right; constants may be missing.
+    def check(self, shapes: Mapping[str, Shape], where: str) -> None:
+        """Check that the file has every tensor of the mapping, in its shape, and no other; constants may be missing.
 
         Raises:
-            LayoutError: names all that is missing, left over and misshapen.
+            LayoutError: lists what is missing, left over and misshapen.
         """
         expected = self.shapes
-        faults = [f"missing {name} {shape}" for name, shape in expected.items() if name not in tensors]
-        for name, shape in tensors.items():
+        problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in shapes]
+        for name, shape in shapes.items():
             if name not in expected:
-                faults += [] if name in self.constants else [f"left over {name!r} {shape}"]
-            elif self._plain(shape) != self._plain(expected[name]):
-                faults.append(f"{name} has shape {shape}, expected {expected[name]}")
-        if faults:
-            more = f"; and {len(faults) - 12} more" if len(faults) > 12 else ""
-            raise LayoutError(f"{where} does not fit: " + "; ".join(faults[:12]) + more)
+                problems += [] if name in self.constants else [f"left over {name!r} {shape}"]
+            elif self._normalize(shape) != self._normalize(expected[name]):
+                problems.append(f"{name} has shape {shape}, expected {expected[name]}")
+        if problems:
+            more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+            raise LayoutError(f"{where} does not fit: " + "; ".join(problems[:MAX_PROBLEMS]) + more)
 
-    def load(self, tensors: Tensors) -> Lazy:
-        """Canonical parameters of a file that fits, each made when asked for."""
-        return Lazy({name: partial(self._loaded, tensors, links) for name, links in self.links.items()})
+    def load(self, tensors: Tensors) -> LazyArrays:
+        """Canonical parameters of a file that passes ``check``."""
+        return LazyArrays({name: partial(self._load, tensors, entries) for name, entries in self.entries.items()})
 
-    def save(self, values: Tensors) -> Lazy:
-        """The file's tensors, constants included, each made when asked for."""
+    def save(self, values: Tensors) -> LazyArrays:
+        """The file's tensors for canonical parameters, with the constants."""
         makers: dict[str, Callable[[], np.ndarray]] = {}
-        sources: dict[str, list[tuple[str, Link]]] = {}
-        for canonical, links in self.links.items():
-            for link in links:
-                sources.setdefault(link.name, []).append((canonical, link))
-        for name, given in sources.items():
-            makers[name] = partial(self._saved, values, given)
-            for link in (link for _, link in given):
-                for beside, value in zip(
-                    link.beside, CHANGES[link.leaf.change].beside if link.beside else (), strict=True
-                ):
-                    makers[beside] = partial(np.full, (1,), value, "float32")
+        sources: dict[str, list[tuple[str, Entry]]] = {}
+        for canonical, entries in self.entries.items():
+            for entry in entries:
+                sources.setdefault(entry.name, []).append((canonical, entry))
+        for name, columns in sources.items():
+            makers[name] = partial(self._save, values, columns)
+            for _, entry in columns:
+                fills = TRANSFORMS[entry.rule.transform].needed_values if entry.needs else ()
+                for needed, value in zip(entry.needs, fills, strict=True):
+                    makers[needed] = partial(np.full, (1,), value, "float32")
         for name, constant in self.constants.items():
             if constant.value is not None:
-                makers[name] = partial(self._constant, values, constant)
-        return Lazy(makers)
+                makers[name] = partial(self._make_constant, values, constant)
+        return LazyArrays(makers)
 
-    def _plain(self, shape: Shape) -> Shape:
+    def _normalize(self, shape: Shape) -> Shape:
         return tuple(length for length in shape if length != 1) if self.loose else tuple(shape)
 
-    def _loaded(self, tensors: Tensors, links: list[Link]) -> np.ndarray:
-        parts = [self._one(tensors, link) for link in links]
+    def _load(self, tensors: Tensors, entries: list[Entry]) -> np.ndarray:
+        parts = [self._load_part(tensors, entry) for entry in entries]
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
-    def _one(self, tensors: Tensors, link: Link) -> np.ndarray:
-        array = tensors[link.name].reshape(link.shape) if self.loose else tensors[link.name]
+    def _load_part(self, tensors: Tensors, entry: Entry) -> np.ndarray:
+        array = tensors[entry.name].reshape(entry.shape) if self.loose else tensors[entry.name]
         if array.dtype.name not in parameters.FLOATS:
-            raise LayoutError(f"{link.name} has dtype {array.dtype}, expected one of {', '.join(parameters.FLOATS)}")
-        if link.leaf.column is not None:
-            array = array[..., link.leaf.column]
-        array = to_canonical(array, link.leaf.axes)
-        if not link.leaf.change:
+            raise LayoutError(f"{entry.name} has dtype {array.dtype}, expected one of {', '.join(parameters.FLOATS)}")
+        if entry.rule.column is not None:
+            array = array[..., entry.rule.column]
+        array = to_canonical(array, entry.rule.axes)
+        if not entry.rule.transform:
             return array
-        beside = tuple(np.asarray(tensors[name], np.float64) for name in link.beside)
-        changed = CHANGES[link.leaf.change].load(np.asarray(array, np.float64), beside, self.epsilon)
-        return changed.astype(array.dtype)
+        needed = tuple(np.asarray(tensors[name], np.float64) for name in entry.needs)
+        loaded = TRANSFORMS[entry.rule.transform].load(np.asarray(array, np.float64), needed, self.epsilon)
+        return loaded.astype(array.dtype)
 
-    def _saved(self, values: Tensors, given: list[tuple[str, Link]]) -> np.ndarray:
-        columns = [self._column(values[canonical], link) for canonical, link in given]
-        if given[0][1].leaf.column is None:
-            return np.ascontiguousarray(columns[0])
-        order = sorted(range(len(given)), key=lambda index: given[index][1].leaf.column or 0)
-        return np.stack([columns[index] for index in order], axis=-1)
+    def _save(self, values: Tensors, columns: list[tuple[str, Entry]]) -> np.ndarray:
+        arrays = [self._save_column(values[canonical], entry) for canonical, entry in columns]
+        if columns[0][1].rule.column is None:
+            return np.ascontiguousarray(arrays[0])
+        order = sorted(range(len(columns)), key=lambda index: columns[index][1].rule.column or 0)
+        return np.stack([arrays[index] for index in order], axis=-1)
 
-    def _column(self, value: np.ndarray, link: Link) -> np.ndarray:
-        which, count = link.part
-        length = len(value) // count
-        value = value[which * length : (which + 1) * length]
-        if link.leaf.change:
-            changed = CHANGES[link.leaf.change].save(np.asarray(value, np.float64), self.epsilon)
-            value = changed.astype(value.dtype)
-        return to_foreign(value, link.leaf.axes)
+    def _save_column(self, value: np.ndarray, entry: Entry) -> np.ndarray:
+        index, number = entry.part
+        length = len(value) // number
+        value = value[index * length : (index + 1) * length]
+        if entry.rule.transform:
+            saved = TRANSFORMS[entry.rule.transform].save(np.asarray(value, np.float64), self.epsilon)
+            value = saved.astype(value.dtype)
+        return to_foreign(value, entry.rule.axes)
 
-    def _constant(self, values: Tensors, constant: Constant) -> np.ndarray:
+    def _make_constant(self, values: Tensors, constant: Constant) -> np.ndarray:
         dtype = constant.dtype or next(iter(values.values())).dtype
         return np.full(constant.shape, constant.value, dtype)
 
 
 @lru_cache(maxsize=64)
-def kinds_of(net: NetworkSpec) -> dict[str, str]:
-    """Of each module with parameters: conv, norm, dense, or se for a projection."""
+def module_kinds(net: NetworkSpec) -> dict[str, str]:
+    """Each module with parameters, and its kind: conv, norm, dense, or se for a projection."""
     kinds: dict[str, str] = {}
     for layer in net.layers:
         if isinstance(layer, SqueezeExcitation):
@@ -177,46 +180,51 @@ def kinds_of(net: NetworkSpec) -> dict[str, str]:
     return kinds
 
 
-def plan(net: NetworkSpec, layout: Layout, name: str) -> Plan:
-    """A network in a layout.
+def map_network(net: NetworkSpec, layout: Layout, name: str) -> NetworkMapping:
+    """Map a network to a layout.
+
+    Args:
+        net: the network.
+        layout: the table.
+        name: of the layout, for errors.
 
     Raises:
         LayoutError: the layout has no name for a module, or one name for two.
     """
-    made, kinds = Plan(net.epsilon, layout.loose), kinds_of(net)
-    taken: set[tuple[str, int | None]] = set()
+    mapping, kinds = NetworkMapping(net.epsilon, layout.loose), module_kinds(net)
+    used: set[tuple[str, int | None]] = set()
     for canonical, shape in parameters.shapes(net).items():
         module, _, last = canonical.rpartition(".")
-        leaf = layout.leaves.get(canonical) or layout.leaves.get(f"{kinds[module]}.{last}")
-        if leaf is None:
+        rule = layout.rules.get(canonical) or layout.rules.get(f"{kinds[module]}.{last}")
+        if rule is None:
             raise LayoutError(f"layout {name!r} has no place for {canonical}; `se-port layouts` says what it keeps")
-        modules = names_of(layout, module, name)
-        links = made.links.setdefault(canonical, [])
-        for index, m in enumerate(modules):
+        modules = foreign_modules(layout, module, name)
+        entries = mapping.entries.setdefault(canonical, [])
+        for index, foreign in enumerate(modules):
             part = (shape[0] // len(modules), *shape[1:])
-            kept = foreign_shape(leaf.axes, part) + ((2,) if leaf.column is not None else ())
-            beside = tuple(by.replace("{m}", m) for by in leaf.by)
-            link = Link(leaf.name.replace("{m}", m), kept, leaf, (index, len(modules)), beside)
-            if (link.name, leaf.column) in taken:
+            stored = foreign_shape(rule.axes, part) + ((2,) if rule.column is not None else ())
+            needs = tuple(needed.replace("{m}", foreign) for needed in rule.needs)
+            entry = Entry(rule.name.replace("{m}", foreign), stored, rule, (index, len(modules)), needs)
+            if (entry.name, rule.column) in used:
                 raise LayoutError(
-                    f"layout {name!r} has one name for two tensors, {link.name}; {canonical} is the second"
+                    f"layout {name!r} has one name for two tensors, {entry.name}; {canonical} is the second"
                 )
-            taken.add((link.name, leaf.column))
-            links.append(link)
+            used.add((entry.name, rule.column))
+            entries.append(entry)
     channels = {layer.name: layer.out_channels for layer in net.layers}
     for extra in layout.extras:
         for module in (module for module, kind in kinds.items() if extra.kind in (kind, module)):
-            modules = names_of(layout, module, name)
+            modules = foreign_modules(layout, module, name)
             shape = (channels[module] // len(modules),) if extra.shape else ()
-            for m in modules:
-                made.constants[extra.name.replace("{m}", m)] = Constant(shape, extra.value, extra.dtype)
+            for foreign in modules:
+                mapping.constants[extra.name.replace("{m}", foreign)] = Constant(shape, extra.value, extra.dtype)
         if not extra.kind:
-            made.constants[extra.name] = Constant((), extra.value, extra.dtype)
-    return made
+            mapping.constants[extra.name] = Constant((), extra.value, extra.dtype)
+    return mapping
 
 
-def names_of(layout: Layout, module: str, name: str) -> list[str]:
-    """The system's name for a canonical module; several where it stands in parts.
+def foreign_modules(layout: Layout, module: str, name: str) -> list[str]:
+    """The system's names for a canonical module; several where the system splits it.
 
     Raises:
         LayoutError: there is none.
@@ -224,7 +232,7 @@ def names_of(layout: Layout, module: str, name: str) -> list[str]:
     for pattern, target in layout.modules.items():
         numbers = match(pattern, module)
         if numbers is not None:
-            template, count = target if isinstance(target, Parts) else (target, 1)
+            template, count = target if isinstance(target, Split) else (target, 1)
             return [fill(template, numbers | {"i": index}) for index in range(count)]
     if layout.separator is None:
         raise LayoutError(f"layout {name!r} has no name for {module}; `se-port layouts` says what it keeps")

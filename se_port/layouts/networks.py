@@ -1,33 +1,31 @@
-"""How each system names the parameters of its networks.
+"""Layouts of networks: how each system names the parameters.
 
-Sources: the repositories at the commits of ``se_spec.networks.catalogue``; MatConvNet's follows vlfeat's
-import-caffe.py, its DagNN's saveobj and pytorch-mcn's reader, no file of its author's was seen.
+The sources are the repositories at the commits of ``se_spec.networks.catalogue``. MatConvNet's names follow vlfeat's
+import-caffe.py, saveobj of its DagNN and pytorch-mcn's reader; no file of its author was seen.
 """
 
-from .base import Extra, Layout, Leaf, Parts
+from .base import FRAMEWORK, PEER, REFERENCE, TYPED, Extra, Layout, Split, TensorRule
 
-PEER, REFERENCE = "peer ran", "reference output"
-FRAMEWORK, TYPED = "framework ran", "key list typed from source"
 COUNTER = Extra("{m}.num_batches_tracked")
 
 
-def _torch(projection: str) -> dict[str, Leaf]:
+def _torch(projection: str) -> dict[str, TensorRule]:
     return {
-        "conv.weight": Leaf("{m}.weight", "OIHW"),
-        "conv.bias": Leaf("{m}.bias"),
-        "norm.scale": Leaf("{m}.weight"),
-        "norm.offset": Leaf("{m}.bias"),
-        "norm.mean": Leaf("{m}.running_mean"),
-        "norm.variance": Leaf("{m}.running_var"),
-        "dense.weight": Leaf("{m}.weight", "OI"),
-        "dense.bias": Leaf("{m}.bias"),
-        "se.weight": Leaf("{m}.weight", projection),
-        "se.bias": Leaf("{m}.bias"),
+        "conv.weight": TensorRule("{m}.weight", "OIHW"),
+        "conv.bias": TensorRule("{m}.bias"),
+        "norm.scale": TensorRule("{m}.weight"),
+        "norm.offset": TensorRule("{m}.bias"),
+        "norm.mean": TensorRule("{m}.running_mean"),
+        "norm.variance": TensorRule("{m}.running_var"),
+        "dense.weight": TensorRule("{m}.weight", "OI"),
+        "dense.bias": TensorRule("{m}.bias"),
+        "se.weight": TensorRule("{m}.weight", projection),
+        "se.bias": TensorRule("{m}.bias"),
     }
 
 
-def _units(unit: str, names: dict[str, str]) -> dict[str, str | Parts]:
-    """Modules of every unit, whose own names stand behind the unit's."""
+def _units(unit: str, names: dict[str, str]) -> dict[str, str | Split]:
+    """Prefix the modules of every unit with the unit's name, canonical and the system's."""
     return {f"stage{{s}}.block{{b}}.{canonical}": unit + name for canonical, name in names.items()}
 
 
@@ -63,27 +61,27 @@ def _inception(branches: tuple[tuple[str, ...], ...]) -> dict[str, str]:
 _THREES = (("3x3_reduce", "3x3"), ("double3x3_reduce", "double3x3a", "double3x3b"))
 
 
-def _caffe(slash: str) -> dict[str, str | Parts]:
-    """The authors' names, or what MatConvNet makes of their slashes."""
+def _caffe(slash: str) -> dict[str, str | Split]:
+    """List the authors' names; MatConvNet replaces their slashes."""
     module = "inception_{s+2}{b:a}"
     strided = _inception(_THREES)
     plain = _inception((("1x1",), *_THREES, ("pool_proj",)))
     modules = {
-        # Modules with a stride have no first branch: 3c and 4e.
-        **{f"stage1.block2.{at}": f"inception_3c{slash}{name}" for at, name in strided.items()},
-        **{f"stage2.block4.{at}": f"inception_4e{slash}{name}" for at, name in strided.items()},
-        **{f"stage{{s}}.block{{b}}.{at}": f"{module}{slash}{name}" for at, name in plain.items()},
+        # The modules with a stride, 3c and 4e, have no first branch.
+        **{f"stage1.block2.{part}": f"inception_3c{slash}{name}" for part, name in strided.items()},
+        **{f"stage2.block4.{part}": f"inception_4e{slash}{name}" for part, name in strided.items()},
+        **{f"stage{{s}}.block{{b}}.{part}": f"{module}{slash}{name}" for part, name in plain.items()},
         **_units("conv{s+1}_{b+1}_", _CAFFE_UNIT),
         "classifier": "classifier",
     }
     return modules
 
 
-def _caffe_stems(slash: str) -> dict[str, dict[str, str | Parts]]:
-    one = f"conv1{slash}7x7_s2"
+def _caffe_stems(slash: str) -> dict[str, dict[str, str | Split]]:
+    first = f"conv1{slash}7x7_s2"
     three = (f"conv1_1{slash}3x3_s2", f"conv1_2{slash}3x3", f"conv1_3{slash}3x3")
-    inception = (one, f"conv2{slash}3x3_reduce", f"conv2{slash}3x3")
-    names = {"": (one,), ".senet154": three, ".bn_inception": inception}
+    inception = (first, f"conv2{slash}3x3_reduce", f"conv2{slash}3x3")
+    names = {"": (first,), ".senet154": three, ".bn_inception": inception}
     return {
         suffix: {f"stem.{kind}{number}": name for number, name in enumerate(stem, 1) for kind in ("conv", "bn")}
         for suffix, stem in names.items()
@@ -91,12 +89,12 @@ def _caffe_stems(slash: str) -> dict[str, dict[str, str | Parts]]:
 
 
 _BLOBS = {
-    "conv.weight": Leaf("{m}:0", "OIHW"),
-    "dense.weight": Leaf("{m}:0", "OI"),
-    "dense.bias": Leaf("{m}:1"),
-    "se.bias": Leaf("{m}:1"),
-    "norm.mean": Leaf("{m}/bn:0", "O", "factor", ("{m}/bn:2",)),
-    "norm.variance": Leaf("{m}/bn:1", "O", "factor", ("{m}/bn:2",)),
+    "conv.weight": TensorRule("{m}:0", "OIHW"),
+    "dense.weight": TensorRule("{m}:0", "OI"),
+    "dense.bias": TensorRule("{m}:1"),
+    "se.bias": TensorRule("{m}:1"),
+    "norm.mean": TensorRule("{m}/bn:0", "O", "factor", ("{m}/bn:2",)),
+    "norm.variance": TensorRule("{m}/bn:1", "O", "factor", ("{m}/bn:2",)),
 }
 _INCEPTION_SE = {
     "stage{s}.block{b}.se.reduce": "inception_{s+2}{b:a}_1x1_down",
@@ -110,33 +108,33 @@ _AUTHORS = {
 
 
 def _authors() -> dict[str, Layout]:
-    found = {}
+    layouts = {}
     caffe = {
         **_BLOBS,
-        "norm.scale": Leaf("{m}/bn/scale:0"),
-        "norm.offset": Leaf("{m}/bn/scale:1"),
-        "se.weight": Leaf("{m}:0", "OI11"),
+        "norm.scale": TensorRule("{m}/bn/scale:0"),
+        "norm.offset": TensorRule("{m}/bn/scale:1"),
+        "se.weight": TensorRule("{m}:0", "OI11"),
     }
     matconvnet = {
-        "conv.weight": Leaf("{m}_filter", "HWIO"),
-        "stem.conv1.weight": Leaf("{m}_filter", "HWiO"),  # RGB there, BGR at the authors
-        "norm.scale": Leaf("{m}_bn_mult", "O1"),
-        "norm.offset": Leaf("{m}_bn_bias", "O1"),
-        "norm.mean": Leaf("{m}_bn_moments", "O", column=0),
-        "norm.variance": Leaf("{m}_bn_moments", "O", "sigma", column=1),
-        "dense.weight": Leaf("{m}_filter", "11IO"),
-        "dense.bias": Leaf("{m}_bias", "O1"),
-        "se.weight": Leaf("{m}_filter", "11IO"),
-        "se.bias": Leaf("{m}_bias", "O1"),
+        "conv.weight": TensorRule("{m}_filter", "HWIO"),
+        "stem.conv1.weight": TensorRule("{m}_filter", "HWiO"),  # its input is RGB, the authors' is BGR
+        "norm.scale": TensorRule("{m}_bn_mult", "O1"),
+        "norm.offset": TensorRule("{m}_bn_bias", "O1"),
+        "norm.mean": TensorRule("{m}_bn_moments", "O", column=0),
+        "norm.variance": TensorRule("{m}_bn_moments", "O", "sigma", column=1),
+        "dense.weight": TensorRule("{m}_filter", "11IO"),
+        "dense.bias": TensorRule("{m}_bias", "O1"),
+        "se.weight": TensorRule("{m}_filter", "11IO"),
+        "se.bias": TensorRule("{m}_bias", "O1"),
     }
     for suffix, networks in _AUTHORS.items():
         se = _INCEPTION_SE if suffix == ".bn_inception" else {}
         modules = {**_caffe_stems("/")[suffix], **_caffe("/"), **se}
-        found[f"caffe{suffix}"] = Layout(
+        layouts[f"caffe{suffix}"] = Layout(
             "hujie-frank/SENet 0262d43, models/*.prototxt", FRAMEWORK, caffe, modules, networks, format="caffe"
         )
         modules = {**_caffe_stems("_")[suffix], **_caffe("_"), **se}
-        found[f"matconvnet{suffix}"] = Layout(
+        layouts[f"matconvnet{suffix}"] = Layout(
             "albanie/mcnSENets 75d8294, by vlfeat's import-caffe.py",
             TYPED,
             matconvnet,
@@ -145,7 +143,7 @@ def _authors() -> dict[str, Layout]:
             loose=True,
             format="matconvnet",
         )
-    return found
+    return layouts
 
 
 def _resnets(prefix: str, depths: tuple[int, ...], *names: str) -> tuple[str, ...]:
@@ -154,78 +152,78 @@ def _resnets(prefix: str, depths: tuple[int, ...], *names: str) -> tuple[str, ..
 
 _DEPTHS = (18, 34, 50, 101, 152)
 _KERAS = {
-    "conv.weight": Leaf("{m}/kernel", "HWIO"),
-    "conv.bias": Leaf("{m}/bias"),
-    "norm.scale": Leaf("{m}/gamma"),
-    "norm.offset": Leaf("{m}/beta"),
-    "norm.mean": Leaf("{m}/moving_mean"),
-    "norm.variance": Leaf("{m}/moving_variance"),
-    "dense.weight": Leaf("{m}/kernel", "IO"),
-    "dense.bias": Leaf("{m}/bias"),
-    "se.weight": Leaf("{m}/kernel", "IO"),
-    "se.bias": Leaf("{m}/bias"),
+    "conv.weight": TensorRule("{m}/kernel", "HWIO"),
+    "conv.bias": TensorRule("{m}/bias"),
+    "norm.scale": TensorRule("{m}/gamma"),
+    "norm.offset": TensorRule("{m}/beta"),
+    "norm.mean": TensorRule("{m}/moving_mean"),
+    "norm.variance": TensorRule("{m}/moving_variance"),
+    "dense.weight": TensorRule("{m}/kernel", "IO"),
+    "dense.bias": TensorRule("{m}/bias"),
+    "se.weight": TensorRule("{m}/kernel", "IO"),
+    "se.bias": TensorRule("{m}/bias"),
 }
 _FLAX = {
-    "conv.weight": Leaf("{m}/kernel", "HWIO"),
-    "conv.bias": Leaf("{m}/bias"),
-    "norm.scale": Leaf("{m}/scale"),
-    "norm.offset": Leaf("{m}/bias"),
-    "norm.mean": Leaf("{m}/mean"),
-    "norm.variance": Leaf("{m}/var"),
-    "dense.weight": Leaf("{m}/kernel", "IO"),
-    "dense.bias": Leaf("{m}/bias"),
-    "se.weight": Leaf("{m}/kernel", "IO"),
-    "se.bias": Leaf("{m}/bias"),
+    "conv.weight": TensorRule("{m}/kernel", "HWIO"),
+    "conv.bias": TensorRule("{m}/bias"),
+    "norm.scale": TensorRule("{m}/scale"),
+    "norm.offset": TensorRule("{m}/bias"),
+    "norm.mean": TensorRule("{m}/mean"),
+    "norm.variance": TensorRule("{m}/var"),
+    "dense.weight": TensorRule("{m}/kernel", "IO"),
+    "dense.bias": TensorRule("{m}/bias"),
+    "se.weight": TensorRule("{m}/kernel", "IO"),
+    "se.bias": TensorRule("{m}/bias"),
 }
 _LINEN = {
-    at: leaf._replace(name=("batch_stats/" if at in ("norm.mean", "norm.variance") else "params/") + leaf.name)
-    for at, leaf in _FLAX.items()
+    kind: rule._replace(name=("batch_stats/" if kind in ("norm.mean", "norm.variance") else "params/") + rule.name)
+    for kind, rule in _FLAX.items()
 }
 _CANONICAL = {
     **_torch("OI"),
-    **{f"norm.{name}": Leaf(f"{{m}}.{name}") for name in ("scale", "offset", "mean", "variance")},
+    **{f"norm.{name}": TensorRule(f"{{m}}.{name}") for name in ("scale", "offset", "mean", "variance")},
 }
 _TENSORPACK = {
-    "conv.weight": Leaf("{m}/W", "HWIO"),
-    "norm.scale": Leaf("{m}/bn/gamma"),
-    "norm.offset": Leaf("{m}/bn/beta"),
-    "norm.mean": Leaf("{m}/bn/mean/EMA"),
-    "norm.variance": Leaf("{m}/bn/variance/EMA"),
-    "dense.weight": Leaf("{m}/W", "IO"),
-    "dense.bias": Leaf("{m}/b"),
-    "se.weight": Leaf("{m}/W", "IO"),
-    "se.bias": Leaf("{m}/b"),
+    "conv.weight": TensorRule("{m}/W", "HWIO"),
+    "norm.scale": TensorRule("{m}/bn/gamma"),
+    "norm.offset": TensorRule("{m}/bn/beta"),
+    "norm.mean": TensorRule("{m}/bn/mean/EMA"),
+    "norm.variance": TensorRule("{m}/bn/variance/EMA"),
+    "dense.weight": TensorRule("{m}/W", "IO"),
+    "dense.bias": TensorRule("{m}/b"),
+    "se.weight": TensorRule("{m}/W", "IO"),
+    "se.bias": TensorRule("{m}/b"),
 }
 _MXNET = {
-    "conv.weight": Leaf("arg:{m}_weight", "OIHW"),
-    "norm.scale": Leaf("arg:{m}_gamma"),
-    "norm.offset": Leaf("arg:{m}_beta"),
-    "norm.mean": Leaf("aux:{m}_moving_mean"),
-    "norm.variance": Leaf("aux:{m}_moving_var"),
-    "dense.weight": Leaf("arg:{m}_weight", "OI"),
-    "dense.bias": Leaf("arg:{m}_bias"),
-    "se.weight": Leaf("arg:{m}_weight", "OI"),
-    "se.bias": Leaf("arg:{m}_bias"),
+    "conv.weight": TensorRule("arg:{m}_weight", "OIHW"),
+    "norm.scale": TensorRule("arg:{m}_gamma"),
+    "norm.offset": TensorRule("arg:{m}_beta"),
+    "norm.mean": TensorRule("aux:{m}_moving_mean"),
+    "norm.variance": TensorRule("aux:{m}_moving_var"),
+    "dense.weight": TensorRule("arg:{m}_weight", "OI"),
+    "dense.bias": TensorRule("arg:{m}_bias"),
+    "se.weight": TensorRule("arg:{m}_weight", "OI"),
+    "se.bias": TensorRule("arg:{m}_bias"),
 }
 _CHAINER = {
-    "conv.weight": Leaf("{m}/W", "OIHW"),
-    "conv.bias": Leaf("{m}/b"),
-    "norm.scale": Leaf("{m}/gamma"),
-    "norm.offset": Leaf("{m}/beta"),
-    "norm.mean": Leaf("{m}/avg_mean"),
-    "norm.variance": Leaf("{m}/avg_var"),
-    "se.weight": Leaf("{m}/W", "OI"),
-    "se.bias": Leaf("{m}/b"),
+    "conv.weight": TensorRule("{m}/W", "OIHW"),
+    "conv.bias": TensorRule("{m}/b"),
+    "norm.scale": TensorRule("{m}/gamma"),
+    "norm.offset": TensorRule("{m}/beta"),
+    "norm.mean": TensorRule("{m}/avg_mean"),
+    "norm.variance": TensorRule("{m}/avg_var"),
+    "se.weight": TensorRule("{m}/W", "OI"),
+    "se.bias": TensorRule("{m}/b"),
 }
-_CREATED = "17*(3*(s-1)+b)"  # taki's convolutions in a unit: 8 branches of two, and one behind them
+_CREATED = "17*(3*(s-1)+b)"  # taki's units have 17 convolutions: 8 branches of two, and one after them
 _TAKI = {
-    "conv.weight": Leaf("{m}/kernel", "HWIO"),
-    "norm.scale": Leaf("{m}/gamma"),
-    "norm.offset": Leaf("{m}/beta"),
-    "norm.mean": Leaf("{m}/moving_mean"),
-    "norm.variance": Leaf("{m}/moving_variance"),
-    "dense.weight": Leaf("{m}/kernel", "IO"),
-    "se.weight": Leaf("{m}/kernel", "IO"),
+    "conv.weight": TensorRule("{m}/kernel", "HWIO"),
+    "norm.scale": TensorRule("{m}/gamma"),
+    "norm.offset": TensorRule("{m}/beta"),
+    "norm.mean": TensorRule("{m}/moving_mean"),
+    "norm.variance": TensorRule("{m}/moving_variance"),
+    "dense.weight": TensorRule("{m}/kernel", "IO"),
+    "se.weight": TensorRule("{m}/kernel", "IO"),
 }
 
 NETWORK_LAYOUTS: dict[str, Layout] = {
@@ -292,10 +290,10 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
         FRAMEWORK,
         {
             **_BLOBS,
-            "norm.scale": Leaf("{m}/scale:0"),
-            "norm.offset": Leaf("{m}/scale:1"),
-            "se.weight": Leaf("{m}:0", "OI"),
-            "dense.weight": Leaf("{m}:0", "OI11"),
+            "norm.scale": TensorRule("{m}/scale:0"),
+            "norm.offset": TensorRule("{m}/scale:1"),
+            "se.weight": TensorRule("{m}:0", "OI"),
+            "dense.weight": TensorRule("{m}:0", "OI11"),
         },
         {
             "stem.conv1": "conv1",
@@ -360,7 +358,7 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
             *(f"mxnet.se_resnext{depth}_32x4d" for depth in (50, 101, 152)),
             "mxnet.se_resnext50_64x2d",
         ),
-        extras=(Extra("arg:bn_data_gamma", "input_bn", 1, "", "O"),),  # fixed: whatever is stored, it counts as 1
+        extras=(Extra("arg:bn_data_gamma", "input_bn", 1, "", "O"),),  # fix_gamma: MXNet uses 1, whatever is stored
         format="mxnet",
     ),
     "chainer": Layout(
@@ -390,8 +388,8 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
             "stem.bn1": "first_layer_batch1",
             "stage{s}.block{b}.conv3": f"conv2d_{{17+{_CREATED}}}",
             "stage{s}.block{b}.bn3": "trans_layer_{s}_{b}_batch1",
-            "stage{s}.block{b}.conv{n}": Parts(f"conv2d_{{n+2*i+{_CREATED}}}", 8),
-            "stage{s}.block{b}.bn{n}": Parts("split_layer_{s}_{b}_splitN_{i}_batch{n}", 8),
+            "stage{s}.block{b}.conv{n}": Split(f"conv2d_{{n+2*i+{_CREATED}}}", 8),
+            "stage{s}.block{b}.bn{n}": Split("split_layer_{s}_{b}_splitN_{i}_batch{n}", 8),
             "stage{s}.block{b}.se.reduce": "dense{_2*(3*(s-1)+b)}",
             "stage{s}.block{b}.se.expand": "dense_{2*(3*(s-1)+b)+1}",
             "classifier": "dense_18",
@@ -407,4 +405,4 @@ NETWORK_LAYOUTS: dict[str, Layout] = {
         format="tensorflow",
     ),
 }
-"""By name. ``caffe`` and ``matconvnet`` are three tables each, since the authors' stems have three sets of names."""
+"""Each layout by its name; ``caffe`` and ``matconvnet`` have three each, for the three kinds of the authors' stems."""

@@ -1,9 +1,9 @@
-"""The small language of the layout tables: names with numbers in them, and how an array's axes lie.
+"""The small language of the layout tables: names with numbers in them, and the order of an array's axes.
 
-A name such as ``layer{s}.{b}.conv{n}`` has fields in braces. A field is a variable, a letter each (s stage, b block, n
-number, i part, k count), or arithmetic on them with + - * // and numbers; a stage counts from 1 and a block from 0, as
-in canonical names. Two forms do as Keras and TensorFlow name what has no name: ``dense{_k}`` is ``dense``, ``dense_1``,
-``dense_2`` for k = 0, 1, 2; and ``{b:a}`` is the letter a, b, c for 0, 1, 2.
+A name such as ``layer{s}.{b}.conv{n}`` has fields in braces. A field is a variable of one letter (s stage, b block, n
+number, i part, k count), or arithmetic on variables and numbers with + - * //. A stage counts from 1 and a block from
+0, as in canonical names. Two forms follow the automatic names of Keras and TensorFlow: ``dense{_k}`` is ``dense``,
+``dense_1``, ``dense_2`` for k = 0, 1, 2; and ``{b:a}`` is the letter a, b, c for 0, 1, 2.
 """
 
 import ast
@@ -25,24 +25,24 @@ Numbers = dict[str, int]
 
 
 def fill(template: str, numbers: Numbers) -> str:
-    """The name for these numbers.
+    """Fill a template with numbers.
 
     >>> fill("group{s-1}/block{b}/conv{n}", {"s": 1, "b": 2, "n": 3})
     'group0/block2/conv3'
     >>> [fill("dense{_k}", {"k": k}) for k in (0, 1)], fill("inception_{s+2}{b:a}", {"s": 1, "b": 2})
     (['dense', 'dense_1'], 'inception_3c')
     """
-    return _FIELD.sub(lambda found: _written(found[1], numbers), template)
+    return _FIELD.sub(lambda field: _fill_field(field[1], numbers), template)
 
 
 def match(template: str, name: str) -> Numbers | None:
-    """The numbers in a name, or None if it is another; fields must be plain variables.
+    """Read the numbers from a name; None if the name does not match. Fields must be plain variables.
 
     >>> match("stage{s}.block{b}.conv{n}", "stage2.block0.conv3"), match("stage{s}.block{b}.conv{n}", "stem.conv1")
     ({'s': 2, 'b': 0, 'n': 3}, None)
     """
-    found = _pattern(template).fullmatch(name)
-    return {field: int(number) for field, number in found.groupdict().items()} if found else None
+    matched = _pattern(template).fullmatch(name)
+    return {field: int(number) for field, number in matched.groupdict().items()} if matched else None
 
 
 @cache
@@ -53,7 +53,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(literal))
 
 
-def _written(field: str, numbers: Numbers) -> str:
+def _fill_field(field: str, numbers: Numbers) -> str:
     if field.endswith(":a"):
         return "abcdefghijklmnopqrstuvwxyz"[_value(field[:-2], tuple(numbers.items()))]
     counted = field.startswith("_")
@@ -65,27 +65,27 @@ def _written(field: str, numbers: Numbers) -> str:
 
 @cache
 def _value(expression: str, numbers: tuple[tuple[str, int], ...]) -> int:
-    return _evaluated(ast.parse(expression, mode="eval").body, dict(numbers))
+    return _evaluate(ast.parse(expression, mode="eval").body, dict(numbers))
 
 
-def _evaluated(node: ast.expr, numbers: Numbers) -> int:
+def _evaluate(node: ast.expr, numbers: Numbers) -> int:
     match node:
         case ast.Constant(value=int(number)):
             return number
         case ast.Name(id=name):
             return numbers[name]
         case ast.BinOp(left=left, op=operation, right=right):
-            return int(_OPERATIONS[type(operation)](_evaluated(left, numbers), _evaluated(right, numbers)))
+            return int(_OPERATIONS[type(operation)](_evaluate(left, numbers), _evaluate(right, numbers)))
     raise ValueError(f"{ast.unparse(node)} is not arithmetic")
 
 
 def letters(shape: tuple[int, ...]) -> str:
-    """What a canonical parameter's axes are called: convolutions OIHW, products OI, all else O."""
+    """Letters of a canonical parameter's axes: OIHW of a convolution, OI of a product, else O."""
     return {4: "OIHW", 2: "OI", 1: "O"}[len(shape)]
 
 
 def foreign_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in a file of a canonical parameter.
+    """Shape that a canonical parameter has in a file.
 
     >>> foreign_shape("HWIO", (64, 3, 7, 7)), foreign_shape("OI11", (4, 64)), foreign_shape("IO", (4, 64))
     ((7, 7, 3, 64), (4, 64, 1, 1), (64, 4))
@@ -95,33 +95,33 @@ def foreign_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def to_canonical(array: np.ndarray, axes: str) -> np.ndarray:
-    """A view of an array of a file with canonical axes; a small letter is an axis that lies backwards there.
+    """View a file's array with canonical axes; a small letter is an axis that lies backwards in the file.
 
     >>> to_canonical(np.arange(6).reshape(1, 3, 2, 1), "1iO1")
     array([[4, 2, 0],
            [5, 3, 1]])
     """
-    kept = [axis for axis in axes if axis != "1"]
-    canonical = letters((0,) * len(kept))
+    named = [axis for axis in axes if axis != "1"]
+    canonical = letters((0,) * len(named))
     view = array.reshape([length for length, axis in zip(array.shape, axes, strict=True) if axis != "1"])
-    view = view[tuple(slice(None, None, -1 if axis.islower() else None) for axis in kept)]
-    return view.transpose([[axis.upper() for axis in kept].index(axis) for axis in canonical])
+    view = view[tuple(slice(None, None, -1 if axis.islower() else None) for axis in named)]
+    return view.transpose([[axis.upper() for axis in named].index(axis) for axis in canonical])
 
 
 def to_foreign(array: np.ndarray, axes: str) -> np.ndarray:
-    """The inverse of ``to_canonical``, also a view.
+    """View a canonical array with a file's axes; the inverse of ``to_canonical``.
 
     >>> to_foreign(np.array([[4, 2, 0], [5, 3, 1]]), "1iO1").ravel()
     array([0, 1, 2, 3, 4, 5])
     """
-    kept = [axis for axis in axes if axis != "1"]
-    view = array.transpose([letters(array.shape).index(axis.upper()) for axis in kept])
-    view = view[tuple(slice(None, None, -1 if axis.islower() else None) for axis in kept)]
+    named = [axis for axis in axes if axis != "1"]
+    view = array.transpose([letters(array.shape).index(axis.upper()) for axis in named])
+    view = view[tuple(slice(None, None, -1 if axis.islower() else None) for axis in named)]
     return view.reshape(foreign_shape(axes, array.shape))
 
 
 def canonical_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The canonical shape of an array of a file.
+    """Canonical shape of a file's array.
 
     >>> canonical_shape("11IO", (1, 1, 64, 4))
     (4, 64)

@@ -1,6 +1,6 @@
-"""Transformations of values on their way from a file, and back; everything else that a layout does is a permutation.
+"""Transformations of values between a file and the canonical parameters, where a permutation is not enough.
 
-Computed in float64 and rounded once, so a way there and back is right to the last unit, and only that.
+They are computed in float64 and rounded once, so a value that goes both ways is right to the last unit, and only that.
 """
 
 from collections.abc import Callable
@@ -9,33 +9,33 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Change(NamedTuple):
-    """Both directions.
+class Transform(NamedTuple):
+    """A transformation and its inverse.
 
     Args:
-        load: (tensor, those beside it, the network's epsilon) to the canonical values.
-        save: (canonical values, epsilon) to the tensor.
-        beside: what is written for those beside it; a number each.
-        said: for the report.
+        load: from (tensor, the tensors that it needs, the network's epsilon) to the canonical values.
+        save: from (canonical values, epsilon) to the tensor.
+        needed_values: one number for each needed tensor, to fill it with when it is written.
+        description: for the report.
     """
 
     load: Callable[[np.ndarray, tuple[np.ndarray, ...], float], np.ndarray]
     save: Callable[[np.ndarray, float], np.ndarray]
-    beside: tuple[float, ...]
-    said: str
+    needed_values: tuple[float, ...]
+    description: str
 
 
-def _divide(value: np.ndarray, beside: tuple[np.ndarray, ...], epsilon: float) -> np.ndarray:
-    factor = float(beside[0].ravel()[0])
+def _divide_by_factor(value: np.ndarray, needed: tuple[np.ndarray, ...], epsilon: float) -> np.ndarray:
+    factor = float(needed[0].ravel()[0])
     return value / factor if factor else np.zeros_like(value)
 
 
-CHANGES = {
-    # Caffe adds statistics up, and the factor is by how many they are to be divided; 0 before the first.
-    "factor": Change(_divide, lambda value, epsilon: value, (1.0,), "divided by Caffe's stored factor"),
-    # MatConvNet's column of sigmas holds sqrt(variance + epsilon).
-    "sigma": Change(
-        lambda value, beside, epsilon: value**2 - epsilon,
+TRANSFORMS = {
+    # Caffe sums statistics; the factor is the divisor, and 0 before the first step of training.
+    "factor": Transform(_divide_by_factor, lambda value, epsilon: value, (1.0,), "divided by Caffe's stored factor"),
+    # The column of sigmas in MatConvNet holds sqrt(variance + epsilon).
+    "sigma": Transform(
+        lambda value, needed, epsilon: value**2 - epsilon,
         lambda value, epsilon: np.sqrt(value + epsilon),
         (),
         "squared, less epsilon: MatConvNet keeps sigma with epsilon inside",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import se_numpy
-from evidence.peer_networks.network import Answer, Block, Network, feature_map, walked
+from evidence.peer_networks.network import Block, Evaluation, Network, compare_blocks, feature_map
 from evidence.peer_networks.systems import SYSTEMS
+from se_port.layouts.base import PEER
 from se_port.layouts.blocks import BLOCK_LAYOUTS
-from se_port.layouts.networks import PEER
 from se_spec import SESpec
 
 from ..se_port.test_blocks import ALONE
@@ -52,26 +52,26 @@ TENSORS = {"net.se.fc1.weight": VALUES["reduce.weight"], "net.se.fc2.weight": VA
 
 
 def network(names=tuple(TENSORS), activation: str = "silu", **more: tuple[int, ...]) -> Network:
-    def answer(seed: int) -> Answer:
+    def answer(seed: int) -> Evaluation:
         x = feature_map(12, seed)
-        return Answer(TENSORS, x, se_numpy.excitation(x, SPEC, VALUES, data_format="channels_last"))
+        return Evaluation(TENSORS, x, se_numpy.excitation(x, SPEC, VALUES, data_format="channels_last"))
 
     block = Block("net.se", "SE", frozenset(names), 12, 3, False, activation, "sigmoid", False, answer)
     return Network({name: value.shape for name, value in TENSORS.items()} | more, [block])
 
 
 def test_a_walk_finds_the_block():
-    (seen,), extra = walked(network())
+    (seen,), extra = compare_blocks(network())
     assert seen.layouts == ("pytorchcv.Linear",) and seen.difference < 1e-14 and extra == ()
 
 
 def test_a_walk_misses_what_is_not_found_and_names_what_is_no_block():
-    (seen,), extra = walked(network(names=("other",)))
+    (seen,), extra = compare_blocks(network(names=("other",)))
     assert (seen.layouts, seen.difference, extra) == ((), float("inf"), ("net.se",))
     more = {"head.se.fc1.weight": (2, 8), "head.se.fc2.weight": (8, 2)}
-    assert walked(network(**more)).extra == ("head.se",)
+    assert compare_blocks(network(**more)).extra == ("head.se",)
 
 
 def test_a_walk_sees_another_gate():
-    (seen,), _ = walked(network(activation="relu"))
+    (seen,), _ = compare_blocks(network(activation="relu"))
     assert np.isfinite(seen.difference) and seen.difference > 1e-3

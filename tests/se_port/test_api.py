@@ -35,7 +35,9 @@ def values() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("layout", ["canonical", "se_torch", "se_flax.linen", "moskomule"])
 @pytest.mark.parametrize("format", ENDINGS)
-def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, values, format: str, layout: str) -> None:
+def test_network_round_trips_in_every_format_without_framework(
+    tmp_path: Path, values, format: str, layout: str
+) -> None:
     path = tmp_path / f"net{ENDINGS[format]}"
     se_port.save(path, values, NET, layout)
     assert formats.format_of(path) == format
@@ -46,9 +48,24 @@ def test_a_network_in_every_format_that_needs_nothing_else(tmp_path: Path, value
 
 
 @pytest.mark.parametrize(
+    ("ending", "library"), [(".safetensors", "safetensors"), (".msgpack", "msgpack"), (".index", "google_crc32c")]
+)
+def test_missing_library_is_an_error_that_names_the_extra(
+    tmp_path: Path, values, monkeypatch, ending: str, library: str
+) -> None:
+    path = tmp_path / f"net{ending}"
+    se_port.save(path, values, NET)
+    monkeypatch.setitem(sys.modules, library, None)
+    for access in (lambda: se_port.load(path, NET), lambda: se_port.save(tmp_path / f"new{ending}", values, NET)):
+        with pytest.raises(FileFormatError, match=rf"needs {library}, .* pip install 'se-suite\[port\]'"):
+            access()
+    assert "125 float32" in str(se_port.inspect(values))
+
+
+@pytest.mark.parametrize(
     "layout", [name for name, row in NETWORK_LAYOUTS.items() if row.format not in ("keras", "orbax")]
 )
-def test_l2_every_layout_in_its_systems_own_format(tmp_path: Path, layout: str) -> None:
+def test_l2_every_layout_round_trips_in_its_systems_format(tmp_path: Path, layout: str) -> None:
     row = NETWORK_LAYOUTS[layout]
     net = cut(row.networks[0] if row.networks else "se_resnet50")
     values = se_numpy.initialize(net, seed=0)
@@ -63,7 +80,7 @@ def test_l2_every_layout_in_its_systems_own_format(tmp_path: Path, layout: str) 
             assert back[name].tobytes() == value.tobytes(), name
 
 
-def test_convert_says_what_it_did(tmp_path: Path, values) -> None:
+def test_conversion_report_lists_layouts_sizes_and_leftovers(tmp_path: Path, values) -> None:
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.msgpack"
     se_port.save(source, values, NET, "moskomule")
     report = se_port.convert(source, target, NET, target_layout="linen")
@@ -77,7 +94,7 @@ def test_convert_says_what_it_did(tmp_path: Path, values) -> None:
     assert "every parameter comes back to the bit" in str(report)
 
 
-def test_convert_says_what_was_computed(tmp_path: Path) -> None:
+def test_conversion_report_lists_arithmetic(tmp_path: Path) -> None:
     net = cut("se_resnet50")
     source, target = tmp_path / "theirs.caffemodel", tmp_path / "theirs.mat"
     se_port.save(source, se_numpy.initialize(net, seed=0), net, "caffe")
@@ -88,7 +105,7 @@ def test_convert_says_what_was_computed(tmp_path: Path) -> None:
     assert all(name.endswith("variance") for name in report.inexact)
 
 
-def test_l4_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
+def test_l4_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> None:
     path = tmp_path / "net.npz"
     path.write_text("precious")
     with pytest.raises(FileFormatError, match="is there already; expected another path, or force to replace it"):
@@ -99,7 +116,7 @@ def test_l4_an_existing_file_is_kept_unless_forced(tmp_path: Path, values) -> No
     assert os.listdir(tmp_path) == ["net.npz"]
 
 
-def test_l4_nothing_is_half_written(tmp_path: Path, values) -> None:
+def test_l4_failed_write_leaves_no_file(tmp_path: Path, values) -> None:
     with pytest.raises(ParameterError, match=r"parameters do not fit: missing stage1\.block3\.conv1\.weight"):
         se_port.save(tmp_path / "net.npz", values, network("se_resnet32"))
     net = cut("se_resnet50")
@@ -111,7 +128,7 @@ def test_l4_nothing_is_half_written(tmp_path: Path, values) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_l3_a_block_by_its_spec_and_what_it_does_not_tell(tmp_path: Path) -> None:
+def test_l3_block_needs_a_spec_for_unknown_choices(tmp_path: Path) -> None:
     spec = SESpec(64, hidden=8, bias=True, activation="silu")
     values = se_numpy.initialize(spec, seed=0)
     path = tmp_path / "block.safetensors"
@@ -135,7 +152,7 @@ def test_l3_a_block_by_its_spec_and_what_it_does_not_tell(tmp_path: Path) -> Non
         se_port.load(tmp_path / "caffe.caffemodel", spec)
 
 
-def test_inspect_says_all_that_names_and_shapes_tell(tmp_path: Path, values) -> None:
+def test_inspection_lists_format_network_and_blocks(tmp_path: Path, values) -> None:
     path = tmp_path / "net.pth"
     se_port.save(path, values, NET, "moskomule")
     said = str(se_port.inspect(path))
@@ -157,7 +174,7 @@ def test_inspect_says_all_that_names_and_shapes_tell(tmp_path: Path, values) -> 
     assert "no SE block" in se_port.inspect({"a": np.zeros(3)}).problem
 
 
-def test_every_network_has_its_preprocessing() -> None:
+def test_every_network_has_preprocessing() -> None:
     assert preprocessing("senet154").classes.startswith("ILSVRC2017")
     assert {preprocessing(name).source.split()[0] for name in NETWORKS} == {
         "hujie-frank/SENet",
@@ -176,7 +193,7 @@ def test_every_network_has_its_preprocessing() -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.framework("conformance")
-def test_verify_runs_both_and_tells_a_wrong_port(tmp_path: Path, values, capsys) -> None:
+def test_verification_detects_a_wrong_port(tmp_path: Path, values, capsys) -> None:
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
     se_port.save(source, values, NET, "moskomule")
     se_port.convert(source, target, NET, target_layout="torch")
@@ -192,7 +209,7 @@ def test_verify_runs_both_and_tells_a_wrong_port(tmp_path: Path, values, capsys)
 
 
 @pytest.mark.framework("torch")
-def test_a_state_dict_is_a_source_bfloat16_too(values) -> None:
+def test_bfloat16_state_dict_is_a_source(values) -> None:
     import se_torch
 
     model = se_torch.SENet(NET, dtype=torch.bfloat16)
@@ -205,7 +222,7 @@ def test_a_state_dict_is_a_source_bfloat16_too(values) -> None:
 
 
 @pytest.mark.framework("keras", "port")
-def test_keras_loads_what_is_written_and_writes_what_is_loaded(tf, tmp_path: Path, values) -> None:
+def test_files_are_exchanged_with_keras(tf, tmp_path: Path, values) -> None:
     import se_keras
 
     model = se_keras.senet(NET)
@@ -231,7 +248,7 @@ def test_keras_loads_what_is_written_and_writes_what_is_loaded(tf, tmp_path: Pat
     "name",
     ["senet154", "se_bn_inception", "shicai.se_resnet50", "mxnet.se_resnet50", "taki.se_resnext_cifar", "resnet18"],
 )
-def test_keras_finds_every_weight_of_a_network_in_its_place(tf, tmp_path: Path, name: str) -> None:
+def test_keras_loads_every_weight_by_position(tf, tmp_path: Path, name: str) -> None:
     import se_keras
 
     net = cut(name)
@@ -242,7 +259,7 @@ def test_keras_finds_every_weight_of_a_network_in_its_place(tf, tmp_path: Path, 
 
 
 @pytest.mark.framework("flax")
-def test_flax_loads_what_is_written_and_writes_what_is_loaded(tmp_path: Path, values) -> None:
+def test_files_are_exchanged_with_flax(tmp_path: Path, values) -> None:
     import flax
     import jax
 
@@ -257,32 +274,32 @@ def test_flax_loads_what_is_written_and_writes_what_is_loaded(tmp_path: Path, va
     assert as_bytes(se_port.load(tmp_path / "theirs.msgpack", NET)) == as_bytes(values)
 
 
-def test_a_conversion_tells_how_far_it_is(tmp_path: Path, values) -> None:
+def test_conversion_reports_progress(tmp_path: Path, values) -> None:
     steps: list[tuple[str, int, int]] = []
-    se_port.convert(values, tmp_path / "net.npz", NET, told=lambda *step: steps.append(step))
+    se_port.convert(values, tmp_path / "net.npz", NET, progress=lambda *step: steps.append(step))
     assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
 
 
 @pytest.mark.framework("conformance")
-def test_a_terminal_is_shown_how_far_it_is(monkeypatch) -> None:
-    from se_port.progress import shown
+def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch) -> None:
+    from se_port.progress import progress_bar
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    with shown() as told:
-        told("write", 5, 5)
+    with progress_bar() as progress:
+        progress("write", 5, 5)
     assert "write" in sys.stderr.getvalue()
     assert "100%" in sys.stderr.getvalue()
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    with shown() as told:
-        told("write", 5, 5)
+    with progress_bar() as progress:
+        progress("write", 5, 5)
     assert sys.stderr.getvalue() == ""
 
 
-def test_the_command_line(tmp_path: Path, values, capsys) -> None:
+def test_command_line_exit_statuses(tmp_path: Path, values, capsys) -> None:
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.npz"
     se_port.save(source, values, NET, "moskomule")
     assert main(["inspect", str(source)]) == 0
@@ -301,5 +318,5 @@ def test_the_command_line(tmp_path: Path, values, capsys) -> None:
     assert "moskomule/senet.pytorch 8cb2669" in capsys.readouterr().out
 
 
-def test_the_page_of_layouts_is_the_one_that_is_printed() -> None:
+def test_porting_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "PORTING.md").read_text() == page()

@@ -1,13 +1,14 @@
-"""SE blocks in other people's files: found where they are, nowhere else, and to the bit.
+"""SE blocks in other systems' files are found at their paths, nowhere else, and exactly.
 
 Where a system can be installed, its own networks say where the blocks are and its own modules what their gates are. Of
 the others there is one set of names each, typed by hand from its sources and not from the tables.
 """
 
+import json
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -17,10 +18,11 @@ import se_numpy
 import se_port
 from evidence.peer_blocks import get
 from evidence.peer_networks import of_torch
-from evidence.peer_networks.network import Network, difference, find_any, zeros
+from evidence.peer_networks.network import Network, find_blocks_or_none, gate_error, zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
 from se_port.detect import blocks
 from se_port.layouts.base import UNKNOWN, BlockLayout
+from se_port.layouts.block_mapping import map_block
 from se_port.layouts.blocks import BLOCK_LAYOUTS
 from se_spec import LayoutError, SESpec
 
@@ -95,10 +97,10 @@ KINDS = {
     ("SqueezeExcitation", "relu", "hard_sigmoid", False, True),
     ("SqueezeExcitation", "relu", "sigmoid", False, True),
 }
-"""Class, activation, gate, whether there is a norm, whether there are biases: all that the networks above have."""
+"""Every kind of block in the networks above: class, activation, gate, whether it has a norm, and biases."""
 
 PLACES = {"se", "se_module", "attn", "attn_last", "5", "1"}
-"""What their blocks are called where they stand."""
+"""Last elements of the paths of their blocks."""
 
 
 def every(networks: dict[str, list[str]]) -> Any:
@@ -117,7 +119,7 @@ def network(package: str, name: str) -> Network:
 @pytest.mark.framework("torch", "peers")
 @every(WITH_SE)
 @pytest.mark.parametrize("layout", ["auto", "its own"])
-def test_every_block_of_a_network_is_found_where_it_is(package, name, layout):
+def test_every_block_of_a_peer_network_is_found_at_its_path(package, name, layout):
     net = network(package, name)
     found = se_port.find_blocks(zeros(net.shapes), package if layout == "its own" else layout)
     assert list(found) == [block.path for block in net.blocks] != []
@@ -133,11 +135,11 @@ def test_every_block_of_a_network_is_found_where_it_is(package, name, layout):
 
 @pytest.mark.framework("torch", "peers")
 @every(WITHOUT_SE)
-def test_nothing_is_found_where_no_block_is(package, name):
+def test_network_without_blocks_has_none(package, name):
     net = network(package, name)
     assert not net.blocks and len(net.shapes) > 50
     for layout in ("auto", package):
-        assert find_any(zeros(net.shapes), layout) == {}
+        assert find_blocks_or_none(zeros(net.shapes), layout) == {}
 
 
 def kind_of(block) -> tuple:
@@ -145,7 +147,7 @@ def kind_of(block) -> tuple:
 
 
 @pytest.mark.framework("torch", "peers")
-def test_those_networks_have_every_kind_of_block_and_every_place():
+def test_peer_networks_cover_every_layout_of_their_systems():
     had = [block for package, names in WITH_SE.items() for name in names for block in network(package, name).blocks]
     assert {kind_of(block) for block in had} == KINDS
     assert {block.path.rpartition(".")[2] for block in had} >= PLACES
@@ -153,15 +155,15 @@ def test_those_networks_have_every_kind_of_block_and_every_place():
 
 def agrees(block, answer, found: blocks.Found) -> None:
     assert answer.gate.max() - answer.gate.min() > 0.1
-    assert difference(block, answer, found) < 1e-12
+    assert gate_error(block, answer, found) < 1e-12
 
 
 @pytest.mark.framework("torch", "peers")
 @every(WITH_SE)
-def test_gates_are_those_of_their_own_modules(package, name):
+def test_gates_equal_those_of_the_peers_modules(package, name):
     one_of_each = {kind_of(block): block for block in network(package, name).blocks}
     for seed, block in enumerate(one_of_each.values()):
-        answer = block.answer(seed)
+        answer = block.evaluate(seed)
         (found,) = se_port.find_blocks(answer.tensors).values()
         agrees(block, answer, found)
         known = {choice: getattr(block, choice) for choice in found.unknown}
@@ -183,11 +185,13 @@ ALONE: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.framework("torch", "peers")
 @pytest.mark.parametrize("name", ALONE)
-def test_a_file_may_be_the_block_itself_in_the_layout_that_is_named(name):
+def test_file_that_is_a_block_is_read_in_a_named_layout(name):
     path, arguments, options = ALONE[name]
     layout = name.partition(",")[0]
-    block = of_torch.read(get(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind()))
-    answer = block.answer(5)
+    block = of_torch.read_block(
+        get(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind())
+    )
+    answer = block.evaluate(5)
     found = se_port.find_blocks(answer.tensors, layout, block.activation, block.gate)
     assert list(found) == [""] and found[""].layouts == (layout,)
     agrees(block, answer, found[""])
@@ -204,7 +208,7 @@ KERAS = {
 
 @pytest.mark.framework("keras")
 @pytest.mark.parametrize("name", KERAS)
-def test_blocks_of_keras_applications(tf, name):
+def test_blocks_of_keras_applications_are_found(tf, name):
     layout, ending, number, activation, gate = KERAS[name]
     net = network("keras", name)
     found = se_port.find_blocks(zeros(net.shapes))
@@ -216,14 +220,14 @@ def test_blocks_of_keras_applications(tf, name):
         assert (one.spec.activation, one.spec.gate, one.spec.bias) == (activation, gate, True)
         assert (block.activation, block.gate) == (activation, gate)
     block = net.blocks[1]
-    answer = block.answer(7)
+    answer = block.evaluate(7)
     (one,) = se_port.find_blocks(answer.tensors).values()
     agrees(block, answer, one)
 
 
 @pytest.mark.framework("keras")
-def test_dense_layers_of_keras_that_nobody_named(tf):
-    """The first tutorial's block, twice: Keras counts the layers, and both pairs stand at the root."""
+def test_unnamed_dense_layers_of_keras_are_found(tf):
+    """Keras numbers the layers of two blocks of the first tutorial, and both pairs are at the root."""
     layers, x = keras.layers, keras.Input((4, 4, 24))
     inputs, pairs = x, []
     for hidden in (3, 6):
@@ -251,12 +255,12 @@ def is_own(spec: SESpec, tensors: dict[str, np.ndarray], layout: str, values: di
         (block,) = se_port.find_blocks(tensors, asked).values()
         assert name in block.layouts and bits(block.parameters) == bits(values)  # Keras and Flax have the same names
     assert set(block.unknown) == ({"gate"} if spec.single_projection else {"activation", "gate"})
-    assert bits(blocks.save(values, name)) == bits({at.rpartition(":")[2]: value for at, value in tensors.items()})
+    assert bits(save_block(values, name)) == bits({at.rpartition(":")[2]: value for at, value in tensors.items()})
 
 
 @pytest.mark.framework("torch")
 @every_own
-def test_our_block_in_pytorch(spec):
+def test_se_torch_block_is_found(spec):
     import se_torch
 
     values = se_numpy.initialize(spec, seed=3)
@@ -267,7 +271,7 @@ def test_our_block_in_pytorch(spec):
 
 @pytest.mark.framework("keras")
 @every_own
-def test_our_block_in_keras(tf, spec):
+def test_se_keras_block_is_found(tf, spec):
     import se_keras
 
     values = se_numpy.initialize(spec, seed=3)
@@ -281,7 +285,7 @@ def test_our_block_in_keras(tf, spec):
 
 @pytest.mark.framework("flax")
 @every_own
-def test_our_block_in_flax(spec):
+def test_se_flax_block_is_found(spec):
     import jax
     from flax import traverse_util
 
@@ -299,7 +303,7 @@ def test_our_block_in_flax(spec):
 # What other people's code left behind
 
 
-def test_blocks_in_the_reference_of_nutszebra():
+def test_blocks_of_nutszebras_reference_are_found():
     with np.load(REFERENCES / "nutszebra-N2_r16" / "weights.model") as file:
         given = {name: file[name] for name in file.files}
     found = se_port.find_blocks(given)
@@ -313,512 +317,48 @@ def test_blocks_in_the_reference_of_nutszebra():
 
 # Names typed by hand
 
-Shape = tuple[int, ...]
-
-GOLDEN: dict[str, tuple[str, dict[str, Shape], tuple[int, int | None, bool]]] = {
-    "canonical": (
-        "stage1.block0.se",
-        {
-            "stage1.block0.se.reduce.weight": (16, 256),
-            "stage1.block0.se.reduce.bias": (16,),
-            "stage1.block0.se.expand.weight": (256, 16),
-            "stage1.block0.se.expand.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "canonical.single": ("net.se", {"net.se.expand.weight": (48, 48), "net.se.expand.bias": (48,)}, (48, None, True)),
-    "se_keras": (
-        "squeeze_excitation",
-        {"squeeze_excitation/reduce/kernel": (64, 4), "squeeze_excitation/expand/kernel": (4, 64)},
-        (64, 4, False),
-    ),
-    "se_keras.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
-    "se_flax": ("se", {"se/reduce/kernel": (64, 4), "se/expand/kernel": (4, 64)}, (64, 4, False)),
-    "se_flax.single": ("se", {"se/expand/kernel": (48, 48), "se/expand/bias": (48,)}, (48, None, True)),
-    "caffe": (
-        "conv2_1",
-        {
-            "conv2_1_1x1_down:0": (16, 256, 1, 1),
-            "conv2_1_1x1_down:1": (16,),
-            "conv2_1_1x1_up:0": (256, 16, 1, 1),
-            "conv2_1_1x1_up:1": (256,),
-        },
-        (256, 16, True),
-    ),
-    "shicai": (
-        "conv2_1",
-        {"conv2_1/sqz:0": (16, 256), "conv2_1/sqz:1": (16,), "conv2_1/exc:0": (256, 16), "conv2_1/exc:1": (256,)},
-        (256, 16, True),
-    ),
-    "matconvnet": (
-        "conv2_1",
-        {
-            "conv2_1_1x1_down_filter": (1, 1, 256, 16),
-            "conv2_1_1x1_down_bias": (16, 1),
-            "conv2_1_1x1_up_filter": (1, 1, 16, 256),
-            "conv2_1_1x1_up_bias": (256, 1),
-        },
-        (256, 16, True),
-    ),
-    "tensorpack": (
-        "group0/block0",
-        {
-            "group0/block0/fc1/W": (256, 16),
-            "group0/block0/fc1/b": (16,),
-            "group0/block0/fc2/W": (16, 256),
-            "group0/block0/fc2/b": (256,),
-        },
-        (256, 16, True),
-    ),
-    "mxnet": (
-        "arg:stage1_unit1",
-        {
-            "arg:stage1_unit1_excitation1_weight": (16, 256),
-            "arg:stage1_unit1_excitation1_bias": (16,),
-            "arg:stage1_unit1_excitation2_weight": (256, 16),
-            "arg:stage1_unit1_excitation2_bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "chainer": (
-        "res_block1/se_block_1",
-        {
-            "res_block1/se_block_1/f1/W": (16, 64),
-            "res_block1/se_block_1/f1/b": (16,),
-            "res_block1/se_block_1/f2/W": (64, 16),
-            "res_block1/se_block_1/f2/b": (64,),
-        },
-        (64, 16, True),
-    ),
-    "chainer.Linear": ("se", {"se/fc1/W": (4, 64), "se/fc2/W": (64, 4)}, (64, 4, False)),
-    "moskomule": (
-        "layer1.0.se",
-        {"layer1.0.se.fc.0.weight": (4, 64), "layer1.0.se.fc.2.weight": (64, 4)},
-        (64, 4, False),
-    ),
-    "xmu": ("", {"fc.0.weight": (6, 100), "fc.2.weight": (100, 6)}, (100, 6, False)),
-    "tutorial.SqueezeAndExcitation": ("", {"network.0.weight": (4, 32), "network.2.weight": (32, 4)}, (32, 4, False)),
-    "tutorial.SqueezeAndExcitation.keras": (
-        "",
-        {"dense/kernel": (32, 4), "dense_1/kernel": (4, 32)},
-        (32, 4, False),
-    ),
-    "tutorial.SEAttention": ("se", {"se.fc.0.weight": (64, 512), "se.fc.2.weight": (512, 64)}, (512, 64, False)),
-    "tutorial.SE": ("model.2", {"model.2.l1.weight": (4, 64), "model.2.l2.weight": (64, 4)}, (64, 4, False)),
-    "tutorial.SELayer": ("se", {"se.fc.0.weight": (4, 64), "se.fc.2.weight": (64, 4)}, (64, 4, False)),
-    "tutorial.SEBlock": ("", {"fc1.weight": (16, 64), "fc2.weight": (64, 16)}, (64, 16, False)),
-    "timm.SEModule": (
-        "s1.b1.se",
-        {
-            "s1.b1.se.fc1.weight": (8, 24, 1, 1),
-            "s1.b1.se.fc1.bias": (8,),
-            "s1.b1.se.fc2.weight": (24, 8, 1, 1),
-            "s1.b1.se.fc2.bias": (24,),
-        },
-        (24, 8, True),
-    ),
-    "timm.SqueezeExciteCl": (
-        "attn",
-        {"attn.fc1.weight": (8, 24), "attn.fc1.bias": (8,), "attn.fc2.weight": (24, 8), "attn.fc2.bias": (24,)},
-        (24, 8, True),
-    ),
-    "timm.SqueezeExcite": (
-        "blocks.0.0.se",
-        {
-            "blocks.0.0.se.conv_reduce.weight": (8, 32, 1, 1),
-            "blocks.0.0.se.conv_reduce.bias": (8,),
-            "blocks.0.0.se.conv_expand.weight": (32, 8, 1, 1),
-            "blocks.0.0.se.conv_expand.bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "timm.EffectiveSEModule": (
-        "stages.0.blocks.0.attn",
-        {"stages.0.blocks.0.attn.fc.weight": (112, 112, 1, 1), "stages.0.blocks.0.attn.fc.bias": (112,)},
-        (112, None, True),
-    ),
-    "timm.hgnet": (
-        "stages.0.blocks.0.aggregation.1",
-        {
-            "stages.0.blocks.0.aggregation.1.conv.weight": (224, 224, 1, 1),
-            "stages.0.blocks.0.aggregation.1.conv.bias": (224,),
-        },
-        (224, None, True),
-    ),
-    "timm.legacy": (
-        "layer1.0.se_module",
-        {
-            "layer1.0.se_module.fc1.weight": (16, 256, 1, 1),
-            "layer1.0.se_module.fc1.bias": (16,),
-            "layer1.0.se_module.fc2.weight": (256, 16, 1, 1),
-            "layer1.0.se_module.fc2.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "timm.rexnet": (
-        "features.3.se",
-        {
-            "features.3.se.fc1.weight": (19, 228, 1, 1),
-            "features.3.se.fc1.bias": (19,),
-            "features.3.se.bn.weight": (19,),
-            "features.3.se.bn.bias": (19,),
-            "features.3.se.bn.running_mean": (19,),
-            "features.3.se.bn.running_var": (19,),
-            "features.3.se.bn.num_batches_tracked": (),
-            "features.3.se.fc2.weight": (228, 19, 1, 1),
-            "features.3.se.fc2.bias": (228,),
-        },
-        (228, 19, True),
-    ),
-    "cadene": (
-        "layer4.2.se_module",
-        {
-            "layer4.2.se_module.fc1.weight": (128, 2048, 1, 1),
-            "layer4.2.se_module.fc1.bias": (128,),
-            "layer4.2.se_module.fc2.weight": (2048, 128, 1, 1),
-            "layer4.2.se_module.fc2.bias": (2048,),
-        },
-        (2048, 128, True),
-    ),
-    "torchvision": (
-        "features.1.block.1",
-        {
-            "features.1.block.1.fc1.weight": (8, 16, 1, 1),
-            "features.1.block.1.fc1.bias": (8,),
-            "features.1.block.1.fc2.weight": (16, 8, 1, 1),
-            "features.1.block.1.fc2.bias": (16,),
-        },
-        (16, 8, True),
-    ),
-    "efficientnet_pytorch": (
-        "_blocks.1",
-        {
-            "_blocks.1._se_reduce.weight": (4, 96, 1, 1),
-            "_blocks.1._se_reduce.bias": (4,),
-            "_blocks.1._se_expand.weight": (96, 4, 1, 1),
-            "_blocks.1._se_expand.bias": (96,),
-        },
-        (96, 4, True),
-    ),
-    "pycls": (
-        "s1.b1.f.se",
-        {
-            "s1.b1.f.se.f_ex.0.weight": (8, 24, 1, 1),
-            "s1.b1.f.se.f_ex.0.bias": (8,),
-            "s1.b1.f.se.f_ex.2.weight": (24, 8, 1, 1),
-            "s1.b1.f.se.f_ex.2.bias": (24,),
-        },
-        (24, 8, True),
-    ),
-    "monai": (
-        "layer1.0.se_layer",
-        {
-            "layer1.0.se_layer.fc.0.weight": (16, 256),
-            "layer1.0.se_layer.fc.0.bias": (16,),
-            "layer1.0.se_layer.fc.2.weight": (256, 16),
-            "layer1.0.se_layer.fc.2.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "mmpretrain": (
-        "backbone.layer1.0.se_layer",
-        {
-            "backbone.layer1.0.se_layer.conv1.conv.weight": (16, 256, 1, 1),
-            "backbone.layer1.0.se_layer.conv1.conv.bias": (16,),
-            "backbone.layer1.0.se_layer.conv2.conv.weight": (256, 16, 1, 1),
-            "backbone.layer1.0.se_layer.conv2.conv.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "pytorchcv": (
-        "features.stage1.unit1.se",
-        {
-            "features.stage1.unit1.se.conv1.weight": (4, 64, 1, 1),
-            "features.stage1.unit1.se.conv1.bias": (4,),
-            "features.stage1.unit1.se.conv2.weight": (64, 4, 1, 1),
-            "features.stage1.unit1.se.conv2.bias": (64,),
-        },
-        (64, 4, True),
-    ),
-    "pytorchcv.Linear": (
-        "features.stage1.unit1.se",
-        {
-            "features.stage1.unit1.se.fc1.weight": (4, 64),
-            "features.stage1.unit1.se.fc1.bias": (4,),
-            "features.stage1.unit1.se.fc2.weight": (64, 4),
-            "features.stage1.unit1.se.fc2.bias": (64,),
-        },
-        (64, 4, True),
-    ),
-    "hf.efficientnet": (
-        "efficientnet.encoder.blocks.0.squeeze_excite",
-        {
-            "efficientnet.encoder.blocks.0.squeeze_excite.reduce.weight": (8, 32, 1, 1),
-            "efficientnet.encoder.blocks.0.squeeze_excite.reduce.bias": (8,),
-            "efficientnet.encoder.blocks.0.squeeze_excite.expand.weight": (32, 8, 1, 1),
-            "efficientnet.encoder.blocks.0.squeeze_excite.expand.bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "hf.regnet": (
-        "regnet.encoder.stages.0.layers.0.layer.2.attention",
-        {
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.0.weight": (8, 48, 1, 1),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.0.bias": (8,),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.2.weight": (48, 8, 1, 1),
-            "regnet.encoder.stages.0.layers.0.layer.2.attention.2.bias": (48,),
-        },
-        (48, 8, True),
-    ),
-    "hf.qwen2_5_omni": (
-        "token2wav.blocks.1.se_block",
-        {
-            "token2wav.blocks.1.se_block.conv1.weight": (64, 256, 1),
-            "token2wav.blocks.1.se_block.conv1.bias": (64,),
-            "token2wav.blocks.1.se_block.conv2.weight": (256, 64, 1),
-            "token2wav.blocks.1.se_block.conv2.bias": (256,),
-        },
-        (256, 64, True),
-    ),
-    "smp.cSE": (
-        "decoder.blocks.0.attention1.attention.cSE",
-        {
-            "decoder.blocks.0.attention1.attention.cSE.1.weight": (16, 256, 1, 1),
-            "decoder.blocks.0.attention1.attention.cSE.1.bias": (16,),
-            "decoder.blocks.0.attention1.attention.cSE.3.weight": (256, 16, 1, 1),
-            "decoder.blocks.0.attention1.attention.cSE.3.bias": (256,),
-            "decoder.blocks.0.attention1.attention.sSE.0.weight": (1, 256, 1, 1),
-            "decoder.blocks.0.attention1.attention.sSE.0.bias": (1,),
-        },
-        (256, 16, True),
-    ),
-    "smp.mobileone": (
-        "stage2.3.se",
-        {
-            "stage2.3.se.reduce.weight": (16, 256, 1, 1),
-            "stage2.3.se.reduce.bias": (16,),
-            "stage2.3.se.expand.weight": (256, 16, 1, 1),
-            "stage2.3.se.expand.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "speechbrain.ecapa": (
-        "blocks.1.se_block",
-        {
-            "blocks.1.se_block.conv1.conv.weight": (128, 1024, 1),
-            "blocks.1.se_block.conv1.conv.bias": (128,),
-            "blocks.1.se_block.conv2.conv.weight": (1024, 128, 1),
-            "blocks.1.se_block.conv2.conv.bias": (1024,),
-        },
-        (1024, 128, True),
-    ),
-    "deepvision": (
-        "blocks.3",
-        {
-            "blocks.3.se_conv1.weight": (6, 144, 1, 1),
-            "blocks.3.se_conv1.bias": (6,),
-            "blocks.3.se_conv2.weight": (144, 6, 1, 1),
-            "blocks.3.se_conv2.bias": (144,),
-        },
-        (144, 6, True),
-    ),
-    "keras.efficientnet": (
-        "block1a_se",
-        {
-            "block1a_se_reduce/kernel": (1, 1, 32, 8),
-            "block1a_se_reduce/bias": (8,),
-            "block1a_se_expand/kernel": (1, 1, 8, 32),
-            "block1a_se_expand/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "keras.mobilenet_v3": (
-        "expanded_conv",
-        {
-            "expanded_conv_squeeze_excite_conv/kernel": (1, 1, 16, 8),
-            "expanded_conv_squeeze_excite_conv/bias": (8,),
-            "expanded_conv_squeeze_excite_conv_1/kernel": (1, 1, 8, 16),
-            "expanded_conv_squeeze_excite_conv_1/bias": (16,),
-        },
-        (16, 8, True),
-    ),
-    "keras_cv": (
-        "squeeze_and_excite2d",
-        {
-            "squeeze_and_excite2d/conv2d_4/kernel": (1, 1, 64, 16),
-            "squeeze_and_excite2d/conv2d_4/bias": (16,),
-            "squeeze_and_excite2d/conv2d_5/kernel": (1, 1, 16, 64),
-            "squeeze_and_excite2d/conv2d_5/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "keras_hub": (
-        "se/se",
-        {
-            "se/se_conv_reduce/kernel": (1, 1, 64, 16),
-            "se/se_conv_reduce/bias": (16,),
-            "se/se_conv_expand/kernel": (1, 1, 16, 64),
-            "se/se_conv_expand/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "kecam.Conv": (
-        "stack1_block1_se",
-        {
-            "stack1_block1_se_1_conv/kernel": (1, 1, 32, 8),
-            "stack1_block1_se_1_conv/bias": (8,),
-            "stack1_block1_se_2_conv/kernel": (1, 1, 8, 32),
-            "stack1_block1_se_2_conv/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "kecam.Dense": (
-        "stem_down_extract_se",
-        {
-            "stem_down_extract_se_1_dense/kernel": (64, 16),
-            "stem_down_extract_se_2_dense/kernel": (16, 64),
-        },
-        (64, 16, False),
-    ),
-    "kecam.MaxViT": (
-        "stack_1_block_1/mbconv/se",
-        {
-            "stack_1_block_1/mbconv/se/1_conv/kernel": (1, 1, 256, 16),
-            "stack_1_block_1/mbconv/se/1_conv/bias": (16,),
-            "stack_1_block_1/mbconv/se/2_conv/kernel": (1, 1, 16, 256),
-            "stack_1_block_1/mbconv/se/2_conv/bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "titu1994": ("", {"dense_14/kernel": (512, 32), "dense_15/kernel": (32, 512)}, (512, 32, False)),
-    "qubvel": (
-        "",
-        {
-            "conv2d_1/kernel": (1, 1, 256, 16),
-            "conv2d_1/bias": (16,),
-            "conv2d_2/kernel": (1, 1, 16, 256),
-            "conv2d_2/bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "automl": (
-        "efficientnetv2-b0/blocks_6/se",
-        {
-            "efficientnetv2-b0/blocks_6/se/conv2d/kernel": (1, 1, 192, 12),
-            "efficientnetv2-b0/blocks_6/se/conv2d/bias": (12,),
-            "efficientnetv2-b0/blocks_6/se/conv2d_1/kernel": (1, 1, 12, 192),
-            "efficientnetv2-b0/blocks_6/se/conv2d_1/bias": (192,),
-        },
-        (192, 12, True),
-    ),
-    "tf_slim": (
-        "MobilenetV3/expanded_conv_3/squeeze_excite",
-        {
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv/weights": (1, 1, 72, 24),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv/biases": (24,),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv_1/weights": (1, 1, 24, 72),
-            "MobilenetV3/expanded_conv_3/squeeze_excite/Conv_1/biases": (72,),
-        },
-        (72, 24, True),
-    ),
-    "efficientnet_jax": (
-        "blocks_0_0/se",
-        {
-            "blocks_0_0/se/reduce/kernel": (1, 1, 32, 8),
-            "blocks_0_0/se/reduce/bias": (8,),
-            "blocks_0_0/se/expand/kernel": (1, 1, 8, 32),
-            "blocks_0_0/se/expand/bias": (32,),
-        },
-        (32, 8, True),
-    ),
-    "scenic": (
-        "SqueezeAndExcite_0",
-        {
-            "SqueezeAndExcite_0/Dense_0/kernel": (64, 16),
-            "SqueezeAndExcite_0/Dense_0/bias": (16,),
-            "SqueezeAndExcite_0/Dense_1/kernel": (16, 64),
-            "SqueezeAndExcite_0/Dense_1/bias": (64,),
-        },
-        (64, 16, True),
-    ),
-    "hf.flax_regnet": (
-        "regnet/encoder/stages/0/layers/0/layer/2/attention",
-        {
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/0/kernel": (1, 1, 48, 8),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/0/bias": (8,),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/2/kernel": (1, 1, 8, 48),
-            "regnet/encoder/stages/0/layers/0/layer/2/attention/2/bias": (48,),
-        },
-        (48, 8, True),
-    ),
-    "nfnets": (
-        "nf_net/~/nf_block/~",
-        {
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear/w": (256, 128),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear/b": (128,),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear_1/w": (128, 256),
-            "nf_net/~/nf_block/~/squeeze_excite/~/linear_1/b": (256,),
-        },
-        (256, 128, True),
-    ),
-    "eqxvision": (
-        "features.1.block.1",
-        {
-            "features.1.block.1.fc1.weight": (8, 16, 1, 1),
-            "features.1.block.1.fc1.bias": (8, 1, 1),
-            "features.1.block.1.fc2.weight": (16, 8, 1, 1),
-            "features.1.block.1.fc2.bias": (16, 1, 1),
-        },
-        (16, 8, True),
-    ),
-    "paddleclas.conv": (
-        "blocks5.0.se",
-        {
-            "blocks5.0.se.conv1.weight": (64, 256, 1, 1),
-            "blocks5.0.se.conv1.bias": (64,),
-            "blocks5.0.se.conv2.weight": (256, 64, 1, 1),
-            "blocks5.0.se.conv2.bias": (256,),
-        },
-        (256, 64, True),
-    ),
-    "paddleclas.linear": (
-        "block_list.0.scale",
-        {
-            "block_list.0.scale.squeeze.weight": (256, 16),
-            "block_list.0.scale.squeeze.bias": (16,),
-            "block_list.0.scale.excitation.weight": (16, 256),
-            "block_list.0.scale.excitation.bias": (256,),
-        },
-        (256, 16, True),
-    ),
-    "paddleclas.adaface": (
-        "body.0.res_layer.se_block",
-        {
-            "body.0.res_layer.se_block.fc1.weight": (4, 64, 1, 1),
-            "body.0.res_layer.se_block.fc2.weight": (64, 4, 1, 1),
-        },
-        (64, 4, False),
-    ),
-}
+Shapes = dict[str, tuple[int, ...]]
 
 
-def test_every_layout_has_names_typed_by_hand():
-    assert list(GOLDEN) == list(BLOCK_LAYOUTS)
+class TypedBlock(NamedTuple):
+    """A block whose names and shapes were typed from the system's source, not from the table of layouts."""
+
+    path: str
+    channels: int
+    hidden: int | None
+    bias: bool
+    tensors: Shapes
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_names_typed_by_hand(name):
-    path, shapes, (channels, hidden, bias) = GOLDEN[name]
+def read_typed(name: str) -> dict[str, dict[str, Any]]:
+    """Read a data file beside this module; shapes become tuples."""
+    typed = json.loads((Path(__file__).parent / name).read_text())
+    for block in typed.values():
+        block["tensors"] = {tensor: tuple(shape) for tensor, shape in block["tensors"].items()}
+    return typed
+
+
+TYPED = {layout: TypedBlock(**block) for layout, block in read_typed("typed_blocks.json").items()}
+"""Each typed block, by its layout."""
+
+
+def test_every_layout_has_typed_names():
+    assert list(TYPED) == list(BLOCK_LAYOUTS)
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_typed_names_are_found(name):
+    typed = TYPED[name]
     for layout in ("auto", name):
-        found = se_port.find_blocks(zeros(shapes), layout)
-        assert list(found) == [path]
-        spec = found[path].spec
-        assert (spec.channels, None if spec.single_projection else spec.hidden) == (channels, hidden)
-        assert spec.bias == bias
-        assert name in found[path].layouts
+        found = se_port.find_blocks(zeros(typed.tensors), layout)
+        assert list(found) == [typed.path]
+        spec = found[typed.path].spec
+        assert (spec.channels, None if spec.single_projection else spec.hidden) == (typed.channels, typed.hidden)
+        assert spec.bias == typed.bias
+        assert name in found[typed.path].layouts
 
 
-TOLD = {
+DETERMINED = {
     "caffe": ("caffe",),
     "timm.legacy": ("timm.legacy", "cadene"),
     "timm.rexnet": ("timm.rexnet",),
@@ -834,22 +374,22 @@ TOLD = {
     "automl": ("automl",),
     "paddleclas.adaface": ("paddleclas.adaface",),
 }
-"""Where the names, or the place, tell activation and gate: all layouts that say the same."""
+"""Layouts whose names or path determine activation and gate, each with all layouts that agree."""
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_names_that_tell_activation_and_gate(name):
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1])).values()
-    assert (block.layouts, block.unknown) == (TOLD[name], ())
+@pytest.mark.parametrize("name", DETERMINED)
+def test_layout_determines_activation_and_gate(name):
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
+    assert (block.layouts, block.unknown) == (DETERMINED[name], ())
 
 
 @pytest.mark.parametrize(
     "name", ["tutorial.SEBlock", "timm.SEModule", "torchvision", "keras_cv", "keras_hub", "kecam.Conv"]
 )
-def test_names_that_tell_neither_activation_nor_gate(name):
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1])).values()
+def test_common_names_leave_activation_and_gate_unknown(name):
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
     assert block.unknown == ("activation", "gate")
-    (block,) = se_port.find_blocks(zeros(GOLDEN[name][1]), gate="tanh").values()
+    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors), gate="tanh").values()
     assert (block.unknown, block.spec.gate) == (("activation",), "tanh")
 
 
@@ -863,12 +403,12 @@ def test_names_that_tell_neither_activation_nor_gate(name):
     ],
     ids=["timm", "Keras"],
 )
-def test_names_that_say_enough_for_a_block_that_is_wider_inside(shapes):
+def test_distinctive_names_allow_a_hidden_width_above_channels(shapes):
     (block,) = se_port.find_blocks(zeros(shapes)).values()
     assert (block.spec.channels, block.spec.hidden) == (3, 8)
 
 
-def test_blocks_stand_in_the_order_of_the_file():
+def test_blocks_are_in_the_order_of_the_file():
     order = ["block2_se", "block10_se", "block1_se"]
     tensors = {}
     for path in order:
@@ -891,14 +431,18 @@ HELD = [
     for bias in (False, True)
     if row.optional or bias == bool(row.bias)
 ]
-"""Every layout with the biases that it can hold."""
+"""Each layout, with and without biases where it can hold them."""
 LAYOUTS = [pytest.param(name, bias, id=f"{name}, {'biases' if bias else 'no biases'}") for name, bias in HELD]
 every_layout = pytest.mark.parametrize(("name", "bias"), LAYOUTS)
 
 
+def save_block(parameters, layout: str, path: str = "", number: int = 0) -> dict[str, np.ndarray]:
+    return map_block(parameters, layout, path, number).save(parameters)
+
+
 def a_path(row: BlockLayout) -> str:
     path = PATHS[row.separator]
-    return f"{path}{row.separator}{row.at[0]}" if row.at else path
+    return f"{path}{row.separator}{row.parents[0]}" if row.parents else path
 
 
 def a_spec(row: BlockLayout, bias: bool, channels: int = 12, hidden: int = 3) -> SESpec:
@@ -917,11 +461,11 @@ def is_the_block(found: dict[str, blocks.Found], path: str, spec: SESpec, values
 
 @every_layout
 @pytest.mark.parametrize("bare", [False, True], ids=["at a path", "a file of its own"])
-def test_what_a_layout_saves_it_finds(name, bias, bare):
+def test_saved_block_is_found_in_its_layout(name, bias, bare):
     row = BLOCK_LAYOUTS[name]
     path, spec = "" if bare else a_path(row), a_spec(row, bias)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     kept = {at: value.copy() for at, value in tensors.items()}
     found = se_port.find_blocks(tensors, name)
     is_the_block(found, path, spec, values)
@@ -938,12 +482,12 @@ def test_what_a_layout_saves_it_finds(name, bias, bare):
 
 
 @every_layout
-def test_what_a_layout_saves_is_found_by_itself(name, bias):
-    """Other layouts may have the same names; then they are named too, and only what all of them say is known."""
+def test_saved_block_is_found_without_a_layout(name, bias):
+    """Layouts with the same names are all listed, and only what all of them determine is known."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias)
     values = se_numpy.initialize(spec, seed=1)
-    found = se_port.find_blocks(blocks.save(values, name, path))
+    found = se_port.find_blocks(save_block(values, name, path))
     is_the_block(found, path, spec, values)
     block = found[path]
     assert name in block.layouts
@@ -957,12 +501,12 @@ def test_what_a_layout_saves_is_found_by_itself(name, bias):
 
 
 @every_layout
-def test_a_square_block_is_found_or_both_ways_are_named(name, bias):
-    """As wide inside as outside: nothing but the layout says which axis is which."""
+def test_square_block_is_found_or_both_readings_are_named(name, bias):
+    """A square block has hidden == channels, so that only the layout determines the axes."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=5, hidden=5)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     is_the_block(se_port.find_blocks(tensors, name), path, spec, values)
     if bias and name in ("tensorpack", "chainer.Linear"):
         text = refused(tensors)
@@ -972,34 +516,34 @@ def test_a_square_block_is_found_or_both_ways_are_named(name, bias):
 
 
 @pytest.mark.parametrize(("name", "bias"), [one for one in LAYOUTS if BLOCK_LAYOUTS[one.values[0]].reduce is not None])
-def test_a_block_that_is_wider_inside(name, bias):
-    """Under names that any perceptron has it is no block, unless the file is the block and the layout is named."""
+def test_hidden_width_above_channels_needs_distinctive_names(name, bias):
+    """Names that a perceptron may have are no block, unless the file is the block and the layout is named."""
     row = BLOCK_LAYOUTS[name]
     path, spec = a_path(row), a_spec(row, bias, channels=3, hidden=8)
     values = se_numpy.initialize(spec, seed=1)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     if row.narrow:
-        assert path not in find_any(tensors, name)
+        assert path not in find_blocks_or_none(tensors, name)
     else:
         is_the_block(se_port.find_blocks(tensors, name), path, spec, values)
-    is_the_block(se_port.find_blocks(blocks.save(values, name), name), "", spec, values)
+    is_the_block(se_port.find_blocks(save_block(values, name), name), "", spec, values)
 
 
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if "{_k" in row.expand])
-def test_layers_that_are_counted(name):
+def test_numbered_layers_are_paired(name):
     row = BLOCK_LAYOUTS[name]
     spec = a_spec(row, bool(row.bias))
     values = [se_numpy.initialize(spec, seed) for seed in (1, 2, 3)]
     for path in ("", "net/part"):
         tensors = {}
         for number, one in zip((0, 2, 14), values, strict=True):
-            tensors |= blocks.save(one, name, path, number)
+            tensors |= save_block(one, name, path, number)
         found = se_port.find_blocks(tensors, name)
         layer, before = row.reduce.removesuffix("{_k}"), f"{path}/" if path else ""
         assert list(found) == [f"{before}{layer}{number}" for number in ("", "_2", "_14")]
         for one, block in zip(values, found.values(), strict=True):
             assert bits(block.parameters) == bits(one)
-        (alone,) = se_port.find_blocks(blocks.save(values[0], name, path, 7), name)
+        (alone,) = se_port.find_blocks(save_block(values[0], name, path, 7), name)
         assert alone == path
 
 
@@ -1011,11 +555,11 @@ ODD = {
         np.float64
     ),
 }
-"""NaNs with something in them, negative zero, the smallest number, infinity, and the largest subnormal, negative."""
+"""Bits of NaNs with a payload, negative zero, the smallest number, infinity, and a negative subnormal."""
 
 
 def odd_values(spec: SESpec, dtype: str, *rows: BlockLayout) -> dict[str, np.ndarray]:
-    """Parameters that begin with those, unless a layout computes, as folding does."""
+    """Draw parameters that begin with those bits, unless a layout computes, as folding does."""
     values = se_numpy.initialize(spec, seed=1, dtype=dtype)
     if all(row.norm is None for row in rows):
         for value in values.values():
@@ -1025,21 +569,21 @@ def odd_values(spec: SESpec, dtype: str, *rows: BlockLayout) -> dict[str, np.nda
 
 @pytest.mark.parametrize("dtype", ODD)
 @every_layout
-def test_every_bit_comes_through(name, bias, dtype):
+def test_every_bit_survives_a_layout(name, bias, dtype):
     row = BLOCK_LAYOUTS[name]
     spec, path = a_spec(row, bias), a_path(row)
     values = odd_values(spec, dtype, row)
-    tensors = blocks.save(values, name, path)
+    tensors = save_block(values, name, path)
     assert {str(value.dtype) for value in tensors.values()} == {dtype}
     (block,) = se_port.find_blocks(tensors, name).values()
     assert bits(block.parameters) == bits(values)
-    assert bits(blocks.save(block.parameters, name, path)) == bits(tensors)
+    assert bits(save_block(block.parameters, name, path)) == bits(tensors)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["biases", "no biases"])
 @pytest.mark.parametrize("single", [False, True], ids=["two projections", "one projection"])
-def test_every_bit_comes_through_any_two_layouts(single, bias):
-    """There, on to the other and back; of thousands of pairs each has one dtype, but each layout meets all of them."""
+def test_every_bit_survives_any_two_layouts(single, bias):
+    """A block goes to the other layout and back; each of thousands of pairs has one dtype, each layout has all."""
     rows = {name: BLOCK_LAYOUTS[name] for name, biased in HELD if biased == bias}
     rows = {name: row for name, row in rows.items() if (row.reduce is None) == single}
     assert len(rows) >= 3
@@ -1052,15 +596,15 @@ def test_every_bit_comes_through_any_two_layouts(single, bias):
     assert {one[::2] for one in asked} == {one[1:] for one in asked} == set(product(rows, ODD))
     for first, second, dtype in asked:
         one, other = BLOCK_LAYOUTS[first], BLOCK_LAYOUTS[second]
-        given = blocks.save(odd_values(a_spec(one, bias), dtype, one, other), first, a_path(one))
+        given = save_block(odd_values(a_spec(one, bias), dtype, one, other), first, a_path(one))
         (there,) = se_port.find_blocks(given, first).values()
-        (back,) = se_port.find_blocks(blocks.save(there.parameters, second, a_path(other)), second).values()
-        assert bits(blocks.save(back.parameters, first, a_path(one))) == bits(given), (first, second, dtype)
+        (back,) = se_port.find_blocks(save_block(there.parameters, second, a_path(other)), second).values()
+        assert bits(save_block(back.parameters, first, a_path(one))) == bits(given), (first, second, dtype)
 
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("dtype", ODD)
-def test_every_bit_of_a_tensor_of_pytorch_comes_through(dtype):
+def test_every_bit_of_a_pytorch_tensor_survives(dtype):
     values = se_numpy.initialize(SESpec(12, hidden=3, bias=True), seed=1, dtype=dtype)
     for value in values.values():
         value.ravel()[: len(ODD[dtype])] = ODD[dtype][: value.size]
@@ -1069,14 +613,14 @@ def test_every_bit_of_a_tensor_of_pytorch_comes_through(dtype):
         name: torch.nn.Parameter(
             torch.from_numpy(value.view(f"int{8 * width}").copy()).view(getattr(torch, dtype)), requires_grad=True
         )
-        for name, value in blocks.save(values, "timm.SqueezeExcite", "se").items()
+        for name, value in save_block(values, "timm.SqueezeExcite", "se").items()
     }
     (block,) = se_port.find_blocks(tensors).values()
     assert bits(block.parameters) == bits(values)
 
 
 def test_batch_norm_between_the_projections_is_folded():
-    """By hand: scale 3, offset 1, mean 2 and variance 4 (with epsilon) make 1.5 W z + 1.5 (b - 2) + 1."""
+    """Scale 3, offset 1, mean 2 and variance 4 (with epsilon) make 1.5 W z + 1.5 (b - 2) + 1, by hand."""
     tensors = {
         "se.fc1.weight": np.array([[2.0, 4.0]]).reshape(1, 2, 1, 1),
         "se.fc1.bias": np.array([6.0]),
@@ -1109,20 +653,20 @@ def refused(tensors, layout: str = "auto") -> str:
     return str(caught.value)
 
 
-def test_no_block():
+def test_file_without_a_block_is_an_error():
     assert "no SE block of any layout in these 1 tensors" in refused(zeros({"conv.weight": (8, 4, 3, 3)}))
     assert "no SE block of layout 'caffe' in these 0 tensors" in refused({}, "caffe")
-    assert "no SE block of layout 'timm'" in refused(zeros(GOLDEN["caffe"][1]), "timm")
+    assert "no SE block of layout 'timm'" in refused(zeros(TYPED["caffe"].tensors), "timm")
 
 
-def test_a_layout_that_is_not_known():
-    text = refused(zeros(GOLDEN["caffe"][1]), "coffee")
+def test_unknown_layout_is_an_error():
+    text = refused(zeros(TYPED["caffe"].tensors), "coffee")
     assert "layout 'coffee' is not known" in text and "caffe" in text and "timm.SEModule" in text
     with pytest.raises(LayoutError, match=r"layout 'coffee' is not a block's; expected one of canonical, "):
-        blocks.save(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
+        save_block(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
 
 
-def test_two_ways_to_read_a_square_block():
+def test_ambiguous_square_block_is_an_error():
     """Tensorpack keeps (in, out), Chainer (out, in), and both say ``fc1/W``."""
     random = np.random.default_rng(0)
     tensors = {
@@ -1137,7 +681,7 @@ def test_two_ways_to_read_a_square_block():
         assert (block.parameters["expand.weight"] == of(tensors["x/fc2/W"])).all()
 
 
-def test_blocks_that_share_a_layer():
+def test_blocks_that_share_a_layer_are_refused():
     text = refused(zeros({"dense/kernel": (8, 8), "dense_1/kernel": (8, 8), "dense_2/kernel": (8, 8)}))
     assert "dense_1/kernel can be of two blocks, that of dense and that of dense_1" in text
 
@@ -1146,112 +690,60 @@ def test_blocks_that_share_a_layer():
     "name", [name for name, row in BLOCK_LAYOUTS.items() if row.bias and row.reduce is not None and not row.norm]
 )
 @pytest.mark.parametrize("missing", ["reduce.bias", "expand.bias"])
-def test_a_bias_of_one_projection_only(name, missing):
+def test_bias_of_one_projection_only_is_no_block(name, missing):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     del tensors[block.names[missing]]
-    assert find_any(tensors, name) == {}
+    assert find_blocks_or_none(tensors, name) == {}
 
 
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if row.reduce is not None])
-def test_a_projection_alone(name):
+def test_projection_without_its_partner_is_no_block(name):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, bool(row.bias)), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, bool(row.bias)), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     for weight in ("reduce.weight", "expand.weight"):
         rest = {at: value for at, value in tensors.items() if at != block.names[weight]}
-        assert find_any(rest) == {}
+        assert find_blocks_or_none(rest) == {}
 
 
 @every_layout
-def test_shapes_that_do_not_fit(name, bias):
+def test_misshapen_projection_is_no_block(name, bias):
     row = BLOCK_LAYOUTS[name]
-    tensors = blocks.save(se_numpy.initialize(a_spec(row, bias), seed=0), name, a_path(row))
+    tensors = save_block(se_numpy.initialize(a_spec(row, bias), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     for at in block.names.values():
         shape = tensors[at].shape
         for wrong in ((*shape, 1), shape[1:], (shape[0] + 1, *shape[1:]), (0, *shape[1:])):
-            assert find_any(tensors | zeros({at: wrong}), name) == {}, (at, wrong)
+            assert find_blocks_or_none(tensors | zeros({at: wrong}), name) == {}, (at, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "complex64", "float8_e4m3fn"])
-def test_numbers_that_are_no_floats_of_the_spec(dtype):
-    tensors = zeros(GOLDEN["torchvision"][1])
+def test_dtype_outside_the_spec_is_an_error(dtype):
+    tensors = zeros(TYPED["torchvision"].tensors)
     tensors["features.1.block.1.fc2.bias"] = np.zeros(16, dtype=getattr(ml_dtypes, dtype, dtype))
     text = refused(tensors)
     assert f"features.1.block.1.fc2.bias has dtype {dtype}, expected one of float16, bfloat16" in text
 
 
-PERCEPTRONS = {
-    "ViT of timm": {
-        "blocks.0.mlp.fc1.weight": (768, 192),
-        "blocks.0.mlp.fc1.bias": (768,),
-        "blocks.0.mlp.fc2.weight": (192, 768),
-        "blocks.0.mlp.fc2.bias": (192,),
-    },
-    "convolutions": {"mlp.fc1.weight": (64, 16, 1, 1), "mlp.fc2.weight": (16, 64, 1, 1)},
-    "Sequential": {"ffn.fc.0.weight": (64, 16), "ffn.fc.2.weight": (16, 64)},
-    "scenic": {
-        "MlpBlock_0/Dense_0/kernel": (192, 768),
-        "MlpBlock_0/Dense_0/bias": (768,),
-        "MlpBlock_0/Dense_1/kernel": (768, 192),
-        "MlpBlock_0/Dense_1/bias": (192,),
-    },
-    "Keras": {"dense/kernel": (16, 64), "dense_1/kernel": (64, 16)},
-    "nothing inside": {"se.fc1.weight": (0, 8, 1, 1), "se.fc2.weight": (8, 0, 1, 1)},
-    "CBAM of pytorchcv": {
-        "cbam.ch_gate.mlp.fc1.weight": (4, 64),
-        "cbam.ch_gate.mlp.fc1.bias": (4,),
-        "cbam.ch_gate.mlp.fc2.weight": (64, 4),
-        "cbam.ch_gate.mlp.fc2.bias": (64,),
-    },
-    "channel mixer of kecam": {
-        "stack1_block1_channel_mixer_1_conv/kernel": (1, 1, 48, 96),
-        "stack1_block1_channel_mixer_2_conv/kernel": (1, 1, 96, 48),
-    },
-    "projection head of mmpretrain": {
-        "neck.fc1.weight": (64, 64),
-        "neck.bn1.weight": (64,),
-        "neck.bn1.running_mean": (64,),
-        "neck.fc2.weight": (64, 64),
-    },
-    "PReLU of pytorchcv's SINet": {
-        "down_conv.se.fc1.weight": (42, 84),
-        "down_conv.se.fc1.bias": (42,),
-        "down_conv.se.activ.weight": (42,),
-        "down_conv.se.fc2.weight": (84, 42),
-        "down_conv.se.fc2.bias": (84,),
-        "down_conv.se.sigmoid.weight": (84,),
-    },
-    "another way out": {"head.fc1.weight": (32, 64), "head.fc2.weight": (10, 32)},
-    "with a norm between": {
-        "attn.mlp_add.fc1.weight": (8, 64, 1, 1),
-        "attn.mlp_add.fc1.bias": (8,),
-        "attn.mlp_add.norm.weight": (8,),
-        "attn.mlp_add.norm.bias": (8,),
-        "attn.mlp_add.fc2.weight": (64, 8, 1, 1),
-        "attn.mlp_add.fc2.bias": (64,),
-    },
-    "with statistics between": {
-        "fc1.weight": (8, 64, 1, 1),
-        "bn.running_mean": (8,),
-        "bn.running_var": (8,),
-        "fc2.weight": (64, 8, 1, 1),
-    },
-}
+NO_BLOCKS: dict[str, Shapes] = {name: file["tensors"] for name, file in read_typed("no_blocks.json").items()}
+"""Files that look like blocks and are none, such as perceptrons."""
 
 
-@pytest.mark.parametrize("name", PERCEPTRONS)
-def test_a_perceptron_is_no_block(name):
-    assert find_any(zeros(PERCEPTRONS[name])) == {}
+@pytest.mark.parametrize("name", NO_BLOCKS)
+def test_perceptron_is_no_block(name):
+    assert find_blocks_or_none(zeros(NO_BLOCKS[name])) == {}
 
 
 @pytest.mark.parametrize("leaf", ["weight", "bias", "running_mean", "running_var"])
-def test_half_a_batch_norm_is_not_folded(leaf):
-    shapes = {at: shape for at, shape in GOLDEN["timm.rexnet"][1].items() if at != f"features.3.se.bn.{leaf}"}
-    assert find_any(zeros(shapes)) == {}
-    assert find_any(zeros(GOLDEN["timm.rexnet"][1] | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet") == {}
+def test_incomplete_batch_norm_is_not_folded(leaf):
+    shapes = {at: shape for at, shape in TYPED["timm.rexnet"].tensors.items() if at != f"features.3.se.bn.{leaf}"}
+    assert find_blocks_or_none(zeros(shapes)) == {}
+    assert (
+        find_blocks_or_none(zeros(TYPED["timm.rexnet"].tensors | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet")
+        == {}
+    )
 
 
 CANNOT_SAVE = {
@@ -1263,7 +755,7 @@ CANNOT_SAVE = {
 
 
 @pytest.mark.parametrize("layout", CANNOT_SAVE)
-def test_what_a_layout_has_no_place_for(layout):
+def test_block_without_place_in_a_layout_is_an_error(layout):
     spec, text = CANNOT_SAVE[layout]
     with pytest.raises(LayoutError, match=f"layout '{layout}' {text}"):
-        blocks.save(se_numpy.initialize(spec, seed=0), layout)
+        save_block(se_numpy.initialize(spec, seed=0), layout)

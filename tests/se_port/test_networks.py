@@ -9,10 +9,11 @@ import pytest
 
 import se_numpy
 import se_port
-from se_port.api import named
+from se_port.canonical import to_layout
 from se_port.detect import networks
-from se_port.layouts.mapping import plan
-from se_port.layouts.networks import NETWORK_LAYOUTS, PEER
+from se_port.layouts.base import PEER
+from se_port.layouts.mapping import map_network
+from se_port.layouts.networks import NETWORK_LAYOUTS
 from se_spec import LayoutError, NetworkSpec, network, parameters
 from se_spec.networks import NETWORKS
 
@@ -126,7 +127,7 @@ every_layout = pytest.mark.parametrize("layout", NETWORK_LAYOUTS)
 
 
 def cut(name: str) -> NetworkSpec:
-    """A network with two stages of two units; taki's layers are counted, and Inception's are no two alike."""
+    """Cut a network to two stages of two units, except where every layer is numbered or different."""
     net = network(name.replace("n18", "n2"), num_classes=7)
     if name.startswith(("taki.", "chainer.", "se_bn")):
         return net
@@ -134,7 +135,7 @@ def cut(name: str) -> NetworkSpec:
 
 
 def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Numbers of which no two are alike, variances positive, with a negative zero and a NaN that carries a payload."""
+    """Draw different numbers, with positive variances, a negative zero and a NaN with a payload."""
     random = np.random.default_rng(0)
     values = {}
     for name, shape in parameters.shapes(net).items():
@@ -148,14 +149,14 @@ def drawn(net: NetworkSpec, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("layout", "name"), GOLDEN)
-def test_names_and_shapes_are_those_of_the_sources(layout: str, name: str) -> None:
-    made = plan(network(name), NETWORK_LAYOUTS[layout], layout)
+def test_names_and_shapes_are_those_typed_from_the_sources(layout: str, name: str) -> None:
+    made = map_network(network(name), NETWORK_LAYOUTS[layout], layout)
     assert {key: made.shapes.get(key) for key in GOLDEN[layout, name]} == GOLDEN[layout, name]
     if (layout, name) in COUNTS:
         assert len(made.shapes) + len(made.constants) == COUNTS[layout, name]
 
 
-def test_every_layout_of_a_system_has_names_that_were_typed() -> None:
+def test_every_layout_of_a_system_has_typed_names() -> None:
     ours = {"canonical", "se_torch", "se_keras", "se_flax", "se_flax.linen"}
     assert {layout for layout, _ in GOLDEN} >= {name for name in NETWORK_LAYOUTS if "." not in name} - ours
     assert {name for row in NETWORK_LAYOUTS.values() for name in row.networks} <= set(NETWORKS)
@@ -165,8 +166,8 @@ def test_every_layout_of_a_system_has_names_that_were_typed() -> None:
     assert not missing, f"no system's layout has {missing}"
 
 
-def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
-    """The script, replayed: a stem; in each unit eight branches of two convolutions, then one; two dense layers."""
+def test_takis_layers_are_numbered_in_order_of_creation() -> None:
+    """The script makes a stem, then in each unit eight branches of two convolutions, one more, and two dense layers."""
     convs = itertools.count()
     expected = {"stem.conv1": [next(convs)]}
     for stage, block in itertools.product((1, 2, 3), range(3)):
@@ -175,25 +176,25 @@ def test_takis_layers_are_counted_as_its_script_makes_them() -> None:
             expected.setdefault(f"{unit}.conv1", []).append(next(convs))
             expected.setdefault(f"{unit}.conv2", []).append(next(convs))
         expected[f"{unit}.conv3"] = [next(convs)]
-    made = plan(network("taki.se_resnext_cifar"), NETWORK_LAYOUTS["taki"], "taki")
+    made = map_network(network("taki.se_resnext_cifar"), NETWORK_LAYOUTS["taki"], "taki")
     for module, numbers in expected.items():
         names = [f"conv2d_{number}/kernel" if number else "conv2d/kernel" for number in numbers]
-        assert [link.name for link in made.links[f"{module}.weight"]] == names
+        assert [entry.name for entry in made.entries[f"{module}.weight"]] == names
 
 
 @every_layout
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
+def test_l2_layout_round_trip_is_exact(layout: str, dtype: str) -> None:
     net = cut(OF[layout])
     values = drawn(net, dtype)
-    tensors = dict(named(values, net, layout).tensors)
+    tensors = dict(to_layout(values, net, layout).tensors)
     back = se_port.load(tensors, net, layout)
     exact = {name for name in values if not (layout.startswith("matconvnet") and name.endswith("variance"))}
     assert as_bytes({name: back[name] for name in exact}) == as_bytes({name: values[name] for name in exact})
     for name in values.keys() - exact:  # sigma and back, to a unit or so
         value = values[name].astype(np.float64)
         assert abs(back[name] - value).max() <= 4 * np.finfo(dtype).eps * 1.5
-    again = dict(named(back, net, layout).tensors)
+    again = dict(to_layout(back, net, layout).tensors)
     assert list(again) == list(tensors)
     if not layout.startswith("matconvnet"):
         assert as_bytes(again) == as_bytes(tensors)
@@ -201,12 +202,12 @@ def test_l2_there_and_back_to_the_bit(layout: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("other", ["se_torch", "se_keras", "se_flax", "se_flax.linen"])
 @every_layout
-def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str) -> None:
+def test_l2_round_trip_through_a_second_layout_is_exact(layout: str, other: str) -> None:
     net = cut(OF[layout])
     values = {name: value.astype(ml_dtypes.bfloat16) for name, value in drawn(net, "float16").items()}
-    theirs = dict(named(values, net, layout).tensors)
-    ours = dict(named(se_port.load(theirs, net, layout), net, other).tensors)
-    back = dict(named(se_port.load(ours, net, other), net, layout).tensors)
+    theirs = dict(to_layout(values, net, layout).tensors)
+    ours = dict(to_layout(se_port.load(theirs, net, layout), net, other).tensors)
+    back = dict(to_layout(se_port.load(ours, net, other), net, layout).tensors)
     same = {name for name in theirs if not name.endswith("_moments")}
     assert as_bytes({name: back[name] for name in same}) == as_bytes({name: theirs[name] for name in same})
 
@@ -214,7 +215,7 @@ def test_l2_there_by_way_of_another_and_back_to_the_bit(layout: str, other: str)
 def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
-    theirs = dict(named(values, net, "caffe").tensors)
+    theirs = dict(to_layout(values, net, "caffe").tensors)
     for name in theirs:
         if name.endswith("/bn:2"):
             theirs[name] = np.array([999.98], np.float32)
@@ -225,10 +226,10 @@ def test_l2_caffes_statistics_are_divided_by_the_stored_factor() -> None:
     assert not se_port.load(theirs, net)["stem.bn1.mean"].any()
 
 
-def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_sees_rgb() -> None:
+def test_l2_matconvnet_stores_sigma_with_epsilon_and_an_rgb_filter() -> None:
     net = cut("se_resnet50")
     values = drawn(net)
-    theirs = dict(named(values, net, "matconvnet").tensors)
+    theirs = dict(to_layout(values, net, "matconvnet").tensors)
     moments = theirs["conv1_7x7_s2_bn_moments"]
     assert np.array_equal(moments[:, 0], values["stem.bn1.mean"])
     assert np.allclose(moments[:, 1] ** 2 - 1e-5, values["stem.bn1.variance"], rtol=1e-6)
@@ -239,38 +240,38 @@ def test_l2_matconvnet_keeps_sigmas_with_epsilon_inside_and_its_first_filter_see
     assert np.array_equal(se_port.load(squeezed, net)["stem.bn1.mean"], values["stem.bn1.mean"])
 
 
-def test_l1_what_is_no_parameter_is_written_for_the_system_and_left_behind() -> None:
+def test_l1_extra_tensors_are_written_and_ignored_on_load() -> None:
     net = cut("mxnet.se_resnext50_32x4d")
-    theirs = dict(named(drawn(net), net, "mxnet").tensors)
+    theirs = dict(to_layout(drawn(net), net, "mxnet").tensors)
     assert np.array_equal(theirs["arg:bn_data_gamma"], np.ones(3, np.float32))
     theirs["arg:bn_data_gamma"] = np.full(3, 7.0, np.float32)  # whatever stands there, it counts as 1
     assert se_port.load(theirs, net).keys() == parameters.shapes(net).keys()
-    state = named(drawn(net), net, "se_torch").tensors
+    state = to_layout(drawn(net), net, "se_torch").tensors
     assert state["stem.bn1.num_batches_tracked"].dtype == np.int64
     assert state["stem.bn1.num_batches_tracked"].shape == ()
 
 
 @every_layout
-def test_a_network_is_recognised_with_its_classes_channels_and_ratio(layout: str) -> None:
+def test_network_is_recognised_with_its_classes_channels_and_ratio(layout: str) -> None:
     name = OF[layout]
     changes = {} if name.startswith(("chainer.", "taki.")) else {"channels": 1}
     net = network(name, num_classes=7, **changes)
     net = net.replace(se=dataclasses.replace(net.se, reduction=8))
-    shapes = plan(net, NETWORK_LAYOUTS[layout], layout).shapes
+    shapes = map_network(net, NETWORK_LAYOUTS[layout], layout).shapes
     for prefix in ("", "module."):
-        found = networks.networks({prefix + key: shape for key, shape in shapes.items()})
+        found = networks.match_networks({prefix + key: shape for key, shape in shapes.items()})
         assert {(known.layout, known.prefix) for known in found} == {(layout, prefix)}
         assert net in [known.net for known in found]
         assert name in [known.name for known in found]
     if network(name).replace(se=None) in map(network, NETWORKS):
         plain = net.replace(se=None)
-        found = networks.networks(plan(plain, NETWORK_LAYOUTS[layout], layout).shapes)
+        found = networks.match_networks(map_network(plain, NETWORK_LAYOUTS[layout], layout).shapes)
         assert plain in [known.net for known in found]
 
 
-def test_l3_a_network_that_is_several_is_not_guessed() -> None:
+def test_l3_ambiguous_network_is_an_error() -> None:
     net = network("se_resnet50")
-    shapes = plan(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
+    shapes = map_network(net, NETWORK_LAYOUTS["canonical"], "canonical").shapes
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     with pytest.raises(LayoutError, match=r"may be se_resnet50, .*shicai\.se_resnet50.*; say which"):
         se_port.load(zeros)
@@ -289,9 +290,9 @@ def test_l3_a_network_that_is_several_is_not_guessed() -> None:
     ],
     ids=["missing", "left over", "transposed"],
 )
-def test_l1_what_does_not_fit_is_named(change, facts) -> None:
+def test_l1_missing_left_over_and_misshapen_tensors_are_named(change, facts) -> None:
     net = network("moskomule.se_resnet50", num_classes=7)
-    made = plan(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
+    made = map_network(net, NETWORK_LAYOUTS["moskomule"], "moskomule")
     theirs = {name: np.broadcast_to(np.float32(0), shape) for name, shape in made.shapes.items()}
     change(theirs)
     for layout in ("auto", "moskomule"):
@@ -303,27 +304,27 @@ def test_l1_what_does_not_fit_is_named(change, facts) -> None:
         assert facts[0] in se_port.inspect(theirs).problem or "fc.weight" in facts[0]
 
 
-def test_a_tensor_of_integers_is_no_parameter() -> None:
+def test_integer_tensor_is_no_parameter() -> None:
     net = cut("tensorpack.resnet50_se")
-    theirs = dict(named(drawn(net), net, "tensorpack").tensors)
+    theirs = dict(to_layout(drawn(net), net, "tensorpack").tensors)
     theirs["conv0/W"] = np.zeros(theirs["conv0/W"].shape, np.int64)
     with pytest.raises(LayoutError, match="conv0/W has dtype int64, expected one of float16, bfloat16, float32"):
         se_port.load(theirs, net)
 
 
-def test_layouts_that_are_not_there_or_have_no_place() -> None:
+def test_unknown_layout_and_network_without_place_are_errors() -> None:
     net = network("se_resnet18", num_classes=7)
     with pytest.raises(LayoutError, match="layout 'cafe' is no network's; expected auto or one of canonical"):
         se_port.load({}, net, "cafe")
     with pytest.raises(LayoutError, match=r"layout 'moskomule' keeps .* this is another network"):
-        named({}, network("mxnet.se_resnet50"), "moskomule")
+        to_layout({}, network("mxnet.se_resnet50"), "moskomule")
     with pytest.raises(LayoutError, match=r"layout 'caffe' keeps se_bn_inception"):
-        named({}, net, "caffe")
+        to_layout({}, net, "caffe")
 
 
 @pytest.mark.framework("torch", "peers")
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "legacy_seresnext50_32x4d", "seresnet50"])
-def test_timms_own_state_is_loaded_and_given_back(name: str) -> None:
+def test_timms_state_round_trips_exactly(name: str) -> None:
     from evidence.peer_blocks import _declare_operators_of_torchvision
 
     _declare_operators_of_torchvision()
@@ -331,21 +332,23 @@ def test_timms_own_state_is_loaded_and_given_back(name: str) -> None:
 
     theirs = timm.create_model(name, num_classes=7).eval()
     values = se_port.load(theirs.state_dict())
-    back = named(values, network(f"timm.{name}", num_classes=7), "timm.legacy" if "legacy" in name else "timm").tensors
+    back = to_layout(
+        values, network(f"timm.{name}", num_classes=7), "timm.legacy" if "legacy" in name else "timm"
+    ).tensors
     state = theirs.state_dict()
     assert set(back) == set(state)
     assert all(back[key].tobytes() == state[key].numpy().tobytes() for key in back)
 
 
-def test_only_what_a_test_runs_is_called_verified() -> None:
+def test_layouts_marked_peer_ran_are_run_in_the_tests() -> None:
     ran = {"canonical", "se_torch", "se_keras", "se_flax", "se_flax.linen", "timm", "timm.legacy"}
     assert {name for name, row in NETWORK_LAYOUTS.items() if row.verified == PEER} == ran
 
 
-def test_the_oracle_answers_alike_by_every_way() -> None:
+def test_oracle_answers_alike_before_and_after_a_port() -> None:
     net = network("taki.se_resnext_cifar", num_classes=7)
     values = se_numpy.initialize(net, seed=0)
     x = np.random.default_rng(0).normal(size=(1, 9, 14, 3))
-    back = se_port.load(dict(named(values, net, "taki").tensors), net)
+    back = se_port.load(dict(to_layout(values, net, "taki").tensors), net)
     one, other = (se_numpy.senet(x, net, given, data_format="channels_last") for given in (values, back))
     assert np.array_equal(one, other)

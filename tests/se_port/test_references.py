@@ -1,4 +1,4 @@
-"""What other people's code answered, with their weights: their blocks and networks are ours, read by ``se_port``."""
+"""Outputs of other people's code, with their weights: the weights that ``se_port`` reads reproduce them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("layout", ["auto", "its own"])
 @pytest.mark.parametrize("folder", BLOCKS)
-def test_m7_blocks_answer_as_their_own_code_did(folder: str, layout: str) -> None:
+def test_m7_reference_blocks_are_reproduced(folder: str, layout: str) -> None:
     own, spec = BLOCKS[folder]
     values = doubles(f"{folder}/weights.pth", spec, own if layout == "its own" else layout)
     x, want = arrays(folder)
@@ -46,7 +46,7 @@ def test_m7_blocks_answer_as_their_own_code_did(folder: str, layout: str) -> Non
 
 
 def short(name: str, stem: tuple[int, ...], stages: dict[int, tuple[int, int]], units: int = 2, **changes):
-    """A network with these channels in its stem, and stages of these channels and the widths inside of their units."""
+    """Make a network from channels of the stem, and from channels and inner width of each stage."""
     net, left = network(name), iter(stem)
     steps = tuple(replace(step, channels=next(left)) if hasattr(step, "channels") else step for step in net.stem.steps)
     made = [
@@ -57,7 +57,7 @@ def short(name: str, stem: tuple[int, ...], stages: dict[int, tuple[int, int]], 
 
 
 def a_sixteenth(name: str, **changes):
-    """An Inception with a sixteenth of its channels."""
+    """Make an Inception with a sixteenth of its channels."""
 
     def narrow(step):
         if isinstance(step, tuple):
@@ -124,13 +124,13 @@ every_net = pytest.mark.parametrize("folder", NETS)
 
 @pytest.mark.parametrize("layout", ["auto", "its own"])
 @every_net
-def test_m7_networks_answer_as_their_own_code_did(folder: str, layout: str) -> None:
+def test_m7_reference_networks_are_reproduced(folder: str, layout: str) -> None:
     (net, values), (x, want) = net_of(folder, layout), arrays(folder)
     assert difference(se_numpy.senet(x, net, values, data_format="channels_first"), want) < 4e-7
 
 
 @every_net
-def test_l1_a_network_is_written_under_the_names_that_its_framework_gave(folder: str, tmp_path: Path) -> None:
+def test_l1_network_is_written_under_its_frameworks_names(folder: str, tmp_path: Path) -> None:
     weights, net, layout = NETS[folder]
     values, path = se_port.load(HERE / folder / weights, net), tmp_path / weights.replace(".model", ".npz")
     se_port.save(path, values, net, layout=layout)
@@ -144,7 +144,7 @@ def test_l1_a_network_is_written_under_the_names_that_its_framework_gave(folder:
 
 
 @every_net
-def test_l4_its_blocks_are_found(folder: str) -> None:
+def test_l4_blocks_of_reference_networks_are_found(folder: str) -> None:
     weights, net, _ = NETS[folder]
     blocks = {}
     for name, value in se_port.load(HERE / folder / weights, net).items():

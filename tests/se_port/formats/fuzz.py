@@ -1,9 +1,9 @@
-"""Mutated files, read in a process with limits on memory and time.
+"""Fuzzing of readers: mutated files are read in a process with limits on memory and time.
 
-``python -m tests.se_port.formats.fuzz FORMAT PATH COUNT`` is that process.
+``python -m tests.se_port.formats.fuzz FORMAT PATH COUNT`` runs that process.
 
-A reader may answer with arrays or with a ``FileFormatError``; anything else is a fault, and so are a crash, a hang and
-more memory than the limit. A mutation is known by its number alone, so a fault can be had again.
+A reader may return arrays or raise a ``FileFormatError``. Anything else is a fault, and so are a crash, a hang and more
+memory than the limit. A mutation is determined by its number, so that a fault can be reproduced.
 """
 
 import random
@@ -19,23 +19,24 @@ from pathlib import Path
 import numpy as np
 
 from se_port import formats
+from se_port.formats import _base
 from se_spec import FileFormatError
 
-SECONDS = 5
-MEMORY = 512 << 20
-"""What reading a small file may take, beyond the process's own, in bytes."""
-UNPACKED = 64 << 20
+MAX_SECONDS = 5
+MEMORY_BYTES = 512 << 20
+"""Memory that reading a small file may take, beyond the process's own."""
+UNPACKED_BYTES = 64 << 20
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 
 
-def mutated(data: bytes, number: int) -> bytes:
-    """The file of that number: bytes changed, cut out, doubled, a length made absurd, or the end missing."""
+def mutate(data: bytes, number: int) -> bytes:
+    """Mutate a file: change, cut or double bytes, make a length absurd, or drop the end."""
     chance = random.Random(number)
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
         if not changed:
             break
-        # Headers say more than payloads: half of the places are near the beginning or the end.
+        # Headers matter more than payloads: half of the places are near the beginning or the end.
         near = min(len(changed), 512)
         place = chance.choice(
             (chance.randrange(len(changed)), chance.randrange(near), len(changed) - 1 - chance.randrange(near))
@@ -57,21 +58,21 @@ def mutated(data: bytes, number: int) -> bytes:
     return bytes(changed)
 
 
-def survives(format: str, path: Path, count: int) -> None:
-    """Read ``count`` mutations of a file, or of the files of a folder, of which some must be refused and some read."""
-    asked = [sys.executable, "-m", "tests.se_port.formats.fuzz", format, str(path), str(count)]
-    done = subprocess.run(asked, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+def check_mutations(format: str, path: Path, count: int) -> None:
+    """Read ``count`` mutations of a file, or of the files of a folder; some must be refused and some read."""
+    command = [sys.executable, "-m", "tests.se_port.formats.fuzz", format, str(path), str(count)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert " 0 refused" not in done.stdout and " 0 read" not in done.stdout, done.stdout
 
 
-def variants(path: Path, folder: Path, count: int) -> Iterator[tuple[int, Path]]:
-    """Each mutation in turn, under the path's own name in ``folder``; of a folder, one of its files is mutated."""
+def iterate_variants(path: Path, folder: Path, count: int) -> Iterator[tuple[int, Path]]:
+    """Yield each mutation under the path's own name in ``folder``; in a folder, one file at a time is mutated."""
     target = folder / path.name
     if path.is_file():
         data = path.read_bytes()
         for number in range(count):
-            target.write_bytes(mutated(data, number))
+            target.write_bytes(mutate(data, number))
             yield number, target
         return
     members = sorted(member for member in path.rglob("*") if member.is_file())
@@ -79,26 +80,26 @@ def variants(path: Path, folder: Path, count: int) -> Iterator[tuple[int, Path]]
     for number in range(count):
         member = members[number % len(members)]
         changed, whole = target / member.relative_to(path), member.read_bytes()
-        changed.write_bytes(mutated(whole, number))
+        changed.write_bytes(mutate(whole, number))
         yield number, target
         changed.write_bytes(whole)
 
 
 def main(format: str, path: str, count: str) -> int:
-    """Exit status 1 at the first fault, which is printed with its number."""
+    """Read all mutations; raises at the first fault, which is printed with its number."""
     whole = {
         name: np.asarray(array) for name, array in formats.read(path, format).items()
-    }  # imports what reading needs
+    }  # imports what reading needs, before the limit on memory
     assert whole
-    formats.MAX_BYTES = UNPACKED
+    _base.MAX_BYTES = UNPACKED_BYTES
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    signal.signal(signal.SIGALRM, _late)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+    signal.signal(signal.SIGALRM, _time_out)
     refused = read = 0
     with tempfile.TemporaryDirectory() as folder:
-        for number, variant in variants(Path(path), Path(folder), int(count)):
+        for number, variant in iterate_variants(Path(path), Path(folder), int(count)):
             print(number, file=sys.stderr, flush=True)
-            signal.alarm(SECONDS)
+            signal.alarm(MAX_SECONDS)
             try:
                 for array in formats.read(variant, format).values():
                     np.asarray(array).tobytes()
@@ -116,8 +117,8 @@ def main(format: str, path: str, count: str) -> int:
     return 0
 
 
-def _late(*_: object) -> None:
-    raise TimeoutError(f"not read in {SECONDS} seconds")
+def _time_out(*_: object) -> None:
+    raise TimeoutError(f"not read in {MAX_SECONDS} seconds")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tensors that a file must give back bit for bit, and what is asked of those that it gave."""
+"""Tensors that a file must return bit for bit, and comparisons of those that it returned."""
 
 import math
 import mmap
@@ -14,26 +14,26 @@ SHAPES = ((), (1,), (0, 3), (5,), (2, 3, 1, 4))
 
 
 def facts(tensors: formats.Tensors) -> list[tuple[str, str, tuple[int, ...], bytes]]:
-    """All that two equal sets of tensors have in common, in their order."""
+    """List name, dtype, shape and bytes of each tensor, in order; equal for equal sets of tensors."""
     return [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()]
 
 
 def same(got: formats.Tensors, want: formats.Tensors) -> bool:
-    """The same names in the same order, and the same bits in the processor's byte order."""
+    """Whether names, order and, in the processor's byte order, bits are equal."""
     native = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in want.items()}
     return facts(got) == facts(native)
 
 
 def is_mapped(array: np.ndarray) -> bool:
-    """Whether its bytes are those of a file, which cannot be changed through it."""
+    """Whether an array is a read-only view of a mapped file."""
     owner = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.obj if isinstance(owner, memoryview) else owner.base
     return isinstance(owner, mmap.mmap) and not array.flags.writeable
 
 
-def most_memory(act: Callable[[], object]) -> int:
-    """Bytes, at the worst moment, of what it allocates."""
+def peak_memory(act: Callable[[], object]) -> int:
+    """Peak of the bytes that a call allocates."""
     tracemalloc.start()
     try:
         act()
@@ -43,7 +43,7 @@ def most_memory(act: Callable[[], object]) -> int:
 
 
 def samples(dtypes: Iterable[str]) -> dict[str, np.ndarray]:
-    """Arrays of every dtype and shape with any bits at all: NaNs of every kind among them."""
+    """Draw arrays of every dtype and shape with arbitrary bits, NaNs of every kind among them."""
     chance = np.random.default_rng(0)
     made = {}
     for dtype in dtypes:
@@ -57,7 +57,7 @@ def samples(dtypes: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def one_of_each(dtypes: Iterable[str]) -> dict[str, np.ndarray]:
-    """One array of every dtype, with values that a cast would lose, and one of every other kind."""
+    """Draw one array of every dtype, with values that a cast would lose, and one of every other kind."""
     draw = np.random.default_rng(1)
     made = {}
     for name in dtypes:

@@ -11,7 +11,6 @@ from se_port import formats
 from se_port.formats import mxnet
 from se_spec import FileFormatError
 
-from . import fuzz
 from .tensors import facts
 
 LITERAL = bytes.fromhex(
@@ -39,19 +38,14 @@ def draw() -> dict[str, np.ndarray]:
     return {"arg:conv0_weight": weight, "arg:none": np.zeros((0, 3), np.float32), **others}
 
 
-def test_reads_what_is_typed_out(tmp_path: Path) -> None:
+def test_typed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "net-0000.params"
     path.write_bytes(LITERAL)
     tensors = formats.read(path, "mxnet")
     assert {name: array.tolist() for name, array in tensors.items()} == {"arg:a": [[1, -2]], "aux:b": [7, -1]}
     assert [str(array.dtype) for array in tensors.values()] == ["float32", "int32"]
     assert not tensors["arg:a"].flags.writeable
-    assert mxnet.recognises(path, LITERAL[:64]) and not mxnet.recognises(path, LITERAL[1:64])
-
-
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    formats.write(tmp_path / "net.params", draw())
-    assert facts(formats.read(tmp_path / "net.params", "mxnet")) == facts(draw())
+    assert mxnet.matches(path, LITERAL[:64]) and not mxnet.matches(path, LITERAL[1:64])
 
 
 def record(head: str, *numbers: int, data: bytes = bytes(8)) -> bytes:
@@ -74,19 +68,19 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("version", RECORDS)
-def test_every_version(tmp_path: Path, version: str) -> None:
+def test_every_version_is_read(tmp_path: Path, version: str) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(listed(RECORDS[version]))
     assert facts(formats.read(path, "mxnet")) == facts({"a": np.zeros(2, np.float32)})
 
 
-def test_a_scalar_of_version_3(tmp_path: Path) -> None:
+def test_scalar_of_version_3_is_read(tmp_path: Path) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(listed(record("IiI3i", 0xF993FACA, 0, 0, *CPU, 1)))
     assert facts(formats.read(path, "mxnet")) == facts({"a": np.zeros(())})
 
 
-def test_writes_version_2(tmp_path: Path) -> None:
+def test_version_2_is_written(tmp_path: Path) -> None:
     formats.write(tmp_path / "net.params", {"a": np.zeros(2, np.float32)})
     assert (tmp_path / "net.params").read_bytes() == listed(RECORDS["version 2"])
 
@@ -119,7 +113,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "wrong"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile(tmp_path: Path, data: bytes, wrong: str) -> None:
+def test_hostile_file_is_refused(tmp_path: Path, data: bytes, wrong: str) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(data)
     with pytest.raises(FileFormatError) as error:
@@ -135,12 +129,7 @@ CANNOT = {
 
 
 @pytest.mark.parametrize(("array", "wrong"), CANNOT.values(), ids=CANNOT)
-def test_cannot_be_written(tmp_path: Path, array: np.ndarray, wrong: str) -> None:
+def test_unsupported_tensors_are_not_written(tmp_path: Path, array: np.ndarray, wrong: str) -> None:
     with pytest.raises(FileFormatError) as error:
         formats.write(tmp_path / "net.params", {"a": array})
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
-
-
-def test_mutated_files(tmp_path: Path, mutations: int) -> None:
-    formats.write(tmp_path / "net.params", draw())
-    fuzz.survives("mxnet", tmp_path / "net.params", mutations)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from se_port import formats
+from se_port.formats import _base
 from se_port.formats import torch as reader
 from se_spec import FileFormatError
 
 from ...conftest import OnDemand
-from .fuzz import survives
-from .tensors import is_mapped, most_memory, same, samples
+from .tensors import is_mapped, peak_memory, same, samples
 
 torch = OnDemand("torch")
 
@@ -54,7 +54,7 @@ def archive(data: bytes, compression: int = zipfile.ZIP_STORED, **more: bytes) -
 
 
 def old(value: bytes, keys: object = ("0",), data: bytes = b"\2" + bytes(15), **system: object) -> bytes:
-    """A file from before 1.6; ``data`` is the number of items, then the items."""
+    """Encode a file from before 1.6; ``data`` is the number of items, then the items."""
     about = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     said = (0x1950A86A20F9469CFC6C, 1001, about | system)
     first = b"".join(pickle.dumps(one, 2) for one in said)
@@ -65,7 +65,7 @@ OLD_STATE = state(w=tensor(storage().replace(b"tQ", b"NtQ")))
 
 
 def checkpoint() -> dict[str, object]:
-    """Everything a tensor can be, as far as a file of a network goes."""
+    """Make tensors of every kind that a network's file has."""
     shared = torch.arange(8.0)
     return {
         "turned": torch.arange(12.0).reshape(3, 4).T,
@@ -86,7 +86,7 @@ def checkpoint() -> dict[str, object]:
 
 
 def arrays(tensors: dict[str, object]) -> dict[str, np.ndarray]:
-    """What torch's own tensors hold."""
+    """Convert torch's tensors to arrays."""
     return {
         name: one.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         if one.dtype == torch.bfloat16
@@ -95,7 +95,7 @@ def arrays(tensors: dict[str, object]) -> dict[str, np.ndarray]:
     }
 
 
-def test_a_file_typed_out(tmp_path: Path) -> None:
+def test_typed_file_is_read(tmp_path: Path) -> None:
     said = (
         b"\x80\2"
         b"}q\0("
@@ -115,7 +115,7 @@ def test_a_file_typed_out(tmp_path: Path) -> None:
     assert is_mapped(got["weight"])
 
 
-def test_a_file_of_python_2_typed_out(tmp_path: Path) -> None:
+def test_typed_file_of_python_2_is_read(tmp_path: Path) -> None:
     """Names are bytes, a dictionary is made of a list, sizes are long, and a storage may be a part of another."""
     magic = b"\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
     system = b"\x80\2}q\0(U\x10protocol_versionM\xe9\3U\rlittle_endian\x88U\ntype_sizes}u."
@@ -129,15 +129,15 @@ def test_a_file_of_python_2_typed_out(tmp_path: Path) -> None:
     numbers = np.array([0, 1, 2, 3], np.float32).tobytes()
     whole = magic + b"\x80\2M\xe9\3." + system + said + b"\x80\2]U\00240a." + struct.pack("<q", 4) + numbers
     (path := tmp_path / "x.pkl").write_bytes(whole)
-    assert reader.recognises(path, whole[:64])
+    assert reader.matches(path, whole[:64])
     got = formats.read(path, "torch")
     assert same(got, {"wé.0": np.array([3.0], np.float32)})
     assert is_mapped(got["wé.0"])
 
 
-def test_it_works_without_torch(tmp_path: Path) -> None:
+def test_torch_is_not_needed(tmp_path: Path) -> None:
     path = REFERENCES / "moskomule-se_resnet20" / "weights.pth"
-    assert reader.recognises(path, path.read_bytes()[:64])
+    assert reader.matches(path, path.read_bytes()[:64])
     code = f"""
 import sys
 from se_port import formats
@@ -151,14 +151,14 @@ print(len(tensors), tensors["layer1.0.se.fc.0.weight"].shape, "torch" in sys.mod
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("path", sorted(REFERENCES.rglob("*.pth")), ids=lambda path: path.parent.name)
-def test_somebodys_weights(path: Path) -> None:
+def test_weights_of_the_references_are_read(path: Path) -> None:
     assert same(formats.read(path, "torch"), arrays(torch.load(path, weights_only=True)))
 
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_we_read_what_torch_writes(tmp_path: Path, new: bool, protocol: int) -> None:
+def test_files_of_torch_are_read(tmp_path: Path, new: bool, protocol: int) -> None:
     tensors = checkpoint()
     beside = {"epoch": 3, "best": torch.tensor(0.9), "optimizer": {"state": {0: {"step": torch.ones(2)}}, "lr": [0.1]}}
     for whole in (tensors, {"state_dict": tensors, **beside}):
@@ -170,7 +170,7 @@ def test_we_read_what_torch_writes(tmp_path: Path, new: bool, protocol: int) -> 
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("new", [True, False])
-def test_a_networks_state(tmp_path: Path, new: bool) -> None:
+def test_state_of_a_network_is_read(tmp_path: Path, new: bool) -> None:
     net = torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)))
     torch.save(net.state_dict(), tmp_path / "x.pth", _use_new_zipfile_serialization=new)
     got = formats.read(tmp_path / "x.pth", "torch")
@@ -180,7 +180,7 @@ def test_a_networks_state(tmp_path: Path, new: bool) -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("mapped", [True, False])
-def test_torch_reads_what_we_write(tmp_path: Path, mapped: bool) -> None:
+def test_torch_reads_written_files(tmp_path: Path, mapped: bool) -> None:
     want = samples(reader.CODES)
     formats.write(tmp_path / "x.pt", want)
     theirs = torch.load(tmp_path / "x.pt", weights_only=True, mmap=mapped)
@@ -190,7 +190,7 @@ def test_torch_reads_what_we_write(tmp_path: Path, mapped: bool) -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("new", [True, False])
-def test_what_torch_writes_and_we_do_not_read(tmp_path: Path, new: bool) -> None:
+def test_unsupported_files_of_torch_are_refused(tmp_path: Path, new: bool) -> None:
     numbers = torch.zeros(2)
     for words, value in {
         "Sequential": torch.nn.Sequential(torch.nn.Linear(1, 1)),
@@ -213,7 +213,7 @@ def test_what_torch_writes_and_we_do_not_read(tmp_path: Path, new: bool) -> None
             formats.read(tmp_path / "x.pth", "torch")
 
 
-def test_every_bit_comes_back_and_lies_at_a_multiple_of_64(tmp_path: Path) -> None:
+def test_round_trip_is_exact_and_aligned_to_64_bytes(tmp_path: Path) -> None:
     want = samples(reader.CODES)
     formats.write(tmp_path / "x.pth", want)
     got = formats.read(tmp_path / "x.pth", "torch")
@@ -221,20 +221,20 @@ def test_every_bit_comes_back_and_lies_at_a_multiple_of_64(tmp_path: Path) -> No
     assert all(is_mapped(array) and array.ctypes.data % 64 == 0 for array in got.values() if array.size)
     formats.write(tmp_path / "y.pth", got)
     assert (tmp_path / "y.pth").read_bytes() == (tmp_path / "x.pth").read_bytes()
-    assert reader.recognises(tmp_path / "x.pth", (tmp_path / "x.pth").read_bytes()[:64])
+    assert reader.matches(tmp_path / "x.pth", (tmp_path / "x.pth").read_bytes()[:64])
 
 
-def test_tensors_pass_one_by_one(tmp_path: Path) -> None:
+def test_only_one_tensor_is_in_memory(tmp_path: Path) -> None:
     formats.write(tmp_path / "x.pth", {str(number): np.zeros(1 << 18, np.float32) for number in range(16)})
 
     def pass_on() -> None:
         formats.write(tmp_path / "y.pth", formats.read(tmp_path / "x.pth", "torch"))
 
-    assert most_memory(pass_on) < 1 << 18
+    assert peak_memory(pass_on) < 1 << 18
 
 
 class Runs:
-    """What unpickling would make a folder."""
+    """An object whose unpickling creates a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -245,7 +245,7 @@ class Runs:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("whole", [archive, old, bytes])
-def test_nothing_in_a_file_runs(tmp_path: Path, protocol: int, whole: type) -> None:
+def test_code_in_a_pickle_never_runs(tmp_path: Path, protocol: int, whole: type) -> None:
     (path := tmp_path / "x.pth").write_bytes(whole(pickle.dumps({"w": Runs(tmp_path / "ran")}, protocol)))
     with pytest.raises(FileFormatError, match=r"its pickle asks for posix.mkdir: code.*expected a plain state_dict"):
         formats.read(path, "torch")
@@ -260,7 +260,7 @@ EXPONENTIAL = b"\x80\2}(" + b")" + b"q\0h\0\x86" * 200 + b"K\1u."
 HOSTILE = {
     "nothing": (b"", "cannot be read"),
     "a picture": (b"GIF89a" + bytes(99), "begins with b'GIF89a"),
-    "half of it": (archive(state(w=tensor()))[:100], "its end is missing"),
+    "half of it": (archive(state(w=tensor()))[:100], "not a zip file"),
     "another pickle": (pickle.dumps({"w": 1}, 2), "a file that torch.save has written"),
     "a pickle in letters": (archive(pickle.dumps({"w": 1}, 0)), "which makes objects"),
     "compressed": (archive(state(w=tensor()), zipfile.ZIP_DEFLATED), "is compressed"),
@@ -296,15 +296,15 @@ HOSTILE = {
     "a call of a number": (archive(b"\x80\2K\1)R."), "no function"),
     "a call of a storage": (archive(b"\x80\2ctorch\nFloatStorage\n)R."), "calls torch.FloatStorage"),
     "a dictionary of numbers": (archive(b"\x80\2ccollections\nOrderedDict\n]K\1a\x85R."), "calls collections"),
-    "a call with too much": (archive(b"\x80\2ctorch\ndevice\n(" + b"N" * 8 + b"tR."), "what no function takes"),
+    "a call with too much": (archive(b"\x80\2ctorch\ndevice\n(" + b"N" * 8 + b"tR."), "at most 7 arguments"),
     "a list that serves twice": (
         archive(b"\x80\2ccollections\nOrderedDict\nq\0]]K\1aK\1aa\x85q\1Rh\0h\1R."),
         "way that is not read",
     ),
-    "an object by its class": (archive(b"\x80\2ccollections\nOrderedDict\n)\x81."), "the instruction NEWOBJ"),
-    "an object of old": (archive(b"(ios\nsystem\n."), "the instruction INST"),
-    "attributes of a list": (archive(b"\x80\2]}b."), "the instruction BUILD"),
-    "an extension": (archive(b"\x80\2\x82\1."), "the instruction EXT1"),
+    "an object by its class": (archive(b"\x80\2ccollections\nOrderedDict\n)\x81."), "the opcode NEWOBJ"),
+    "an object of old": (archive(b"(ios\nsystem\n."), "the opcode INST"),
+    "attributes of a list": (archive(b"\x80\2]}b."), "the opcode BUILD"),
+    "an extension": (archive(b"\x80\2\x82\1."), "the opcode EXT1"),
     "a reference to anything": (archive(b"\x80\2K\1Q."), "no storage of numbers"),
     "a module": (archive(b"\x80\2(X\6\0\0\0moduleNNNtQ."), "no storage of numbers"),
     "a storage of a dictionary": (archive(b"\x80\2" + storage(kind="collections\nOrderedDict") + b"."), "no storage"),
@@ -344,8 +344,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 1 << 30)
+def test_hostile_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str) -> None:
+    monkeypatch.setattr(_base, "MAX_BYTES", 1 << 30)
     (path := tmp_path / "x.pth").write_bytes(data)
     with pytest.raises(FileFormatError) as caught:
         formats.read(path, "torch")
@@ -353,21 +353,21 @@ def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert words in str(caught.value)
 
 
-def test_the_typed_files_are_files_where_nothing_is_wrong(tmp_path: Path) -> None:
+def test_hostile_files_are_readable_without_their_defect(tmp_path: Path) -> None:
     for whole in (archive(state(w=tensor())), old(OLD_STATE)):
         (path := tmp_path / "x.pth").write_bytes(whole)
         assert same(formats.read(path, "torch"), {"w": np.zeros(2, np.float32)})
 
 
-def test_a_pickle_that_goes_on_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "INSTRUCTIONS", 20)
+def test_endless_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_OPCODES", 20)
     (path := tmp_path / "x.pth").write_bytes(archive(b"\x80\2" + b"N" * 30 + b"."))
-    with pytest.raises(FileFormatError, match="at most 20 instructions"):
+    with pytest.raises(FileFormatError, match="at most 20 opcodes"):
         formats.read(path, "torch")
 
 
-def test_tensors_that_share_bytes_are_counted_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_BYTES", 20)
+def test_shared_bytes_count_for_every_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_base, "MAX_BYTES", 20)
     (path := tmp_path / "x.pth").write_bytes(archive(state(a=tensor(), b=tensor(), c=tensor())))
     with pytest.raises(FileFormatError, match=r"'c' .* would take 8 bytes; expected at most 4"):
         formats.read(path, "torch")
@@ -382,14 +382,7 @@ def test_tensors_that_share_bytes_are_counted_each(tmp_path: Path, monkeypatch: 
         ("\ud800", np.zeros(1), "no Unicode text"),
     ],
 )
-def test_what_it_cannot_hold_is_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
+def test_unsupported_tensors_are_not_written(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:
     with pytest.raises(FileFormatError, match=words):
         formats.write(tmp_path / "x.pth", {name: array})
     assert not list(tmp_path.iterdir())
-
-
-def test_mutated_files(tmp_path: Path, mutations: int) -> None:
-    formats.write(tmp_path / "x.pth", samples(["float32", "bool"]))
-    (tmp_path / "old.pth").write_bytes(old(OLD_STATE))
-    for name in ("x.pth", "old.pth"):
-        survives("torch", tmp_path / name, mutations)

@@ -1,0 +1,114 @@
+"""Files of every format: find the format's module, read through it, and write a path as a whole or not at all."""
+
+import importlib
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from se_spec import FileFormatError
+
+from ._base import Tensors, import_optional, refuse
+
+FORMATS = {
+    "safetensors": ".safetensors",
+    "npz": ".npz",
+    "torch": ".pt, .pth, .bin",
+    "keras": ".weights.h5, .keras, .h5",
+    "msgpack": ".msgpack",
+    "orbax": "a folder",
+    "tensorflow": ".index (TF1 checkpoint), a SavedModel's folder",
+    "caffe": ".caffemodel",
+    "mxnet": ".params",
+    "matconvnet": ".mat",
+    "onnx": ".onnx",
+}
+"""Each format's name, which is also its module's, and how such files usually end."""
+
+HEAD_BYTES = 64
+
+
+def read(path: str | Path, format: str | None = None) -> Tensors:
+    """Read a file's tensors, by their names in it.
+
+    Args:
+        path: a file, or the folder of a format that is a folder.
+        format: a name in ``FORMATS``; None recognises it from the content.
+
+    Raises:
+        FileFormatError: no such file, an unknown format, a broken file, or a reader that is not installed.
+    """
+    path = Path(path)
+    name = format or format_of(path)
+    tensors: Tensors = _import_format(name, f"read {path.name}").read(path)
+    return tensors
+
+
+def write(path: str | Path, tensors: Tensors, format: str | None = None, *, force: bool = False) -> None:
+    """Write all tensors or nothing.
+
+    Args:
+        path: where to; its ending chooses the format if ``format`` does not.
+        tensors: by name.
+        format: a name in ``FORMATS``.
+        force: replace a path that exists.
+
+    Raises:
+        FileFormatError: the path exists, its ending belongs to no format, or the format cannot hold a tensor.
+    """
+    path = Path(path)
+    module = _import_format(format or format_by_name(path), f"write {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        module.write(Path(folder, path.name), tensors)
+        targets = {new: path.parent / new.name for new in sorted(Path(folder).iterdir())}
+        existing = [str(target) for target in targets.values() if target.exists()]
+        if existing and not force:
+            refuse(path, f"{', '.join(existing)} is there already", "another path, or force to replace it")
+        for new, target in targets.items():
+            if target.is_dir():
+                target.rename(Path(folder, f"{target.name}.old"))  # removed together with the temporary folder
+            new.replace(target)
+
+
+def format_of(path: Path) -> str:
+    """Recognise a file's format from its content.
+
+    Raises:
+        FileFormatError: no such file, or no format matches.
+    """
+    if not path.exists() and not path.with_name(f"{path.name}.index").exists():
+        raise FileFormatError(f"{path} does not exist; expected a file or folder with weights")
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    for name in FORMATS:
+        if _import_module(name).matches(path, head):
+            return name
+    refuse(path, f"begins with {head[:16]!r}", f"one of the formats {', '.join(FORMATS)}")
+
+
+def format_by_name(path: Path) -> str:
+    """Choose the format to write from a path's ending.
+
+    >>> format_by_name(Path("net.weights.h5"))
+    'keras'
+    """
+    for name, endings in FORMATS.items():
+        if path.name.endswith(tuple(word for word in endings.replace(",", " ").split() if word.startswith("."))):
+            return name
+    refuse(path, "has no ending that says a format", "; ".join(f"{n}: {endings}" for n, endings in FORMATS.items()))
+
+
+def _import_format(name: str, purpose: str) -> ModuleType:
+    """Import a format's module, after what it needs."""
+    if name not in FORMATS:
+        raise FileFormatError(f"{name!r} is no format; expected one of {', '.join(FORMATS)}")
+    module = _import_module(name)
+    for dependency in module.NEEDS:
+        import_optional(dependency, purpose)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__package__}.{name}")
