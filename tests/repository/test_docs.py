@@ -17,6 +17,7 @@ from se_parity.implementations import TARGETS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TWINS = ("README.md", "README.zh-CN.md")
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 EXCERPTS = ROOT / "docs" / "DISTRIBUTED.md"
 """A page whose code is taken from the scripts in examples/."""
@@ -37,15 +38,16 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def of_peers(page: Path) -> list:
-    return [pytest.mark.framework("peers")] if "import timm" in page.read_text() else []
+def marks_of_page(page: Path) -> list:
+    marks = [pytest.mark.framework("peers")] if "import timm" in page.read_text() else []
+    return [*marks, pytest.mark.slow] if page.name == TWINS[1] else marks
 
 
 @pytest.mark.framework("torch", "keras", "flax")
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=of_peers(page), id=page.name)
+        pytest.param(page, marks=marks_of_page(page), id=page.name)
         for page in PAGES
         if blocks(page, "python") and page != EXCERPTS
     ],
@@ -53,14 +55,14 @@ def of_peers(page: Path) -> list:
 def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     found = blocks(page, "python")
     if page.name == "README.md":
-        found.insert(3, "print('<verdict>', verdict, '</verdict>', sep='\\n')")
+        last = next(number for number, block in enumerate(found) if "verdict = check(" in block)
+        found.insert(last + 1, "print('<verdict>', verdict, '</verdict>', sep='\\n')")
     code = "\n".join(found)
-    declared = (
-        "from evidence import peer_blocks\npeer_blocks._declare_operators_of_torchvision()\n" if of_peers(page) else ""
-    )
-    printed = run_python(declared + code)
-    if page.name == "README.md":  # what it shows of the judge
-        shown = next(block for block in blocks(page, "text") if block.startswith("FAILED"))
+    if "import timm" in code:
+        code = f"from evidence import peer_blocks\npeer_blocks._declare_operators_of_torchvision()\n{code}"
+    printed = run_python(code)
+    if page.name == "README.md":
+        shown = next(block for block in blocks(ROOT / "docs" / "JUDGE.md", "text") if block.startswith("FAILED"))
         assert f"<verdict>\n{shown}</verdict>\n" in printed
 
 
@@ -139,14 +141,31 @@ def test_every_path_and_make_target_that_a_page_names_exists() -> None:
             assert target in targets, f"{page.name} names make {target}"
 
 
-def test_the_readme_shows_every_row_that_parity_prints() -> None:
-    table = "\n".join(blocks(ROOT / "README.md", "text"))
+def test_the_page_of_parity_shows_every_row() -> None:
+    table = "\n".join(blocks(ROOT / "docs" / "PARITY.md", "text"))
     for name in ("numpy (the oracle)", *TARGETS):
-        assert f"│ {name} " in table, f"{name} is not in the README's table"
+        assert f"│ {name} " in table, f"{name} is not in the table of docs/PARITY.md"
 
 
-def test_the_readme_counts_the_catalogue() -> None:
-    assert f"a catalogue of {len(CATALOGUE)} known mistakes" in (ROOT / "README.md").read_text().replace("\n", " ")
+def test_the_readme_counts_the_catalogue_and_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert f"a catalogue of {len(CATALOGUE)} known mistakes" in text.replace("\n", " ")
+    assert len(text.splitlines()) <= 150
+
+
+def test_the_readmes_have_the_same_code_headings_and_links() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    for language in ("python", "sh"):
+        codes = [[without_comments(code) for code in blocks(ROOT / name, language)] for name in TWINS]
+        assert codes[0] == codes[1]
+    links = [sorted(set(re.findall(r"\]\(((?:docs|https?:)[^)]*)\)", text))) for text in (english, chinese)]
+    assert links[0] == links[1]
+    assert english.count("\n## ") == chinese.count("\n## ")
+    assert f"{len(CATALOGUE)} 种已知错误" in chinese
+
+
+def without_comments(code: str) -> str:
+    return re.sub(r" *#.*", "", code)
 
 
 CLAUSE = re.compile(r"^- \*\*([A-Z]-\d+)\*\*", re.MULTILINE)
