@@ -9,8 +9,7 @@ included, it says what the function said: within twice the bound, or up to ``EXP
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ from se_spec import SESpec
 
 from . import localization
 from .calls import Outcome, called, called_vjp
-from .comparison import Comparison, Precision, Reference, Result, compare, reference
+from .comparison import Precision, Result, compare, reference
+from .distance import EXPLAINS, relative_distance
 from .faults import CATALOGUE, Block, Fault, broken
-from .trial_inputs import Trial
+from .records import TrialRecord
 
 NEAR = 0.35
 """Below it the search has found something to look at closely: a gate of hard_swish is at 0.32 from one of relu. Errors
 of rounding, which are those of one order of operations, are that near each other only if they are of one kind."""
-EXPLAINS = 0.02
-"""Below it one variant is all there is; above, a second mistake may be beside it."""
 LIKELIER = 0.98
 """Up to here a variant is nearer to the answer than the right block is."""
 LOOKED_AT = 40
@@ -39,77 +37,6 @@ PAIRED = 40
 WIDE = 1 << 15
 """Elements of an input above which fewer variants are looked at, and no pairs."""
 AS_FLOAT32 = Precision(intermediates="float32", accumulation="float32")
-
-
-class Distance:
-    """How far variants are from one array that was got, beside a right one and its bound; it is asked of many."""
-
-    def __init__(self, got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> None:
-        got = got.astype(np.float64)
-        self._known = np.isfinite(got)
-        self._finite = self._known & np.isfinite(want)
-        self._told, wrong = got[self._finite], np.abs(got[self._finite] - want[self._finite])
-        self._slack = slack = np.where(np.isfinite(bound[self._finite]), bound[self._finite], np.inf)
-        self._refuted = bool((wrong > slack).any())
-        self._scale = (
-            _rms(np.maximum(wrong - slack, 0.0)) if self._refuted else _rms(wrong) + _rms(slack[np.isfinite(slack)])
-        )
-
-    def __call__(self, variant: np.ndarray) -> float:
-        """From 0, the same, over 1, no nearer than the right block, to 3, other NaN or nothing in common."""
-        apart = self._apart(variant)
-        if apart is None:
-            return 3.0
-        if self._refuted:  # where the right block is, the variant must not be
-            apart = np.maximum(apart - self._slack, 0.0)
-        return _rms(apart) / self._scale if self._scale else float(bool(_rms(apart))) * 3.0
-
-    def agrees(self, variant: np.ndarray) -> bool:
-        """Whether the variant is what was got, but for rounding."""
-        apart = self._apart(variant)
-        if apart is None:
-            return False
-        return bool((apart <= 2.0 * self._slack).all()) or (self._refuted and self(variant) <= EXPLAINS)
-
-    def _apart(self, variant: np.ndarray) -> np.ndarray | None:
-        variant = variant.astype(np.float64)
-        return np.abs(self._told - variant[self._finite]) if np.array_equal(self._known, np.isfinite(variant)) else None
-
-
-@dataclass
-class Seen:
-    """One trial as it went."""
-
-    trial: Trial
-    against: Reference
-    outcome: Outcome
-    gradient: Outcome | None = None
-    result: Result = field(default_factory=Result)
-    comparisons: list[Comparison] = field(default_factory=list)
-    malformed: bool = False
-    failed: bool = False
-
-    @cached_property
-    def distance(self) -> Distance:
-        """Of a variant's answer; where there is one to compare it with."""
-        want, bound = self.against.want.y, self.against.bound.y
-        assert self.outcome.y is not None and want is not None and bound is not None
-        return Distance(self.outcome.y, want, bound)
-
-    @cached_property
-    def gradient_distances(self) -> dict[str, Distance]:
-        """Of a variant's gradients, by name; of those that have the right shape."""
-        want, bound = (dict(one.arrays()) for one in self.against[:2])
-        gradients = self.result._replace(y=None, g=None)
-        return {name: Distance(got, want[name], bound[name]) for name, got in gradients.arrays()}
-
-    @property
-    def forward_failed(self) -> bool:
-        """Whether the answer itself is wrong, not only its gradients."""
-        x, outcome = self.trial.inputs.x, self.outcome
-        fits = outcome.y is not None and outcome.y.shape == x.shape and outcome.y.dtype == x.dtype
-        wrong = any(not one.passed for one in self.comparisons if one.quantity == "y")
-        return not fits or bool(outcome.modified) or wrong
 
 
 @dataclass(frozen=True)
@@ -132,7 +59,7 @@ class Diagnosis:
 
 
 def diagnose(
-    seen: list[Seen],
+    seen: list[TrialRecord],
     spec: SESpec,
     dtype: str,
     function: Callable[..., Any],
@@ -190,10 +117,10 @@ Ranked = list[tuple[float, tuple[Fault, ...]]]
 
 def _ranked(
     variants: Iterable[tuple[Fault, ...]],
-    seen: list[Seen],
+    seen: list[TrialRecord],
     spec: SESpec,
     dtype: str,
-    distance: Callable[[Block, Seen, Callable[..., Any]], float],
+    distance: Callable[[Block, TrialRecord, Callable[..., Any]], float],
 ) -> Ranked:
     """Scores, smallest first. Those that one failed trial rules out are not looked at on the others."""
     failed = sum(one.failed for one in seen)
@@ -217,7 +144,7 @@ def _ranked(
     return sorted(scored, key=lambda each: (round(each[0], 6), CATALOGUE_ORDER[each[1][0].name], order[each[1]]))
 
 
-def _sieve(seen: list[Seen]) -> Seen:
+def _sieve(seen: list[TrialRecord]) -> TrialRecord:
     """A failed trial that tells much: one with numbers, the first, if it is there."""
     failed = [one for one in seen if one.failed]
     told = [one for one in failed if one.outcome.y is not None and one.outcome.y.shape == one.trial.inputs.x.shape]
@@ -235,14 +162,14 @@ def _score(distances: Iterator[tuple[bool, float]], failed: int, enough: float) 
 
 
 def _distances(
-    block: Block, seen: list[Seen], distance: Callable[[Block, Seen, Callable[..., Any]], float]
+    block: Block, seen: list[TrialRecord], distance: Callable[[Block, TrialRecord, Callable[..., Any]], float]
 ) -> Iterator[tuple[bool, float]]:
     function = block.function()
     for one in seen:
         yield one.failed, distance(block, one, function)
 
 
-def _forward_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
+def _forward_distance(block: Block, seen: TrialRecord, function: Callable[..., Any]) -> float:
     outcome = called(function, seen.trial.inputs)
     if _form(outcome) != _form(seen.outcome):
         return 3.0
@@ -251,11 +178,11 @@ def _forward_distance(block: Block, seen: Seen, function: Callable[..., Any]) ->
     x = seen.trial.inputs.x
     if outcome.y.shape != x.shape:
         same = outcome.y.size == x.size and np.isfinite(outcome.y.astype(np.float64)).all()
-        return _relative(seen.outcome.y, outcome.y) if same else 0.0
+        return relative_distance(seen.outcome.y, outcome.y) if same else 0.0
     return seen.distance(outcome.y)
 
 
-def _agrees(block: Block, seen: list[Seen], forward: bool) -> bool:
+def _agrees(block: Block, seen: list[TrialRecord], forward: bool) -> bool:
     """Whether a variant says, on every input, what the function said."""
     function = block.function()
     for one in seen:
@@ -278,7 +205,7 @@ def _agrees(block: Block, seen: list[Seen], forward: bool) -> bool:
     return True
 
 
-def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
+def _gradient_distance(block: Block, seen: TrialRecord, function: Callable[..., Any]) -> float:
     if seen.gradient is None or not seen.trial.gradients:
         return 0.0
     outcome, dparameters = called_vjp(block.vjp, seen.trial.inputs, "channels_last")
@@ -286,16 +213,6 @@ def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -
         return 3.0
     found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
     return max((distance(found[name]) for name, distance in seen.gradient_distances.items()), default=0.0)
-
-
-def _relative(got: np.ndarray, variant: np.ndarray) -> float:
-    got, variant = got.astype(np.float64), variant.astype(np.float64)
-    return _rms(got - variant) / (_rms(variant) or 1.0)
-
-
-def _rms(values: np.ndarray) -> float:
-    largest = float(np.abs(values).max(initial=0.0))
-    return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
 
 
 def _form(outcome: Outcome) -> tuple[Any, ...]:
@@ -308,7 +225,7 @@ def _form(outcome: Outcome) -> tuple[Any, ...]:
     return (outcome.y.shape, outcome.y.dtype.name, modified)
 
 
-def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str) -> bool:
+def _is_random(seen: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
     """One input, again and again: what remembers goes on or settles, what draws lots turns back at every call."""
     by_name = {one.trial.name: one for one in seen}
     first, last = by_name["uneven map"], by_name["uneven map again"]
@@ -322,7 +239,7 @@ def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str)
     return bool(turns < -0.1 * lengths) and not np.array_equal(calls[0], calls[2])
 
 
-def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) -> Ranked:
+def _by_where_it_fails(seen: list[TrialRecord], dtype: str, candidates: list[Fault]) -> Ranked:
     """Half precision that fails where there is much to add up, and nowhere else, in an order that no variant has."""
     name = f"squeeze accumulated in {dtype}"
     where = {one.trial.name for one in seen if one.failed}
@@ -332,7 +249,7 @@ def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) ->
     return []
 
 
-def _is_right_in_float32(seen: list[Seen], spec: SESpec) -> bool:
+def _is_right_in_float32(seen: list[TrialRecord], spec: SESpec) -> bool:
     """Whether rounding to float32, here and there, may have done all of it."""
     for one in seen:
         if one.failed:
@@ -343,7 +260,7 @@ def _is_right_in_float32(seen: list[Seen], spec: SESpec) -> bool:
     return True
 
 
-def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) -> Ranked:
+def _pairs(candidates: list[Fault], seen: list[TrialRecord], spec: SESpec, dtype: str) -> Ranked:
     """Two faults at once: sieved on one small input that failed, then looked at on all."""
     sieve = _sieve([one for one in seen if one.failed and one.trial.exact] or seen)
     if sieve.outcome.y is None or sieve.trial.inputs.x.size > WIDE:

@@ -14,6 +14,7 @@ from .adapters import Adapted, adapted
 from .calls import Outcome, called, called_gate, called_vjp, laid_out
 from .comparison import Precision, Reference, Result, compare, reference
 from .deviations import read_deviations
+from .records import TrialRecord
 from .trial_inputs import Trial, trials
 from .verdict import Finding, Verdict
 
@@ -108,7 +109,7 @@ class Run:
     ) -> None:
         self.function, self.vjp, self.excitation = function, vjp, excitation
         self.spec, self.dtype, self.data_format = spec, dtype, data_format
-        self.seen: list[diagnosis.Seen] = []
+        self.seen: list[TrialRecord] = []
         self.unjudged: dict[str, str] = {}
 
     def judge(self, trial: Trial, against: Reference, rank: int) -> list[Finding]:
@@ -120,7 +121,7 @@ class Run:
         if self.excitation is not None:
             g, wrong = self._gate(trial, against)
             found, result = found + wrong, result._replace(g=g)
-        seen = diagnosis.Seen(trial, against, outcome)
+        seen = TrialRecord(trial, against, outcome)
         if wants_gradients and self.vjp is not None:
             seen.gradient, dparameters = called_vjp(self.vjp, trial.inputs, self.data_format)
             found += _structure("dx", seen.gradient, trial.inputs.x, self.dtype)

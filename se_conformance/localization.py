@@ -3,10 +3,8 @@
 Where a block does not hand out its gate, y / x shows it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +15,13 @@ from se_spec import SESpec
 from .calls import called_gate, to_channels_last
 from .cases import Inputs, round_to
 from .comparison import judged, reference
-
-if TYPE_CHECKING:
-    from .diagnosis import Seen
+from .records import TrialRecord
 
 ORDER = ("call", "squeeze", "reduce", "activation", "expand", "gate", "scale", "gradient", "unknown")
 
 
 def first_departure(
-    seen: list[Seen],
+    seen: list[TrialRecord],
     spec: SESpec,
     function: Callable[..., Any],
     excitation: Callable[..., Any] | None,
@@ -82,7 +78,7 @@ def _quotients(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
     return shown
 
 
-def _has_one_gate(one: Seen, spec: SESpec) -> bool:
+def _has_one_gate(one: TrialRecord, spec: SESpec) -> bool:
     """Whether all positions show the same."""
     x, y = one.trial.inputs.x, one.outcome.y
     if y is None or y.shape != x.shape or not np.isfinite(y.astype(np.float64)).all():

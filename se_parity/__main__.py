@@ -23,9 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         from .parity import parity
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib", "sklearn"):
+        missing = str(error.name).partition(".")[0]  # Python may name a module inside, as in rich.console
+        if missing not in ("rich", "matplotlib", "sklearn"):
             raise
-        print(f"se-parity needs {error.name}: pip install 'se-suite[conformance]'", file=sys.stderr)
+        print(f"se-parity needs {missing}: pip install 'se-suite[conformance]'", file=sys.stderr)
         return NOTHING
     console = Console()
     return parity(console if console.is_terminal else Console(width=132), options.picture)

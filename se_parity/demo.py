@@ -21,7 +21,7 @@ from se_conformance.files import load_parameters, save_parameters
 from se_spec import NetworkSpec
 
 from . import plots
-from .digits import BATCH, Digits, batches, digits, small_network
+from .datasets import BATCH, Digits, batches, digits, small_network
 from .implementations import TARGETS, Logits, Worker
 from .training import TRAINERS, Course, Parameters, train
 

@@ -18,8 +18,8 @@ from se_conformance.comparison import Comparison, Reference, Result, compare, re
 from se_spec import SESpec
 
 from . import plots
+from .datasets import photographs, to_patches
 from .implementations import TARGETS, Target, Worker, device
-from .photographs import photographs, to_patches
 
 PRESETS = (
     "paper",

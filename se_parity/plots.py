@@ -12,7 +12,7 @@ from se_conformance.cases import revealing_parameters
 from se_conformance.files import replacing
 from se_spec import SESpec
 
-from .photographs import photographs, to_patches, to_pixels
+from .datasets import photographs, to_patches, to_pixels
 
 
 def save_gates(path: Path) -> None:

@@ -12,7 +12,7 @@ from flax import nnx
 import se_spec
 from se_spec import SESpec
 
-from .adapted import Adapted, Arrays, gate_of, shapes_of
+from .base import Adapted, Arrays, gate_of, shapes_of
 from .jax import refuse_float64
 from .matching import Own, match
 

@@ -11,7 +11,7 @@ import numpy as np
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, shapes_of
+from .base import Adapted, Arrays, shapes_of
 from .matching import Own, match
 
 try:

@@ -11,7 +11,7 @@ import torch
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, gate_of, shapes_of
+from .base import Adapted, Arrays, gate_of, shapes_of
 from .matching import Own, match
 
 

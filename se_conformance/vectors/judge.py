@@ -11,7 +11,7 @@ from se_spec import SESpec
 from ..calls import called
 from ..cases import Inputs
 from ..comparison import judged
-from . import Vector
+from .frozen import Vector
 
 
 def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], Any], vector: Vector) -> str:

@@ -16,7 +16,7 @@ from se_conformance.comparison import Result
 from se_flax.parameters import from_tree
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import Build, Predict
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:

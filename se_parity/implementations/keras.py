@@ -14,7 +14,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import Build, Predict
 
 BACKEND = keras.backend.backend()
 

@@ -16,7 +16,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import Build, Predict
 from .torch import block_of, empty_network, to_array, to_tensor
 
 

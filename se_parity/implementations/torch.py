@@ -11,7 +11,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict, device
+from .base import Build, Predict, device
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are TF32 unless they are told not to be

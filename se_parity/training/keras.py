@@ -13,7 +13,7 @@ from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
 from ..implementations.keras import empty_network
-from . import Begun, Course, Parameters
+from .base import Begun, Course, Parameters
 
 
 class SGD(keras.optimizers.SGD):

@@ -11,7 +11,7 @@ import se_flax
 from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
-from . import Begun, Course, Parameters
+from .base import Begun, Course, Parameters
 
 
 def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:

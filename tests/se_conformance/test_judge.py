@@ -16,7 +16,7 @@ import se_conformance
 from se_conformance import check, trial
 from se_conformance.cases import DTYPES
 from se_conformance.comparison import Precision, judged
-from se_conformance.diagnosis import Distance
+from se_conformance.distance import Distance
 from se_conformance.faults import CATALOGUE, broken
 from se_conformance.verdict import Finding, Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError

@@ -15,7 +15,7 @@ import pytest
 import se_numpy
 from se_conformance import vectors
 from se_conformance.cases import round_to
-from se_conformance.vectors import MANIFEST, TENSORS
+from se_conformance.vectors import MANIFEST, TENSORS, frozen
 from se_conformance.vectors.judge import wrong_with
 from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
@@ -174,11 +174,11 @@ def test_a_file_that_is_no_manifest_is_refused(copy: Path) -> None:
 
 def test_bfloat16_goes_through_safetensors_to_the_bit() -> None:
     values = round_to(np.array([[1.5, -0.0, np.inf], [2.0**-133, 3.0, -7.0]]), "bfloat16")
-    (back,) = vectors._unpacked(vectors._packed({"a": values})).values()
+    (back,) = frozen._unpacked(frozen._packed({"a": values})).values()
     assert back.dtype == values.dtype
     assert back.tobytes() == values.tobytes()
     many = {str(k): np.full(3, k, np.float32) for k in range(40)}
-    assert vectors._packed(many) == vectors._packed(dict(reversed(many.items())))
+    assert frozen._packed(many) == frozen._packed(dict(reversed(many.items())))
 
 
 @pytest.mark.parametrize("vector", vectors.load(), ids=lambda vector: vector.name)

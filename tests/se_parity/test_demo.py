@@ -5,7 +5,7 @@ import pytest
 
 import se_numpy
 from se_conformance.files import load_parameters, save_parameters
-from se_parity.digits import digits, small_network
+from se_parity.datasets import digits, small_network
 from se_parity.implementations import TARGETS
 
 from ..conftest import OnDemand

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from se_parity import photographs
+from se_parity import datasets
 from se_parity.__main__ import main
 from se_parity.implementations import TARGETS, Worker
 
@@ -155,10 +155,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_photographs_are_real_and_patches_are_invertible() -> None:
-    images = photographs.photographs()
+    images = datasets.photographs()
     assert images.shape == (2, 424, 640, 3)
     assert images.std() > 0.3
-    patches = photographs.to_patches(images)
+    patches = datasets.to_patches(images)
     assert patches.shape == (2, 53, 80, 192)
     np.testing.assert_array_equal(patches[1, 2, 3], images[1, 16:24, 24:32].ravel())
-    np.testing.assert_array_equal(photographs.to_pixels(patches), images)
+    np.testing.assert_array_equal(datasets.to_pixels(patches), images)

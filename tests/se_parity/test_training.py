@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import se_numpy
-from se_parity.digits import batches, digits, small_network
+from se_parity.datasets import batches, digits, small_network
 from se_parity.training import TRAINERS, Course, Trained, train
 from se_spec import NetworkSpec
 from se_spec.networks import Head, Shortcut, Stage, Stem
