@@ -28,7 +28,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -293,7 +293,7 @@ def run_part(dtype: str, part: int, path: Path) -> None:
         for key, errors in measure(dtype, x).items():
             total.setdefault(key, Errors()).add(errors)
     found = {"setting": setting(), "notes": functions(dtype)[1], "rows": {key: asdict(e) for key, e in total.items()}}
-    with replacing(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(found))
 
 
@@ -426,7 +426,7 @@ def main() -> None:
             print(f"{done} of {len(todo)} parts, {100 * done // len(todo)} %, {left:.0f} minutes left", flush=True)
     document = table(options.state, options.dtypes)
     lines = ",\n".join(json.dumps(one) for one in document.pop("rows"))
-    with replacing(options.out) as temporary:
+    with write_atomically(options.out) as temporary:
         temporary.write_text(json.dumps(document, indent=1)[:-2] + f',\n "rows": [\n{lines}\n]}}\n')
 
 

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import se_numpy
-from se_conformance.files import replacing, save_parameters
-from se_parity.implementations import TARGETS, Target, Worker
+from se_conformance.files import save_parameters, write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import NetworkSpec, SpecError, network
 from se_spec.networks import NETWORKS
 from se_spec.networks.layers import BatchNorm, Layer
@@ -44,7 +44,7 @@ IMAGES = 2
 """With each seed."""
 MORE = 5
 """Times as many for the nets for CIFAR, whose ten logits tell little of an image."""
-JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
+JUDGED = tuple(target for target in IMPLEMENTATIONS.values() if not target.costly)
 
 
 @dataclass
@@ -84,7 +84,7 @@ def rows(names: Iterable[str] = ()) -> list[Row]:
     return list(found.values())
 
 
-class Asked(NamedTuple):
+class NetworkCase(NamedTuple):
     """With one seed: parameters in a file and images, both in float32, and the right logits."""
 
     parameters: Path
@@ -92,7 +92,7 @@ class Asked(NamedTuple):
     want: np.ndarray
 
 
-def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
+def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCase:
     """With each seed new parameters and images, of (64, 96), not square, not centred; for CIFAR more, of (24, 32).
 
     Batch norms are no identity, each changes every channel otherwise; but their statistics are near those of what they
@@ -103,7 +103,7 @@ def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
     x = random.normal(0.3, 1.0, (*shape, net.channels)).astype(np.float32)
     parameters = se_numpy.initialize(net, seed=seed)
 
-    def amend(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
+    def adjust_statistics(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
         if isinstance(layer, BatchNorm):
             shape, spread = own["mean"].shape, float(entry.std())
             drawn = {
@@ -117,15 +117,15 @@ def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
                 kept[...] = drawn[name]
                 own[name] = kept.astype(np.float64)
 
-    steps = se_numpy.networks.walk(x, net, parameters, "channels_last", amend)
+    steps = se_numpy.networks.walk(x, net, parameters, "channels_last", adjust_statistics)
     want = deque(steps, maxlen=1).pop()[2]
     save_parameters(path, parameters)
-    return Asked(path, x, want)
+    return NetworkCase(path, x, want)
 
 
-def questions(row: Row, seeds: int, images: int, folder: Path) -> list[Asked]:
+def make_cases(row: Row, seeds: int, images: int, folder: Path) -> list[NetworkCase]:
     """With every seed."""
-    return [question(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
+    return [make_case(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
@@ -138,7 +138,7 @@ def mean_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
-def ahead(rows: list[Row], make: Callable[[Row], list[Asked]]) -> Iterator[list[Asked]]:
+def prefetch(rows: list[Row], make: Callable[[Row], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
     """What is made for each row, the next one's while this one's is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = deque([pool.submit(make, rows[0])])
@@ -149,13 +149,15 @@ def ahead(rows: list[Row], make: Callable[[Row], list[Asked]]) -> Iterator[list[
         yield coming.popleft().result()
 
 
-def judge(row: Row, workers: dict[str, Worker], asked: list[Asked]) -> None:
+def judge_network(row: Row, workers: dict[str, Worker], asked: list[NetworkCase]) -> None:
     """Fill a row, two processes at a time, JAX's first since it takes longest; the files are not needed any more."""
     together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
     for name, worker in reversed(workers.items()):
-        together[worker.target.process][name] = worker
+        together[worker.implementation.process_key][name] = worker
     with ThreadPoolExecutor(2) as pool:
-        each = pool.map(lambda some: {name: ask(some[name], row.net, asked) for name in some}, together.values())
+        each = pool.map(
+            lambda some: {name: collect_logits(some[name], row.net, asked) for name in some}, together.values()
+        )
         answers = {name: got for some in each for name, got in some.items()}
     for one in asked:
         one.parameters.unlink()
@@ -165,14 +167,14 @@ def judge(row: Row, workers: dict[str, Worker], asked: list[Asked]) -> None:
         row.single[name] = float(np.median([mean_error(got, one.want) for got, one in single]))
 
 
-def ask(worker: Worker, net: NetworkSpec, asked: list[Asked]) -> dict[str, list[np.ndarray]]:
+def collect_logits(worker: Worker, net: NetworkSpec, asked: list[NetworkCase]) -> dict[str, list[np.ndarray]]:
     """A target's logits by dtype and seed; they must be of the dtype that was asked for."""
     found = {}
     for dtype in DTYPES:  # a network is built once for each
         futures = [worker.logits(net, one.parameters, one.x.astype(dtype), mode="eager") for one in asked]
         found[dtype] = [future.result().values for future in futures]
         if odd := {got.dtype.name for got in found[dtype]} - {dtype}:
-            raise TypeError(f"{worker.target.name} answered in {', '.join(odd)}, asked for {dtype}")
+            raise TypeError(f"{worker.implementation.name} answered in {', '.join(odd)}, asked for {dtype}")
     return found
 
 
@@ -197,14 +199,14 @@ def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, conso
     targets = [target for target in JUDGED if not target.missing]
     workers: dict[str, Worker] = {}
     for target in targets:
-        workers[target.name] = Worker.among(workers.values(), target)
+        workers[target.name] = Worker.share(workers.values(), target)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
         TemporaryDirectory() as folder,
     ):
-        asked = ahead(chosen, lambda row: questions(row, seeds, images, Path(folder)))
+        asked = prefetch(chosen, lambda row: make_cases(row, seeds, images, Path(folder)))
         for row, each in progress.track(zip(chosen, asked, strict=True), len(chosen), description="networks"):
-            judge(row, workers, each)
+            judge_network(row, workers, each)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
@@ -216,12 +218,14 @@ def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, conso
     for fault in faults:
         console.print(fault, style="red", highlight=False)
     if out is not None:
-        with replacing(out) as temporary:
+        with write_atomically(out) as temporary:
             temporary.write_text(text)
     return 1 if faults else 0 if targets else 2
 
 
-def page(found: list[Row], targets: list[Target], seeds: int, images: int, seconds: float, versions: str) -> str:
+def page(
+    found: list[Row], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
+) -> str:
     """Markdown."""
     names = [target.name for target in targets]
     lines = [

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from se_conformance.cases import DTYPES
-from se_conformance.files import replacing
-from se_parity.implementations import TARGETS, Worker
+from se_conformance.files import write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_spec import SESpec
 
 
@@ -29,7 +29,7 @@ class Peer:
     Args:
         name: as its users import it.
         modules: that must be importable; the first is its distribution's.
-        target: of ``TARGETS``, in whose process it is asked.
+        target: of ``IMPLEMENTATIONS``, in whose process it is asked.
         preset: of ``SESpec``: what it should be.
         make: ``(dtype) -> block``.
         channels, fields: of the preset.
@@ -62,7 +62,7 @@ class Peer:
     @property
     def installed(self) -> bool:
         """Whether it can be asked here."""
-        return all(importlib.util.find_spec(module) for module in (*self.modules, *TARGETS[self.target].needs))
+        return all(importlib.util.find_spec(module) for module in (*self.modules, *IMPLEMENTATIONS[self.target].needs))
 
     @property
     def version(self) -> str:
@@ -119,7 +119,9 @@ def page(peers: Iterable[Peer]) -> str:
     try:
         for peer in peers:
             if peer.installed:
-                worker = workers.setdefault(peer.target, workers.get(peer.target) or Worker(TARGETS[peer.target]))
+                worker = workers.setdefault(
+                    peer.target, workers.get(peer.target) or Worker(IMPLEMENTATIONS[peer.target])
+                )
                 table.append((peer, [worker.call(judge_named, peer.name, peer.target, dtype) for dtype in DTYPES]))
         versions = [worker.versions() for worker in workers.values()]
     finally:
@@ -400,7 +402,7 @@ def main(arguments: list[str] | None = None) -> None:
     if out is None:
         print(text, end="")
         return
-    with replacing(out) as temporary:
+    with write_atomically(out) as temporary:
         temporary.write_text(text)
 
 

@@ -24,9 +24,9 @@ import numpy as np
 import se_spec
 from se_conformance import probes
 from se_conformance.cases import DTYPES, Inputs, round_to
-from se_conformance.comparison import KEPT, Reference, Result, compare, reference
-from se_conformance.files import replacing
-from se_parity.implementations import TARGETS, Target, Worker, load
+from se_conformance.comparison import FLOAT32_INTERMEDIATES, Reference, Result, compare, reference
+from se_conformance.files import write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker, load_module
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
 
 from . import correct_blocks
@@ -145,9 +145,9 @@ def batch(name: str, module: str, options: dict[str, object], seeds: list[int], 
             got = correct_blocks.run(spec, inputs, style)
             label = f"numpy: {style_name}"
         else:
-            precision, label = KEPT, name
+            precision, label = FLOAT32_INTERMEDIATES, name
             try:
-                got = load(module).run(spec, inputs, **{**options, "gradients": gradients})
+                got = load_module(module).run(spec, inputs, **{**options, "gradients": gradients})
             except Exception as error:
                 text = f"{label}, seed {seed}, {dtype}, {spec}: {type(error).__name__}: {error}"
                 tallies.setdefault((label, dtype), Tally()).merge(Tally(runs=1, alarms=[text]))
@@ -161,7 +161,7 @@ def dtypes_of(name: str) -> tuple[str, ...]:
     """What an implementation computes of every block: onnxruntime lacks double kernels for half of the activations."""
     if name == "onnxruntime":
         return ("float32", "float16")
-    return TARGETS[name].dtypes if name in TARGETS else DTYPES
+    return IMPLEMENTATIONS[name].dtypes if name in IMPLEMENTATIONS else DTYPES
 
 
 def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
@@ -198,15 +198,15 @@ def judge(got: Result, against: Reference, what: str) -> Tally:
     return tally
 
 
-def plan(runs: int) -> list[tuple[Target, dict[str, object], list[int], bool]]:
+def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
     """Who is asked what, in batches: about so many runs in all."""
     work = []
     for name, share in SHARES.items():
-        target = TARGETS.get(name, Target("numpy", "numpy", "", ()))
+        target = IMPLEMENTATIONS.get(name, Implementation("numpy", "numpy", "", ()))
         options: dict[str, object] = {**target.options, **({"mode": "eager"} if name in EAGER else {})}
         seeds = list(range(math.ceil(runs * share / sum(SHARES.values()))))
         work += [(target, options, seeds[begin : begin + 400], name in EAGER) for begin in range(0, len(seeds), 400)]
-    for target in TARGETS.values():
+    for target in IMPLEMENTATIONS.values():
         options = {**target.options, "gradients": target.gradients}
         seeds = list(range(min(SHAPES, runs)))
         if target.costly or target.name in EAGER:
@@ -233,7 +233,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
                 group = by_target.pop(0)
                 worker = Worker(group[0][0])
                 for target, options, seeds, fixed in group:
-                    running[worker.begin(batch, target.name, target.module, options, seeds, fixed)] = worker
+                    running[worker.submit_call(batch, target.name, target.module, options, seeds, fixed)] = worker
                     left[worker] += 1
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 worker = running.pop(future)
@@ -254,7 +254,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
     page = report(tallies, time.monotonic() - begun)
     console.print(page, highlight=False, soft_wrap=True)
     if out is not None:
-        with replacing(out) as temporary:
+        with write_atomically(out) as temporary:
             temporary.write_text(page)
     if not tallies:
         return 2

@@ -11,7 +11,7 @@ from typing import Any
 
 from se_spec import SEError, SESpec
 
-from .files import replacing
+from .files import write_atomically
 
 PASS, FAIL, NOTHING = 0, 1, 2
 Colour = Callable[[str, str], str]
@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         first, *rest = verdict.lines()
         print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
     if options.json:
-        with replacing(options.json) as temporary:
+        with write_atomically(options.json) as temporary:
             temporary.write_text(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
     if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
         return NOTHING

@@ -9,12 +9,12 @@ import numpy as np
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which takes its place once the block has ended well; its folder is made.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "new", "page.md")
-    >>> with replacing(path) as temporary:
+    >>> with write_atomically(path) as temporary:
     ...     _ = temporary.write_text("whole")
     >>> path.read_text(), len(list(path.parent.iterdir()))
     ('whole', 1)
@@ -34,7 +34,7 @@ def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
 
     # Of an array that lies otherwise in memory it would write the bytes as they lie, without a word.
     parameters = {name: np.asarray(value, order="C") for name, value in parameters.items()}
-    with replacing(path) as temporary:
+    with write_atomically(path) as temporary:
         safetensors.numpy.save_file(parameters, temporary)
 
 

@@ -28,9 +28,16 @@ SPATIAL = {
 HIDDEN_KINKS = (-3.0, 0.0, 3.0, 6.0)
 LOGIT_KINKS = (-3.0, 0.0, 3.0)
 MARGIN = 1e-3
-SHOWN = 2e-5
+MIN_EFFECT = 2e-5
 WIDE, NARROW, TINY = 2**13, 2**4, 2**2  # large weights are one half to one of so many steps
-_DYING = ("relu", "relu6", "hard_swish", "silu", "gelu", "gelu_tanh")  # 0 or nearly, where the argument is far below 0
+_VANISHING = (
+    "relu",
+    "relu6",
+    "hard_swish",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+)  # 0 or nearly, where the argument is far below 0
 _TRIES = 24
 
 
@@ -51,7 +58,7 @@ _GRIDS = {
 }
 
 
-class _Wanted(NamedTuple):
+class _ProjectionTarget(NamedTuple):
     """Of a projection's sums: about their rms, their largest, what they avoid, whether the first unit's are above 0."""
 
     size: float
@@ -111,17 +118,17 @@ def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: in
     positive_integer("samples", samples)
     most, best = (False, -1), None
     for attempt in range(_TRIES):
-        inputs, wishes = _draw_all(spec, part, precision, rank, samples, _Draw(_TRIES * seed + attempt))
-        if wishes and (wishes[-1], sum(wishes)) > most:
-            most, best = (wishes[-1], sum(wishes)), inputs
-        if wishes and all(wishes):
+        inputs, criteria = _draw_probe(spec, part, precision, rank, samples, _Random(_TRIES * seed + attempt))
+        if criteria and (criteria[-1], sum(criteria)) > most:
+            most, best = (criteria[-1], sum(criteria)), inputs
+        if criteria and all(criteria):
             break
     if best is None:
         raise SpecError(f"no probe of {spec} with {samples} samples stays clear of the kinks; use fewer samples")
     return best
 
 
-class _Draw:
+class _Random:
     """Numbers from the bytes of the Mersenne Twister, which no version of Python or NumPy changes."""
 
     def __init__(self, seed: int) -> None:
@@ -141,46 +148,49 @@ class _Draw:
         return self.integers(0, 2**28, shape).argsort(axis, kind="stable")
 
 
-def _draw_all(
-    spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Draw
+def _draw_probe(
+    spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Random
 ) -> tuple[Inputs, list[bool]]:
-    """One draw, and which wishes it grants, the dearest last; no wishes where a kink is too near."""
+    """One draw, and which criteria it grants, the dearest last; no criteria where a kink is too near."""
     grid = _GRIDS[precision]
     fine, coarse = (WIDE, NARROW) if precision == "float32" else (TINY, TINY)
-    alive = not spec.bias and spec.activation in _DYING  # else a sample whose hidden values all die has logits of 0
+    alive = not spec.bias and spec.activation in _VANISHING  # else a sample whose hidden values all die has logits of 0
     if part == "squeeze":
         grid, fine = grid._replace(z_step=2.0**-11), coarse
     shape = (samples, *SPATIAL[precision][rank], spec.channels)
     z = (_wide_means if part == "squeeze" else _means)(draw, samples, spec.channels, grid, alive)
     x = _feature_map(draw, shape, z, spec.squeeze, grid)
-    weights, clear, wishes = {}, True, []
+    weights, clear, criteria = {}, True, []
     h, unit = z, grid.z_step
     if not spec.single_projection:
         bounded = spec.activation in ("sigmoid", "tanh")
         steps = fine if part == "reduce" else coarse
-        wanted = _Wanted(1.5 if bounded else 6.0, 16.0, HIDDEN_KINKS, alive)
+        wanted = _ProjectionTarget(1.5 if bounded else 6.0, 16.0, HIDDEN_KINKS, alive)
         reduce = _layer(draw, h, unit, spec.hidden, steps, steps if spec.bias else 0, grid.limit, wanted)
         weights["reduce.weight"], weights["reduce.bias"] = reduce.weight, reduce.bias
         h, unit, clear = se_numpy.nonlinearities.activate(reduce.out, spec.activation), reduce.unit, reduce.clear
         high, low = (2.0, -2.0) if bounded else (6.5, -3.5)
-        wishes += [reduce.out.max() > high, reduce.out.min() < low or (alive and spec.hidden == 1)]
+        criteria += [reduce.out.max() > high, reduce.out.min() < low or (alive and spec.hidden == 1)]
     steps = fine if part == "expand" or spec.single_projection else coarse
-    wanted = _Wanted(5.0, 12.0, LOGIT_KINKS + gate_kinks(spec.gate))
+    wanted = _ProjectionTarget(5.0, 12.0, LOGIT_KINKS + gate_kinks(spec.gate))
     expand = _layer(draw, h, unit, spec.channels, steps, fine if spec.bias else 0, grid.limit, wanted)
     weights["expand.weight"], weights["expand.bias"] = expand.weight, expand.bias
     size = np.abs(expand.out)
-    wishes += [expand.out.max() > 3.5, expand.out.min() < -3.5] if spec.channels > 1 else [size.max() > 3.5]
-    wishes += [size.min() < 1.5, size.max() <= wanted.most]  # somewhere the gate is steep
+    criteria += [expand.out.max() > 3.5, expand.out.min() < -3.5] if spec.channels > 1 else [size.max() > 3.5]
+    criteria += [size.min() < 1.5, size.max() <= wanted.most]  # somewhere the gate is steep
     dy = draw.integers(-32, 33, x.shape) / 16.0
     stored = {name: round_to(weights[name], precision) for name in se_spec.parameters.shapes(spec)}
     inputs = Inputs(round_to(x, precision), round_to(dy, precision), stored)
     if not (clear and expand.clear):
         return inputs, []
-    return inputs, [*(bool(wish) for wish in wishes), _shows(inputs, spec, part, wide=precision == "float32")]
+    return inputs, [
+        *(bool(criterion) for criterion in criteria),
+        _reveals_rounding(inputs, spec, part, wide=precision == "float32"),
+    ]
 
 
-def _shows(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
-    """Whether y is not 0 and, where there are wide numbers, moves by SHOWN of its largest when they are rounded first.
+def _reveals_rounding(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
+    """Whether y is not 0 and, where there are wide numbers, moves by MIN_EFFECT of its largest when those are rounded.
 
     That is the squeezed values to float16's 11 bits; or the weights to TF32's 11; and x, for a mean, to 11 and to 8.
     """
@@ -191,26 +201,33 @@ def _shows(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
 
     def moves(x: np.ndarray, weights: dict[str, np.ndarray]) -> bool:
         g = se_numpy.excitation(x, spec, weights, data_format="channels_last")
-        return bool((abs(spec.gain) * size * np.abs(g - t.g)).max() > SHOWN * top)
+        return bool((abs(spec.gain) * size * np.abs(g - t.g)).max() > MIN_EFFECT * top)
 
     if not wide:
         return bool(top)
     if part == "squeeze":  # a map whose values are all its mean
-        coarser = np.broadcast_to(_short(t.z, 11).reshape(len(x), *(1,) * (x.ndim - 2), -1), x.shape), weights
+        coarser = (
+            np.broadcast_to(_round_significand(t.z, 11).reshape(len(x), *(1,) * (x.ndim - 2), -1), x.shape),
+            weights,
+        )
     else:
-        short = {name: _short(array, 11) if name.endswith("weight") else array for name, array in weights.items()}
+        short = {
+            name: _round_significand(array, 11) if name.endswith("weight") else array for name, array in weights.items()
+        }
         coarser = x, short
-    return moves(*coarser) and (spec.squeeze == "max" or all(moves(_short(x, bits), weights) for bits in (11, 8)))
+    return moves(*coarser) and (
+        spec.squeeze == "max" or all(moves(_round_significand(x, bits), weights) for bits in (11, 8))
+    )
 
 
-def _short(values: np.ndarray, bits: int) -> np.ndarray:
+def _round_significand(values: np.ndarray, bits: int) -> np.ndarray:
     """Rounded to so many significant bits; float64."""
     wide = values.astype(np.float64)
     shifted = wide * (2.0 ** (53 - bits) + 1.0)  # Veltkamp's splitting
     return shifted - (shifted - wide)
 
 
-def _feature_map(draw: _Draw, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
+def _feature_map(draw: _Random, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
     """x, out of which z is squeezed.
 
     One position, another for each channel, is the maximum, m + 2e. The others are wide, and the mean is m: differences
@@ -227,7 +244,7 @@ def _feature_map(draw: _Draw, shape: tuple[int, ...], z: np.ndarray, squeeze: st
     return np.take_along_axis(x, (np.arange(positions)[:, None] + shift) % positions, 1).reshape(shape)
 
 
-def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+def _means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
     """(n, channels), not 0, different between samples and, as far as there are levels, between channels.
 
     Those of the first channel are above 0 where a hidden unit must stay alive in every sample.
@@ -242,7 +259,7 @@ def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.n
     return grid.z_step * z
 
 
-def _wide_means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+def _wide_means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
     """(n, channels), different between samples: odd multiples of the step between 1 and 4, signs as above."""
     level = (draw.integers(0, 3 * 2**10, (channels,)) + 1031 * np.arange(n)[:, None]) % (3 * 2**10)
     z = draw.signs((n, channels)) * (2 * (2**10 + level) + 1)
@@ -252,14 +269,14 @@ def _wide_means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) ->
 
 
 def _layer(
-    draw: _Draw,
+    draw: _Random,
     values: np.ndarray,
     unit: float,
     rows: int,
     steps: int,
     bias_steps: int,
     limit: int,
-    wanted: _Wanted,
+    wanted: _ProjectionTarget,
 ) -> _Layer:
     """Weights for ``values`` (N, columns), multiples of ``unit``: some large, some small, the rest of a row 0.
 
@@ -301,7 +318,7 @@ def _layer(
     return _Layer(weight, bias, out, unit, not len(pending))
 
 
-def _rows(draw: _Draw, count: int, used: int, steps: int) -> np.ndarray:
+def _rows(draw: _Random, count: int, used: int, steps: int) -> np.ndarray:
     """(count, used) integers: three of half to all of ``steps``, odd where these are many; then small ones."""
     large = min(used, 3)
     rows = np.empty((count, used))

@@ -22,8 +22,8 @@ from se_spec import NetworkSpec
 
 from . import plots
 from .datasets import BATCH, Digits, batches, digits, small_network
-from .implementations import TARGETS, Logits, Worker
-from .training import TRAINERS, Course, Parameters, train
+from .implementations import IMPLEMENTATIONS, Logits, Worker
+from .training import TRAINERS, Parameters, SGDConfig, train
 
 EPOCHS = 12
 SEEDS = 5
@@ -53,11 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) -> int:
     """All of it; see ``main``."""
     data, net, weights = digits(), small_network(), folder / "se_resnet8.safetensors"
-    os.environ.update(TARGETS[TRAINERS[trainer]].environment)
+    os.environ.update(IMPLEMENTATIONS[TRAINERS[trainer]].environment)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         begun, steps = time.monotonic(), steps_of(data, epochs)
         lessons = progress.track(batches(data.x, data.labels, steps), total=steps, description=f"train in {trainer}")
-        trained = train(trainer, net, se_numpy.initialize(net, seed=0), Course(), lessons)
+        trained = train(trainer, net, se_numpy.initialize(net, seed=0), SGDConfig(), lessons)
         console.print(
             f"trained in {trainer}: SE-ResNet-8, {steps} steps of {BATCH} digits, {time.monotonic() - begun:.0f} s, "
             f"loss {trained.losses[0]:.2f} to {statistics.mean(trained.losses[-40:]):.4f}"
@@ -100,7 +100,7 @@ def run_everywhere(
         table.add_column(heading, justify="left" if heading == "implementation" else "right", no_wrap=True)
     table.add_row("numpy (the oracle)", f"{accuracy(want, data):.1%}", "0", "–", _ms(oracle.seconds))
     same = True
-    for target in progress.track(list(TARGETS.values()), description="run everywhere"):
+    for target in progress.track(list(IMPLEMENTATIONS.values()), description="run everywhere"):
         if target.missing:
             table.add_row(target.name, *"––––")
             continue
@@ -123,9 +123,9 @@ def compare_without_se(
 ) -> None:
     """Train with SE and without, from the same seeds, and say what the difference is worth."""
     nets = [small_network(), small_network(se=None)]
-    workers = [Worker(TARGETS[TRAINERS[trainer]]) for _ in nets]
+    workers = [Worker(IMPLEMENTATIONS[TRAINERS[trainer]]) for _ in nets]
     futures = [
-        [worker.begin(lesson, trainer, net, seed, epochs) for seed in range(seeds)]
+        [worker.submit_call(lesson, trainer, net, seed, epochs) for seed in range(seeds)]
         for net, worker in zip(nets, workers, strict=True)
     ]
     order = [future for pair in zip(*futures, strict=True) for future in pair]
@@ -175,7 +175,7 @@ def lesson(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[floa
             seen.append(time.perf_counter())
             yield batch
 
-    trained = train(trainer, net, se_numpy.initialize(net, seed=seed), Course(), timed())
+    trained = train(trainer, net, se_numpy.initialize(net, seed=seed), SGDConfig(), timed())
     logits = se_numpy.senet(data.x_held_out, net, trained.parameters, data_format="channels_last")
     return accuracy(logits, data), statistics.median(np.diff(seen)) * len(seen)
 

@@ -19,7 +19,7 @@ from se_spec import SESpec
 
 from . import plots
 from .datasets import photographs, to_patches
-from .implementations import TARGETS, Target, Worker, device
+from .implementations import IMPLEMENTATIONS, Implementation, Worker, device
 
 PRESETS = (
     "paper",
@@ -156,11 +156,11 @@ def implementation_rows(
     console: Console,
 ) -> list[Row]:
     """Every target that is installed, two processes at a time."""
-    rows = {target.name: Row(target.name) for target in TARGETS.values()}
-    for target in TARGETS.values():
+    rows = {target.name: Row(target.name) for target in IMPLEMENTATIONS.values()}
+    for target in IMPLEMENTATIONS.values():
         if target.missing:
             rows[target.name].note = f"not installed: {', '.join(target.missing)}"
-    waiting = [target for target in TARGETS.values() if not target.missing]
+    waiting = [target for target in IMPLEMENTATIONS.values() if not target.missing]
     waiting.sort(key=lambda target: not target.costly)  # the longest first
     running: dict[Future[Result], tuple[Worker, str, str]] = {}
     open_ones: dict[Worker, int] = {}
@@ -178,7 +178,7 @@ def implementation_rows(
                 open_ones[worker] = open_ones.get(worker, 0) + 1
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             worker, preset, dtype = running.pop(future)
-            row = rows[worker.target.name]
+            row = rows[worker.implementation.name]
             try:
                 row.add(preset, dtype, compare(future.result(), wanted[preset, dtype]))
             except Exception as error:
@@ -201,12 +201,12 @@ def finish(row: Row, worker: Worker) -> None:
         row.version = f"{row.name} of an unknown version ({device()})"
         row.faults = row.faults or [f"{row.name}: {type(error).__name__}: {error}"]
     worker.close()
-    asked = device() if device() in worker.target.devices else "cpu"
+    asked = device() if device() in worker.implementation.devices else "cpu"
     if not row.version.endswith((f"({asked})", "(gpu)") if asked == "cuda" else "(cpu)"):
         row.faults.insert(0, f"{row.name}: DEVICE={asked} was asked for, and it ran as {row.version}")
 
 
-def plan(target: Target) -> list[tuple[str, str]]:
+def plan(target: Implementation) -> list[tuple[str, str]]:
     """Which presets and dtypes a target is asked for: those that compile or export anew, one preset."""
     presets = PRESETS[:1] if target.costly else PRESETS
     return [(preset, dtype) for preset in presets for dtype in DTYPES if dtype in target.dtypes]

@@ -9,7 +9,7 @@ import numpy as np
 
 import se_numpy
 from se_conformance.cases import revealing_parameters
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
 from se_spec import SESpec
 
 from .datasets import photographs, to_patches, to_pixels
@@ -102,7 +102,7 @@ def _figure(
     figure, panels = pyplot.subplots(rows, columns, figsize=size, layout="constrained", **options)
     try:
         yield figure, panels
-        with replacing(path) as temporary:
+        with write_atomically(path) as temporary:
             figure.savefig(temporary, dpi=60, format="png")
     finally:
         pyplot.close(figure)

@@ -65,7 +65,7 @@ def verify(
     Raises:
         FileFormatError, LayoutError: as ``load``; or the files hold a block, which ``se_conformance.check`` judges.
     """
-    from se_parity.implementations import TARGETS, Worker
+    from se_parity.implementations import IMPLEMENTATIONS, Worker
 
     theirs, ours = opened(source), opened(target)
     net = known(theirs, spec, source_layout)
@@ -77,7 +77,7 @@ def verify(
     size = min(net.input_size, 64)
     x = np.random.default_rng(seed).normal(0.3, 1.0, (2, size, size, net.channels)).astype(np.float32)
     want = se_numpy.senet(x, net, values, data_format="channels_last")
-    one = TARGETS[RUNS.get(after.layout, "torch")]
+    one = IMPLEMENTATIONS[RUNS.get(after.layout, "torch")]
     if one.missing:
         raise LayoutError(
             f"running {after.layout} needs {', '.join(one.missing)}; install it, or compare the parameters"

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from se_conformance.cases import FACTORS, covering_array
-from se_parity.implementations import SHARED_GPU, TARGETS, Target, Worker, device
+from se_parity.implementations import IMPLEMENTATIONS, SHARED_GPU, Implementation, Worker, device
 
 FAMILIES = {
     "numpy": "numpy",
@@ -35,7 +35,9 @@ FAMILIES = {
     "port": "h5py",
     "peers": "timm",
 }
-KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
+KERAS_BACKENDS = [
+    name for name in ("keras tensorflow", "keras jax", "keras torch") if not IMPLEMENTATIONS[name].missing
+]
 _JAXLIB = tuple(map(int, version("jaxlib").split(".")[:2])) if importlib.util.find_spec("jaxlib") else ()
 for _name, _value in SHARED_GPU.items():
     os.environ.setdefault(_name, _value)
@@ -78,9 +80,9 @@ class OnDemand:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-def requested_targets(*, costly: bool | None = None) -> list[Target]:
+def requested_targets(*, costly: bool | None = None) -> list[Implementation]:
     """The targets of the families that this run is about, those left out that borrow a framework that is not there."""
-    chosen = [target for target in TARGETS.values() if target.family in REQUESTED and not target.missing]
+    chosen = [target for target in IMPLEMENTATIONS.values() if target.family in REQUESTED and not target.missing]
     return [target for target in chosen if costly is None or target.costly == costly]
 
 
@@ -243,7 +245,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 for rank in (1, 2, 3)
             )
             write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
-    for target in TARGETS.values():
+    for target in IMPLEMENTATIONS.values():
         if target.family in REQUESTED and target.missing:
             write(f"not run: {target.name}, which needs {', '.join(target.missing)}", yellow=True, bold=True)
     for family in _ran_nothing(terminalreporter.config):
@@ -260,13 +262,13 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     def get(name: str, **environment: str) -> Worker:
         key = name, *environment.values()
         if key not in started:
-            target = TARGETS[name]
+            target = IMPLEMENTATIONS[name]
             target = replace(target, environment={**target.environment, **environment})
-            started[key] = Worker.among(started.values(), target)
+            started[key] = Worker.share(started.values(), target)
         return started[key]
 
     yield get
-    processes = {worker.target.process: worker for worker in started.values()}  # some are in one
+    processes = {worker.implementation.process_key: worker for worker in started.values()}  # some are in one
     with ThreadPoolExecutor() as ends:  # each takes a second or two to end
         list(ends.map(Worker.close, processes.values()))
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 import se_numpy
-from se_parity.implementations import TARGETS, Worker, load
-from se_parity.training import TRAINERS, Course, begin
+from se_parity.implementations import IMPLEMENTATIONS, Worker, load_module
+from se_parity.training import TRAINERS, SGDConfig, start
 from se_spec import NetworkSpec, network
 
 from .rounds import Timing, in_turns
@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[str, dict[str, str]]] = {
 ENVIRONMENT = {"linen, jit, apart": {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}}
 """Besides the target's own: here, what XLA gives to a library is one operation each."""
 TRAINING = {f"{trainer}, a step of training": trainer for trainer in TRAINERS}
-"""A trainer; the step is that of its course, with its update."""
+"""A trainer; its step is one of its session."""
 IMAGES = 8
 """In a step of training."""
 NETS = {"without": "resnet50", "with": "se_resnet50"}
@@ -58,8 +58,8 @@ def measure(
     for way in ways:
         trainer = TRAINING.get(way)
         target, changed = WAYS[way] if trainer is None else (TRAINERS[trainer], {})
-        environment = TARGETS[target].environment | ENVIRONMENT.get(way, {})
-        worker = Worker(replace(TARGETS[target], environment=environment))
+        environment = IMPLEMENTATIONS[target].environment | ENVIRONMENT.get(way, {})
+        worker = Worker(replace(IMPLEMENTATIONS[target], environment=environment))
         if trainer is None:
             found[way] = worker.call(_of_inference, target, changed, rounds, size, names)
         else:
@@ -92,8 +92,8 @@ def _of_inference(target: str, changed: dict[str, str], rounds: int, size: int, 
     calls: dict[str, Callable[[], object]] = {}
     for key, net in _nets(names).items():
         parameters = se_numpy.initialize(net, seed=0)
-        options = {**TARGETS[target].options, **changed}
-        predict = load(TARGETS[target].module).network(net, "float32", **options)(parameters)
+        options = {**IMPLEMENTATIONS[target].options, **changed}
+        predict = load_module(IMPLEMENTATIONS[target].module).network(net, "float32", **options)(parameters)
         want = se_numpy.senet(x, net, parameters, data_format="channels_last")
         off = abs(predict(x) - want).max() / abs(want).max()
         if not off < 1e-3:
@@ -106,11 +106,11 @@ def _of_training(trainer: str, rounds: int, size: int, names: dict[str, str]) ->
     """In the target's process: the times, and the losses of the first step."""
     random = np.random.default_rng(0)
     x, labels = random.normal(0.0, 1.0, (IMAGES, size, size, 3)).astype(np.float32), random.integers(0, 1000, IMAGES)
-    course = Course(learning_rate=2.0**-10)
+    config = SGDConfig(learning_rate=2.0**-10)
     calls: dict[str, Callable[[], object]] = {}
     losses = []
     for key, net in _nets(names).items():
-        step = begin(trainer, net, se_numpy.initialize(net, seed=0), course).step
+        step = start(trainer, net, se_numpy.initialize(net, seed=0), config).step
         losses.append(step(x, labels))
         calls[key] = partial(step, x, labels)
     return _timed(calls, rounds), losses

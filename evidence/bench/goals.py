@@ -87,16 +87,16 @@ class Goal(NamedTuple):
         what: in words.
         limit: the ratio that is to be reached.
         measured: the ratios, by what they are of.
-        hinders: what was tried and what limits it, where it is not reached.
+        limited_by: what was tried and what limits it, where it is not reached.
     """
 
     what: str
     limit: float
     measured: Callable[[Results], dict[str, float]]
-    hinders: str = ""
+    limited_by: str = ""
 
 
-def of(
+def ratios_of(
     home: str,
     kind: tuple[str, bool],
     shapes: tuple[tuple[int, ...], ...],
@@ -120,7 +120,7 @@ def of(
     return measured
 
 
-def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
+def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
     """PyTorch's forward pass in terms of what memory allows."""
 
     def measured(results: Results) -> dict[str, float]:
@@ -178,34 +178,34 @@ KERAS = "A call of a Keras model or layer costs what ten operations do; ours has
 JITTED = "The same operations for the same compiler; at the smallest shape it is NNX's state, flattened at each call."
 READS = "It reads x twice and writes y, and nothing else; the plain block writes x down in float32 in between."
 NETWORK = "Sixteen means and products over maps that convolutions have just left in the cache; op by op the calls, too."
-EAGER = partial(of, "torch", who="ours")
+EAGER = partial(ratios_of, "torch", who="ours")
 GOALS = (
     Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
     Goal("torch float32 forward, 7x7, channels_last", 0.85, EAGER(F32, SEVEN, LAST), PYTHON),
     Goal("torch float32 forward, 7x7, NCHW", 1.0, EAGER(F32, SEVEN, FIRST), SAME),
     Goal("torch float32 forward, larger, NCHW", 1.0, EAGER(F32, REST, FIRST), SAME),
     Goal("torch float32 forward, larger, channels_last", 1.0, EAGER(F32, REST, LAST), SAME),
-    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, to_floor(SHAPES[5:]), SAME),
-    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, to_floor(SHAPES[4:5]), GATE),
+    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, floor_ratios(SHAPES[5:]), SAME),
+    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, floor_ratios(SHAPES[4:5]), GATE),
     Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
     Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
     Goal("torch float32 training, memory of a step in terms of x, y and dx among it", 2.05, peak, HEAP),
     Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), CALLS),
     Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
     Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
-    Goal("torch compiled, float32 forward", 1.0, of("torch compiled", F32, SHAPES), TRACED),
-    Goal("torch compiled, float32 training", 1.0, of("torch compiled", F32_TRAINING, SHAPES), TRACED),
-    Goal("Keras eager, small, the layer", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
-    Goal("Keras eager, small, as a model", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
-    Goal("Keras eager, others", 1.0, of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
-    Goal("Keras tf.function", 1.0, of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
-    Goal("Keras XLA", 1.0, of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
-    Goal("Keras on JAX", 1.0, of("keras jax", F32, SHAPES), TRACED),
-    Goal("Keras on PyTorch, eager", 1.0, of("keras torch", F32, SHAPES, "eager"), KERAS),
-    Goal("Flax float32 forward", 1.0, of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax float32 training", 1.0, of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
-    Goal("onnxruntime, over the tutorials' block", 1.0, of("onnxruntime", F32, SHAPES), TRACED),
-    Goal("NumPy oracle, over a textbook in float64", 2.0, of("numpy", ("float64", False), SHAPES), PYTHON),
+    Goal("torch compiled, float32 forward", 1.0, ratios_of("torch compiled", F32, SHAPES), TRACED),
+    Goal("torch compiled, float32 training", 1.0, ratios_of("torch compiled", F32_TRAINING, SHAPES), TRACED),
+    Goal("Keras eager, small, the layer", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
+    Goal("Keras eager, small, as a model", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
+    Goal("Keras eager, others", 1.0, ratios_of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
+    Goal("Keras tf.function", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
+    Goal("Keras XLA", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
+    Goal("Keras on JAX", 1.0, ratios_of("keras jax", F32, SHAPES), TRACED),
+    Goal("Keras on PyTorch, eager", 1.0, ratios_of("keras torch", F32, SHAPES, "eager"), KERAS),
+    Goal("Flax float32 forward", 1.0, ratios_of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax float32 training", 1.0, ratios_of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, ratios_of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
+    Goal("onnxruntime, over the tutorials' block", 1.0, ratios_of("onnxruntime", F32, SHAPES), TRACED),
+    Goal("NumPy oracle, over a textbook in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
     Goal("what SE adds to ResNet-50, one image", 1.018, added, NETWORK),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import added_by_se, pictures
+from . import added_by_se, plots
 from .blocks import SHAPES, Task
 from .goals import GOALS, Line, Results, lines
 
@@ -62,17 +62,17 @@ def page(results: Results, folder: Path) -> str:
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
     parts.append(", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".\n")
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
-    pictures.ratios(every, folder / "performance_ratios.png")
+    plots.ratios(every, folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
     for dtypes in (("float32", "float64"), ("bfloat16",)):
         name = f"performance_peers_{dtypes[0]}.png"
-        pictures.peers([one for one in every if one.task.dtype in dtypes], folder / name)
+        plots.peers([one for one in every if one.task.dtype in dtypes], folder / name)
         parts.append(f"\n![Ours over each peer in {' and '.join(dtypes)}, by framework and shape]({name})\n")
     parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)
     if "torch" in homes:
-        pictures.floors(every, folder / "performance_floor.png")
+        plots.floors(every, folder / "performance_floor.png")
         parts += [FLOORS, "\n", *_floors(results)]
         parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
     if "peaks" in results:
@@ -124,7 +124,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
 
 def _goals(results: Results) -> Iterator[str]:
     rows: list[list[str]] = []
-    hindered: dict[str, list[str]] = {}
+    limited: dict[str, list[str]] = {}
     for goal in GOALS:
         try:
             measured = goal.measured(results)
@@ -138,10 +138,10 @@ def _goals(results: Results) -> Iterator[str]:
             extent = f"{min(measured.values()):.{digits}f} to {extent} ({worst})"
         rows.append([goal.what, f"≤ {goal.limit:g}", extent, f"{reached} of {len(measured)}"])
         if reached < len(measured):
-            hindered.setdefault(goal.hinders, []).append(goal.what)
+            limited.setdefault(goal.limited_by, []).append(goal.what)
     yield from _table(["what, over the fastest peer of its layout or compiler", "goal", "measured", "reached"], rows)
     yield "\nWhere it is not reached, what was tried and what is in the way:\n\n"
-    for why, goals in hindered.items():
+    for why, goals in limited.items():
         yield f"- {'; '.join(goals)}. *{why}*\n"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
 
 from .network import Seen, Walked, walked
 from .systems import SYSTEMS, System
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
                     console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
     text = page(rows, (time.monotonic() - begun) / 60)
     if options.out:
-        with replacing(options.out) as temporary:
+        with write_atomically(options.out) as temporary:
             temporary.write_text(text)
     else:
         print(text, end="")

@@ -1,6 +1,6 @@
 """Blocks of every framework as what ``check`` judges: functions of NumPy arrays and canonical parameters."""
 
-from .base import Adapted as Adapted
+from .base import AdaptedBlock as AdaptedBlock
 from .dispatch import ACCEPTED as ACCEPTED
 from .dispatch import adapt as adapt
-from .dispatch import adapted as adapted
+from .dispatch import resolve_callables as resolve_callables

@@ -13,7 +13,7 @@ from typing import Any
 from se_spec import SESpec, SpecError
 
 from ..cases import DTYPES
-from .base import Adapted
+from .base import AdaptedBlock
 
 ACCEPTED = (
     "a torch.nn.Module, a Keras 3 layer or model, a Flax NNX or linen module, an onnx.ModelProto or a path that "
@@ -30,7 +30,7 @@ _KINDS = {  # Keras first: on the torch backend its layers are torch modules, on
 }
 
 
-def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str | None = None) -> Adapted:
+def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str | None = None) -> AdaptedBlock:
     """A block as what ``check`` judges.
 
     Its parameters are found by their shapes; where the hidden width is the channel count, by their order (torch, Keras,
@@ -56,21 +56,21 @@ def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str |
     data_format = _format(data_format) or _KINDS[kind][1]
     home, _, api = kind.partition(".")
     module = importlib.import_module(f"{__package__}.{home}")
-    made: Adapted = getattr(module, f"adapt_{api or home}")(block, names, data_format)
+    made: AdaptedBlock = getattr(module, f"adapt_{api or home}")(block, names, data_format)
     return made
 
 
-Judged = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any] | None, str]
+Callables = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any] | None, str]
 
 
-def adapted(
+def resolve_callables(
     function: Any,
     spec: SESpec,
     dtype: str,
     vjp: Callable[..., Any] | None = None,
     excitation: Callable[..., Any] | None = None,
     data_format: str | None = None,
-) -> Judged:
+) -> Callables:
     """What ``check`` runs: function, vjp, excitation and data format; what its caller gave goes before what was found.
 
     Raises:
@@ -78,7 +78,7 @@ def adapted(
         ParameterError: its parameters are not those of the spec, or it cannot be told which is which.
     """
     data_format = _format(data_format)
-    if not isinstance(function, Adapted):
+    if not isinstance(function, AdaptedBlock):
         if _kind(function) is None and callable(function) and not isinstance(function, type):
             return function, vjp, excitation, data_format or "channels_last"
         function = adapt(function, data_format=data_format)

@@ -10,14 +10,14 @@ from typing import Any
 import tensorflow as tf
 
 
-def contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str) -> list[str]:
+def find_contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str) -> list[str]:
     """Traces ``function`` on x of ``shape``, and runs each of its operations alone on zeros.
 
     Returns:
         A sentence for each kind of operation that raises, or gives another shape, where TensorFlow infers the shape of
         its result; none where the function cannot be traced.
 
-    >>> contradictions(tf.nn.relu, (0, 3), "float32")
+    >>> find_contradictions(tf.nn.relu, (0, 3), "float32")
     []
     """
     try:

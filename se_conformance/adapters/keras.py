@@ -11,17 +11,24 @@ from keras import ops
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .base import Adapted, Arrays, gate_of, shapes_of
-from .matching import Own, match
+from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
+from .matching import NativeParameter, match
 
 BACKEND = keras.backend.backend()
 
 
-def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
     """The layer or model; it must be built in the dtype that is asked."""
-    made = _Block(block, names, data_format)
-    contradictions = made.contradictions if BACKEND == "tensorflow" else None
-    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin, contradictions)
+    adapter = _Block(block, names, data_format)
+    find_contradictions = adapter.find_contradictions if BACKEND == "tensorflow" else None
+    return AdaptedBlock(
+        adapter.run,
+        adapter.vjp,
+        own_excitation(block, adapter.excitation),
+        data_format,
+        adapter.reset,
+        find_contradictions,
+    )
 
 
 class _Block:
@@ -35,7 +42,7 @@ class _Block:
         self.block: Any = block if block.built else None
         self.state: dict[int, Any] = {}
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         self.state = {}
         if BACKEND == "jax":
             from .jax import refuse_float64
@@ -45,41 +52,41 @@ class _Block:
             self.block = _built_copy(self.given, spec.channels, dtype, data_format)
         _refuse_fixed_size(self.block, data_format)
         _refuse_dtype(self.block, dtype)
-        self._matched(se_spec.parameters.shapes(spec))
+        self._match_parameters(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
         return _to_array(self._call(variables, values, ops.convert_to_tensor(x)))
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
         return _to_array(self._call(variables, values, ops.convert_to_tensor(x), "excitation"))
 
     def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
 
         def forward(x: Any, *values: Any) -> Any:
             return self._call(variables, values, x, keep=False)  # a transformation's tracers must not stay
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
-        own = self._matched(shapes_of(parameters)).items()
+        own = self._match_parameters(shapes_of(parameters)).items()
         return _numpy(dx), {
             name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
         }
 
-    def contradictions(self, x: np.ndarray) -> list[str]:
+    def find_contradictions(self, x: np.ndarray) -> list[str]:
         """What TensorFlow's operations within it get wrong on x, an empty batch."""
-        from .empty_batch import contradictions
+        from .empty_batch import find_contradictions
 
-        return contradictions(self.block, x.shape, x.dtype.name)
+        return find_contradictions(self.block, x.shape, x.dtype.name)
 
-    def _given(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
+    def _load_parameters(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
         """Its variables, and what stands in their place: the parameters, in the variables' dtype."""
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))
-        own = self._matched(shapes_of(parameters))
+        own = self._match_parameters(shapes_of(parameters))
         variables = [by_name[one.name] for one in own.values()]
         arrays = (one.from_canonical(parameters[name]) for name, one in own.items())
         pairs = zip(arrays, variables, strict=True)
@@ -95,8 +102,8 @@ class _Block:
             self.state |= {id(one): value for one, value in assigned if value is not None}
         return y
 
-    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
-        own = [Own(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
+    def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
+        own = [NativeParameter(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
         return match(shapes, own, self.names, ordered=True)
 
 

@@ -15,7 +15,7 @@ SECOND = {"expand", "expansion", "excite", "excitation", "up", "second"}
 
 
 @dataclass(frozen=True)
-class Own:
+class NativeParameter:
     """One of a block's own parameters.
 
     Args:
@@ -38,7 +38,7 @@ class Own:
             return self.shape
         return core if self.rows == "out" else core[::-1]
 
-    def flipped(self) -> "Own":
+    def flipped(self) -> "NativeParameter":
         """The same with (O, I) and (I, O) exchanged."""
         return replace(self, rows="in" if self.rows == "out" else "out")
 
@@ -52,23 +52,27 @@ class Own:
         return array.reshape(shape) if self.rows == "out" else array.reshape(shape[::-1]).T
 
 
-def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None, *, ordered: bool) -> dict[str, Own]:
+def match(
+    expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str] | None, *, ordered: bool
+) -> dict[str, NativeParameter]:
     """Canonical name -> own parameter; each expected one once, none left over.
 
     Args:
         expected: canonical names and shapes.
-        own: in creation order, if ``ordered``.
+        native: in creation order, if ``ordered``.
         names: canonical name -> own name or the end of it, a weight in either orientation; None finds them by shape.
         ordered: where two have one shape, the first is reduce's; else their names must tell.
 
     Raises:
         ParameterError: names all that is missing, left over, misshapen or not to be told apart.
     """
-    found, faults = _named(expected, own, names) if names is not None else _by_shape(expected, own, ordered)
+    found, faults = (
+        _match_by_name(expected, native, names) if names is not None else _match_by_shape(expected, native, ordered)
+    )
     used = [one.name for one in found.values()]
-    faults += [f"left over {one.name!r} {one.shape}" for one in own if one.name not in used]
+    faults += [f"left over {one.name!r} {one.shape}" for one in native if one.name not in used]
     if faults:
-        held = ", ".join(one.name for one in own) or "none"
+        held = ", ".join(one.name for one in native) or "none"
         example = ", ".join(f"{name!r}: ..." for name in expected)
         raise ParameterError(
             f"the block's parameters do not fit: {'; '.join(faults)}. It has: {held}. "
@@ -77,14 +81,16 @@ def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None,
     return found
 
 
-def _named(expected: Shapes, own: Sequence[Own], names: Mapping[str, str]) -> tuple[dict[str, Own], list[str]]:
-    found: dict[str, Own] = {}
+def _match_by_name(
+    expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str]
+) -> tuple[dict[str, NativeParameter], list[str]]:
+    found: dict[str, NativeParameter] = {}
     faults = [f"names has {name!r}, expected {', '.join(expected)}" for name in names if name not in expected]
     for name, shape in expected.items():
         if name not in names:
             faults.append(f"names lacks {name} {shape}")
             continue
-        fitting = with_end(own, names[name])
+        fitting = find_by_suffix(native, names[name])
         if len(fitting) != 1:
             several = ", ".join(one.name for one in fitting)
             faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
@@ -98,49 +104,51 @@ def _named(expected: Shapes, own: Sequence[Own], names: Mapping[str, str]) -> tu
     return found, faults
 
 
-def with_end(own: Sequence[Own], name: str) -> list[Own]:
+def find_by_suffix(native: Sequence[NativeParameter], name: str) -> list[NativeParameter]:
     """Those of that name, else those whose path ends so."""
-    exact = [one for one in own if one.name == name]
-    return exact or [one for one in own if one.name.endswith(("/" + name, "." + name))]
+    exact = [one for one in native if one.name == name]
+    return exact or [one for one in native if one.name.endswith(("/" + name, "." + name))]
 
 
-def _by_shape(expected: Shapes, own: Sequence[Own], ordered: bool) -> tuple[dict[str, Own], list[str]]:
-    found: dict[str, Own] = {}
+def _match_by_shape(
+    expected: Shapes, native: Sequence[NativeParameter], ordered: bool
+) -> tuple[dict[str, NativeParameter], list[str]]:
+    found: dict[str, NativeParameter] = {}
     faults: list[str] = []
     for shape in dict.fromkeys(expected.values()):
         wanted = [name for name in expected if expected[name] == shape]
-        fitting = [one for one in own if one.canonical_shape == shape]
+        fitting = [one for one in native if one.canonical_shape == shape]
         if len(fitting) < len(wanted):
             faults.append(f"missing {' or '.join(wanted) if fitting else ' and '.join(wanted)} {shape}")
         elif len(fitting) == 2 == len(wanted):
-            told = is_first(fitting[0].name, fitting[1].name)
+            told = comes_first(fitting[0].name, fitting[1].name)
             if (told is None and not ordered) or (told is False and ordered):
                 faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {wanted[0]}?")
             elif told is False:
                 fitting.reverse()
         found |= dict(zip(wanted, fitting, strict=False))
-    return found, faults or _crossed(found, own, ordered)
+    return found, faults or _find_transposed(found, native, ordered)
 
 
-def _crossed(found: dict[str, Own], own: Sequence[Own], ordered: bool) -> list[str]:
+def _find_transposed(found: dict[str, NativeParameter], native: Sequence[NativeParameter], ordered: bool) -> list[str]:
     """Each weight has the other's shape where both are stored in another orientation than their framework's."""
     reduce, expand = found.get("reduce.weight"), found.get("expand.weight")
     if reduce is None or expand is None:
         return []
-    told = is_first(reduce.name, expand.name)
-    if told is False or (told is None and ordered and own.index(reduce) > own.index(expand)):
+    told = comes_first(reduce.name, expand.name)
+    if told is False or (told is None and ordered and native.index(reduce) > native.index(expand)):
         return [f"{reduce.name!r} {reduce.shape} has the shape of reduce.weight, and comes second: is it transposed?"]
     return []
 
 
-def is_first(a: str, b: str) -> bool | None:
+def comes_first(a: str, b: str) -> bool | None:
     """Whether names say that ``a`` comes before ``b``; None where they do not say.
 
-    >>> is_first("fc1.kernel", "fc2.kernel"), is_first("conv2d", "conv2d_1"), is_first("expand.bias", "reduce.bias")
-    (True, True, False)
-    >>> is_first("alpha", "beta")
+    >>> comes_first("fc1.kernel", "fc2.kernel"), comes_first("expand.bias", "reduce.bias")
+    (True, False)
+    >>> comes_first("alpha", "beta")
     """
-    left, right = _apart(_words(a), _words(b))
+    left, right = _strip_common_words(_words(a), _words(b))
     if _role(left) != _role(right):
         return _role(left) < _role(right)
     if left != right and all(word.isdigit() for word in left + right):
@@ -152,7 +160,7 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
 
 
-def _apart(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
+def _strip_common_words(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
     """Without the words that both begin and end with."""
     for end in (0, -1):
         while a and b and a[end] == b[end]:

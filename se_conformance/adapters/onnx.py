@@ -11,8 +11,8 @@ import numpy as np
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .base import Adapted, Arrays, shapes_of
-from .matching import Own, match
+from .base import AdaptedBlock, Arrays, shapes_of
+from .matching import NativeParameter, match
 
 try:
     import onnx
@@ -25,14 +25,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-def adapt_onnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
+def adapt_onnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
     """The model's first output; its parameters are the initializers that its products and sums use."""
     if isinstance(block, (str, os.PathLike)):
         if not Path(block).is_file():
             raise SpecError(f"{os.fspath(block)!r} is not a file")
         block = onnx.load(block)
     made = _Model(block, names)
-    return Adapted(made.run, None, None, data_format, made.begin, made.contradictions)
+    return AdaptedBlock(made.run, None, None, data_format, made.reset, made.find_contradictions)
 
 
 class _Model:
@@ -43,12 +43,12 @@ class _Model:
         self.model.CopyFrom(model)
         self.own = list(_parameters(self.model.graph))
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         _refuse_input(_input(self.model.graph), spec, dtype, data_format)
-        self._matched(se_spec.parameters.shapes(spec))
+        self._match_parameters(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
-        matched = self._matched(shapes_of(parameters))
+        matched = self._match_parameters(shapes_of(parameters))
         given = {one.name: one.from_canonical(parameters[name]) for name, one in matched.items()}
         model = type(self.model)()
         model.CopyFrom(self.model)
@@ -63,7 +63,7 @@ class _Model:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         return session.run(None, {session.get_inputs()[0].name: x})[0]
 
-    def contradictions(self, x: np.ndarray) -> list[str]:
+    def find_contradictions(self, x: np.ndarray) -> list[str]:
         """Asks ONNX's own reference, whose answer to an empty batch may have the shape that onnxruntime's has not."""
         evaluator = ReferenceEvaluator(self.model)
         try:
@@ -73,12 +73,12 @@ class _Model:
         right = isinstance(y, np.ndarray) and (y.shape, y.dtype) == (x.shape, x.dtype)
         return ["onnxruntime answers otherwise than ONNX's own reference evaluator"] if right else []
 
-    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+    def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
         return match(shapes, self.own, self.names, ordered=True)
 
 
 @dataclass(frozen=True)
-class _Placed(Own):
+class _Initializer(NativeParameter):
     """An initializer, and where in it each canonical element stands."""
 
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
@@ -96,7 +96,7 @@ class _Placed(Own):
         return array.ravel()[self.places]
 
 
-def _parameters(graph: Any) -> Iterator[_Placed]:
+def _parameters(graph: Any) -> Iterator[_Initializer]:
     """Initializers of floats in the order in which nodes use them; single numbers only where they are added as a bias.
 
     A tensor that is an initializer moved about is known by the places of its elements in it.
@@ -106,7 +106,7 @@ def _parameters(graph: Any) -> Iterator[_Placed]:
     for name, array in constants.items():
         if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
             places[name] = (name, np.arange(array.size).reshape(array.shape))
-    found: dict[str, _Placed] = {}
+    found: dict[str, _Initializer] = {}
     products: set[str] = set()  # what products put out
     for node in graph.node:
         if node.op_type == "Constant":
@@ -127,7 +127,7 @@ def _parameters(graph: Any) -> Iterator[_Placed]:
                 used = used.ravel()  # (1, C, 1, 1)
             is_bias = (is_sum or is_product) and constants[name].ndim > 0  # not the 3 of relu6(x + 3) / 6
             if used.size > 1 or used.ndim > 1 or is_bias:
-                found.setdefault(name, _Placed(name, constants[name].shape, "out", used))
+                found.setdefault(name, _Initializer(name, constants[name].shape, "out", used))
         if is_product or (node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and node.input[0] in products):
             products.update(node.output)
     yield from found.values()

@@ -4,4 +4,4 @@ from .block import Block as Block
 from .catalogue import CATALOGUE as CATALOGUE
 from .catalogue import EQUIVALENT as EQUIVALENT
 from .fault import Fault as Fault
-from .fault import broken as broken
+from .fault import inject as inject

@@ -88,7 +88,7 @@ class Block:
         return self.gate(self.expand(h, p))
 
     def _scale(self, x: Array, g: Array, z: Array) -> Array:
-        y = x * (self.spec.gain * over(g, x))
+        y = x * (self.spec.gain * broadcast_gate(g, x))
         return y + x if self.spec.residual else y
 
     def _gradients(self, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
@@ -109,10 +109,10 @@ class Block:
             tied = x == x.max(axes, keepdims=True)
             top = tied / tied.sum(axes, keepdims=True)
             share = top if self.spec.squeeze == "max" else 0.5 * share + 0.5 * top
-        direct = dy * (self.spec.gain * over(self.gate(v), x)) + (dy if self.spec.residual else 0.0)
-        return self.through_gate(direct, over(dz, x) * share), {name: found[name] for name in p}
+        direct = dy * (self.spec.gain * broadcast_gate(self.gate(v), x)) + (dy if self.spec.residual else 0.0)
+        return self.through_gate(direct, broadcast_gate(dz, x) * share), {name: found[name] for name in p}
 
 
-def over(g: Array, x: Array) -> Array:
+def broadcast_gate(g: Array, x: Array) -> Array:
     """(N, C) against (N, *space, C); what has spatial axes already goes through."""
     return g if g.ndim == x.ndim else np.expand_dims(g, tuple(range(1, x.ndim - 1)))

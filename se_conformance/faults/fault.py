@@ -11,7 +11,7 @@ from .block import Block
 
 Change = Callable[[Block], None]
 Applies = Callable[[SESpec], bool]
-Wrong = Callable[..., Any]
+FaultyStage = Callable[..., Any]
 """A stage in another form."""
 
 
@@ -20,17 +20,17 @@ def always(spec: SESpec) -> bool:
     return True
 
 
-def two_projections(spec: SESpec) -> bool:
+def has_two_projections(spec: SESpec) -> bool:
     """Of a block with hidden values."""
     return not spec.single_projection
 
 
-def averages(spec: SESpec) -> bool:
+def has_mean(spec: SESpec) -> bool:
     """Of a squeeze that has a mean."""
     return spec.squeeze != "max"
 
 
-def hard_gate(spec: SESpec) -> bool:
+def has_hard_gate(spec: SESpec) -> bool:
     """Of a hard sigmoid, whatever its numbers."""
     return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
 
@@ -67,7 +67,7 @@ class Fault:
     rank: int = 2
     rounds: bool = False
 
-    def differs(self, spec: SESpec, dtype: str) -> bool:
+    def is_detectable(self, spec: SESpec, dtype: str) -> bool:
         """Whether it can be told from the right answer."""
         return dtype in self.dtypes and self.applies(spec) and (dtype in ("float64", "float32") or self.half(spec))
 
@@ -77,10 +77,10 @@ class Fault:
 
     def block(self, spec: SESpec, dtype: str = "float64") -> Block:
         """A block with this mistake."""
-        return broken(spec, (self,), dtype)
+        return inject((self,), spec, dtype)
 
 
-def broken(spec: SESpec, faults: tuple[Fault, ...], dtype: str = "float64") -> Block:
+def inject(faults: tuple[Fault, ...], spec: SESpec, dtype: str = "float64") -> Block:
     """A block with these mistakes, made one after the other."""
     block = Block(spec, dtype)
     for fault in faults:
@@ -88,7 +88,7 @@ def broken(spec: SESpec, faults: tuple[Fault, ...], dtype: str = "float64") -> B
     return block
 
 
-def fields(**changed: Any) -> Change:
+def change_spec(**changed: Any) -> Change:
     """Another value of some fields of the spec."""
 
     def change(block: Block) -> None:
@@ -98,7 +98,7 @@ def fields(**changed: Any) -> Change:
     return change
 
 
-def stage(name: str, wrong: Wrong) -> Change:
+def replace_stage(name: str, wrong: FaultyStage) -> Change:
     """``wrong(block, right, *arguments)`` in place of the stage; ``right`` is what stood there."""
 
     def change(block: Block) -> None:
@@ -108,7 +108,7 @@ def stage(name: str, wrong: Wrong) -> Change:
     return change
 
 
-def both(*changes: Change) -> Change:
+def combine(*changes: Change) -> Change:
     """One after the other."""
 
     def change(block: Block) -> None:

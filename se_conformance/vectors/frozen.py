@@ -19,7 +19,7 @@ from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
 from ..cases import round_to
-from ..files import replacing
+from ..files import write_atomically
 from ..probes import probe_for
 from . import exact
 
@@ -83,7 +83,7 @@ def write(folder: str | Path) -> list[str]:
     }
     text = _as_text({"manifest_sha256": _manifest_sha256(manifest), **manifest})
     for name, content in ((TENSORS, data), (MANIFEST, text.encode())):
-        with replacing(place / name) as temporary:
+        with write_atomically(place / name) as temporary:
             temporary.write_bytes(content)
     return [vector.name for vector in vectors]
 

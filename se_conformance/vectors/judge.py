@@ -8,9 +8,9 @@ import numpy as np
 from se_numpy import error_bounds
 from se_spec import SESpec
 
-from ..calls import called
+from ..calls import call_function
 from ..cases import Inputs
-from ..comparison import judged
+from ..comparison import compare_arrays
 from .frozen import Vector
 
 
@@ -22,7 +22,7 @@ def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
     'y[0, 1, 2, 1]'
     """
     inputs = Inputs(vector.x, np.zeros_like(vector.x), vector.parameters)
-    outcome = called(lambda x, parameters: function(x, parameters, vector.spec), inputs)
+    outcome = call_function(lambda x, parameters: function(x, parameters, vector.spec), inputs)
     if outcome.raised:
         return f"raised {outcome.raised}"
     if outcome.y is None:
@@ -33,7 +33,7 @@ def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
     bound = error_bounds.bounds(vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True).y
     want = vector.y.astype(np.float64)
     bound = bound + error_bounds.FORMATS[vector.dtype].unit * np.abs(want)  # what is expected was rounded, too
-    one = judged("y", outcome.y, want, bound, np.full_like(bound, np.inf))
+    one = compare_arrays("y", outcome.y, want, bound, np.full_like(bound, np.inf))
     if one.passed:
         return ""
     return f"y{list(one.where)}: got {one.got:.9g}, want {one.want:.9g}, bound {one.bound:.2g}, ratio {one.ratio:.3g}"

@@ -4,13 +4,13 @@ A process of its own gives each the settings that it needs (Keras its backend, J
 frameworks out of each other's way.
 """
 
-from .base import TARGETS as TARGETS
-from .base import Build as Build
-from .base import Predict as Predict
-from .base import Target as Target
+from .base import IMPLEMENTATIONS as IMPLEMENTATIONS
+from .base import Implementation as Implementation
+from .base import NetworkBuilder as NetworkBuilder
+from .base import Predictor as Predictor
 from .base import device as device
 from .base import dtype_of as dtype_of
 from .worker import SHARED_GPU as SHARED_GPU
 from .worker import Logits as Logits
 from .worker import Worker as Worker
-from .worker import load as load
+from .worker import load_module as load_module

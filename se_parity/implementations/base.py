@@ -9,14 +9,14 @@ import numpy as np
 
 from se_conformance.cases import DTYPES
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predictor = Callable[[np.ndarray], np.ndarray]
 """Images (N, H, W, C) to logits (N, classes), at inference."""
-Build = Callable[[dict[str, np.ndarray]], Predict]
+NetworkBuilder = Callable[[dict[str, np.ndarray]], Predictor]
 """Parameters to what a network makes of images with them; what a target's ``network(net, dtype, **options)`` gives."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Implementation:
     """Where an implementation is found.
 
     Args:
@@ -49,20 +49,20 @@ class Target:
         return [module for module in self.needs if importlib.util.find_spec(module) is None]
 
     @property
-    def process(self) -> tuple[str, ...]:
+    def process_key(self) -> tuple[str, ...]:
         """Targets of which this is the same can be asked in one process."""
         return self.module, *(f"{name}={value}" for name, value in sorted(self.environment.items()))
 
 
 _JAX = {"JAX_ENABLE_X64": "1"}
 
-TARGETS = {
+IMPLEMENTATIONS = {
     target.name: target
     for target in (
-        Target("torch", "torch", "torch", ("torch",)),
-        Target("torch channels_last", "torch", "torch", ("torch",), {"layout": "channels_last"}),
-        Target("torch compiled", "torch", "torch", ("torch",), {"mode": "compile"}, costly=True),
-        Target(
+        Implementation("torch", "torch", "torch", ("torch",)),
+        Implementation("torch channels_last", "torch", "torch", ("torch",), {"layout": "channels_last"}),
+        Implementation("torch compiled", "torch", "torch", ("torch",), {"mode": "compile"}, costly=True),
+        Implementation(
             "onnxruntime",
             "torch",
             "onnx",
@@ -72,8 +72,10 @@ TARGETS = {
             dtypes=("float64", "float32", "float16"),
             devices=("cpu",),
         ),
-        Target("keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}),
-        Target(
+        Implementation(
+            "keras tensorflow", "keras", "keras", ("keras", "tensorflow"), {}, {"KERAS_BACKEND": "tensorflow"}
+        ),
+        Implementation(
             "keras tensorflow XLA",
             "keras",
             "keras",
@@ -82,10 +84,12 @@ TARGETS = {
             {"KERAS_BACKEND": "tensorflow"},
             costly=True,
         ),
-        Target("keras jax", "keras", "keras", ("keras", "jax"), {"mode": "jit"}, {"KERAS_BACKEND": "jax", **_JAX}),
-        Target("keras torch", "keras", "keras", ("keras", "torch"), {}, {"KERAS_BACKEND": "torch"}),
-        Target("nnx", "flax", "flax", ("flax",), {"api": "nnx", "mode": "jit"}, _JAX),
-        Target("linen", "flax", "flax", ("flax",), {"api": "linen", "mode": "jit"}, _JAX),
+        Implementation(
+            "keras jax", "keras", "keras", ("keras", "jax"), {"mode": "jit"}, {"KERAS_BACKEND": "jax", **_JAX}
+        ),
+        Implementation("keras torch", "keras", "keras", ("keras", "torch"), {}, {"KERAS_BACKEND": "torch"}),
+        Implementation("nnx", "flax", "flax", ("flax",), {"api": "nnx", "mode": "jit"}, _JAX),
+        Implementation("linen", "flax", "flax", ("flax",), {"api": "linen", "mode": "jit"}, _JAX),
     )
 }
 

@@ -16,7 +16,7 @@ from se_conformance.comparison import Result
 from se_flax.parameters import from_tree
 from se_spec import NetworkSpec, SESpec
 
-from .base import Build, Predict
+from .base import NetworkBuilder, Predictor
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:
@@ -68,12 +68,12 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 _API = {"nnx": _nnx, "linen": _linen}
 
 
-def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> Build:
+def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> NetworkBuilder:
     """A network, op by op or under one jit."""
     forward, state_of = _NETWORK[api](net, dtype)
     compiled = jax.jit(forward) if mode == "jit" else forward
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         state = state_of(parameters)
         return lambda x: np.asarray(compiled(state, jnp.asarray(x)))
 

@@ -14,7 +14,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from .base import Build, Predict
+from .base import NetworkBuilder, Predictor
 
 BACKEND = keras.backend.backend()
 
@@ -41,12 +41,12 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
     return model
 
 
-def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
+def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> NetworkBuilder:
     """A network of unknown image size, eager or compiled."""
     model = empty_network(net, dtype)
     forward = _jitted(model) if mode == "jit" else _forward(model, mode)
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_keras.set_parameters(model, parameters)
         return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
 

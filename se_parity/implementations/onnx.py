@@ -16,7 +16,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from .base import Build, Predict
+from .base import NetworkBuilder, Predictor
 from .torch import block_of, empty_network, to_array, to_tensor
 
 
@@ -29,11 +29,11 @@ def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
     return Result(to_array(torch.from_numpy(y)), g)
 
 
-def network(net: NetworkSpec, dtype: str) -> Build:
+def network(net: NetworkSpec, dtype: str) -> NetworkBuilder:
     """A network, exported anew for each height and width."""
     model = empty_network(net, dtype).eval()
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_torch.set_parameters(model, parameters)
         graph = cache(lambda height, width: _session(model, (2, net.channels, height, width), [0]))
         return lambda x: graph(*x.shape[1:3])(to_tensor(x))[0]

@@ -11,7 +11,7 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from .base import Build, Predict, device
+from .base import NetworkBuilder, Predictor, device
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are TF32 unless they are told not to be
@@ -42,7 +42,7 @@ def block_of(
     return block
 
 
-def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> Build:
+def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> NetworkBuilder:
     """A network in either memory format, eager or compiled."""
     model = empty_network(net, dtype).eval()
     if layout == "channels_last":
@@ -54,7 +54,7 @@ def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: s
         with torch.no_grad():
             return _numpy(forward(to_tensor(x, layout)))
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_torch.set_parameters(model, parameters)
         return predict
 

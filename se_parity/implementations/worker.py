@@ -18,7 +18,7 @@ from se_conformance.comparison import Result
 from se_conformance.files import load_parameters
 from se_spec import NetworkSpec, SESpec
 
-from .base import Build, Target, device, dtype_of
+from .base import Implementation, NetworkBuilder, device, dtype_of
 from .process import Process
 
 Run = Callable[..., Result]
@@ -30,23 +30,25 @@ class Worker:
     What is raised there is raised here with its text, as a ``WorkerError`` where it cannot be sent.
     """
 
-    def __init__(self, target: Target, process: Process | None = None) -> None:
-        self.target = target
-        self._process = process or Process(_configure, target.environment)
+    def __init__(self, implementation: Implementation, process: Process | None = None) -> None:
+        self.implementation = implementation
+        self._process = process or Process(_configure, implementation.environment)
 
     @classmethod
-    def among(cls, started: Iterable["Worker"], target: Target) -> "Worker":
+    def share(cls, started: Iterable["Worker"], implementation: Implementation) -> "Worker":
         """A worker for ``target``, in the process of one that is started if it can be asked there.
 
         NNX and linen compile the same operations, and in one process each of them once.
         """
-        hosts = (worker._process for worker in started if worker.target.process == target.process)
-        return cls(target, next(hosts, None))
+        hosts = (
+            worker._process for worker in started if worker.implementation.process_key == implementation.process_key
+        )
+        return cls(implementation, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
         """The target's answer, later; its options may be changed for this one."""
-        options = {**self.target.options, "gradients": gradients, **changed}
-        return self._process.submit(_run, self.target.module, spec, inputs, options)
+        options = {**self.implementation.options, "gradients": gradients, **changed}
+        return self._process.submit(_run, self.implementation.module, spec, inputs, options)
 
     def logits(
         self,
@@ -61,20 +63,20 @@ class Worker:
 
         Parameters in a file (``files.save_parameters``) need not go through a pipe, and are cast to that dtype there.
         """
-        options = {**self.target.options, **changed}
-        return self._process.submit(_logits, self.target.module, net, parameters, x, options, repeats)
+        options = {**self.implementation.options, **changed}
+        return self._process.submit(_logits, self.implementation.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Any importable function, in the target's process."""
         return self._process.submit(function, *arguments).result()
 
-    def begin(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+    def submit_call(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
         """``call``, answered later."""
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
         """What answers, and on which device, as in ``torch 2.13.0 (cpu)``."""
-        return str(self.call(_versions, self.target.module))
+        return str(self.call(_versions, self.implementation.module))
 
     def close(self) -> None:
         """End the process."""
@@ -93,13 +95,13 @@ def _configure(environment: dict[str, str]) -> None:
         os.environ.update({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"})
 
 
-def load(module: str) -> Any:
+def load_module(module: str) -> Any:
     """The module that asks a framework, imported in this process."""
     return importlib.import_module(f"{__package__}.{module}")
 
 
 def _versions(module: str) -> str:
-    return str(load(module).versions())
+    return str(load_module(module).versions())
 
 
 class Logits(NamedTuple):
@@ -119,7 +121,7 @@ def _logits(
 ) -> Logits:
     if isinstance(parameters, Path):
         parameters = {name: value.astype(x.dtype) for name, value in load_parameters(parameters).items()}
-    predict = _built(module, net, dtype_of(parameters), tuple(options.items()))(parameters)
+    predict = _build_network(module, net, dtype_of(parameters), tuple(options.items()))(parameters)
     values, times = predict(x), []
     for _ in range(repeats):
         begun = time.perf_counter()
@@ -129,11 +131,11 @@ def _logits(
 
 
 @lru_cache(maxsize=1)  # the same network with other parameters comes next, if at all
-def _built(module: str, net: NetworkSpec, dtype: str, options: tuple[tuple[str, str], ...]) -> Build:
-    build: Build = load(module).network(net, dtype, **dict(options))
+def _build_network(module: str, net: NetworkSpec, dtype: str, options: tuple[tuple[str, str], ...]) -> NetworkBuilder:
+    build: NetworkBuilder = load_module(module).network(net, dtype, **dict(options))
     return build
 
 
 def _run(module: str, spec: SESpec, inputs: Inputs, options: dict[str, object]) -> Result:
-    run: Run = load(module).run
+    run: Run = load_module(module).run
     return run(spec, inputs, **options)

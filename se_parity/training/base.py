@@ -1,6 +1,6 @@
-"""The same course of training in every framework: the same first parameters, the same batches, the same update.
+"""The same training in every framework: the same first parameters, the same batches, the same update.
 
-``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``begin`` that says the same thing, and import their own
+``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``start`` that says the same thing, and import their own
 framework alone.
 """
 
@@ -22,7 +22,7 @@ TRAINERS = {"torch": "torch", "keras": "keras tensorflow", "nnx": "nnx", "linen"
 
 
 @dataclass(frozen=True)
-class Course:
+class SGDConfig:
     """Stochastic gradient descent on the mean cross-entropy, of all learnable parameters w (SPEC M-11).
 
     ``d = gradient + weight_decay * w``, ``v = momentum * v + d``, ``w = w - learning_rate * v``. The defaults are sums
@@ -34,8 +34,8 @@ class Course:
     weight_decay: float = 2.0**-11
 
 
-class Begun(NamedTuple):
-    """A course that has begun.
+class TrainingSession(NamedTuple):
+    """A training session that has been started.
 
     Args:
         step: of images and labels; their mean loss, before its update.
@@ -46,22 +46,24 @@ class Begun(NamedTuple):
     parameters: Callable[[], Parameters]
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """The mean loss of each batch, before its update; and the parameters at the end, running statistics among them."""
 
     losses: list[float]
     parameters: Parameters
 
 
-def begin(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """``begin`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
+def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
+    """``start`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
     module: Any = importlib.import_module(f"{__package__}.{trainer}")
-    begun: Begun = module.begin(net, parameters, course)
-    return begun
+    session: TrainingSession = module.start(net, parameters, config)
+    return session
 
 
-def train(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    """A whole course."""
-    begun = begin(trainer, net, parameters, course)
-    losses = [begun.step(x, labels) for x, labels in batches]
-    return Trained(losses, begun.parameters())
+def train(
+    trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig, batches: Batches
+) -> TrainingResult:
+    """Trains on all batches."""
+    session = start(trainer, net, parameters, config)
+    losses = [session.step(x, labels) for x, labels in batches]
+    return TrainingResult(losses, session.parameters())

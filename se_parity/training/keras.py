@@ -1,4 +1,4 @@
-"""The course in Keras, on whichever backend the process has."""
+"""Training in Keras, on whichever backend the process has."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,34 +13,34 @@ from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
 from ..implementations.keras import empty_network
-from .base import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
 class SGD(keras.optimizers.SGD):
     """With the weight decay added to the gradient; Keras' own takes it off the weight, apart from the momentum."""
 
-    def __init__(self, course: Course) -> None:
-        super().__init__(course.learning_rate, course.momentum)
-        self.decay = course.weight_decay
+    def __init__(self, config: SGDConfig) -> None:
+        super().__init__(config.learning_rate, config.momentum)
+        self.decay = config.weight_decay
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient + self.decay * variable, variable, learning_rate)
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
     """By ``train_on_batch``."""
     dtype = dtype_of(parameters)
     with _floats(dtype):
         model = empty_network(net, dtype)
         se_keras.set_parameters(model, parameters)
-        model.compile(SGD(course), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(SGD(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
     def step(x: np.ndarray, labels: np.ndarray) -> float:
         with _floats(dtype):
             model.reset_metrics()  # or it would give the mean of all batches so far
             return float(model.train_on_batch(x, labels))
 
-    return Begun(step, partial(se_keras.get_parameters, model))
+    return TrainingSession(step, partial(se_keras.get_parameters, model))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The course in Flax linen."""
+"""Training in Flax linen."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ import se_flax
 from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
-from .base import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
     """Under ``jax.jit``; optax adds the weight decay before the momentum."""
     model = se_flax.linen.SENet(net, param_dtype=dtype_of(parameters))
     variables = se_flax.linen.set_parameters(model, parameters)
-    decay = optax.add_decayed_weights(course.weight_decay)
-    optimizer = optax.chain(decay, optax.sgd(course.learning_rate, course.momentum))
+    decay = optax.add_decayed_weights(config.weight_decay)
+    optimizer = optax.chain(decay, optax.sgd(config.learning_rate, config.momentum))
 
     def loss_of(params: Any, statistics: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         logits, changed = model.apply(
@@ -45,4 +45,4 @@ def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
         found: Parameters = se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model)
         return found
 
-    return Begun(step, now)
+    return TrainingSession(step, now)

@@ -12,10 +12,10 @@ import pytest
 
 from evidence.bench import added_by_se, imports
 from evidence.bench.blocks import SHAPES, Run, Task, right, verify
-from evidence.bench.goals import GOALS, lines, of
+from evidence.bench.goals import GOALS, lines, ratios_of
 from evidence.bench.home import HOMES, environment, measure, tasks
 from evidence.bench.rounds import Timing, ratio, side_by_side
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import OnDemand
 
@@ -33,7 +33,7 @@ def with_framework(name):
 
 
 RUN_HERE = ["torch", "flax", "keras tensorflow", "numpy"]
-if not TARGETS["onnxruntime"].missing:
+if not IMPLEMENTATIONS["onnxruntime"].missing:
     RUN_HERE.append("onnxruntime")
 
 
@@ -121,8 +121,8 @@ def test_lines_compare_with_the_fastest_peer_of_the_same_way():
     (line,) = lines("torch", [one])
     assert line.floor == 8
     results = {"homes": {"torch": {"tasks": [one, made_up(SHAPES[1], ours_NCHW=[1], a_NCHW=[1])]}}}
-    assert of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
-    assert of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
+    assert ratios_of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
+    assert ratios_of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
 
 
 def test_what_se_adds_is_the_median_over_the_rounds():
@@ -186,4 +186,4 @@ def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
     page = (ROOT / "docs" / "PERFORMANCE.md").read_text()
     for goal in GOALS:
         reached, asked = map(int, re.search(rf"\| {re.escape(goal.what)} \|.*\| (\d+) of (\d+) \|", page).groups())
-        assert reached == asked or goal.hinders, goal.what
+        assert reached == asked or goal.limited_by, goal.what

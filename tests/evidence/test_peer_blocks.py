@@ -6,7 +6,7 @@ import pytest
 
 from evidence.peer_blocks import PEERS, judge_named
 from se_conformance.cases import DTYPES
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PEERS.md").read_text()
 ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.splitlines() if line.startswith("| ")}
@@ -14,8 +14,8 @@ ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.sp
 ASKED = [
     pytest.param(peer, dtype, id=f"{peer.title} {dtype}", marks=pytest.mark.framework(family, "peers"))
     for peer in PEERS
-    for family in [TARGETS[peer.target].family]
-    if peer.modules[0] in ("timm", "torchvision", "keras") and not TARGETS[peer.target].missing
+    for family in [IMPLEMENTATIONS[peer.target].family]
+    if peer.modules[0] in ("timm", "torchvision", "keras") and not IMPLEMENTATIONS[peer.target].missing
     if peer.target != "keras jax"  # compiles each trial for a minute; `make peers` judges it
     for dtype in (("float32", "bfloat16") if family == "torch" else ("float32",))
 ]
@@ -34,7 +34,7 @@ def rows(workers, request):
     asked = [item.callspec.params for item in request.session.items if item.originalname == SAYS]
     pairs = [(one["peer"], one["dtype"]) for one in asked]
     return {
-        (peer.title, dtype): workers(peer.target).begin(judge_named, peer.name, peer.target, dtype)
+        (peer.title, dtype): workers(peer.target).submit_call(judge_named, peer.name, peer.target, dtype)
         for peer, dtype in pairs
     }
 

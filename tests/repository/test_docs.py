@@ -13,7 +13,7 @@ import pytest
 import se_spec
 import se_spec.presets
 from se_conformance.faults import CATALOGUE
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -141,7 +141,7 @@ def test_every_path_and_make_target_that_a_page_names_exists() -> None:
 
 def test_the_readme_shows_every_row_that_parity_prints() -> None:
     table = "\n".join(blocks(ROOT / "README.md", "text"))
-    for name in ("numpy (the oracle)", *TARGETS):
+    for name in ("numpy (the oracle)", *IMPLEMENTATIONS):
         assert f"│ {name} " in table, f"{name} is not in the README's table"
 
 

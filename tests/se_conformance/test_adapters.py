@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from se_conformance import adapt, check, trial
-from se_conformance.adapters.matching import Own, is_first, match
-from se_parity.implementations import TARGETS
+from se_conformance.adapters.matching import NativeParameter, comes_first, match
+from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import ParameterError, SESpec, SpecError
 from se_spec.parameters import shapes
 
@@ -148,7 +148,7 @@ BLOCKS = [
     pytest.param(nnx_block, marks=needs_flax),
     pytest.param(linen_block, marks=needs_flax),
 ]
-ONNX = [] if TARGETS["onnxruntime"].missing else [pytest.param(onnx_model, marks=needs_torch)]
+ONNX = [] if IMPLEMENTATIONS["onnxruntime"].missing else [pytest.param(onnx_model, marks=needs_torch)]
 with_onnx = pytest.mark.parametrize("make", [*BLOCKS, *ONNX])
 only_onnx = pytest.mark.parametrize("make", ONNX)
 
@@ -264,7 +264,7 @@ def test_flax_names_that_tell_nothing_are_asked_for():
 
 
 def own(**shapes):
-    return [Own(name.replace("_", "."), shape, "out") for name, shape in shapes.items()]
+    return [NativeParameter(name.replace("_", "."), shape, "out") for name, shape in shapes.items()]
 
 
 PLAIN = {"reduce.weight": (4, 8), "expand.weight": (8, 4)}
@@ -297,15 +297,15 @@ def test_parameters_that_do_not_fit_are_listed(expected, held, names, message):
     [("fc.0.weight", "fc.2.weight"), ("Dense_0.kernel", "Dense_1.kernel"), ("conv2d", "conv2d_1"), ("seDown", "seUp")],
 )
 def test_which_name_comes_first(a, b):
-    assert is_first(a, b) is True
-    assert is_first(b, a) is False
-    assert is_first(a, a) is None
+    assert comes_first(a, b) is True
+    assert comes_first(b, a) is False
+    assert comes_first(a, a) is None
 
 
 @pytest.mark.parametrize(("rows", "shape"), [("out", (2, 3)), ("out", (2, 3, 1, 1)), ("in", (3, 2)), ("in", (1, 3, 2))])
 def test_a_parameters_own_shape_and_the_canonical_one_are_exchanged(rows, shape):
     array = np.arange(6.0).reshape(2, 3)
-    one = Own("w", shape, rows)
+    one = NativeParameter("w", shape, rows)
     assert one.canonical_shape == (2, 3)
     assert one.from_canonical(array).shape == shape
     np.testing.assert_array_equal(one.to_canonical(one.from_canonical(array)), array)
@@ -452,7 +452,9 @@ def test_an_operation_that_contradicts_its_framework_says_nothing_about_the_bloc
     told = "TensorFlow's PyFunc gives (0, 5, 7, 11), and infers (0, 5, 7, 12)"
     assert verdict.unjudged == {(2, "empty batch"): told}
     assert verdict.to_dict()["unjudged"] == {"2: empty batch": told}
-    assert "18 of 18 trials right" in str(verdict) and f"unjudged empty batch (2-D), for here {told}" in str(verdict)
+    assert "18 of 18 trials right" in str(
+        verdict
+    ) and f"unjudged empty batch (2-D), because on this machine {told}" in str(verdict)
     assert check(layer, SPEC.replace(squeeze="max")).causes[0] == "squeeze is the mean"
 
 

@@ -157,7 +157,7 @@ def test_known_deviations(run: Run, tmp_path: Path) -> None:
     assert "known    NaN (2-D): ours drops NaN, issue 12" in out
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--deviations", listed)
     assert status == 1
-    assert "outlived line 1" in out
+    assert "stale    line 1" in out
 
 
 @pytest.mark.parametrize(

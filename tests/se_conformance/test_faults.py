@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from evidence.fault_detection import SPECS, differing, judged, survives
+from evidence.fault_detection import SPECS, detectable_faults, escapes, judge_fault
 from se_conformance import check
 from se_conformance.cases import DTYPES
-from se_conformance.faults import CATALOGUE, EQUIVALENT, broken
+from se_conformance.faults import CATALOGUE, EQUIVALENT, inject
 from se_conformance.localization import ORDER
-from se_parity.implementations import TARGETS, Target, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import SESpec
 
 from ..conftest import COMPILED_QUICKLY, REQUESTED
@@ -42,15 +42,15 @@ def test_the_catalogue_says_of_each_fault_what_where_and_what_to_do() -> None:
 def test_a_block_without_a_fault_passes_everywhere() -> None:
     for dtype in DTYPES:
         for spec in SPECS:
-            block = broken(spec, (), dtype)
+            block = inject((), spec, dtype)
             verdict = check(block.function(), spec, vjp=block.vjp, dtype=dtype, intermediates="float32")
             assert verdict.passed, str(verdict)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_fault_is_found_on_every_block_on_which_it_makes_a_difference(dtype: str) -> None:
-    pairs = list(differing(SPECS, dtype))
-    assert not [(fault.name, str(spec)) for spec, fault in pairs if survives(fault, spec, dtype)]
+    pairs = list(detectable_faults(SPECS, dtype))
+    assert not [(fault.name, str(spec)) for spec, fault in pairs if escapes(fault, spec, dtype)]
     assert {fault.name for _, fault in pairs} == {fault.name for fault in CATALOGUE.values() if dtype in fault.dtypes}
 
 
@@ -62,7 +62,7 @@ def test_every_fault_is_called_by_its_name(step: int) -> None:
     for fault in list(CATALOGUE.values())[::step]:
         spec = next(spec for spec in SPECS if fault.applies(spec))
         dtype = "float32" if "float32" in fault.dtypes else fault.dtypes[0]
-        causes = judged(fault, spec, dtype).causes
+        causes = judge_fault(fault, spec, dtype).causes
         place = causes.index(fault.name) + 1 if fault.name in causes else 0
         places[place] += 1
         if place not in (1, 2, 3):
@@ -80,7 +80,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("first", "second", "spec"), PAIRS, ids=lambda value: value if isinstance(value, str) else "")
 def test_two_faults_at_once_are_both_named(first: str, second: str, spec: SESpec) -> None:
-    block = broken(spec, (CATALOGUE[first], CATALOGUE[second]), "float32")
+    block = inject((CATALOGUE[first], CATALOGUE[second]), spec, "float32")
     verdict = check(block.function(), spec, intermediates="float32")
     assert set(verdict.causes[:2]) == {first, second}
     assert verdict.diagnosis is not None
@@ -91,7 +91,7 @@ def test_two_faults_at_once_are_both_named(first: str, second: str, spec: SESpec
 def test_what_is_equivalent_passes() -> None:
     """Hidden units in another order, in both weights; and the mean as a sum of x / n."""
     spec = LOUD
-    block = broken(spec, (), "float32")
+    block = inject((), spec, "float32")
     order = np.arange(spec.hidden)[::-1]
 
     def permuted(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
@@ -119,10 +119,10 @@ def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -
 WITHOUT_ONEDNN = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "0"}
 """A plain function cannot be taken apart, so the judge cannot tell what oneDNN does to an empty batch in it."""
 HOMES = {
-    "numpy": Target("numpy", "numpy", "", ()),
-    "torch": TARGETS["torch"],
-    "keras": Target("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
-    "jax": Target("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
+    "numpy": Implementation("numpy", "numpy", "", ()),
+    "torch": IMPLEMENTATIONS["torch"],
+    "keras": Implementation("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
+    "jax": Implementation("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
 }
 """In whose process a framework's blocks are judged."""
 
@@ -153,7 +153,7 @@ def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[N
     asked = {"numpy", *REQUESTED}
     homes = {name: home for name, home in HOMES.items() if home.family in asked and not home.missing}
     workers = {name: Worker(home) for name, home in homes.items()}
-    yield {name: worker.begin(judge_all, name, request.param) for name, worker in workers.items()}
+    yield {name: worker.submit_call(judge_all, name, request.param) for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
 

@@ -15,9 +15,9 @@ import pytest
 import se_conformance
 from se_conformance import check, trial
 from se_conformance.cases import DTYPES
-from se_conformance.comparison import Precision, judged
+from se_conformance.comparison import Precision, compare_arrays
 from se_conformance.distance import Distance
-from se_conformance.faults import CATALOGUE, broken
+from se_conformance.faults import CATALOGUE, inject
 from se_conformance.verdict import Finding, Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
 
@@ -660,7 +660,7 @@ HARD = SESpec(16, hidden=4, bias=True, gate="hard_sigmoid")
     ],
 )
 def test_two_mistakes_are_named_together(pair: tuple[str, str]) -> None:
-    function = broken(HARD, tuple(CATALOGUE[name] for name in pair), "float32").function()
+    function = inject(tuple(CATALOGUE[name] for name in pair), HARD, "float32").function()
     verdict = check(function, HARD)
     assert set(verdict.causes[:2]) == set(pair)
     assert verdict.diagnosis is not None
@@ -717,7 +717,7 @@ def test_intermediates_that_are_rounded_must_be_declared(dtype: str) -> None:
 
 
 def test_a_comparison_on_which_no_bound_says_anything_is_no_pass() -> None:
-    one = judged("y", np.ones(3), np.ones(3), np.full(3, np.inf), np.ones(3))
+    one = compare_arrays("y", np.ones(3), np.ones(3), np.full(3, np.inf), np.ones(3))
     assert (one.conclusive, one.inconclusive, one.passed) == (0, 3, True)
     verdict = Verdict(SPEC, "float16", 0, (2,), Precision(), "channels_last")
     verdict.findings, verdict.ran = [Finding(2, "uneven map", "y", one)], [(2, "uneven map")]
@@ -788,7 +788,7 @@ def test_a_deviation_must_not_outlive_its_reason(listed: Callable[[str], Path]) 
     assert not verdict.passed
     assert verdict.failures == []
     assert verdict.to_dict()["outlived"] == ["one position"]
-    assert "outlived line 1 of the deviations, 'one position'" in str(verdict)
+    assert "stale    line 1 of the deviations, 'one position'" in str(verdict)
 
 
 def test_where_all_is_excused_nothing_was_judged(listed: Callable[[str], Path]) -> None:

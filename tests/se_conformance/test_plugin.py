@@ -118,9 +118,9 @@ def test_known_deviations_by_option_and_by_configuration(project: Path) -> None:
     )
     assert from_below.returncode == 0, from_below.stdout  # relative to the root, wherever pytest is called
 
-    outlived = run_pytest(project, PASSES)
-    assert outlived.returncode == 1
-    assert "outlived line 1 of the deviations, 'NaN'" in outlived.stdout
+    stale = run_pytest(project, PASSES)
+    assert stale.returncode == 1
+    assert "stale    line 1 of the deviations, 'NaN'" in stale.stdout
 
     (project / "none.txt").write_text("")
     assert run_pytest(project, PASSES, "--se-deviations", "none.txt").returncode == 0  # the option goes first

@@ -6,7 +6,7 @@ import pytest
 import se_numpy
 from se_conformance.files import load_parameters, save_parameters
 from se_parity.datasets import digits, small_network
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import OnDemand
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.framework("torch", "conformance")
 
 
 def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("se_parity.demo.TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr("se_parity.demo.IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr("se_parity.demo.NEEDED", 0.9)  # after a quarter of the training; who guesses has 0.1
     console = rich.Console(record=True, width=120)
     assert demo.demo("torch", 1, 3, tmp_path, console) == 0
@@ -36,7 +36,7 @@ def test_it_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
 
 
 def test_a_network_that_learned_nothing_is_a_failure(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("se_parity.demo.TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr("se_parity.demo.IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr("se_parity.demo.compare_without_se", lambda *arguments: None)
     monkeypatch.setattr("se_parity.demo.NEEDED", 1.01)
     console = rich.Console(record=True, width=120)

@@ -10,7 +10,7 @@ import types
 import pytest
 
 import se_parity.implementations as targets
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_parity.implementations.process import RemoteTraceback, WorkerError
 from se_spec import ShapeError
 
@@ -106,7 +106,7 @@ def read_environment(name: str) -> str | None:
 @pytest.fixture(scope="module")
 def worker():
     """Of any target: no framework is imported until a target is asked."""
-    started = Worker(TARGETS["torch"])
+    started = Worker(IMPLEMENTATIONS["torch"])
     yield started
     started.close()
 
@@ -157,8 +157,8 @@ def test_argument_that_cannot_be_pickled_is_the_error_and_the_process_goes_on(wo
     ids=["killed", "aborted", "exited"],
 )
 def test_process_that_ends_is_named_in_every_answer(end, argument: int, said: str) -> None:
-    worker = Worker(TARGETS["torch"])
-    futures = [worker.begin(end, argument), worker.begin(os.getpid)]
+    worker = Worker(IMPLEMENTATIONS["torch"])
+    futures = [worker.submit_call(end, argument), worker.submit_call(os.getpid)]
     for future in futures:
         with pytest.raises(WorkerError, match=said):
             future.result()
@@ -168,8 +168,8 @@ def test_process_that_ends_is_named_in_every_answer(end, argument: int, said: st
 
 
 def test_closing_cancels_what_was_not_begun(worker: Worker) -> None:
-    short = Worker(TARGETS["torch"])
-    futures = [short.begin(os.getpid) for _ in range(50)]
+    short = Worker(IMPLEMENTATIONS["torch"])
+    futures = [short.submit_call(os.getpid) for _ in range(50)]
     short.close()
     assert all(future.done() for future in futures)
 
@@ -178,7 +178,7 @@ def test_processes_share_a_gpu(worker: Worker, monkeypatch: pytest.MonkeyPatch) 
     assert worker.call(read_environment, "XLA_PYTHON_CLIENT_PREALLOCATE") == "false"
     assert worker.call(read_environment, "TF_FORCE_GPU_ALLOW_GROWTH") == "true"
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # a user's own wish
-    own = Worker(TARGETS["torch"])
+    own = Worker(IMPLEMENTATIONS["torch"])
     assert own.call(read_environment, "XLA_PYTHON_CLIENT_PREALLOCATE") == "true"
     own.close()
 
@@ -201,5 +201,5 @@ def compile_what_cannot_be() -> None:
 
 
 def test_every_target_is_of_a_module_that_exists() -> None:
-    for target in TARGETS.values():
+    for target in IMPLEMENTATIONS.values():
         assert os.path.exists(os.path.join(os.path.dirname(targets.__file__), f"{target.module}.py"))

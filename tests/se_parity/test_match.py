@@ -11,7 +11,7 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result, compare, difference, reference
 from se_conformance.cases import DTYPES, FACTORS, covering_array
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_spec import SESpec
 
 from ..conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
@@ -27,7 +27,7 @@ some_or_all = pytest.mark.parametrize(
     "few", [pytest.param(True, id="some"), pytest.param(False, id="all", marks=pytest.mark.slow)]
 )
 """Of the cases that are compiled each."""
-JITTED = {name for name, target in TARGETS.items() if target.options.get("mode") == "jit"}
+JITTED = {name for name, target in IMPLEMENTATIONS.items() if target.options.get("mode") == "jit"}
 COSTLY = [
     pytest.param(target.name + (" jit" if target.name in JITTED else ""), marks=pytest.mark.framework(target.family))
     for target in requested_targets()
@@ -170,7 +170,7 @@ def answers(workers, request: pytest.FixtureRequest) -> Answers:
     plan += [(name, case, {}) for name in names(COSTLY) for case in compiled_cases(name, few=not is_slow)]
     return {
         (name, case): worker_of(workers, name).submit(
-            case.spec, case.inputs(), gradients=TARGETS[name.removesuffix(" jit")].gradients, **options
+            case.spec, case.inputs(), gradients=IMPLEMENTATIONS[name.removesuffix(" jit")].gradients, **options
         )
         for name, case, options in plan
     }

@@ -11,7 +11,7 @@ import pytest
 
 from se_parity import datasets
 from se_parity.__main__ import main
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 
 pytestmark = pytest.mark.framework("conformance")
 
@@ -28,7 +28,7 @@ def console():
 
 @pytest.fixture
 def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
 
 
@@ -60,8 +60,8 @@ def test_a_difference_of_one_in_a_million_is_1(parity, console, monkeypatch: pyt
 
 
 def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = TARGETS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
-    monkeypatch.setattr(parity, "TARGETS", {"elsewhere": absent})
+    absent = IMPLEMENTATIONS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
+    monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"elsewhere": absent})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
     assert parity.parity(console, None) == 2
     text = console.export_text()
@@ -73,7 +73,7 @@ class Stating:
     """A worker that has answered and only states its versions."""
 
     def __init__(self, name: str, said: str) -> None:
-        self.target, self.said = TARGETS[name], said
+        self.target, self.said = IMPLEMENTATIONS[name], said
 
     def versions(self) -> str:
         return self.said
@@ -120,7 +120,7 @@ def test_error_of_an_implementation_is_printed_as_it_said_it(
 ) -> None:
     class Failing(Worker):
         def submit(self, *_: object, **__: object):
-            return self.begin(*call)
+            return self.submit_call(*call)
 
     monkeypatch.setattr(parity, "Worker", Failing)
     monkeypatch.setattr(parity, "DTYPES", ("float64",))

@@ -1,4 +1,4 @@
-"""The same course of training in four frameworks, on real images: the same losses, the same weights at the end."""
+"""The same training in four frameworks, on real images: the same losses, the same weights at the end."""
 
 from concurrent.futures import Future
 
@@ -7,7 +7,7 @@ import pytest
 
 import se_numpy
 from se_parity.datasets import batches, digits, small_network
-from se_parity.training import TRAINERS, Course, Trained, train
+from se_parity.training import TRAINERS, SGDConfig, TrainingResult, train
 from se_spec import NetworkSpec
 from se_spec.networks import Head, Shortcut, Stage, Stem
 from se_spec.networks.parts import ConvStep
@@ -17,7 +17,7 @@ from ..conftest import COMPILED_FULLY
 pytestmark = pytest.mark.framework("torch", "keras", "flax", "conformance")
 
 STEPS = 30
-COURSE = Course()
+COURSE = SGDConfig()
 NETS = {
     "post-activation": small_network(momentum=0.75),
     "pre-activation": NetworkSpec(
@@ -48,12 +48,14 @@ def start(net: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained(workers, request) -> dict[tuple[str, str], "Future[Trained]"]:
+def trained(workers, request) -> dict[tuple[str, str], "Future[TrainingResult]"]:
     """Every trainer on every network that is asked for, in the background."""
     asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     nets = {one.params["net"] for one in asked} | {"post-activation"}
     return {
-        (trainer, net): workers(target, **COMPILED_FULLY).begin(train, trainer, NETS[net], start(net), COURSE, given())
+        (trainer, net): workers(target, **COMPILED_FULLY).submit_call(
+            train, trainer, NETS[net], start(net), COURSE, given()
+        )
         for trainer, target in TRAINERS.items()
         for net in nets
     }
@@ -105,15 +107,15 @@ def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
     """The gradient that a step tells, against central differences of the loss; then momentum, from a second step."""
     net, (batch, again) = "post-activation", given(2)
     before = start(net)
-    course = Course(learning_rate=0.125, momentum=0.5, weight_decay=0.25)
-    first = train("torch", NETS[net], before, course, [batch]).parameters
+    config = SGDConfig(learning_rate=0.125, momentum=0.5, weight_decay=0.25)
+    first = train("torch", NETS[net], before, config, [batch]).parameters
     random = np.random.default_rng(0)
     learnable = [name for name in before if not name.endswith((".mean", ".variance"))]
     direction = {name: random.standard_normal(before[name].shape) for name in learnable}
 
     def loss(t: float, at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
         moved = {name: at[name] + t * direction[name] for name in learnable}
-        return train("torch", NETS[net], {**at, **moved}, course, [batch]).losses[0]
+        return train("torch", NETS[net], {**at, **moved}, config, [batch]).losses[0]
 
     def slope(at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
         return (loss(1e-8, at, batch) - loss(-1e-8, at, batch)) / 2e-8  # so small that few values cross a ReLU's kink
@@ -121,20 +123,20 @@ def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
     def along(arrays: dict[str, np.ndarray]) -> float:
         return sum(float((arrays[name] * direction[name]).sum()) for name in learnable)
 
-    velocity = {name: (before[name] - first[name]) / course.learning_rate for name in learnable}
-    gradient = along(velocity) - course.weight_decay * along(before)
+    velocity = {name: (before[name] - first[name]) / config.learning_rate for name in learnable}
+    gradient = along(velocity) - config.weight_decay * along(before)
     assert gradient == pytest.approx(slope(before, batch), rel=1e-4)
 
-    second = train("torch", NETS[net], before, course, [batch, again]).parameters
-    after = {name: (first[name] - second[name]) / course.learning_rate for name in learnable}
-    expected = course.momentum * along(velocity) + slope(first, again) + course.weight_decay * along(first)
+    second = train("torch", NETS[net], before, config, [batch, again]).parameters
+    after = {name: (first[name] - second[name]) / config.learning_rate for name in learnable}
+    expected = config.momentum * along(velocity) + slope(first, again) + config.weight_decay * along(first)
     assert along(after) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_comparison_sees_a_decay_that_is_not_of_the_gradient(workers, trained) -> None:
     """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
     net = "post-activation"
-    without = Course(weight_decay=0.0)
+    without = SGDConfig(weight_decay=0.0)
     other = workers("torch", **COMPILED_FULLY).call(train, "torch", NETS[net], start(net), without, given())
     want = trained["torch", net].result()
     assert abs(np.array(other.losses) / want.losses - 1).max() > 1e-5
