@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 - declares bfloat16 to NumPy
 import numpy as np
 
 from se_conformance.files import write_atomically
+from se_spec.formats import FORMATS
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -45,24 +46,6 @@ MISSING = {name for name, needs in NEEDS.items() if not all(map(importlib.util.f
 PARTS = {"bfloat16": 1, "float16": 1, "float64": 1, "float32": 64}
 CHUNK = 2**16  # small enough for the cache, large enough that calling a framework costs little; divides every part
 NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # in place of an exponent
-
-
-@dataclass(frozen=True)
-class Format:
-    """A dtype: u is 2**-digits, normal numbers begin at 2**lowest, the largest is below 2**(highest + 1)."""
-
-    type: Any
-    digits: int
-    lowest: int
-    highest: int
-
-
-FORMATS = {
-    "float64": Format(np.float64, 53, -1022, 1023),
-    "float32": Format(np.float32, 24, -126, 127),
-    "bfloat16": Format(ml_dtypes.bfloat16, 8, -126, 127),
-    "float16": Format(np.float16, 11, -14, 15),
-}
 
 
 @dataclass
@@ -224,7 +207,7 @@ def _onnxruntime(dtype: str) -> dict[str, Function]:
     options.log_severity_level = 4
 
     def wrap(name: str) -> Function:
-        make, number = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(FORMATS[dtype].type))
+        make, number = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         ends = [make.make_tensor_value_info(end, number, [None]) for end in "xy"]
         graph = make.make_graph([make.make_node(name.capitalize(), "x", "y")], name, ends[:1], ends[1:])
         model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
@@ -256,7 +239,7 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
                 notes.append(f"float64 {backend} erf: mpmath is not installed")
                 continue
             try:
-                function(np.zeros(8, FORMATS[dtype].type))
+                function(np.zeros(8, np.dtype(dtype)))
                 known[backend, name] = function
             except Exception as error:
                 notes.append(f"{dtype} {backend} {name}: {str(error).splitlines()[0]}")
@@ -280,10 +263,10 @@ def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
         anything = rng.integers(0, 2**64, 2**19, dtype=np.uint64).view(np.float64)
         yield np.sort(np.concatenate([anything, rng.uniform(-20, 20, 2**18), rng.uniform(-750, 750, 2**18)]))
         return
-    width = np.dtype(FORMATS[dtype].type).itemsize
+    width = np.dtype(dtype).itemsize
     size = 2 ** (8 * width) // PARTS[dtype]
     for start in range(part * size, (part + 1) * size, CHUNK):
-        yield np.arange(start, start + CHUNK).astype(f"u{width}").view(FORMATS[dtype].type)
+        yield np.arange(start, start + CHUNK).astype(f"u{width}").view(np.dtype(dtype))
 
 
 def run_part(dtype: str, part: int, path: Path) -> None:

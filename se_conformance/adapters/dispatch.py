@@ -1,7 +1,7 @@
-"""Blocks of every framework as what ``check`` judges: functions of NumPy arrays and canonical parameters.
+"""Finds the adapter of a block: which framework it belongs to, and which functions ``check`` calls.
 
-A block is recognised by the names of its classes, so that none of the frameworks is imported to look at it; the one
-that it belongs to is there already.
+A block is recognised by the names of its classes, so that no framework is imported to look at it; its own is imported
+already.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ ACCEPTED = (
     "a torch.nn.Module, a Keras 3 layer or model, a Flax NNX or linen module, an onnx.ModelProto or a path that "
     "ends in .onnx"
 )
-FORMATS = ("channels_last", "channels_first")
+DATA_FORMATS = ("channels_last", "channels_first")
 
-_KINDS = {  # Keras first: on the torch backend its layers are torch modules, on jax they may be NNX modules
+_FRAMEWORKS = {  # Keras first: on the torch backend its layers are torch modules, on jax they may be NNX modules
     "keras": (("keras.src.layers.layer", "Layer"), "channels_last"),
     "torch": (("torch.nn.modules.module", "Module"), "channels_first"),
     "flax.nnx": (("flax.nnx.module", "Module"), "channels_last"),
@@ -31,33 +31,41 @@ _KINDS = {  # Keras first: on the torch backend its layers are torch modules, on
 
 
 def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str | None = None) -> AdaptedBlock:
-    """A block as what ``check`` judges.
+    """Adapts a block of a framework to what ``check`` judges: functions of NumPy arrays.
 
-    Its parameters are found by their shapes; where the hidden width is the channel count, by their order (torch, Keras,
-    ONNX) or by their names (Flax: reduce and expand, fc1 and fc2, Dense_0 and Dense_1, ...).
+    Parameters are matched by their shapes. Where the hidden width equals the channel count, they are matched by their
+    order (torch, Keras, ONNX) or by their names (Flax: reduce and expand, fc1 and fc2, Dense_0 and Dense_1, ...).
 
     Args:
-        block: see ``ACCEPTED``. A Keras layer that is not built is built as a copy.
-        names: canonical name -> its own: a torch parameter's name, a Keras weight's path or the end of it, a Flax path
-            joined with dots, an ONNX initializer's name.
-        data_format: of x; torch and ONNX are taken as channels first, Keras and Flax as channels last.
+        block: a torch module, a Keras layer or model, an NNX or linen module, an ONNX model or a path that ends in
+            ``.onnx``. Of a Keras layer that is not built a copy is built.
+        names: maps canonical names to the block's: a torch parameter's name, a Keras weight's path or the end of it, a
+            Flax path joined with dots, an ONNX initializer's name. None matches as above.
+        data_format: ``"channels_first"``, the default of torch and ONNX, or ``"channels_last"``, that of Keras and
+            Flax.
+
+    Returns:
+        The block as an ``AdaptedBlock``; the block itself is not changed.
 
     Raises:
         SpecError: the block is none of these, or ``data_format`` is neither.
 
-    >>> adapt(3)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    se_spec.errors.SpecError: block is a builtins.int; it must be a torch.nn.Module, a Keras 3 layer or model, ...
+    Example:
+        >>> adapt(3)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        se_spec.errors.SpecError: block is a builtins.int; it must be a torch.nn.Module, a Keras 3 layer or model, ...
     """
-    kind = _kind(block)
-    if kind is None:
-        what = f"the class {block.__qualname__}, not an instance" if isinstance(block, type) else f"a {_name(block)}"
+    framework = _framework_of(block)
+    if framework is None:
+        what = (
+            f"the class {block.__qualname__}, not an instance" if isinstance(block, type) else f"a {_class_name(block)}"
+        )
         raise SpecError(f"block is {what}; it must be {ACCEPTED}; check takes a plain function as it is")
-    data_format = _format(data_format) or _KINDS[kind][1]
-    home, _, api = kind.partition(".")
-    module = importlib.import_module(f"{__package__}.{home}")
-    made: AdaptedBlock = getattr(module, f"adapt_{api or home}")(block, names, data_format)
-    return made
+    data_format = _check_data_format(data_format) or _FRAMEWORKS[framework][1]
+    module_name, _, api = framework.partition(".")
+    module = importlib.import_module(f"{__package__}.{module_name}")
+    adapted: AdaptedBlock = getattr(module, f"adapt_{api or module_name}")(block, names, data_format)
+    return adapted
 
 
 Callables = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any] | None, str]
@@ -71,15 +79,26 @@ def resolve_callables(
     excitation: Callable[..., Any] | None = None,
     data_format: str | None = None,
 ) -> Callables:
-    """What ``check`` runs: function, vjp, excitation and data format; what its caller gave goes before what was found.
+    """Finds the functions that ``check`` calls; arguments of the caller override those of an adapted block.
+
+    Args:
+        function: a function, or a block that ``adapt`` accepts.
+        spec: as in ``check``.
+        dtype: as in ``check``.
+        vjp: as in ``check``.
+        excitation: as in ``check``.
+        data_format: as in ``check``.
+
+    Returns:
+        function, vjp, excitation and data format.
 
     Raises:
-        SpecError: ``function`` is not callable and none of ``ACCEPTED``, or cannot run in ``dtype``.
-        ParameterError: its parameters are not those of the spec, or it cannot be told which is which.
+        SpecError: ``function`` is neither, or the block cannot run in ``dtype``.
+        ParameterError: the block's parameters are not those of the spec, or cannot be matched to them.
     """
-    data_format = _format(data_format)
+    data_format = _check_data_format(data_format)
     if not isinstance(function, AdaptedBlock):
-        if _kind(function) is None and callable(function) and not isinstance(function, type):
+        if _framework_of(function) is None and callable(function) and not isinstance(function, type):
             return function, vjp, excitation, data_format or "channels_last"
         function = adapt(function, data_format=data_format)
     if dtype not in DTYPES:
@@ -89,20 +108,20 @@ def resolve_callables(
     return function, vjp or function.vjp, excitation or function.excitation, function.data_format
 
 
-def _format(data_format: str | None) -> str | None:
-    if data_format not in (None, *FORMATS):
-        raise SpecError(f"data_format={data_format!r} is not allowed; it must be one of {', '.join(FORMATS)}")
+def _check_data_format(data_format: str | None) -> str | None:
+    if data_format not in (None, *DATA_FORMATS):
+        raise SpecError(f"data_format={data_format!r} is not allowed; it must be one of {', '.join(DATA_FORMATS)}")
     return data_format
 
 
-def _kind(block: Any) -> str | None:
+def _framework_of(block: Any) -> str | None:
     if isinstance(block, (str, os.PathLike)) and os.fspath(block).endswith(".onnx"):
         return "onnx"
-    classes = {(one.__module__, one.__name__) for one in type(block).__mro__}
-    # A protobuf message lives in onnx.onnx_ml_pb2, or onnx.onnx_data_pb2.
+    classes = {(cls.__module__, cls.__name__) for cls in type(block).__mro__}
+    # the class of a protobuf message is in onnx.onnx_ml_pb2, or onnx.onnx_data_pb2
     classes |= {(module.partition(".")[0], name) for module, name in classes if module.startswith("onnx.")}
-    return next((kind for kind, (base, _) in _KINDS.items() if base in classes), None)
+    return next((name for name, (base, _) in _FRAMEWORKS.items() if base in classes), None)
 
 
-def _name(block: Any) -> str:
+def _class_name(block: Any) -> str:
     return f"{type(block).__module__}.{type(block).__qualname__}"

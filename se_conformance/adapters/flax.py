@@ -20,12 +20,12 @@ Values = dict[str, jax.Array]
 
 
 def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """The module; its parameters are in x's dtype, which it may make another."""
+    """Adapts an NNX module; its parameters are given in x's dtype."""
     return _make_adapted(_Nnx(block, names), block, data_format)
 
 
 def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """The module; its parameters are in x's dtype, which it may make another."""
+    """Adapts a linen module; its parameters are given in x's dtype."""
     return _make_adapted(_Linen(block, names), block, data_format)
 
 
@@ -42,7 +42,7 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
     def vjp(x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
         matched = adapter.match_parameters(x, parameters)
         arguments = _to_native_values(matched, parameters), jnp.asarray(x)
-        # Compiled, as it is trained, and soon: op by op, each would be compiled alone.
+        # compiled as in training; op by op, each operation would be compiled alone, which takes longer
         dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(adapter.pure, *arguments)[1](dy))(
             arguments, jnp.asarray(dy)
         )
@@ -52,7 +52,7 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
 
 
 class _Nnx:
-    """A copy is kept from call to call, so that a block that remembers is seen to."""
+    """Keeps one copy from call to call, so that a block with state shows it."""
 
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
@@ -96,7 +96,7 @@ class _Linen:
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
-        for rank in (2, 1, 3):  # a module that takes none of them is left to the judge
+        for rank in (2, 1, 3):  # a module that accepts no rank fails in the trials
             space = (2,) * rank
             shape = (1, spec.channels, *space) if data_format == "channels_first" else (1, *space, spec.channels)
             try:
@@ -112,7 +112,7 @@ class _Linen:
 
     def call(self, values: Values, x: jax.Array, method: str | None = None) -> Any:
         others = {}
-        if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # statistics of a norm, say
+        if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # such as statistics of a norm
             drawn = self.block.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype))
             others = {name: tree for name, tree in drawn.items() if name != "params"}
         tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): one for name, one in values.items()})

@@ -18,7 +18,7 @@ BACKEND = keras.backend.backend()
 
 
 def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """The layer or model; it must be built in the dtype that is asked."""
+    """Adapts a layer or model; it must have been built in the dtype that is judged."""
     adapter = _Block(block, names, data_format)
     find_contradictions = adapter.find_contradictions if BACKEND == "tensorflow" else None
     return AdaptedBlock(
@@ -32,9 +32,9 @@ def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -
 
 
 class _Block:
-    """The block itself, called with other values in place of its variables' own.
+    """Calls the block with other values in place of its variables.
 
-    What it assigns to its other variables is kept from call to call, so that a block that remembers is seen to.
+    What the block assigns to its other variables is kept from call to call, so that a block with state shows it.
     """
 
     def __init__(self, block: Any, names: Mapping[str, str] | None, data_format: str) -> None:
@@ -66,7 +66,7 @@ class _Block:
         variables, values = self._load_parameters(parameters)
 
         def forward(x: Any, *values: Any) -> Any:
-            return self._call(variables, values, x, keep=False)  # a transformation's tracers must not stay
+            return self._call(variables, values, x, keep=False)  # tracers of a transformation must not be kept
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
@@ -76,13 +76,13 @@ class _Block:
         }
 
     def find_contradictions(self, x: np.ndarray) -> list[str]:
-        """What TensorFlow's operations within it get wrong on x, an empty batch."""
+        """Finds the TensorFlow operations in the block that contradict TensorFlow on x, an empty batch."""
         from .empty_batch import find_contradictions
 
         return find_contradictions(self.block, x.shape, x.dtype.name)
 
     def _load_parameters(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
-        """Its variables, and what stands in their place: the parameters, in the variables' dtype."""
+        """The block's variables and the values that replace them: the parameters in the variables' dtype."""
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))
@@ -123,7 +123,7 @@ def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any
     def vjp(arguments: list[Any], dy: Any) -> list[Any]:
         return list(jax.vjp(forward, *arguments)[1](dy))
 
-    return jax.jit(vjp)(arguments, dy)  # as it is trained, and soon: op by op, each would be compiled alone
+    return jax.jit(vjp)(arguments, dy)  # op by op, each operation would be compiled alone
 
 
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
@@ -137,7 +137,7 @@ _VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def _variables(block: Any) -> Iterator[tuple[str, Any]]:
-    """Weights by path, in creation order; a path that comes again has its number behind it."""
+    """Yields weights by path in creation order; a repeated path gets a number at its end."""
     seen: dict[str, int] = {}
     for variable in block.weights:
         number = seen[variable.path] = seen.get(variable.path, 0) + 1
@@ -145,7 +145,7 @@ def _variables(block: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
-    """The same layer again, built; on a map of two axes if it takes one."""
+    """Builds a copy of the layer, on a map of two spatial axes if it accepts one."""
     first = None
     for rank in (2, 1, 3):
         space = (None,) * rank
@@ -157,12 +157,12 @@ def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
             first = first or error
             continue
         return copy
-    why = " ".join(re.sub("\x1b\\[[0-9]*m", "", str(first)).split())  # Keras' own comes in bold
-    raise SpecError(f"the layer is not built, and no copy of it can be ({why}); build it first")
+    why = " ".join(re.sub("\x1b\\[[0-9]*m", "", str(first)).split())  # Keras prints its messages in bold
+    raise SpecError(f"the layer is not built, and no copy of it can be built ({why}); build it first")
 
 
 def _layers(block: Any) -> Iterator[Any]:
-    """All layers within it that compute something, itself included."""
+    """Yields all layers of the block that compute something, itself included."""
     inner = getattr(block, "layers", None) or getattr(block, "_layers", [])
     if not isinstance(block, (keras.Model, keras.layers.InputLayer)):
         yield block
@@ -174,13 +174,13 @@ def _refuse_dtype(block: Any, dtype: str) -> None:
     others = [layer for layer in _layers(block) if layer.compute_dtype != dtype]
     if others:
         raise SpecError(
-            f"layer {others[0].name!r} computes in {others[0].compute_dtype}, but {dtype} is asked for; build the "
+            f"layer {others[0].name!r} computes in {others[0].compute_dtype}, but {dtype} is judged; build the "
             f"block with dtype={dtype!r}, or after keras.config.set_dtype_policy({dtype!r})"
         )
 
 
 def _refuse_fixed_size(block: Any, data_format: str) -> None:
-    """A functional model is made for the size of its Input."""
+    """Refuses a functional model whose Input has a fixed batch or spatial size."""
     inputs = getattr(block, "inputs", None) or []
     if not inputs:
         return
@@ -189,7 +189,7 @@ def _refuse_fixed_size(block: Any, data_format: str) -> None:
     shape = tuple(inputs[0].shape)
     space = shape[2:] if data_format == "channels_first" else shape[1:-1]
     if (shape[0], *space) != (None,) * (1 + len(space)):
-        raise SpecError(f"the model takes {shape} alone; build it on keras.Input with None for every spatial axis")
+        raise SpecError(f"the model accepts {shape} alone; build it on keras.Input with None for every spatial axis")
 
 
 def _to_array(value: Any) -> object:

@@ -1,4 +1,4 @@
-"""Which of a block's own parameters is which canonical one: by the names given, else by shape, order and words."""
+"""Matches a block's parameters to the canonical ones: by given names, else by shape, order and words in names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ SECOND = {"expand", "expansion", "excite", "excitation", "up", "second"}
 
 @dataclass(frozen=True)
 class NativeParameter:
-    """One of a block's own parameters.
+    """One parameter as the block stores it.
 
     Args:
-        name: as the block calls it.
-        shape: its own; axes of length 1 of a 1x1 convolution may stand behind (O, I) and before (I, O).
+        name: the block's name for it.
+        shape: the stored shape; a 1x1 convolution has axes of length 1 after (O, I) or before (I, O).
         rows: ``"out"`` where a weight is (O, I), ``"in"`` where it is (I, O).
     """
 
@@ -30,7 +30,7 @@ class NativeParameter:
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:
-        """(O, I) of a weight, (O,) of a bias; another shape as it is."""
+        """(O, I) for a weight, (O,) for a bias; any other shape is unchanged."""
         if len(self.shape) < 2:
             return self.shape
         core, rest = (self.shape[:2], self.shape[2:]) if self.rows == "out" else (self.shape[-2:], self.shape[:-2])
@@ -39,15 +39,15 @@ class NativeParameter:
         return core if self.rows == "out" else core[::-1]
 
     def flipped(self) -> "NativeParameter":
-        """The same with (O, I) and (I, O) exchanged."""
+        """The parameter with (O, I) and (I, O) exchanged."""
         return replace(self, rows="in" if self.rows == "out" else "out")
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """The array in its own shape; a view where that is possible."""
+        """Converts a canonical array to the stored shape; a view where that is possible."""
         return (array if self.rows == "out" else array.T).reshape(self.shape)
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """The inverse."""
+        """Converts a stored array to the canonical shape."""
         shape = self.canonical_shape
         return array.reshape(shape) if self.rows == "out" else array.reshape(shape[::-1]).T
 
@@ -55,16 +55,20 @@ class NativeParameter:
 def match(
     expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str] | None, *, ordered: bool
 ) -> dict[str, NativeParameter]:
-    """Canonical name -> own parameter; each expected one once, none left over.
+    """Matches every canonical parameter to one native parameter, and leaves none over.
 
     Args:
         expected: canonical names and shapes.
-        native: in creation order, if ``ordered``.
-        names: canonical name -> own name or the end of it, a weight in either orientation; None finds them by shape.
-        ordered: where two have one shape, the first is reduce's; else their names must tell.
+        native: the block's parameters, in creation order if ``ordered``.
+        names: maps canonical names to native names or the ends of them; weights may have either orientation. None
+            matches by shape.
+        ordered: whether the first of two parameters of one shape is reduce's; otherwise their names must decide.
+
+    Returns:
+        Maps canonical names to native parameters.
 
     Raises:
-        ParameterError: names all that is missing, left over, misshapen or not to be told apart.
+        ParameterError: some are missing, left over, of a wrong shape, or ambiguous; the message names all of them.
     """
     found, faults = (
         _match_by_name(expected, native, names) if names is not None else _match_by_shape(expected, native, ordered)
@@ -105,7 +109,7 @@ def _match_by_name(
 
 
 def find_by_suffix(native: Sequence[NativeParameter], name: str) -> list[NativeParameter]:
-    """Those of that name, else those whose path ends so."""
+    """Finds the parameters of that name, else those whose path ends with it."""
     exact = [one for one in native if one.name == name]
     return exact or [one for one in native if one.name.endswith(("/" + name, "." + name))]
 
@@ -116,33 +120,33 @@ def _match_by_shape(
     found: dict[str, NativeParameter] = {}
     faults: list[str] = []
     for shape in dict.fromkeys(expected.values()):
-        wanted = [name for name in expected if expected[name] == shape]
+        canonical = [name for name in expected if expected[name] == shape]
         fitting = [one for one in native if one.canonical_shape == shape]
-        if len(fitting) < len(wanted):
-            faults.append(f"missing {' or '.join(wanted) if fitting else ' and '.join(wanted)} {shape}")
-        elif len(fitting) == 2 == len(wanted):
-            told = comes_first(fitting[0].name, fitting[1].name)
-            if (told is None and not ordered) or (told is False and ordered):
-                faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {wanted[0]}?")
-            elif told is False:
+        if len(fitting) < len(canonical):
+            faults.append(f"missing {' or '.join(canonical) if fitting else ' and '.join(canonical)} {shape}")
+        elif len(fitting) == 2 == len(canonical):
+            order = comes_first(fitting[0].name, fitting[1].name)
+            if (order is None and not ordered) or (order is False and ordered):
+                faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {canonical[0]}?")
+            elif order is False:
                 fitting.reverse()
-        found |= dict(zip(wanted, fitting, strict=False))
+        found |= dict(zip(canonical, fitting, strict=False))
     return found, faults or _find_transposed(found, native, ordered)
 
 
 def _find_transposed(found: dict[str, NativeParameter], native: Sequence[NativeParameter], ordered: bool) -> list[str]:
-    """Each weight has the other's shape where both are stored in another orientation than their framework's."""
+    """Finds weights that have each other's shape, since both are stored in the other orientation."""
     reduce, expand = found.get("reduce.weight"), found.get("expand.weight")
     if reduce is None or expand is None:
         return []
-    told = comes_first(reduce.name, expand.name)
-    if told is False or (told is None and ordered and native.index(reduce) > native.index(expand)):
+    order = comes_first(reduce.name, expand.name)
+    if order is False or (order is None and ordered and native.index(reduce) > native.index(expand)):
         return [f"{reduce.name!r} {reduce.shape} has the shape of reduce.weight, and comes second: is it transposed?"]
     return []
 
 
 def comes_first(a: str, b: str) -> bool | None:
-    """Whether names say that ``a`` comes before ``b``; None where they do not say.
+    """Whether ``a`` comes before ``b`` by the words or numbers in the names; None where these do not decide.
 
     >>> comes_first("fc1.kernel", "fc2.kernel"), comes_first("expand.bias", "reduce.bias")
     (True, False)
@@ -161,7 +165,7 @@ def _words(name: str) -> list[str]:
 
 
 def _strip_common_words(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
-    """Without the words that both begin and end with."""
+    """Removes the words that both names begin and end with."""
     for end in (0, -1):
         while a and b and a[end] == b[end]:
             a, b = (a[1:], b[1:]) if end == 0 else (a[:-1], b[:-1])
@@ -169,5 +173,5 @@ def _strip_common_words(a: list[str], b: list[str]) -> tuple[list[str], list[str
 
 
 def _role(words: list[str]) -> int:
-    """-1 of a word for the first, 1 for the second, 0 of neither or both."""
+    """-1 if a word means the first projection, 1 if one means the second, 0 if none does or both do."""
     return bool(SECOND.intersection(words)) - bool(FIRST.intersection(words))

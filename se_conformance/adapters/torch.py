@@ -16,13 +16,13 @@ from .matching import NativeParameter, match
 
 
 def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """The module, run in eval mode and in x's dtype."""
+    """Adapts a module, which runs in eval mode and in x's dtype."""
     adapter = _Block(block, names)
     return AdaptedBlock(adapter.run, adapter.vjp, own_excitation(block, adapter.excitation), data_format, adapter.reset)
 
 
 class _Block:
-    """One deep copy per dtype, kept from call to call, so that a block that remembers is seen to."""
+    """Keeps one deep copy per dtype from call to call, so that a block with state shows it."""
 
     def __init__(self, block: torch.nn.Module, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
@@ -57,7 +57,7 @@ class _Block:
     def _load_parameters(
         self, x: np.ndarray, parameters: Arrays
     ) -> tuple[Any, torch.Tensor, dict[str, NativeParameter]]:
-        """The copy, x, and which parameter is which; on a CPU they share the arrays' memory, so that changes show."""
+        """Loads the parameters into the copy; on a CPU tensors share the arrays' memory, so that changes show."""
         x_tensor = _to_tensor(x)
         block = self._copy(x_tensor.dtype)
         weights, device = dict(block.named_parameters()), x_tensor.device

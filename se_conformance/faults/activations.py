@@ -1,4 +1,4 @@
-"""FaultyStage activations, and activations in the wrong place."""
+"""Faults of the activation: another function, or the right one in the wrong place."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Mistakes around the arithmetic: what is modified, remembered, refused, or returned in another form."""
+"""Faults around the arithmetic: modified arguments, state between calls, refused inputs, outputs of a wrong form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def _wrap_function(make: Callable[[Block, Function], Function]) -> Change:
 
 
 def _change_output(wrong: FaultyStage) -> Change:
-    """``wrong(y, x)`` in place of y."""
+    """Returns ``wrong(y, x)`` instead of y."""
     return _wrap_function(lambda block, f: lambda x, p: wrong(f(x, p), x))
 
 
@@ -56,10 +56,10 @@ def _overwrite_parameters(block: Block, f: Function) -> Function:
 
 
 def _fix_first_size(block: Block, f: Function) -> Function:
-    seen: dict[int, tuple[int, ...]] = {}
+    cache: dict[int, tuple[int, ...]] = {}
 
     def call(x: Array, p: Parameters) -> Array:
-        if seen.setdefault(x.ndim, x.shape[1:-1]) != x.shape[1:-1]:
+        if cache.setdefault(x.ndim, x.shape[1:-1]) != x.shape[1:-1]:
             raise ValueError("built for another size")
         return f(x, p)
 
@@ -67,27 +67,27 @@ def _fix_first_size(block: Block, f: Function) -> Function:
 
 
 def _cache_squeeze(block: Block, f: Function) -> Function:
-    """The squeezed values of the first call of each shape, kept."""
-    seen: dict[tuple[int, ...], Array] = {}
+    """Caches the squeezed values of the first call with each shape."""
+    cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
     def squeeze(x: Array) -> Array:
-        return seen.setdefault(x.shape, right(x))
+        return cache.setdefault(x.shape, right(x))
 
     block.squeeze = squeeze
     return f
 
 
 def _average_over_calls(block: Block, f: Function) -> Function:
-    """An average of the squeezed values over calls."""
-    seen: dict[tuple[int, ...], Array] = {}
+    """Replaces the squeezed values by their running average over calls."""
+    cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
     def squeeze(x: Array) -> Array:
         z = right(x)
-        before = seen.get(z.shape)
-        seen[z.shape] = z if before is None or not np.isfinite(before).all() else 0.9 * before + 0.1 * z
-        return seen[z.shape]
+        before = cache.get(z.shape)
+        cache[z.shape] = z if before is None or not np.isfinite(before).all() else 0.9 * before + 0.1 * z
+        return cache[z.shape]
 
     block.squeeze = squeeze
     return f
@@ -97,8 +97,8 @@ def _dropout(block: Block, f: Function) -> Function:
     rng = np.random.default_rng(0)
 
     def call(x: Array, p: Parameters) -> Array:
-        kept = rng.integers(0, 2, x.shape).astype(bool)
-        return np.where(kept, 2 * f(x, p), 0).astype(x.dtype)
+        mask = rng.integers(0, 2, x.shape).astype(bool)
+        return np.where(mask, 2 * f(x, p), 0).astype(x.dtype)
 
     return call
 

@@ -1,4 +1,4 @@
-"""Every known mistake by its name, and the changes that are none."""
+"""The catalogue: every known mistake by its name, and equivalent changes that are no mistakes."""
 
 from .activations import ACTIVATIONS
 from .calls import CALLS
@@ -12,7 +12,7 @@ from .weights import WEIGHTS
 CATALOGUE = {
     fault.name: fault for fault in (*CALLS, *SCALES, *GATES, *ACTIVATIONS, *SQUEEZES, *WEIGHTS, *PRECISION, *GRADIENTS)
 }
-"""Every fault by its name; the likelier stand first."""
+"""Maps names to faults; likelier faults come first."""
 
 EQUIVALENT = {
     "hidden units permuted in both weights": "the sum over hidden units has no order",
@@ -22,4 +22,4 @@ EQUIVALENT = {
     "gradient at a kink": "any subgradient is right (V-3)",
     "gradient of tied maxima to the first": "any share is right (V-4)",
 }
-"""Changes that are no mistakes, and that nothing here reports."""
+"""Maps changes that the judge must not report to the reason."""

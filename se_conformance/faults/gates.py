@@ -1,4 +1,4 @@
-"""FaultyStage gates: five functions in the world are called "hard sigmoid"."""
+"""Faults of the gate; five different functions are called "hard sigmoid"."""
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def _other_gate(kind: str, source: str) -> Fault:
 
 
 def _foreign_gate(kind: str, function: FaultyStage, source: str) -> Fault:
-    """A function that no spec has as a gate."""
+    """Uses a function that no spec has as a gate."""
     return Fault(
         f"gate is {kind}",
         "gate",

@@ -1,4 +1,4 @@
-"""Too little precision: half where float32 is due, TF32 where nobody declared it, float32 where float64 was asked."""
+"""Faults of precision: half where float32 is required, undeclared TF32, float32 in place of float64."""
 
 import math
 
@@ -13,7 +13,7 @@ WIDE = ("float64", "float32")
 
 
 def _accumulate_in(dtype: str) -> Change:
-    """The mean, one term after the other, each partial sum rounded."""
+    """Adds the terms of the mean one after the other and rounds each partial sum."""
 
     def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
         if block.spec.squeeze == "max":
@@ -29,24 +29,24 @@ def _accumulate_in(dtype: str) -> Change:
 
 
 def _round_to_tf32(values: Array) -> Array:
-    """TF32: ten bits after the leading one."""
+    """Rounds to TF32, which has ten bits after the leading one."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
 
 
 def _truncate_to_tf32(values: Array) -> Array:
-    """TF32 by cutting off the bits behind."""
+    """Truncates to TF32."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.trunc(np.ldexp(mantissa, 11)), exponent - 11)
 
 
-def _round_operands(to_tf32: FaultyStage) -> Change:
-    """Both products with rounded operands."""
+def _round_operands(round_operand: FaultyStage) -> Change:
+    """Rounds the operands of both products."""
 
     def product(name: str) -> FaultyStage:
         def wrong(block: Block, right: FaultyStage, h: Array, p: Parameters) -> Array:
             w, b = p[f"{name}.weight"], p.get(f"{name}.bias", 0.0)
-            return to_tf32(h) @ to_tf32(w).T + b
+            return round_operand(h) @ round_operand(w).T + b
 
         return wrong
 
@@ -58,7 +58,7 @@ def _round_operands(to_tf32: FaultyStage) -> Change:
 
 
 def _round_stage(name: str, dtype: str) -> Change:
-    """One stage's result rounded."""
+    """Rounds the result of one stage."""
     return replace_stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
 
 

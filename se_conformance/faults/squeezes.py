@@ -1,4 +1,4 @@
-"""FaultyStage squeezes: too few axes, too many, the wrong divisor, the wrong statistic."""
+"""Faults of the squeeze: too few axes, too many, a wrong divisor, a wrong statistic."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from .fault import Applies, Fault, FaultyStage, always, change_spec, has_mean, r
 
 
 def _replace_mean(wrong: FaultyStage) -> FaultyStage:
-    """A wrong mean, in whichever squeeze has one."""
+    """Replaces the mean in a squeeze that has one."""
 
     def change(block: Block) -> None:
         right = block.squeeze
@@ -62,7 +62,7 @@ def _mean_over_trailing_axes(x: Array) -> Array:
 
 
 def _misread_layout(block: Block) -> None:
-    """Statistics of axis 1, gate along axis 1."""
+    """Takes axis 1 for the channels, in the squeeze and in the scaling."""
     block.squeeze = _mean_over_trailing_axes
     block.scale = lambda x, g, z: (
         x * block.spec.gain * g.reshape(*g.shape, *(1 for _ in range(x.ndim - 2))) + (x if block.spec.residual else 0.0)
@@ -70,7 +70,7 @@ def _misread_layout(block: Block) -> None:
 
 
 def _pool_quarters(x: Array) -> Array:
-    """An adaptive pool to two parts per axis, each position gated by its own part."""
+    """Pools each axis to two parts; each position is gated by its part."""
     z = x
     for axis in _spatial_axes(x):
         size = x.shape[axis]
@@ -100,13 +100,13 @@ def _mean_of_even_part(x: Array) -> Array:
 
 
 def _reshape_channels_first(x: Array) -> Array:
-    """(N, C, *space) reshaped to (N, positions, C): every channel of the result mixes pixels of several."""
+    """Reshapes (N, C, *space) to (N, positions, C), which mixes the pixels of several channels."""
     moved = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     return moved.reshape(len(x), _position_count(x), x.shape[-1]).mean(1)
 
 
 def _reshape_channels_last(x: Array) -> Array:
-    """(N, *space, C) reshaped to (N, C, positions)."""
+    """Reshapes (N, *space, C) to (N, C, positions)."""
     return x.reshape(len(x), x.shape[-1], _position_count(x)).mean(2)
 
 

@@ -1,4 +1,4 @@
-"""FaultyStage weights and biases: transposed, reshaped, swapped, dropped, permuted; of shapes that fit."""
+"""Faults of weights and biases whose shapes fit: transposed, reshaped, swapped, dropped, permuted."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .fault import Applies, Change, Fault, FaultyStage, combine, has_two_project
 
 
 def _change_parameter(name: str, wrong: FaultyStage) -> Change:
-    """One parameter in another form."""
+    """Changes one parameter."""
     return replace_stage("parameters", lambda block, right, p: {**right(p), name: wrong(right(p)[name])})
 
 
@@ -18,23 +18,23 @@ def _change_parameters(wrong: FaultyStage) -> Change:
 
 
 def _reshape_transpose(w: Array) -> Array:
-    """The buffer of the transpose, read in the order of the original: reshape for transpose."""
+    """Reshapes the transpose to the shape of the original."""
     return w.T.reshape(w.shape)
 
 
 def _transpose_reshaped(w: Array) -> Array:
-    """The other way round: the buffer itself, read as the transpose's."""
+    """Reshapes the original to the shape of the transpose, and transposes that."""
     return w.reshape(w.shape[::-1]).T
 
 
 def _sort_by_size(p: Parameters) -> Parameters:
-    """Hidden units in order of the size of their weights, as for pruning; expand's are left."""
+    """Sorts reduce's hidden units by the size of their weights, as for pruning, and leaves expand's."""
     order = np.argsort(-np.abs(p["reduce.weight"]).sum(1), kind="stable")
     return {name: p[name][order] for name in ("reduce.weight", "reduce.bias") if name in p}
 
 
 def _shuffle_by_groups(w: Array) -> Array:
-    """Rows by groups of two, as a channel shuffle leaves them."""
+    """Shuffles rows by groups of two, as a channel shuffle does."""
     half = (len(w) + 1) // 2
     order = np.argsort(np.concatenate([2 * np.arange(half), 2 * np.arange(len(w) - half) + 1]), kind="stable")
     return w[order]

@@ -1,7 +1,7 @@
 """Frozen vectors: inputs and right answers as files, so that a block in any language can be judged.
 
-``manifest.json`` says what each vector is and which tensors of ``vectors.safetensors`` it takes; equal tensors are
-stored once. The inputs are probes, the answers exact and rounded once: y to the vector's dtype, g to float32, or to
+``manifest.json`` describes each vector and names its tensors in ``vectors.safetensors``; equal tensors are stored
+once. The inputs are probes, the answers exact and rounded once: y to the vector's dtype, g to float32, or to
 float64 where y is. Maps are channels last.
 """
 
@@ -30,7 +30,17 @@ _STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Vector:
-    """One block on one input: x (N, *spatial, C) and the parameters in ``dtype``, and what y and g (N, C) must be."""
+    """One block, one input and the right answer.
+
+    Args:
+        name: unique among the vectors.
+        spec: which block.
+        dtype: the dtype of x, the parameters and y.
+        x: the feature map, (N, *space, C).
+        parameters: the canonical parameters.
+        y: the right output, (N, *space, C).
+        g: the right gate, (N, C), in float32, or float64 where y is.
+    """
 
     name: str
     spec: SESpec
@@ -42,34 +52,38 @@ class Vector:
 
 
 def load(folder: str | Path | None = None) -> list[Vector]:
-    """The vectors of a folder, or the packaged ones, every byte of them checked.
+    """Reads the vectors of a folder, or those of the package, and checks every byte.
+
+    Args:
+        folder: holds ``manifest.json`` and ``vectors.safetensors``; None for the package's.
 
     Raises:
-        LayoutError: a file is missing, changed or cut short, or of another format; the message says which.
+        LayoutError: a file is missing, changed, cut short or of another format; the message names it.
 
-    >>> first = load()[0]
-    >>> first.name, first.x.shape, first.y.dtype
-    ('activation relu float32', (2, 2, 4, 6), dtype('float32'))
+    Example:
+        >>> first = load()[0]
+        >>> first.name, first.x.shape, first.y.dtype
+        ('activation relu float32', (2, 2, 4, 6), dtype('float32'))
     """
-    place = Path(__file__).parent if folder is None else Path(folder)
-    manifest = _checked_manifest(place / MANIFEST)
-    data = _read(place / TENSORS)
-    _same(f"the sha256 of {place / TENSORS}", _sha256(data), manifest["sha256"])
-    tensors = _unpacked(data)
-    _same("tensors in only one of file and manifest", sorted(set(tensors) ^ set(manifest["tensors"])), [])
-    taken = {name for entry in manifest["vectors"] for name in entry["tensors"].values()}
-    _same("tensors that no vector takes, or that are not there", sorted(set(tensors) ^ taken), [])
+    folder = Path(__file__).parent if folder is None else Path(folder)
+    manifest = _read_manifest(folder / MANIFEST)
+    data = _read(folder / TENSORS)
+    _check_equal(f"the sha256 of {folder / TENSORS}", _sha256(data), manifest["sha256"])
+    tensors = _unpack(data)
+    _check_equal("the tensors in only one of file and manifest", sorted(set(tensors) ^ set(manifest["tensors"])), [])
+    used = {name for entry in manifest["vectors"] for name in entry["tensors"].values()}
+    _check_equal("the tensors that no vector uses, or that are missing", sorted(set(tensors) ^ used), [])
     for name, array in tensors.items():
-        _same(f"the sha256 of the tensor {name}", _sha256(array.tobytes()), manifest["tensors"][name])
+        _check_equal(f"the sha256 of the tensor {name}", _sha256(array.tobytes()), manifest["tensors"][name])
     return [_vector(entry, tensors) for entry in manifest["vectors"]]
 
 
 def write(folder: str | Path) -> list[str]:
-    """Compute all vectors and write both files, each complete or not at all; the vectors' names."""
-    place = Path(folder)
-    vectors = [_made(recipe, dtype) for recipe in _recipes() for dtype in recipe.dtypes]
-    tensors, entries = _shared(vectors)
-    data = _packed(tensors)
+    """Computes all vectors, writes both files atomically, and returns the vectors' names."""
+    folder = Path(folder)
+    vectors = [_make_vector(recipe, dtype) for recipe in _recipes() for dtype in recipe.dtypes]
+    tensors, entries = _share_tensors(vectors)
+    data = _pack(tensors)
     manifest = {
         "format": FORMAT,
         "generator": "se_conformance.vectors.write",
@@ -83,7 +97,7 @@ def write(folder: str | Path) -> list[str]:
     }
     text = _as_text({"manifest_sha256": _manifest_sha256(manifest), **manifest})
     for name, content in ((TENSORS, data), (MANIFEST, text.encode())):
-        with write_atomically(place / name) as temporary:
+        with write_atomically(folder / name) as temporary:
             temporary.write_bytes(content)
     return [vector.name for vector in vectors]
 
@@ -125,8 +139,8 @@ def _recipes() -> Iterator[_Recipe]:
     yield _Recipe("1 channel", base.replace(channels=1))
 
 
-def _made(recipe: _Recipe, dtype: str) -> Vector:
-    """The probe and its exact answer; float64 gets the probe of float32."""
+def _make_vector(recipe: _Recipe, dtype: str) -> Vector:
+    """Makes a probe and its exact answer; float64 uses the probe of float32."""
     x, _, parameters = probe_for(dtype, recipe.spec, part=recipe.part, rank=recipe.rank, samples=recipe.samples)
     answer = exact.block(x, recipe.spec, parameters)
     wide = "float64" if dtype == "float64" else "float32"
@@ -134,20 +148,20 @@ def _made(recipe: _Recipe, dtype: str) -> Vector:
     return Vector(f"{recipe.name} {dtype}", recipe.spec, dtype, x, parameters, y, g)
 
 
-def _shared(vectors: list[Vector]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """Tensors by name, equal ones once, and each vector's entry of the manifest."""
+def _share_tensors(vectors: list[Vector]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Tensors by name, each once, and each vector's entry in the manifest."""
     names: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, np.ndarray] = {}
     entries = []
     for vector in vectors:
         roles = {"x": vector.x, **vector.parameters, "y": vector.y, "g": vector.g}
-        taken = {}
+        stored = {}
         for role, array in roles.items():
             key = role, str(array.dtype), array.shape, array.tobytes()
-            taken[role] = names.setdefault(key, str(len(names)))
-            tensors[taken[role]] = np.ascontiguousarray(array)
+            stored[role] = names.setdefault(key, str(len(names)))
+            tensors[stored[role]] = np.ascontiguousarray(array)
         spec, shape = vector.spec.to_dict(), list(vector.x.shape)
-        entries.append({"name": vector.name, "dtype": vector.dtype, "shape": shape, "spec": spec, "tensors": taken})
+        entries.append({"name": vector.name, "dtype": vector.dtype, "shape": shape, "spec": spec, "tensors": stored})
     return tensors, entries
 
 
@@ -157,7 +171,7 @@ def _vector(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Vector:
     return Vector(entry["name"], SESpec.from_dict(entry["spec"]), entry["dtype"], x, roles, y, g)
 
 
-def _checked_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(_read(path))
     except ValueError as error:
@@ -165,18 +179,18 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         _refuse(f"{path} is not of format {FORMAT}")
     claimed = manifest.pop("manifest_sha256", None)
-    _same(f"the manifest_sha256 of {path}", _manifest_sha256(manifest), claimed)
-    _same(f"the count of vectors in {path}", len(manifest["vectors"]), manifest["count"])
+    _check_equal(f"the manifest_sha256 of {path}", _manifest_sha256(manifest), claimed)
+    _check_equal(f"the count of vectors in {path}", len(manifest["vectors"]), manifest["count"])
     return manifest
 
 
 def _manifest_sha256(manifest: dict[str, Any]) -> str:
-    """Of the rest of the manifest as JSON without spaces, keys sorted."""
+    """Hashes the other fields of the manifest as JSON without spaces and with sorted keys."""
     return _sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _as_text(manifest: dict[str, Any]) -> str:
-    """JSON with a line for each field, each vector and each tensor."""
+    """Formats the manifest as JSON with a line for each field, each vector and each tensor."""
     lines = []
     for name, value in manifest.items():
         if isinstance(value, list):
@@ -190,14 +204,14 @@ def _as_text(manifest: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _packed(tensors: dict[str, np.ndarray]) -> bytes:
+def _pack(tensors: dict[str, np.ndarray]) -> bytes:
     import safetensors.numpy
 
     return safetensors.numpy.save(tensors)
 
 
-def _unpacked(data: bytes) -> dict[str, np.ndarray]:
-    """By ``deserialize``: ``safetensors.numpy.load`` does not know bfloat16."""
+def _unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Reads tensors with ``deserialize``, since older versions of ``safetensors.numpy.load`` lack bfloat16."""
     import safetensors
 
     return {name: _as_array(tensor) for name, tensor in safetensors.deserialize(data)}
@@ -219,7 +233,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _same(what: str, got: Any, expected: Any) -> None:
+def _check_equal(what: str, got: Any, expected: Any) -> None:
     if got != expected:
         _refuse(f"{what}: {got}, expected {expected}")
 

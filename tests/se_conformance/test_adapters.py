@@ -449,7 +449,7 @@ def test_an_operation_that_contradicts_its_framework_says_nothing_about_the_bloc
     layer = forward_only(around(keras_layer(), lose_a_channel))
     verdict = check(layer, SPEC)
     verdict.raise_if_failed()
-    told = "TensorFlow's PyFunc gives (0, 5, 7, 11), and infers (0, 5, 7, 12)"
+    told = "TensorFlow's PyFunc returns (0, 5, 7, 11), and infers (0, 5, 7, 12)"
     assert verdict.unjudged == {(2, "empty batch"): told}
     assert verdict.to_dict()["unjudged"] == {"2: empty batch": told}
     assert "18 of 18 trials right" in str(

@@ -16,7 +16,7 @@ import se_numpy
 from se_conformance import vectors
 from se_conformance.cases import round_to
 from se_conformance.vectors import MANIFEST, TENSORS, frozen
-from se_conformance.vectors.judge import wrong_with
+from se_conformance.vectors.judge import find_error
 from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
@@ -142,7 +142,7 @@ def one_tensor_less(manifest: dict[str, Any]) -> None:
     ("harm", "said", "said_when_signed"),
     [
         (drop, "manifest_sha256", "count of vectors"),
-        (drop_and_count, "manifest_sha256", "tensors that no vector takes"),
+        (drop_and_count, "manifest_sha256", "tensors that no vector uses"),
         (change_gate, "manifest_sha256", None),
         (other_format, "not of format 1", "not of format 1"),
         (other_tensor, "manifest_sha256", "sha256 of the tensor 0"),
@@ -174,11 +174,11 @@ def test_a_file_that_is_no_manifest_is_refused(copy: Path) -> None:
 
 def test_bfloat16_goes_through_safetensors_to_the_bit() -> None:
     values = round_to(np.array([[1.5, -0.0, np.inf], [2.0**-133, 3.0, -7.0]]), "bfloat16")
-    (back,) = frozen._unpacked(frozen._packed({"a": values})).values()
+    (back,) = frozen._unpack(frozen._pack({"a": values})).values()
     assert back.dtype == values.dtype
     assert back.tobytes() == values.tobytes()
     many = {str(k): np.full(3, k, np.float32) for k in range(40)}
-    assert frozen._packed(many) == frozen._packed(dict(reversed(many.items())))
+    assert frozen._pack(many) == frozen._pack(dict(reversed(many.items())))
 
 
 @pytest.mark.parametrize("vector", vectors.load(), ids=lambda vector: vector.name)
@@ -192,4 +192,4 @@ def test_a_vector_tells_its_activation_and_its_gate_from_others(vector: vectors.
         def wrong(x: np.ndarray, parameters: dict[str, np.ndarray], spec: SESpec, other: SESpec = other) -> np.ndarray:
             return se_numpy.squeeze_excitation(x, other, parameters, data_format="channels_last").astype(x.dtype)
 
-        assert wrong_with(wrong, vector), other
+        assert find_error(wrong, vector), other
