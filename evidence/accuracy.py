@@ -45,12 +45,12 @@ NEEDS = {
 MISSING = {name for name, needs in NEEDS.items() if not all(map(importlib.util.find_spec, needs))}
 PARTS = {"bfloat16": 1, "float16": 1, "float64": 1, "float32": 64}
 CHUNK = 2**16  # small enough for the cache, large enough that calling a framework costs little; divides every part
-NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # in place of an exponent
+NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # codes in place of an exponent
 
 
 @dataclass
 class Errors:
-    """Per exponent of the exact value, the largest (error / u - b) / |exact| for each b, and the largest error / u."""
+    """Per exponent of the exact value: the largest (error / u - b) / |exact| for each b, and the largest error / u."""
 
     worst: dict[int, list[float]] = field(default_factory=dict)
     count: int = 0
@@ -60,7 +60,7 @@ class Errors:
     example: str = ""
 
     def add(self, other: "Errors") -> None:
-        """Those of more values."""
+        """Adds the errors of further values."""
         for exponent, numbers in other.worst.items():
             known = self.worst.setdefault(int(exponent), numbers)
             self.worst[int(exponent)] = list(map(max, known, numbers))
@@ -72,7 +72,7 @@ class Errors:
 
 
 class Exact:
-    """The exact results for some values, cut into runs of one exponent: ordered values have few."""
+    """The exact results for sorted values, divided into runs of one exponent."""
 
     def __init__(self, x: np.ndarray, values: np.ndarray, dtype: str) -> None:
         self.x, self.values, self.format = x, values, FORMATS[dtype]
@@ -88,7 +88,7 @@ class Exact:
             self.inverse = 1 / size
 
     def errors(self, got: np.ndarray) -> Errors:
-        """Those of a backend's results."""
+        """Computes the errors of a backend's results."""
         found = Errors(count=len(got))
         wide = got.astype(self.values.dtype)
         with np.errstate(invalid="ignore"):
@@ -117,7 +117,7 @@ def _largest(error: np.ndarray, inverse: np.ndarray) -> list[float]:
 
 
 def exact_values(function: str, x: np.ndarray) -> np.ndarray:
-    """The function of float64 or longer values, in their precision."""
+    """Computes a function of float64 or longdouble values in their precision."""
     with np.errstate(all="ignore"):
         match function:
             case "sigmoid":
@@ -229,7 +229,7 @@ BACKENDS = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "xla": 
 
 @functools.cache
 def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
-    """Each backend's functions by its name and theirs, and a line on each that it refuses."""
+    """Loads the functions of each backend by (backend, function), and a note on each that it refuses."""
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         return {}, ["float64: long double is no longer than float64 here"]
     known, notes = {}, []
@@ -247,7 +247,7 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
 
 
 def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
-    """The errors of every backend and function on some ordered values."""
+    """Measures every backend and function on sorted values."""
     known = functions(dtype)[0]
     with np.errstate(all="ignore"):
         wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
@@ -257,7 +257,7 @@ def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
 
 
 def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
-    """The values of a part, in order of their bits; of float64 a sample."""
+    """Yields the values of a part in the order of their bits; for float64 a sample."""
     if dtype == "float64":
         rng = np.random.default_rng(0)
         anything = rng.integers(0, 2**64, 2**19, dtype=np.uint64).view(np.float64)
@@ -270,7 +270,7 @@ def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
 
 
 def run_part(dtype: str, part: int, path: Path) -> None:
-    """Measure a part and write what was found, at once and whole."""
+    """Measures a part and writes the result atomically."""
     total: dict[str, Errors] = {}
     for x in chunks(dtype, part):
         for key, errors in measure(dtype, x).items():
@@ -282,7 +282,7 @@ def run_part(dtype: str, part: int, path: Path) -> None:
 
 @functools.cache
 def setting() -> dict[str, Any]:
-    """What was measured, and where: backends choose their code by the processor."""
+    """The versions that were measured and the processor, by which backends choose their code."""
     found = np.show_config(mode="dicts")["SIMD Extensions"]
     installed = {
         name: [f"{n} {importlib.metadata.version(n)}" for n in needs]
@@ -297,7 +297,7 @@ def setting() -> dict[str, Any]:
 
 
 def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
-    """What all parts found, as in the JSON file."""
+    """Combines the parts into the table of the JSON file."""
     rows, notes = [], []
     for dtype in dtypes:
         total: dict[str, Errors] = {}
@@ -314,7 +314,7 @@ def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
 
 
 def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, Any]:
-    """One row of the table; ``flushes`` says that a subnormal number was wanted and 0 came."""
+    """Makes a row of the table; ``flushes`` is whether a subnormal result became 0."""
     known = FORMATS[dtype]
 
     def largest(column: int, lowest: int) -> float | None:
@@ -344,12 +344,12 @@ def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, An
 
 
 def first_exponent(e: int) -> int:
-    """Of the exponents that share an entry of float64's curve: its sample is too thin for an entry each far from 0."""
+    """The first of the exponents that share an entry of float64's curve, whose sample is too small far from 0."""
     return 64 if e > 64 else -1022 if -1022 <= e < -64 else e
 
 
 def up(number: float, digits: int) -> float | None:
-    """Rounded up to so many digits; below 0 it is 0, and infinity (beyond float64 itself) is None.
+    """Rounds up to ``digits`` digits; a negative number becomes 0, and infinity None, which JSON can hold.
 
     >>> up(1.23401, 3), up(0.5, 3)
     (1.24, 0.5)
@@ -362,12 +362,12 @@ def up(number: float, digits: int) -> float | None:
 
 
 def path_of(state: Path, dtype: str, part: int) -> Path:
-    """Where a part's findings are kept."""
+    """The file of a part's results."""
     return state / f"{dtype}-{part:02}.json"
 
 
 def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
-    """What is not yet measured, or was with other versions."""
+    """The parts that are not measured yet, or were with other versions."""
     every = [(dtype, part) for dtype in dtypes for part in range(PARTS[dtype])]
     paths = {pair: path_of(state, *pair) for pair in every}
     found = {pair: json.loads(path.read_text())["setting"] for pair, path in paths.items() if path.exists()}
@@ -375,7 +375,7 @@ def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
 
 
 def workers(processes: int) -> ProcessPoolExecutor:
-    """Processes in which each backend has one thread, no accelerator, and JAX float64."""
+    """Starts processes in which each backend has one thread and no accelerator, and JAX has float64."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_configure)
 
 
@@ -391,10 +391,12 @@ def _configure() -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.json"))
-    parser.add_argument("--state", type=Path, default=Path("out/accuracy"), help="where an interrupted run goes on")
+    parser.add_argument(
+        "--state", type=Path, default=Path("out/accuracy"), help="the folder from which an interrupted run continues"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Does the judge find each fault of the catalogue, and call it by its name?
+"""Injects each fault of the catalogue and counts how many the judge detects and names.
 
-``python -m evidence.fault_detection`` asks it of two blocks, with ``--all`` of thirteen.
+``python -m evidence.fault_detection`` injects them into two blocks, with ``--all`` into thirteen.
 """
 
 import argparse
@@ -31,50 +31,50 @@ SPECS = (
     SESpec(8, hidden=3, activation="identity"),
     SESpec(4, hidden=1),
 )
-"""Blocks on which every fault can be seen, the first two most of them."""
+"""Blocks on which every fault is detectable; most are on the first two."""
 
 
 @dataclass(frozen=True)
 class FaultTrial:
-    """One fault in one block. ``place`` is where its name stands among the causes, from 1; 0 if it does not."""
+    """One fault injected into one block, and the verdict on it."""
 
     fault: Fault
     verdict: Verdict
 
     @property
     def detected(self) -> bool:
-        """Whether the judge failed it."""
+        """Whether the block failed."""
         return not self.verdict.passed
 
     @property
     def place(self) -> int:
-        """Rank of its own name."""
+        """The position of the fault among the causes, from 1; 0 if it is not among them."""
         causes = self.verdict.causes
         return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
 
 
 def try_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[FaultTrial]:
-    """Every fault, in each of its forms, on every block on which it differs from the right answer in ``dtype``."""
+    """Injects every fault, in each of its forms, into every block on which it is detectable in ``dtype``."""
     for spec, fault in detectable_faults(specs, dtype):
         yield FaultTrial(fault, judge_fault(fault, spec, dtype))
 
 
 def detectable_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
-    """What ``tried`` tries."""
+    """Yields the blocks and the faults of ``try_faults``."""
     for spec in specs:
         for named in CATALOGUE.values():
             yield from ((spec, fault) for fault in named.variants() if fault.is_detectable(spec, dtype))
 
 
 def judge_fault(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
-    """What the judge says of a block with this mistake, whose other intermediates are kept."""
+    """Judges a block with this fault, whose intermediates are in float32 otherwise."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
     return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
 
 
 def escapes(fault: Fault, spec: SESpec, dtype: str) -> bool:
-    """Whether no trial shows it; the first that does is the last that is run."""
+    """Whether no trial detects the fault; trials end with the first that does."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
     runner = TrialRunner(block.function(), vjp, None, spec, dtype, "channels_last")
@@ -83,9 +83,12 @@ def escapes(fault: Fault, spec: SESpec, dtype: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: all found, 95 % named first and all among the first three; 1: not so; 2: nothing was judged."""
+    """Runs the command line; exit status 0 if all are found, 95 % named first and all among the first three, else 1.
+
+    It is 2 if nothing was judged.
+    """
     parser = argparse.ArgumentParser(
-        "python -m evidence.fault_detection", description="does the judge find every known mistake?"
+        "python -m evidence.fault_detection", description="count the known mistakes that the judge finds"
     )
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated (float32)")
     parser.add_argument("--all", action="store_true", help="on many blocks instead of a few")

@@ -15,7 +15,7 @@ PATCH = 8
 
 
 class Digits(NamedTuple):
-    """Images (N, 8, 8, 1) in [-1, 1] and their labels (N,); to train on, and held out."""
+    """Images (N, 8, 8, 1) in [-1, 1] and labels (N,), for training and held out."""
 
     x: np.ndarray
     labels: np.ndarray
@@ -23,16 +23,16 @@ class Digits(NamedTuple):
     labels_held_out: np.ndarray
 
 
-def digits(dtype: str = "float32") -> Digits:
-    """The 1,797 images that scikit-learn ships, always split alike.
+def load_digits(dtype: str = "float32") -> Digits:
+    """Loads the 1,797 images that scikit-learn ships, with a fixed split.
 
-    >>> x, labels, x_held_out, labels_held_out = digits()
+    >>> x, labels, x_held_out, labels_held_out = load_digits()
     >>> x.shape, x_held_out.shape, np.bincount(labels_held_out).tolist()
     ((1297, 8, 8, 1), (500, 8, 8, 1), [47, 51, 49, 57, 48, 52, 47, 52, 53, 44])
     """
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    given = load_digits()
+    given = datasets.load_digits()
     x, labels = (given.images[..., None] / 8.0 - 1.0).astype(dtype), given.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(x))
     train, held_out = order[HELD_OUT:], order[:HELD_OUT]
@@ -40,7 +40,7 @@ def digits(dtype: str = "float32") -> Digits:
 
 
 def small_network(**overrides: Any) -> NetworkSpec:
-    """SE-ResNet-8 for 8 x 8 images: SE-ResNet-20 with one unit per stage, reduction 4.
+    """Makes SE-ResNet-8 for 8 x 8 images: SE-ResNet-20 with one unit per stage and reduction 4.
 
     >>> net = small_network()
     >>> net.parameter_count(), net.macs(), net.added_by_se()
@@ -51,8 +51,10 @@ def small_network(**overrides: Any) -> NetworkSpec:
     return net.replace(stages=stages, **overrides)
 
 
-def batches(x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """So many batches, drawn anew each time that all images were seen; what does not fill a batch is left out."""
+def draw_batches(
+    x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields ``steps`` batches; each epoch has a new order, and images that do not fill a batch are left out."""
     random, order = np.random.default_rng(seed), np.zeros(0, np.int64)
     for _ in range(steps):
         if len(order) < BATCH:
@@ -61,8 +63,8 @@ def batches(x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0) -> Ite
         yield x[chosen], labels[chosen]
 
 
-def photographs() -> np.ndarray:
-    """The two that scikit-learn ships, (2, 424, 640, 3), floats in [-1, 1]; the last 3 rows do not fill a patch."""
+def load_photographs() -> np.ndarray:
+    """Loads the two photographs that scikit-learn ships, (2, 424, 640, 3), in [-1, 1], without the last 3 rows."""
     from sklearn.datasets import load_sample_images
 
     images = np.stack(load_sample_images().images).astype(np.float64)
@@ -71,7 +73,7 @@ def photographs() -> np.ndarray:
 
 
 def to_patches(images: np.ndarray) -> np.ndarray:
-    """Pixels (N, H, W, 3) as a feature map (N, H/8, W/8, 192): a channel is a place in the patch and a colour.
+    """Converts pixels (N, H, W, 3) to a feature map (N, H/8, W/8, 192): a channel is a pixel of the patch and a colour.
 
     >>> to_patches(np.zeros((2, 424, 640, 3))).shape
     (2, 53, 80, 192)
@@ -82,7 +84,7 @@ def to_patches(images: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(patches: np.ndarray) -> np.ndarray:
-    """The inverse of ``to_patches``.
+    """Converts a feature map of ``to_patches`` back to pixels.
 
     >>> images = np.arange(2 * 16 * 24 * 3.0).reshape(2, 16, 24, 3)
     >>> bool((to_pixels(to_patches(images)) == images).all())

@@ -50,7 +50,7 @@ def plain(kernels: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 def runs(task: Task) -> Runs:
     """By block; NNX's state is split outside of ``jax.jit``, or left to ``nnx.jit``."""
-    x, dy, parameters = task.drawn()
+    x, dy, parameters = task.draw()
     x, dy = (jnp.asarray(np.ascontiguousarray(np.moveaxis(value, 1, -1)), task.dtype) for value in (x, dy))
     kernels = {name: jnp.asarray(parameters[f"{name}.weight"].T, task.dtype) for name in ("reduce", "expand")}
     channels, dtype = task.shape[1], jnp.dtype(task.dtype)

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .blocks import SHAPES, Task, floor, right, verify
+from .blocks import SHAPES, Task, floor, oracle_answer, verify
 from .memory import added
 from .rounds import side_by_side
 
@@ -88,7 +88,7 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
     module = import_module(f"evidence.bench.{home.module}")
     measured = []
     for task in todo:
-        runs, want = getattr(module, home.runs)(task), right(task)
+        runs, want = getattr(module, home.runs)(task), oracle_answer(task)
         for name, run in runs.items():
             verify(name, task, run, want)
         calls = {name: run.call for name, run in runs.items()} | getattr(module, "floor", floor)(task)

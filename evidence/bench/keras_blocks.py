@@ -49,7 +49,7 @@ def runs(task: Task) -> Runs:
 
 
 def _made(task: Task) -> Runs:
-    *arrays, parameters = task.drawn()
+    *arrays, parameters = task.draw()
     x, dy = (
         keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(value, 1, -1), np.float32), dtype=task.dtype)
         for value in arrays

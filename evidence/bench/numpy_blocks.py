@@ -17,7 +17,7 @@ def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
 
 def runs(task: Task) -> Runs:
     """By block; forward alone."""
-    x, _, parameters = task.drawn()
+    x, _, parameters = task.draw()
     x = x.astype(np.float64)
     doubles = {name: value.astype(np.float64) for name, value in parameters.items()}
 

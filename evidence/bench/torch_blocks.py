@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import se_torch
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from .blocks import Run, Runs, Task
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -35,11 +35,11 @@ class Tutorial(nn.Module):
 
 
 def _timm(channels: int) -> nn.Module:
-    return get("timm.layers.SEModule")(channels, rd_channels=channels // 16, bias=False)
+    return import_object("timm.layers.SEModule")(channels, rd_channels=channels // 16, bias=False)
 
 
 def _torchvision(channels: int) -> nn.Module:
-    block = get("torchvision.ops.SqueezeExcitation")(channels, channels // 16)
+    block = import_object("torchvision.ops.SqueezeExcitation")(channels, channels // 16)
     nn.init.zeros_(block.fc1.bias)
     nn.init.zeros_(block.fc2.bias)
     return block
@@ -104,7 +104,7 @@ def made(name: str, layout: str, task: Task) -> nn.Module:
 def arrays(task: Task, layout: str) -> list[Tensor]:
     """x and dy."""
     options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
-    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.drawn()[:2]]
+    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.draw()[:2]]
 
 
 def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:

@@ -10,7 +10,7 @@ import numpy as np
 
 from se_spec import HardSigmoid, LeakyReLU
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from .network import Answer, Block, Network, feature_map, gate_of, spread
 
 NONLINEARITIES: dict[str, Any] = {
@@ -53,7 +53,7 @@ Kinds = Mapping[str, Kind]
 
 def built(make: Callable[[], Any]) -> Any:
     """A network without memory for its weights, if its constructor lets it be."""
-    for way in (lambda: get("torch.device")("meta"), weightless):
+    for way in (lambda: import_object("torch.device")("meta"), weightless):
         with suppress(RuntimeError), way():  # it looks at numbers, or runs itself, while it is built
             return make()
     return make()
@@ -62,11 +62,11 @@ def built(make: Callable[[], Any]) -> Any:
 @contextmanager
 def weightless() -> Iterator[None]:
     """Parameters alone have no numbers; the widths that a RegNet computes have."""
-    module = get("torch.nn.Module")
+    module = import_object("torch.nn.Module")
     register = module.register_parameter
 
     def without_numbers(self: Any, name: str, parameter: Any) -> None:
-        if parameter is not None and not parameter.is_meta and type(parameter) is get("torch.nn.Parameter"):
+        if parameter is not None and not parameter.is_meta and type(parameter) is import_object("torch.nn.Parameter"):
             parameter = type(parameter)(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(self, name, parameter)
 
@@ -82,7 +82,7 @@ def network(net: Any, kinds: Kinds) -> Network:
 
     One whose functions have weights of their own is outside the spec, and no block.
     """
-    by_class = {get(path): kind for path, kind in kinds.items()}
+    by_class = {import_object(path): kind for path, kind in kinds.items()}
     modules = [at for at in net.named_modules(remove_duplicate=False) if type(at[1]) in by_class]
     plain = [at for at in modules if not any(type(leaf).__name__ == "PReLU" for leaf in at[1].modules())]
     blocks = [read(module, path, by_class[type(module)]) for path, module in plain]
@@ -133,7 +133,7 @@ def _answer(module: Any, path: str, kind: Kind, channels: int, rank: int, exact:
     own = real(module, seed)
     x, gate = gate_of_module(own, feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
     if not exact:  # what is folded is rounded; all else is the same in half the memory
-        own = own.to(get("torch.float32"))
+        own = own.to(import_object("torch.float32"))
     tensors = {f"{path}.{name}" if path else name: value.numpy() for name, value in own.state_dict().items()}
     return Answer(tensors, x, gate)
 
@@ -141,13 +141,13 @@ def _answer(module: Any, path: str, kind: Kind, channels: int, rank: int, exact:
 def real(module: Any, seed: int) -> Any:
     """The module in float64, with drawn float32 numbers for all that it has, in evaluation mode."""
     random = np.random.default_rng(seed)
-    made = copy.deepcopy(module).to_empty(device="cpu").to(get("torch.float64")).eval()
+    made = copy.deepcopy(module).to_empty(device="cpu").to(import_object("torch.float64")).eval()
     for name, value in made.state_dict().items():
         shape = tuple(value.shape)
         drawn = spread(random, shape, max(shape[1:], default=1))
         if name.endswith("running_var"):
             drawn = random.uniform(0.5, 2.0, shape)
-        value.copy_(get("torch.from_numpy")(drawn.astype(np.float32)))
+        value.copy_(import_object("torch.from_numpy")(drawn.astype(np.float32)))
     return made
 
 
@@ -155,7 +155,7 @@ def gate_of_module(
     module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _as_it_is
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map that the module scales when it is given x, both channels last, and its gate."""
-    given = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    with get("torch.no_grad")():
+    given = import_object("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    with import_object("torch.no_grad")():
         scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, given))
     return scaled, gate_of(scaled, y)

@@ -1,7 +1,7 @@
 """Every implementation as one function from arrays to arrays, each in a process that holds its framework alone.
 
-A process of its own gives each the settings that it needs (Keras its backend, JAX float64, one thread) and keeps
-frameworks out of each other's way.
+A process of its own lets each have its settings (Keras its backend, JAX float64, one thread), and no framework
+affects another.
 """
 
 from .base import IMPLEMENTATIONS as IMPLEMENTATIONS

@@ -1,4 +1,4 @@
-"""Where each implementation is found, and what its module gives."""
+"""The table of implementations, and the types that their modules share."""
 
 import importlib.util
 import os
@@ -10,26 +10,26 @@ import numpy as np
 from se_conformance.cases import DTYPES
 
 Predictor = Callable[[np.ndarray], np.ndarray]
-"""Images (N, H, W, C) to logits (N, classes), at inference."""
+"""``(images) -> logits``: (N, H, W, C) to (N, classes), at inference."""
 NetworkBuilder = Callable[[dict[str, np.ndarray]], Predictor]
-"""Parameters to what a network makes of images with them; what a target's ``network(net, dtype, **options)`` gives."""
+"""``(parameters) -> predictor``; the function ``network(net, dtype, **options)`` of a module returns one."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """Where an implementation is found.
+    """One implementation and how to run it.
 
     Args:
-        name: as in the tables.
-        family: the framework package that must be installed to ask for it, and the name for ``SE_TARGETS``.
-        module: of ``se_parity.implementations``.
-        needs: distributions' modules that must be importable.
-        options: keywords of the module's ``run``.
-        environment: variables of its process.
-        costly: compiled or exported anew for each spec, so asked for few.
-        gradients: whether it has any.
-        dtypes: what it computes.
-        devices: where it runs; of one that is not among them, on the cpu.
+        name: its name in tables.
+        family: the framework that it belongs to; ``SE_TARGETS`` names families.
+        module: its module in ``se_parity.implementations``.
+        needs: modules that must be importable.
+        options: keywords for the module's ``run``.
+        environment: environment variables of its process.
+        costly: whether it compiles or exports each spec, so that it runs on few.
+        gradients: whether it computes gradients.
+        dtypes: the dtypes that it computes.
+        devices: the devices that it supports; on another it runs on the CPU.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Implementation:
 
     @property
     def missing(self) -> list[str]:
-        """What would have to be installed."""
+        """The needed modules that are not installed."""
         return [module for module in self.needs if importlib.util.find_spec(module) is None]
 
     @property
     def process_key(self) -> tuple[str, ...]:
-        """Targets of which this is the same can be asked in one process."""
+        """Implementations with an equal key may share a process."""
         return self.module, *(f"{name}={value}" for name, value in sorted(self.environment.items()))
 
 
@@ -95,11 +95,11 @@ IMPLEMENTATIONS = {
 
 
 def device() -> str:
-    """``cuda`` where the environment variable DEVICE says so, else ``cpu``."""
+    """The device: ``cuda`` if the environment variable DEVICE is that, ``cpu`` by default."""
     return os.environ.get("DEVICE", "cpu")
 
 
 def dtype_of(parameters: dict[str, np.ndarray]) -> str:
-    """In which a network's parameters are, all alike."""
+    """The dtype that all parameters of a network have."""
     (dtype,) = {value.dtype.name for value in parameters.values()}
     return dtype

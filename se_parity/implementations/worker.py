@@ -1,4 +1,4 @@
-"""A process that holds one implementation's framework and answers what is asked of it."""
+"""Workers: each calls one implementation in a process that imports its framework alone."""
 
 import importlib
 import math
@@ -25,9 +25,9 @@ Run = Callable[..., Result]
 
 
 class Worker:
-    """A target's process; cases are answered in the order in which they were submitted.
+    """Calls an implementation in another process, in the order in which calls are submitted.
 
-    What is raised there is raised here with its text, as a ``WorkerError`` where it cannot be sent.
+    An exception in that process is raised here; if it cannot be sent, as a ``WorkerError`` with its text.
     """
 
     def __init__(self, implementation: Implementation, process: Process | None = None) -> None:
@@ -36,9 +36,9 @@ class Worker:
 
     @classmethod
     def share(cls, started: Iterable["Worker"], implementation: Implementation) -> "Worker":
-        """A worker for ``target``, in the process of one that is started if it can be asked there.
+        """Makes a worker in the process of a started one, if the two may share it, else in a process of its own.
 
-        NNX and linen compile the same operations, and in one process each of them once.
+        NNX and linen compile the same operations, and in one process each of these once.
         """
         hosts = (
             worker._process for worker in started if worker.implementation.process_key == implementation.process_key
@@ -46,7 +46,7 @@ class Worker:
         return cls(implementation, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
-        """The target's answer, later; its options may be changed for this one."""
+        """Submits one block and input; ``changed`` overrides options of the implementation."""
         options = {**self.implementation.options, "gradients": gradients, **changed}
         return self._process.submit(_run, self.implementation.module, spec, inputs, options)
 
@@ -59,32 +59,33 @@ class Worker:
         repeats: int = 0,
         **changed: str,
     ) -> "Future[Logits]":
-        """What a network makes of images (N, H, W, C) at inference, in their dtype; and how long it takes.
+        """Submits a network at inference: its logits for images (N, H, W, C), in their dtype, and the median time.
 
-        Parameters in a file (``files.save_parameters``) need not go through a pipe, and are cast to that dtype there.
+        Parameters may be a file of ``files.save_parameters``; then they are not sent through a pipe, and are cast to
+        that dtype in the other process.
         """
         options = {**self.implementation.options, **changed}
         return self._process.submit(_logits, self.implementation.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Any importable function, in the target's process."""
+        """Calls an importable function in the worker's process and waits for its result."""
         return self._process.submit(function, *arguments).result()
 
     def submit_call(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
-        """``call``, answered later."""
+        """Submits a call of an importable function in the worker's process."""
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
-        """What answers, and on which device, as in ``torch 2.13.0 (cpu)``."""
+        """The versions and the device, as in ``torch 2.13.0 (cpu)``."""
         return str(self.call(_versions, self.implementation.module))
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._process.close()
 
 
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-"""Processes that share a GPU take memory as they need it; JAX's and TensorFlow's default is to take most of it."""
+"""Lets processes share a GPU: JAX and TensorFlow allocate most of its memory by default."""
 
 
 def _configure(environment: dict[str, str]) -> None:
@@ -96,7 +97,7 @@ def _configure(environment: dict[str, str]) -> None:
 
 
 def load_module(module: str) -> Any:
-    """The module that asks a framework, imported in this process."""
+    """Imports an implementation's module, and with it the framework, in this process."""
     return importlib.import_module(f"{__package__}.{module}")
 
 
@@ -124,13 +125,13 @@ def _logits(
     predict = _build_network(module, net, dtype_of(parameters), tuple(options.items()))(parameters)
     values, times = predict(x), []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         predict(x)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return Logits(values, statistics.median(times) if times else math.nan)
 
 
-@lru_cache(maxsize=1)  # the same network with other parameters comes next, if at all
+@lru_cache(maxsize=1)  # calls of one network follow each other
 def _build_network(module: str, net: NetworkSpec, dtype: str, options: tuple[tuple[str, str], ...]) -> NetworkBuilder:
     build: NetworkBuilder = load_module(module).network(net, dtype, **dict(options))
     return build

@@ -1,7 +1,6 @@
-"""The same training in every framework: the same first parameters, the same batches, the same update.
+"""The same training in every framework: the same initial parameters, the same batches, the same update.
 
-``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``start`` that says the same thing, and import their own
-framework alone.
+``torch``, ``keras``, ``nnx`` and ``linen`` each define ``start``, and import their own framework alone.
 """
 
 from .base import TRAINERS as TRAINERS

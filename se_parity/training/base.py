@@ -1,8 +1,4 @@
-"""The same training in every framework: the same first parameters, the same batches, the same update.
-
-``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``start`` that says the same thing, and import their own
-framework alone.
-"""
+"""Training sessions, and how to start one in a framework."""
 
 import importlib
 from collections.abc import Callable, Iterable
@@ -15,18 +11,18 @@ from se_spec import NetworkSpec
 
 Parameters = dict[str, np.ndarray]
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Images (N, H, W, C) and integer labels (N,)."""
+"""Pairs of images (N, H, W, C) and integer labels (N,)."""
 
 TRAINERS = {"torch": "torch", "keras": "keras tensorflow", "nnx": "nnx", "linen": "linen"}
-"""Their names, and the target in whose process each runs."""
+"""Maps each trainer to the implementation in whose process it runs."""
 
 
 @dataclass(frozen=True)
 class SGDConfig:
-    """Stochastic gradient descent on the mean cross-entropy, of all learnable parameters w (SPEC M-11).
+    """Stochastic gradient descent on the mean cross-entropy for all learnable parameters w (SPEC M-11).
 
     ``d = gradient + weight_decay * w``, ``v = momentum * v + d``, ``w = w - learning_rate * v``. The defaults are sums
-    of a few powers of two, and so exact in whichever type a framework keeps them.
+    of a few powers of two, and so exact in every type in which a framework stores them.
     """
 
     learning_rate: float = 0.0625
@@ -38,8 +34,8 @@ class TrainingSession(NamedTuple):
     """A training session that has been started.
 
     Args:
-        step: of images and labels; their mean loss, before its update.
-        parameters: as they are now, running statistics among them.
+        step: ``(images, labels) -> loss``: the mean loss before the update that it makes.
+        parameters: ``() -> parameters``: the current ones, running statistics among them.
     """
 
     step: Callable[[np.ndarray, np.ndarray], float]
@@ -47,14 +43,14 @@ class TrainingSession(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """The mean loss of each batch, before its update; and the parameters at the end, running statistics among them."""
+    """The mean loss of each batch before its update, and the final parameters, running statistics among them."""
 
     losses: list[float]
     parameters: Parameters
 
 
 def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """``start`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
+    """Starts a training session of one of ``TRAINERS`` in the dtype of the parameters."""
     module: Any = importlib.import_module(f"{__package__}.{trainer}")
     session: TrainingSession = module.start(net, parameters, config)
     return session

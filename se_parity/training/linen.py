@@ -15,7 +15,7 @@ from .base import Parameters, SGDConfig, TrainingSession
 
 
 def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Under ``jax.jit``; optax adds the weight decay before the momentum."""
+    """Starts a session under ``jax.jit``; optax adds the weight decay before the momentum."""
     model = se_flax.linen.SENet(net, param_dtype=dtype_of(parameters))
     variables = se_flax.linen.set_parameters(model, parameters)
     decay = optax.add_decayed_weights(config.weight_decay)
@@ -41,8 +41,8 @@ def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> Traini
         params, statistics, state, loss = update(params, statistics, state, jnp.asarray(x), jnp.asarray(labels))
         return float(loss)
 
-    def now() -> Parameters:
-        found: Parameters = se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model)
-        return found
+    def current_parameters() -> Parameters:
+        parameters: Parameters = se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model)
+        return parameters
 
-    return TrainingSession(step, now)
+    return TrainingSession(step, current_parameters)

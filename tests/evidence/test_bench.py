@@ -1,4 +1,4 @@
-"""The bench: its pieces once, on small maps; its arithmetic on numbers made up; its page against its numbers."""
+"""The bench: its parts on small maps, its arithmetic on made-up numbers, and its page beside its results."""
 
 import importlib
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evidence.bench import added_by_se, imports
-from evidence.bench.blocks import SHAPES, Run, Task, right, verify
+from evidence.bench.blocks import SHAPES, Run, Task, oracle_answer, verify
 from evidence.bench.goals import GOALS, lines, ratios_of
 from evidence.bench.home import HOMES, environment, measure, tasks
 from evidence.bench.rounds import Timing, ratio, side_by_side
@@ -40,7 +40,7 @@ if not IMPLEMENTATIONS["onnxruntime"].missing:
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
 @pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
-def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
+def test_every_block_is_verified_and_timed(name, every, monkeypatch):
     monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
     home = HOMES[name]
     todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
@@ -83,9 +83,9 @@ def test_memory_of_a_step_of_training(name):
     assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
 
 
-def test_what_is_wrong_is_not_timed():
+def test_wrong_block_is_not_timed():
     task = Task(TINY, "float64")
-    want = right(task)
+    want = oracle_answer(task)
     y = want["y"]
     verify("right", task, Run(lambda: None, lambda: (y,)), want)
     with pytest.raises(AssertionError, match=r"wrong, 2x32x5x3 float64 forward: y is 1\.0e-03 off"):
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_not_timed():
         verify("wrong", task, Run(lambda: None, lambda: (y * np.nan,)), want)
 
 
-def test_rounds_visit_all_alike(monkeypatch):
+def test_rounds_time_every_callable_equally_often(monkeypatch):
     monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
     visits = []
     timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
@@ -167,7 +167,7 @@ def test_imports_are_measured(monkeypatch):
 
 
 @pytest.mark.framework("conformance")
-def test_the_page_says_what_the_numbers_say(tmp_path):
+def test_page_is_generated_from_the_results(tmp_path):
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
     assert report.summary(results) in (ROOT / "README.md").read_text()
@@ -176,7 +176,7 @@ def test_the_page_says_what_the_numbers_say(tmp_path):
 
 
 @pytest.mark.framework("conformance")
-def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
+def test_everything_is_measured_and_every_missed_goal_has_a_reason():
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     for name, home in HOMES.items():
         done = [Task(tuple(one["shape"]), one["dtype"], one["training"]) for one in results["homes"][name]["tasks"]]

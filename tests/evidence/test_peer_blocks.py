@@ -1,4 +1,4 @@
-"""docs/PEERS.md says of other people's blocks what the judge says of them."""
+"""docs/PEERS.md holds the judge's verdicts on the blocks of other libraries."""
 
 from pathlib import Path
 
@@ -39,11 +39,11 @@ def rows(workers, request):
     }
 
 
-SAYS = "test_a_peer_is_judged_as_the_page_says"
+SAYS = "test_verdict_on_a_peer_matches_the_page"
 
 
 @pytest.mark.parametrize(("peer", "dtype"), ASKED)
-def test_a_peer_is_judged_as_the_page_says(rows, peer, dtype):
+def test_verdict_on_a_peer_matches_the_page(rows, peer, dtype):
     row = rows[peer.title, dtype].result()
     assert ROWS[peer.title][DTYPES.index(dtype)] == row.cell, row
     assert row.passed == (0.0 < row.ratio <= 1.0)

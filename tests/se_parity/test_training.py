@@ -1,4 +1,4 @@
-"""The same training in four frameworks, on real images: the same losses, the same weights at the end."""
+"""Training in four frameworks on real images gives the same losses and the same final weights."""
 
 from concurrent.futures import Future
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import se_numpy
-from se_parity.datasets import batches, digits, small_network
+from se_parity.datasets import draw_batches, load_digits, small_network
 from se_parity.training import TRAINERS, SGDConfig, TrainingResult, train
 from se_spec import NetworkSpec
 from se_spec.networks import Head, Shortcut, Stage, Stem
@@ -39,8 +39,8 @@ every_net = pytest.mark.parametrize("net", ["post-activation", pytest.param("pre
 
 
 def given(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
-    data = digits("float64")
-    return list(batches(data.x, data.labels, steps))
+    data = load_digits("float64")
+    return list(draw_batches(data.x, data.labels, steps))
 
 
 def start(net: str) -> dict[str, np.ndarray]:
@@ -67,7 +67,7 @@ def is_variance(name: str) -> bool:
 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
-def test_m11_losses_and_weights_are_pytorchs(trainer: str, net: str, trained) -> None:
+def test_m11_losses_and_weights_match_pytorchs(trainer: str, net: str, trained) -> None:
     want, got = trained["torch", net].result(), trained[trainer, net].result()
     assert len(want.losses) == len(got.losses) == STEPS
     np.testing.assert_allclose(got.losses, want.losses, rtol=1e-9, atol=0)
@@ -80,7 +80,7 @@ def test_m11_losses_and_weights_are_pytorchs(trainer: str, net: str, trained) ->
 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
-def test_m11_running_variances_are_of_n_but_for_torchs(trainer: str, net: str, trained) -> None:
+def test_m11_running_variances_divide_by_n_except_in_torch(trainer: str, net: str, trained) -> None:
     """From 1, after t steps, torch's is momentum**t + n / (n - 1) times what the others' has beyond that."""
     want, got = trained["torch", net].result().parameters, trained[trainer, net].result().parameters
     rest, count = NETS[net].momentum ** STEPS, positions(NETS[net])
@@ -103,7 +103,7 @@ def test_training_learns(net: str, trained) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
+def test_m11_one_step_follows_the_rule_of_the_spec() -> None:
     """The gradient that a step tells, against central differences of the loss; then momentum, from a second step."""
     net, (batch, again) = "post-activation", given(2)
     before = start(net)
@@ -133,7 +133,7 @@ def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
     assert along(after) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_comparison_sees_a_decay_that_is_not_of_the_gradient(workers, trained) -> None:
+def test_comparison_detects_decoupled_weight_decay(workers, trained) -> None:
     """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
     net = "post-activation"
     without = SGDConfig(weight_decay=0.0)

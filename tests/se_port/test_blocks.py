@@ -15,7 +15,7 @@ import pytest
 
 import se_numpy
 import se_port
-from evidence.peer_blocks import get
+from evidence.peer_blocks import import_object
 from evidence.peer_networks import of_torch
 from evidence.peer_networks.network import Network, difference, find_any, zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
@@ -186,7 +186,9 @@ ALONE: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 def test_a_file_may_be_the_block_itself_in_the_layout_that_is_named(name):
     path, arguments, options = ALONE[name]
     layout = name.partition(",")[0]
-    block = of_torch.read(get(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind()))
+    block = of_torch.read(
+        import_object(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind())
+    )
     answer = block.answer(5)
     found = se_port.find_blocks(answer.tensors, layout, block.activation, block.gate)
     assert list(found) == [""] and found[""].layouts == (layout,)
