@@ -48,7 +48,7 @@ JUDGED = tuple(target for target in IMPLEMENTATIONS.values() if not target.costl
 
 
 @dataclass
-class Row:
+class NetworkRow:
     """One network: for each implementation, the largest error in float64 and the median error in float32."""
 
     name: str
@@ -73,12 +73,12 @@ class Row:
         ]
 
 
-def rows(names: Iterable[str] = ()) -> list[Row]:
+def rows(names: Iterable[str] = ()) -> list[NetworkRow]:
     """Makes a row for each named network, or for all; networks that differ only in training share a row."""
-    found: dict[NetworkSpec, Row] = {}
+    found: dict[NetworkSpec, NetworkRow] = {}
     for name in names or NETWORKS:
         net = network(name)
-        row = found.setdefault(net.replace(momentum=0.9, input_size=1), Row(name, net))
+        row = found.setdefault(net.replace(momentum=0.9, input_size=1), NetworkRow(name, net))
         if row.name != name:
             row.also.append(name)
     return list(found.values())
@@ -123,7 +123,7 @@ def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCa
     return NetworkCase(path, x, want)
 
 
-def make_cases(row: Row, seeds: int, images: int, folder: Path) -> list[NetworkCase]:
+def make_cases(row: NetworkRow, seeds: int, images: int, folder: Path) -> list[NetworkCase]:
     """Makes the cases of all seeds."""
     return [make_case(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
 
@@ -138,7 +138,7 @@ def mean_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
-def prefetch(rows: list[Row], make: Callable[[Row], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
+def prefetch(rows: list[NetworkRow], make: Callable[[NetworkRow], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
     """Yields the cases of each row, and makes the next row's while these are used."""
     with ThreadPoolExecutor(1) as pool:
         coming = deque([pool.submit(make, rows[0])])
@@ -149,7 +149,7 @@ def prefetch(rows: list[Row], make: Callable[[Row], list[NetworkCase]]) -> Itera
         yield coming.popleft().result()
 
 
-def judge_network(row: Row, workers: dict[str, Worker], cases: list[NetworkCase]) -> None:
+def judge_network(row: NetworkRow, workers: dict[str, Worker], cases: list[NetworkCase]) -> None:
     """Fills a row, two processes at a time, JAX's first since it takes longest, and deletes the files."""
     together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
     for name, worker in reversed(workers.items()):
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     return networks(chosen, options.seeds, options.images, options.out, Console())
 
 
-def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, console: Console) -> int:
+def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
     """Compares networks and prints the page; returns 1 if an error is too large, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
@@ -224,7 +224,7 @@ def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, conso
 
 
 def page(
-    found: list[Row], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
+    found: list[NetworkRow], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
 ) -> str:
     """Formats the page in Markdown."""
     names = [target.name for target in targets]

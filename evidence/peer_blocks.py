@@ -72,7 +72,7 @@ class Peer:
         return f"{module} {importlib.metadata.version(module.replace('_', '-'))}"
 
 
-class Row(NamedTuple):
+class PeerVerdict(NamedTuple):
     """The verdict on a peer in one dtype; ``failed`` holds names of trials, and ``ran`` counts all trials."""
 
     passed: bool
@@ -88,7 +88,7 @@ class Row(NamedTuple):
         return "right" if self.passed else f"FAILS: {self.cause}"
 
 
-def judge(peer: Peer, dtype: str) -> Row:
+def judge(peer: Peer, dtype: str) -> PeerVerdict:
     """Judges a peer in this process, which must be that of its target."""
     from se_conformance import adapt, check
 
@@ -105,10 +105,10 @@ def judge(peer: Peer, dtype: str) -> Row:
             cause = " and ".join(one.name for one in found.causes[: 2 if found.together else 1])
     has_numbers = any(one.comparison is not None for one in verdict.failures)
     message = verdict.failures[0].message if verdict.failures and not has_numbers else ""
-    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
+    return PeerVerdict(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
 
 
-def judge_named(name: str, target: str, dtype: str) -> Row:
+def judge_named(name: str, target: str, dtype: str) -> PeerVerdict:
     """Judges a peer by its name, which can be sent to another process."""
     return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
@@ -116,7 +116,7 @@ def judge_named(name: str, target: str, dtype: str) -> Row:
 def page(peers: Iterable[Peer]) -> str:
     """Formats docs/PEERS.md for the installed peers, which run in one process per target."""
     workers: dict[str, Worker] = {}
-    table: list[tuple[Peer, list[Row]]] = []
+    table: list[tuple[Peer, list[PeerVerdict]]] = []
     try:
         for peer in peers:
             if peer.installed:
@@ -145,13 +145,13 @@ def _head(versions: list[str]) -> list[str]:
     ]
 
 
-def _line(peer: Peer, rows: list[Row]) -> str:
+def _line(peer: Peer, rows: list[PeerVerdict]) -> str:
     fields = "".join(f", {name}={value!r}" for name, value in peer.fields.items())
     judged_as = f"`{peer.preset}`, {peer.channels} channels{fields}"
     return f"| {peer.title} | {peer.version} | {judged_as} | {' | '.join(row.cell for row in rows)} |"
 
 
-def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
+def _findings(table: list[tuple[Peer, list[PeerVerdict]]]) -> list[str]:
     text = ["", "## Findings"]
     for peer, rows in table:
         failed = [(dtype, row) for dtype, row in zip(DTYPES, rows, strict=True) if not row.passed]
@@ -164,11 +164,11 @@ def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
     return text
 
 
-def _trials(row: Row) -> str:
+def _trials(row: PeerVerdict) -> str:
     return ", ".join(row.failed) if len(row.failed) < 4 else f"{', '.join(row.failed[:2])}, ..."
 
 
-def _message(row: Row) -> str:
+def _message(row: PeerVerdict) -> str:
     return f", {row.message}" if row.message else ""
 
 
@@ -413,6 +413,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from evidence.peer_blocks import main as run  # not __main__'s Row, which no other process could send
+    from evidence.peer_blocks import main as run  # not __main__'s PeerVerdict, which no other process could send
 
     run()

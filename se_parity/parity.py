@@ -35,7 +35,7 @@ PROCESSES = 2
 
 
 @dataclass
-class Row:
+class ParityRow:
     """One implementation: the largest error per column, the largest share of its bound, and what went wrong."""
 
     name: str
@@ -116,9 +116,9 @@ def make_inputs(preset: str, dtype: str) -> Inputs:
     return Inputs(x, x[::-1], weights).rounded(dtype)
 
 
-def check_oracle(inputs: dict[tuple[str, str], Inputs], references: dict[tuple[str, str], Reference]) -> Row:
+def check_oracle(inputs: dict[tuple[str, str], Inputs], references: dict[tuple[str, str], Reference]) -> ParityRow:
     """Checks the oracle itself: channels first beside last, and its gradients beside central differences."""
-    row = Row("numpy (the oracle)", presets=len(PRESETS), version=f"numpy {np.__version__}")
+    row = ParityRow("numpy (the oracle)", presets=len(PRESETS), version=f"numpy {np.__version__}")
     for name in PRESETS:
         (x, _, parameters), against = inputs[name, "float64"], references[name, "float64"]
         first = se_numpy.squeeze_excitation(
@@ -156,9 +156,9 @@ def compare_implementations(
     references: dict[tuple[str, str], Reference],
     progress: Progress,
     console: Console,
-) -> list[Row]:
+) -> list[ParityRow]:
     """Runs every installed implementation, two processes at a time."""
-    rows = {target.name: Row(target.name) for target in IMPLEMENTATIONS.values()}
+    rows = {target.name: ParityRow(target.name) for target in IMPLEMENTATIONS.values()}
     for target in IMPLEMENTATIONS.values():
         if target.missing:
             rows[target.name].note = f"not installed: {', '.join(target.missing)}"
@@ -195,7 +195,7 @@ def compare_implementations(
     return list(rows.values())
 
 
-def finish_row(row: Row, worker: Worker) -> None:
+def finish_row(row: ParityRow, worker: Worker) -> None:
     """Completes a row: records the versions, and a fault if the implementation ran on another device."""
     try:
         row.version = worker.versions()
@@ -214,7 +214,7 @@ def list_cases(target: Implementation) -> list[tuple[str, str]]:
     return [(preset, dtype) for preset in presets for dtype in DTYPES if dtype in target.dtypes]
 
 
-def print_table(rows: list[Row], console: Console) -> None:
+def print_table(rows: list[ParityRow], console: Console) -> None:
     """Prints the table."""
     table = Table(title="largest difference from the oracle, relative to the largest value", title_justify="left")
     table.add_column("implementation", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Where we want to be: time over the best peer's in the same run, and what stands in the way where we are not."""
+"""The goals: our time over the best peer's in the same run, and what limits us where a goal is missed."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,20 +15,20 @@ F32, F32_TRAINING, BF16, BF16_TRAINING = (
 )
 FIRST, LAST = "NCHW", "channels_last"
 Results = dict[str, Any]
-"""What ``python -m evidence.bench`` wrote."""
+"""The results that ``python -m evidence.bench`` writes."""
 
 
 class Line(NamedTuple):
-    """One of ours on one task.
+    """The time of one of our blocks on one task, beside its peers.
 
     Args:
-        home: which process.
-        who: which of ours.
-        how: in which layout, or by which compiler.
-        task: what was computed.
-        time: how long it took.
-        peers: of the same ``how``.
-        floor: what memory allows, in microseconds; None where it was not measured.
+        home: the process that measured it.
+        who: the block.
+        how: its layout or compiler.
+        task: the task.
+        time: its time.
+        peers: the times of the peers with the same ``how``.
+        floor: the memory floor in microseconds; None where it was not measured.
     """
 
     home: str
@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
     @property
     def fastest(self) -> float:
-        """Its time, in microseconds."""
+        """The time of the fastest peer in microseconds."""
         return self.peers[self.best].median
 
     @property
@@ -56,7 +56,7 @@ class Line(NamedTuple):
 
     @property
     def is_twin(self) -> bool:
-        """A layer, traced, is what a model of that layer is, traced."""
+        """Whether it is a traced layer, which computes the same as a traced model of that layer."""
         return self.who == "ours layer" and self.how != "eager"
 
     def over(self, peer: str) -> float:
@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 
 def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """All of ours, in order."""
+    """Yields a line for each of our blocks, in order."""
     for one in tasks:
         task = Task(tuple(one["shape"]), one["dtype"], one["training"])
         times: dict[str, dict[str, Timing]] = {}
@@ -84,10 +84,10 @@ class Goal(NamedTuple):
     """A line of the table.
 
     Args:
-        what: in words.
-        limit: the ratio that is to be reached.
-        measured: the ratios, by what they are of.
-        limited_by: what was tried and what limits it, where it is not reached.
+        what: the goal in words.
+        limit: the ratio to reach.
+        measured: ``(results) -> ratios``, by what was measured.
+        limited_by: what was tried and what limits it, if the goal is missed.
     """
 
     what: str
@@ -104,7 +104,7 @@ def ratios_of(
     who: str | None = None,
     peer: str | None = None,
 ) -> Callable[[Results], dict[str, float]]:
-    """Ratios to the best peer, or to one."""
+    """Makes a function that computes the ratios to the best peer, or to ``peer``."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
@@ -121,7 +121,7 @@ def ratios_of(
 
 
 def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
-    """PyTorch's forward pass in terms of what memory allows."""
+    """Makes a function that computes the ratios of PyTorch's forward pass to the memory floor."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
@@ -134,12 +134,12 @@ def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dic
 
 
 def peak(results: Results) -> dict[str, float]:
-    """What a step of training in PyTorch adds to memory, in terms of x; y is 1, dx is 1."""
+    """The memory that a training step in PyTorch adds, in sizes of x; y is 1, dx is 1."""
     return {how: results["peaks"]["torch"]["float32"][f"ours, {how}"] for how in (FIRST, LAST)}
 
 
-def added(results: Results) -> dict[str, float]:
-    """Time of SE-ResNet-50 over ResNet-50's, one image."""
+def se_overhead(results: Results) -> dict[str, float]:
+    """The time of SE-ResNet-50 over ResNet-50's for one image."""
     return {
         way: ratio(Timing(**each["with"]), Timing(**each["without"]))
         for way, each in results["networks"].items()
@@ -207,5 +207,5 @@ GOALS = (
     Goal("Flax bfloat16 forward, 8 MB and more", 0.55, ratios_of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
     Goal("onnxruntime, over the tutorials' block", 1.0, ratios_of("onnxruntime", F32, SHAPES), TRACED),
     Goal("NumPy oracle, over a textbook in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
-    Goal("what SE adds to ResNet-50, one image", 1.018, added, NETWORK),
+    Goal("what SE adds to ResNet-50, one image", 1.018, se_overhead, NETWORK),
 )

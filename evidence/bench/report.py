@@ -1,4 +1,4 @@
-"""The page docs/PERFORMANCE.md and its pictures, from the numbers of a run."""
+"""Formats docs/PERFORMANCE.md and draws its pictures from the results."""
 
 import math
 import statistics
@@ -56,7 +56,7 @@ one piece with the seven convolutions before it. The row *apart* is without such
 
 
 def page(results: Results, folder: Path) -> str:
-    """The page; the pictures are written into the folder."""
+    """Formats the page, and writes the pictures to the folder."""
     machine, homes, every = results.get("machine", {}), results["homes"], list(_every(results))
     parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
@@ -95,7 +95,7 @@ SUMMARY = {
 
 
 def summary(results: Results) -> str:
-    """The README's table: from the best to the worst shape, but for the smallest."""
+    """Formats the README's table: the range over all shapes but the smallest."""
     other = ("ours layer", "ours in place")
     every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who not in other]
 
@@ -212,7 +212,7 @@ def _growth(results: Results) -> Iterator[str]:
 
 
 def _first_of_ours(name: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """One line for each task: the first of ours."""
+    """Yields one line for each task: that of our first block."""
     done = set()
     for one in lines(name, tasks):
         if one.how != "nnx.jit" and one.task not in done:

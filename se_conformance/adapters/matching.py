@@ -38,7 +38,7 @@ class NativeParameter:
             return self.shape
         return core if self.rows == "out" else core[::-1]
 
-    def flipped(self) -> "NativeParameter":
+    def flip(self) -> "NativeParameter":
         """The parameter with (O, I) and (I, O) exchanged."""
         return replace(self, rows="in" if self.rows == "out" else "out")
 
@@ -100,7 +100,7 @@ def _match_by_name(
             faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
             continue
         one = fitting[0]
-        found[name] = one if one.canonical_shape == shape else one.flipped()
+        found[name] = one if one.canonical_shape == shape else one.flip()
         if found[name].canonical_shape != shape:
             faults.append(f"{name} is {one.name!r} {one.shape}, expected {shape}")
     given = [one.name for one in found.values()]

@@ -70,10 +70,10 @@ def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> 
     return Exact(z, pre, h, logits, g, y)
 
 
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+def round_fractions(values: np.ndarray, dtype: str) -> np.ndarray:
     """Rounds fractions once to a storage type of SPEC K-1, half to even; large values become inf, 0 becomes +0.
 
-    >>> rounded(np.array([Fraction(1, 3), Fraction(2**24 + 1), Fraction(10**6)]), "float16").tolist()
+    >>> round_fractions(np.array([Fraction(1, 3), Fraction(2**24 + 1), Fraction(10**6)]), "float16").tolist()
     [0.333251953125, inf, inf]
     """
     width, mantissa = FORMATS[dtype]

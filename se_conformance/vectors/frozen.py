@@ -144,7 +144,7 @@ def _make_vector(recipe: _Recipe, dtype: str) -> Vector:
     x, _, parameters = probe_for(dtype, recipe.spec, part=recipe.part, rank=recipe.rank, samples=recipe.samples)
     answer = exact.block(x, recipe.spec, parameters)
     wide = "float64" if dtype == "float64" else "float32"
-    y, g = exact.rounded(answer.y, dtype), exact.rounded(answer.g, wide)
+    y, g = exact.round_fractions(answer.y, dtype), exact.round_fractions(answer.g, wide)
     return Vector(f"{recipe.name} {dtype}", recipe.spec, dtype, x, parameters, y, g)
 
 

@@ -44,7 +44,7 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
 def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> NetworkBuilder:
     """Builds a network that accepts any image size, eager or compiled."""
     model = empty_network(net, dtype)
-    forward = _jitted(model) if mode == "jit" else _forward(model, mode)
+    forward = _jit(model) if mode == "jit" else _forward(model, mode)
 
     def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_keras.set_parameters(model, parameters)
@@ -64,7 +64,7 @@ def empty_network(net: NetworkSpec, dtype: str) -> se_keras.SENet:
         return se_keras.senet(net, dtype=dtype)
 
 
-def _jitted(model: keras.Model) -> Callable[[Any], Any]:
+def _jit(model: keras.Model) -> Callable[[Any], Any]:
     import jax
 
     compiled = jax.jit(lambda weights, rest, x: model.stateless_call(weights, rest, x)[0])

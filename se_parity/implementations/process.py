@@ -95,7 +95,7 @@ class Process:
         try:
             inner = self._pool.submit(_call, function, arguments)
         except BrokenProcessPool as error:
-            outer.set_exception(self._ended(error))
+            outer.set_exception(self._to_end_error(error))
         else:
             inner.add_done_callback(partial(self._pass_on, outer))
         return outer
@@ -111,7 +111,7 @@ class Process:
             return
         error = inner.exception()
         if isinstance(error, BrokenProcessPool):
-            outer.set_exception(self._ended(error))
+            outer.set_exception(self._to_end_error(error))
         elif error is not None:  # the pool's own: an argument or a result cannot be pickled
             outer.set_exception(error)
         elif isinstance(inner.result(), Failure):
@@ -119,7 +119,7 @@ class Process:
         else:
             outer.set_result(inner.result())
 
-    def _ended(self, error: BrokenProcessPool) -> WorkerError:
+    def _to_end_error(self, error: BrokenProcessPool) -> WorkerError:
         """Describes how the process ended; the first description is kept, since a broken pool kills the process."""
         process = self._context.processes[-1]
         process.join(GRACE_SECONDS)  # its pipe closes before its exit code is there

@@ -41,7 +41,7 @@ if not IMPLEMENTATIONS["onnxruntime"].missing:
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
 @pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
 def test_every_block_is_verified_and_timed(name, every, monkeypatch):
-    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+    monkeypatch.setattr("evidence.bench.rounds.TURN_SECONDS", 0.0)
     home = HOMES[name]
     todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
     todo = todo if every else todo[:1]
@@ -56,12 +56,14 @@ def test_every_block_is_verified_and_timed(name, every, monkeypatch):
 
 
 def in_a_process(code, environment=None):
-    """What a fresh process prints: in an old one an array may find memory that was never given back."""
+    """Runs in a fresh process; in an old one an array may reuse memory that was never returned."""
     return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment))
 
 
 def test_memory_that_a_call_adds():
-    code = "import numpy; from evidence.bench.memory import added; print(added(lambda: numpy.ones(1 << 24)))"
+    code = (
+        "import numpy; from evidence.bench.memory import measure_peak; print(measure_peak(lambda: numpy.ones(1 << 24)))"
+    )
     assert 0.9 < in_a_process(code) / (8 << 24) < 1.3
 
 
@@ -95,7 +97,7 @@ def test_wrong_block_is_not_timed():
 
 
 def test_rounds_time_every_callable_equally_often(monkeypatch):
-    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+    monkeypatch.setattr("evidence.bench.rounds.TURN_SECONDS", 0.0)
     visits = []
     timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
     assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())

@@ -65,7 +65,7 @@ def torch_convolutions(spec=SPEC):
 
 
 def torch_products(spec=SPEC):
-    """Its weights are (I, O), as torch's never are."""
+    """A block whose weights are (I, O), which torch's layers never have."""
 
     class Block(nn.Module):
         def __init__(self):
@@ -439,7 +439,7 @@ def test_block_of_convolutions_passes_on_every_machine():
 
 @needs_keras
 def test_trial_is_unjudged_where_an_operation_contradicts_its_framework(tf):
-    """As oneDNN's convolutions do; the one here does it on every machine."""
+    """oneDNN's convolutions do this on some machines; the operation here does it on all."""
 
     def lose_a_channel(x):
         y = tf.numpy_function(lambda x: x if len(x) else x[..., 1:], [x], x.dtype)

@@ -42,7 +42,7 @@ def agrees(got: exact.Exact, x: np.ndarray, spec: SESpec, parameters: dict[str, 
     if got.pre is not None:
         pairs.append((got.pre, want.pre))
     for exactly, nearly in [*pairs, (got.y, se_numpy.block.scaled(want, spec, "channels_last"))]:
-        values = exact.rounded(exactly, "float64")
+        values = exact.round_fractions(exactly, "float64")
         np.testing.assert_allclose(nearly, values, rtol=0, atol=1e-14 * np.abs(values).max())
 
 
@@ -100,17 +100,20 @@ def test_rounded_is_to_nearest_even_once(dtype: str) -> None:
     values = rng.choice([-1.0, 1.0], 4000) * 10 ** np.clip(rng.uniform(low, high, 4000), -323.0, 308.0)
     with np.errstate(over="ignore"):
         want = values.astype(stored)
-    assert exact.rounded(np.array([Fraction(value) for value in values.tolist()]), dtype).tobytes() == want.tobytes()
+    assert (
+        exact.round_fractions(np.array([Fraction(value) for value in values.tolist()]), dtype).tobytes()
+        == want.tobytes()
+    )
     some = rng.standard_normal(500).astype(stored)
     further = (some.view(f"u{stored.itemsize}") + 1).view(stored)
     middles = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(some, further, strict=True)]
-    even = exact.rounded(np.array(middles), dtype)
+    even = exact.round_fractions(np.array(middles), dtype)
     assert not (even.view(f"u{stored.itemsize}") & 1).any()  # each was half way: the last bit is 0
     largest, tiny = Fraction(float(info.max)), Fraction(float(info.smallest_subnormal))
     half = (largest - Fraction(float(np.nextafter(info.max, stored.type(0))))) / 2
     edges = [largest + half - tiny, largest + half, tiny / 2, tiny / 2 + tiny / 1000, -tiny * 3 / 2, Fraction(0)]
     wanted = [float(info.max), np.inf, 0.0, float(tiny), -2 * float(tiny), 0.0]
-    assert exact.rounded(np.array(edges), dtype).astype(np.float64).tolist() == wanted
+    assert exact.round_fractions(np.array(edges), dtype).astype(np.float64).tolist() == wanted
 
 
 def test_exact_imports_no_other_implementation() -> None:

@@ -440,7 +440,7 @@ def test_a_wrong_gradient_is_named() -> None:
 
 
 def test_float32_intermediates_in_float64_are_diagnosed() -> None:
-    """In whatever order and wherever: no variant has just these roundings."""
+    """Roundings anywhere and in any order are recognised, though no variant has exactly these."""
 
     def narrow(array: Array) -> Array:
         return array.astype("float32").astype(array.dtype)

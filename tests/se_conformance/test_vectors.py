@@ -65,7 +65,7 @@ def test_the_oracle_gives_the_answers_of_a_vector(vector: vectors.Vector) -> Non
 
 
 def near(stored: np.ndarray, oracle: np.ndarray) -> None:
-    """Within the half unit in the last place that storing costs, and the oracle's own rounding."""
+    """Checks that the oracle is within half a unit in the last place, and its own rounding, of the stored answer."""
     assert stored.shape == oracle.shape
     assert stored.any()
     info = ml_dtypes.finfo(stored.dtype)

@@ -105,7 +105,7 @@ def read_environment(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def worker():
-    """Of any target: no framework is imported until a target is asked."""
+    """Starts a worker; no framework is imported until its implementation runs."""
     started = Worker(IMPLEMENTATIONS["torch"])
     yield started
     started.close()

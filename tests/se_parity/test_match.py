@@ -36,7 +36,7 @@ COSTLY = [
 
 
 def special_cases() -> list[Case]:
-    """What the covering array leaves out: sizes at the edge, and a wide block."""
+    """Makes cases that the covering array omits: extreme sizes and a wide block."""
     spec = SESpec(12, hidden=5, bias=True)
     return [
         replace(case, dtype=dtype)
@@ -209,7 +209,7 @@ def compiled_cases(name: str, few: bool) -> list[Case]:
 
 
 def judged(name: str, case: Case, future: "Future[Result]", cells: Cells) -> list[str]:
-    """What is wrong with an answer, in lines that say how to see it again; counts the case if nothing is."""
+    """Describes what is wrong with an answer and how to reproduce it; counts the case if nothing is."""
     inputs = case.inputs()
     try:
         got = future.result()

@@ -100,7 +100,7 @@ def test_row_that_ran_on_another_device_differs(
     parity, monkeypatch: pytest.MonkeyPatch, name: str, device: str, said: str, fault: str
 ) -> None:
     monkeypatch.setenv("DEVICE", device)
-    row = parity.Row(name)
+    row = parity.ParityRow(name)
     parity.finish_row(row, StubWorker(name, said))
     assert row.verdict == ("DIFFERS" if fault else "same")
     assert fault in "".join(row.faults)

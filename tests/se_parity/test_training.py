@@ -81,7 +81,7 @@ def test_m11_losses_and_weights_match_pytorchs(trainer: str, net: str, trained) 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
 def test_m11_running_variances_divide_by_n_except_in_torch(trainer: str, net: str, trained) -> None:
-    """From 1, after t steps, torch's is momentum**t + n / (n - 1) times what the others' has beyond that."""
+    """After t steps torch's variance is momentum**t + n / (n - 1) times the others' excess over momentum**t."""
     want, got = trained["torch", net].result().parameters, trained[trainer, net].result().parameters
     rest, count = NETS[net].momentum ** STEPS, positions(NETS[net])
     for name in filter(is_variance, want):
@@ -91,7 +91,7 @@ def test_m11_running_variances_divide_by_n_except_in_torch(trainer: str, net: st
 
 
 def positions(net: NetworkSpec) -> dict[str, int]:
-    """Of each batch norm: images times height times width."""
+    """Images times height times width for each batch norm."""
     from se_spec.networks import sizes
 
     return {name: 32 * height * width for name, (height, width) in sizes(net.layers, (8, 8)).items()}
