@@ -46,7 +46,9 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
         dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(adapter.pure, *arguments)[1](dy))(
             arguments, jnp.asarray(dy)
         )
-        return np.asarray(dx), {name: one.to_canonical(np.asarray(dvalues[one.name])) for name, one in matched.items()}
+        return np.asarray(dx), {
+            name: native.to_canonical(np.asarray(dvalues[native.name])) for name, native in matched.items()
+        }
 
     return AdaptedBlock(run, vjp, own_excitation(block, excitation), data_format, adapter.reset)
 
@@ -80,14 +82,16 @@ class _Nnx:
         return block(x)
 
     def _state(self, values: Values) -> Any:
-        return nnx.from_flat_state([(path, one.replace(values[_join_path(path)])) for path, one in self._flat()])
+        return nnx.from_flat_state(
+            [(path, variable.replace(values[_join_path(path)])) for path, variable in self._flat()]
+        )
 
     def _flat(self) -> list[tuple[tuple[Any, ...], Any]]:
         return list(nnx.to_flat_state(nnx.state(self.block, nnx.Param)))
 
     def _match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
-        own = [NativeParameter(_join_path(path), tuple(one.shape), "in") for path, one in self._flat()]
-        return match(shapes, own, self.names, ordered=False)
+        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in self._flat()]
+        return match(shapes, native, self.names, ordered=False)
 
 
 class _Linen:
@@ -115,7 +119,7 @@ class _Linen:
         if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # such as statistics of a norm
             drawn = self.block.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype))
             others = {name: tree for name, tree in drawn.items() if name != "params"}
-        tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): one for name, one in values.items()})
+        tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in values.items()})
         return self.block.apply({**others, "params": tree}, x, method=method)
 
     def pure(self, values: Values, x: jax.Array) -> Any:
@@ -127,12 +131,12 @@ class _Linen:
 
     def _match(self, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
         flat = flax.traverse_util.flatten_dict(variables.get("params", {}))
-        own = [NativeParameter(_join_path(path), tuple(one.shape), "in") for path, one in flat.items()]
-        return match(shapes, own, self.names, ordered=False)
+        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in flat.items()]
+        return match(shapes, native, self.names, ordered=False)
 
 
 def _to_native_values(matched: dict[str, NativeParameter], parameters: Arrays) -> Values:
-    return {one.name: jnp.asarray(one.from_canonical(parameters[name])) for name, one in matched.items()}
+    return {native.name: jnp.asarray(native.from_canonical(parameters[name])) for name, native in matched.items()}
 
 
 def _join_path(path: tuple[Any, ...]) -> str:

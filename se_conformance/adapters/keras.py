@@ -70,9 +70,10 @@ class _Block:
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
-        own = self._match_parameters(shapes_of(parameters)).items()
+        matched = self._match_parameters(shapes_of(parameters)).items()
         return _numpy(dx), {
-            name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
+            name: native.to_canonical(_numpy(gradient))
+            for (name, native), gradient in zip(matched, gradients, strict=True)
         }
 
     def find_contradictions(self, x: np.ndarray) -> list[str]:
@@ -86,25 +87,25 @@ class _Block:
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))
-        own = self._match_parameters(shapes_of(parameters))
-        variables = [by_name[one.name] for one in own.values()]
-        arrays = (one.from_canonical(parameters[name]) for name, one in own.items())
+        matched = self._match_parameters(shapes_of(parameters))
+        variables = [by_name[native.name] for native in matched.values()]
+        arrays = (native.from_canonical(parameters[name]) for name, native in matched.items())
         pairs = zip(arrays, variables, strict=True)
         return variables, [ops.convert_to_tensor(array, dtype=variable.dtype) for array, variable in pairs]
 
     def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__", *, keep: bool = True) -> Any:
-        others = [one for one in self.block.variables if all(one is not variable for variable in variables)]
-        kept = [(one, self.state[id(one)]) for one in others if id(one) in self.state]
+        others = [other for other in self.block.variables if all(other is not variable for variable in variables)]
+        kept = [(other, self.state[id(other)]) for other in others if id(other) in self.state]
         with keras.StatelessScope(state_mapping=[*zip(variables, values, strict=True), *kept]) as scope:
             y = getattr(self.block, method)(x)
         if keep:
-            assigned = ((one, scope.get_current_value(one)) for one in others)
-            self.state |= {id(one): value for one, value in assigned if value is not None}
+            assigned = ((other, scope.get_current_value(other)) for other in others)
+            self.state |= {id(other): value for other, value in assigned if value is not None}
         return y
 
     def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
-        own = [NativeParameter(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
-        return match(shapes, own, self.names, ordered=True)
+        native = [NativeParameter(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
+        return match(shapes, native, self.names, ordered=True)
 
 
 def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
@@ -129,7 +130,7 @@ def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
     import torch
 
-    leaves = [one.detach().requires_grad_() for one in arguments]
+    leaves = [argument.detach().requires_grad_() for argument in arguments]
     return list(torch.autograd.grad(forward(*leaves), leaves, dy, materialize_grads=True))
 
 

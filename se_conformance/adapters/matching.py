@@ -73,10 +73,10 @@ def match(
     found, faults = (
         _match_by_name(expected, native, names) if names is not None else _match_by_shape(expected, native, ordered)
     )
-    used = [one.name for one in found.values()]
-    faults += [f"left over {one.name!r} {one.shape}" for one in native if one.name not in used]
+    used = [parameter.name for parameter in found.values()]
+    faults += [f"left over {parameter.name!r} {parameter.shape}" for parameter in native if parameter.name not in used]
     if faults:
-        held = ", ".join(one.name for one in native) or "none"
+        held = ", ".join(parameter.name for parameter in native) or "none"
         example = ", ".join(f"{name!r}: ..." for name in expected)
         raise ParameterError(
             f"the block's parameters do not fit: {'; '.join(faults)}. It has: {held}. "
@@ -96,22 +96,22 @@ def _match_by_name(
             continue
         fitting = find_by_suffix(native, names[name])
         if len(fitting) != 1:
-            several = ", ".join(one.name for one in fitting)
+            several = ", ".join(parameter.name for parameter in fitting)
             faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
             continue
-        one = fitting[0]
-        found[name] = one if one.canonical_shape == shape else one.flip()
+        parameter = fitting[0]
+        found[name] = parameter if parameter.canonical_shape == shape else parameter.flip()
         if found[name].canonical_shape != shape:
-            faults.append(f"{name} is {one.name!r} {one.shape}, expected {shape}")
-    given = [one.name for one in found.values()]
+            faults.append(f"{name} is {parameter.name!r} {parameter.shape}, expected {shape}")
+    given = [parameter.name for parameter in found.values()]
     faults += [f"{name!r} is named {given.count(name)} times" for name in set(given) if given.count(name) > 1]
     return found, faults
 
 
 def find_by_suffix(native: Sequence[NativeParameter], name: str) -> list[NativeParameter]:
     """Finds the parameters of that name, else those whose path ends with it."""
-    exact = [one for one in native if one.name == name]
-    return exact or [one for one in native if one.name.endswith(("/" + name, "." + name))]
+    exact = [parameter for parameter in native if parameter.name == name]
+    return exact or [parameter for parameter in native if parameter.name.endswith(("/" + name, "." + name))]
 
 
 def _match_by_shape(
@@ -121,13 +121,14 @@ def _match_by_shape(
     faults: list[str] = []
     for shape in dict.fromkeys(expected.values()):
         canonical = [name for name in expected if expected[name] == shape]
-        fitting = [one for one in native if one.canonical_shape == shape]
+        fitting = [parameter for parameter in native if parameter.canonical_shape == shape]
         if len(fitting) < len(canonical):
             faults.append(f"missing {' or '.join(canonical) if fitting else ' and '.join(canonical)} {shape}")
         elif len(fitting) == 2 == len(canonical):
             order = comes_first(fitting[0].name, fitting[1].name)
             if (order is None and not ordered) or (order is False and ordered):
-                faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {canonical[0]}?")
+                both = " and ".join(parameter.name for parameter in fitting)
+                faults.append(f"{both} are both {shape}: which is {canonical[0]}?")
             elif order is False:
                 fitting.reverse()
         found |= dict(zip(canonical, fitting, strict=False))

@@ -49,7 +49,7 @@ class _Model:
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
         matched = self._match_parameters(shapes_of(parameters))
-        given = {one.name: one.from_canonical(parameters[name]) for name, one in matched.items()}
+        given = {native.name: native.from_canonical(parameters[name]) for name, native in matched.items()}
         model = type(self.model)()
         model.CopyFrom(self.model)
         for initializer in model.graph.initializer:
@@ -101,7 +101,7 @@ def _parameters(graph: Any) -> Iterator[_Initializer]:
 
     A reshaped or transposed initializer is followed by the indices of its elements.
     """
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     places: dict[str, tuple[str, np.ndarray]] = {}
     for name, array in constants.items():
         if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
@@ -183,12 +183,12 @@ _REARRANGEMENTS = {
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _input(graph: Any) -> Any:
-    initializers = {one.name for one in graph.initializer}
-    inputs = [one for one in graph.input if one.name not in initializers]
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initializers]
     if len(inputs) != 1:
         raise SpecError(f"the model has {len(inputs)} inputs; it must have one, the feature map")
     return inputs[0].type.tensor_type
@@ -201,7 +201,7 @@ def _refuse_input(tensor: Any, spec: SESpec, dtype: str, data_format: str) -> No
         raise SpecError(f"the model accepts {have}, but {dtype} is judged; export it in {dtype}")
     if dtype == "bfloat16":
         raise SpecError("onnxruntime accepts no bfloat16 arrays; export the model in another dtype")
-    sizes = [one.dim_value if one.HasField("dim_value") else None for one in tensor.shape.dim]
+    sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
     if not sizes:
         return
     channel = 1 if data_format == "channels_first" else -1

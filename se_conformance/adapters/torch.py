@@ -46,13 +46,13 @@ class _Block:
             return _to_array(block.excitation(x_tensor))
 
     def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        block, x_tensor, own = self._load_parameters(x, parameters)
+        block, x_tensor, matched = self._load_parameters(x, parameters)
         y = block(x_tensor.requires_grad_())
         weights = dict(block.named_parameters())
-        leaves = [x_tensor, *(weights[one.name] for one in own.values())]
+        leaves = [x_tensor, *(weights[parameter.name] for parameter in matched.values())]
         dx, *gradients = torch.autograd.grad(y, leaves, _to_tensor(dy).to(y.device), materialize_grads=True)
-        pairs = zip(own.items(), gradients, strict=True)
-        return _numpy(dx), {name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in pairs}
+        pairs = zip(matched.items(), gradients, strict=True)
+        return _numpy(dx), {name: native.to_canonical(_numpy(gradient)) for (name, native), gradient in pairs}
 
     def _load_parameters(
         self, x: np.ndarray, parameters: Arrays
@@ -61,12 +61,12 @@ class _Block:
         x_tensor = _to_tensor(x)
         block = self._copy(x_tensor.dtype)
         weights, device = dict(block.named_parameters()), x_tensor.device
-        own = self._match_parameters(shapes_of(parameters))
-        for name, one in own.items():
-            weight = weights[one.name]
-            weight.data = _to_tensor(one.from_canonical(parameters[name])).to(weight.device, weight.dtype)
+        matched = self._match_parameters(shapes_of(parameters))
+        for name, native in matched.items():
+            weight = weights[native.name]
+            weight.data = _to_tensor(native.from_canonical(parameters[name])).to(weight.device, weight.dtype)
             device = weight.device
-        return block, x_tensor.to(device), own
+        return block, x_tensor.to(device), matched
 
     def _copy(self, dtype: torch.dtype) -> torch.nn.Module:
         if dtype not in self.copies:
@@ -74,8 +74,8 @@ class _Block:
         return self.copies[dtype]
 
     def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
-        own = [NativeParameter(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]
-        return match(shapes, own, self.names, ordered=True)
+        native = [NativeParameter(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]
+        return match(shapes, native, self.names, ordered=True)
 
 
 def _to_tensor(array: np.ndarray) -> torch.Tensor:
