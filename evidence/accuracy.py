@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 - declares bfloat16 to NumPy
 import numpy as np
 
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
+from se_spec.formats import FORMATS
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -44,30 +45,12 @@ NEEDS = {
 MISSING = {name for name, needs in NEEDS.items() if not all(map(importlib.util.find_spec, needs))}
 PARTS = {"bfloat16": 1, "float16": 1, "float64": 1, "float32": 64}
 CHUNK = 2**16  # small enough for the cache, large enough that calling a framework costs little; divides every part
-NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # in place of an exponent
-
-
-@dataclass(frozen=True)
-class Format:
-    """A dtype: u is 2**-digits, normal numbers begin at 2**lowest, the largest is below 2**(highest + 1)."""
-
-    type: Any
-    digits: int
-    lowest: int
-    highest: int
-
-
-FORMATS = {
-    "float64": Format(np.float64, 53, -1022, 1023),
-    "float32": Format(np.float32, 24, -126, 127),
-    "bfloat16": Format(ml_dtypes.bfloat16, 8, -126, 127),
-    "float16": Format(np.float16, 11, -14, 15),
-}
+NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # codes in place of an exponent
 
 
 @dataclass
 class Errors:
-    """Per exponent of the exact value, the largest (error / u - b) / |exact| for each b, and the largest error / u."""
+    """Per exponent of the exact value: the largest (error / u - b) / |exact| for each b, and the largest error / u."""
 
     worst: dict[int, list[float]] = field(default_factory=dict)
     count: int = 0
@@ -77,7 +60,7 @@ class Errors:
     example: str = ""
 
     def add(self, other: "Errors") -> None:
-        """Those of more values."""
+        """Adds the errors of further values."""
         for exponent, numbers in other.worst.items():
             known = self.worst.setdefault(int(exponent), numbers)
             self.worst[int(exponent)] = list(map(max, known, numbers))
@@ -89,7 +72,7 @@ class Errors:
 
 
 class Exact:
-    """The exact results for some values, cut into runs of one exponent: ordered values have few."""
+    """The exact results for sorted values, divided into runs of one exponent."""
 
     def __init__(self, x: np.ndarray, values: np.ndarray, dtype: str) -> None:
         self.x, self.values, self.format = x, values, FORMATS[dtype]
@@ -105,7 +88,7 @@ class Exact:
             self.inverse = 1 / size
 
     def errors(self, got: np.ndarray) -> Errors:
-        """Those of a backend's results."""
+        """Computes the errors of a backend's results."""
         found = Errors(count=len(got))
         wide = got.astype(self.values.dtype)
         with np.errstate(invalid="ignore"):
@@ -134,7 +117,7 @@ def _largest(error: np.ndarray, inverse: np.ndarray) -> list[float]:
 
 
 def exact_values(function: str, x: np.ndarray) -> np.ndarray:
-    """The function of float64 or longer values, in their precision."""
+    """Computes a function of float64 or longdouble values in their precision."""
     with np.errstate(all="ignore"):
         match function:
             case "sigmoid":
@@ -224,7 +207,7 @@ def _onnxruntime(dtype: str) -> dict[str, Function]:
     options.log_severity_level = 4
 
     def wrap(name: str) -> Function:
-        make, number = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(FORMATS[dtype].type))
+        make, number = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         ends = [make.make_tensor_value_info(end, number, [None]) for end in "xy"]
         graph = make.make_graph([make.make_node(name.capitalize(), "x", "y")], name, ends[:1], ends[1:])
         model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
@@ -246,7 +229,7 @@ BACKENDS = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "xla": 
 
 @functools.cache
 def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
-    """Each backend's functions by its name and theirs, and a line on each that it refuses."""
+    """Loads the functions of each backend by (backend, function), and a note on each that it refuses."""
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         return {}, ["float64: long double is no longer than float64 here"]
     known, notes = {}, []
@@ -256,7 +239,7 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
                 notes.append(f"float64 {backend} erf: mpmath is not installed")
                 continue
             try:
-                function(np.zeros(8, FORMATS[dtype].type))
+                function(np.zeros(8, np.dtype(dtype)))
                 known[backend, name] = function
             except Exception as error:
                 notes.append(f"{dtype} {backend} {name}: {str(error).splitlines()[0]}")
@@ -264,7 +247,7 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
 
 
 def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
-    """The errors of every backend and function on some ordered values."""
+    """Measures every backend and function on sorted values."""
     known = functions(dtype)[0]
     with np.errstate(all="ignore"):
         wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
@@ -274,32 +257,32 @@ def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
 
 
 def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
-    """The values of a part, in order of their bits; of float64 a sample."""
+    """Yields the values of a part in the order of their bits; for float64 a sample."""
     if dtype == "float64":
         rng = np.random.default_rng(0)
         anything = rng.integers(0, 2**64, 2**19, dtype=np.uint64).view(np.float64)
         yield np.sort(np.concatenate([anything, rng.uniform(-20, 20, 2**18), rng.uniform(-750, 750, 2**18)]))
         return
-    width = np.dtype(FORMATS[dtype].type).itemsize
+    width = np.dtype(dtype).itemsize
     size = 2 ** (8 * width) // PARTS[dtype]
     for start in range(part * size, (part + 1) * size, CHUNK):
-        yield np.arange(start, start + CHUNK).astype(f"u{width}").view(FORMATS[dtype].type)
+        yield np.arange(start, start + CHUNK).astype(f"u{width}").view(np.dtype(dtype))
 
 
 def run_part(dtype: str, part: int, path: Path) -> None:
-    """Measure a part and write what was found, at once and whole."""
+    """Measures a part and writes the result atomically."""
     total: dict[str, Errors] = {}
     for x in chunks(dtype, part):
         for key, errors in measure(dtype, x).items():
             total.setdefault(key, Errors()).add(errors)
     found = {"setting": setting(), "notes": functions(dtype)[1], "rows": {key: asdict(e) for key, e in total.items()}}
-    with replacing(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(found))
 
 
 @functools.cache
 def setting() -> dict[str, Any]:
-    """What was measured, and where: backends choose their code by the processor."""
+    """The versions that were measured and the processor, by which backends choose their code."""
     found = np.show_config(mode="dicts")["SIMD Extensions"]
     installed = {
         name: [f"{n} {importlib.metadata.version(n)}" for n in needs]
@@ -314,7 +297,7 @@ def setting() -> dict[str, Any]:
 
 
 def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
-    """What all parts found, as in the JSON file."""
+    """Combines the parts into the table of the JSON file."""
     rows, notes = [], []
     for dtype in dtypes:
         total: dict[str, Errors] = {}
@@ -331,7 +314,7 @@ def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
 
 
 def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, Any]:
-    """One row of the table; ``flushes`` says that a subnormal number was wanted and 0 came."""
+    """Makes a row of the table; ``flushes`` is whether a subnormal result became 0."""
     known = FORMATS[dtype]
 
     def largest(column: int, lowest: int) -> float | None:
@@ -361,12 +344,12 @@ def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, An
 
 
 def first_exponent(e: int) -> int:
-    """Of the exponents that share an entry of float64's curve: its sample is too thin for an entry each far from 0."""
+    """The first of the exponents that share an entry of float64's curve, whose sample is too small far from 0."""
     return 64 if e > 64 else -1022 if -1022 <= e < -64 else e
 
 
 def up(number: float, digits: int) -> float | None:
-    """Rounded up to so many digits; below 0 it is 0, and infinity (beyond float64 itself) is None.
+    """Rounds up to ``digits`` digits; a negative number becomes 0, and infinity None, which JSON can hold.
 
     >>> up(1.23401, 3), up(0.5, 3)
     (1.24, 0.5)
@@ -379,12 +362,12 @@ def up(number: float, digits: int) -> float | None:
 
 
 def path_of(state: Path, dtype: str, part: int) -> Path:
-    """Where a part's findings are kept."""
+    """The file of a part's results."""
     return state / f"{dtype}-{part:02}.json"
 
 
 def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
-    """What is not yet measured, or was with other versions."""
+    """The parts that are not measured yet, or were with other versions."""
     every = [(dtype, part) for dtype in dtypes for part in range(PARTS[dtype])]
     paths = {pair: path_of(state, *pair) for pair in every}
     found = {pair: json.loads(path.read_text())["setting"] for pair, path in paths.items() if path.exists()}
@@ -392,7 +375,7 @@ def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
 
 
 def workers(processes: int) -> ProcessPoolExecutor:
-    """Processes in which each backend has one thread, no accelerator, and JAX float64."""
+    """Starts processes in which each backend has one thread and no accelerator, and JAX has float64."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_configure)
 
 
@@ -408,10 +391,12 @@ def _configure() -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.json"))
-    parser.add_argument("--state", type=Path, default=Path("out/accuracy"), help="where an interrupted run goes on")
+    parser.add_argument(
+        "--state", type=Path, default=Path("out/accuracy"), help="the folder from which an interrupted run continues"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
@@ -426,7 +411,7 @@ def main() -> None:
             print(f"{done} of {len(todo)} parts, {100 * done // len(todo)} %, {left:.0f} minutes left", flush=True)
     document = table(options.state, options.dtypes)
     lines = ",\n".join(json.dumps(one) for one in document.pop("rows"))
-    with replacing(options.out) as temporary:
+    with write_atomically(options.out) as temporary:
         temporary.write_text(json.dumps(document, indent=1)[:-2] + f',\n "rows": [\n{lines}\n]}}\n')
 
 

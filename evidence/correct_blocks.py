@@ -1,7 +1,7 @@
-"""Correct blocks that round differently: what the bound must let through, in NumPy.
+"""Correct blocks in NumPy that round differently; the bound must accept all of them.
 
-Each is the same mathematics in the arithmetic of a storage type or of float32, with the sums in another order, the
-sigmoid in another form, the intermediates kept or written down.
+They compute in the arithmetic of a storage type or of float32, with different orders of sums, forms of the sigmoid and
+precisions of intermediates.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from se_numpy.nonlinearities import activate, activate_derivative, apply_gate, g
 from se_spec import SESpec
 
 Array = np.ndarray
-ROUNDED = Precision()
+ROUNDED_INTERMEDIATES = Precision()
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Style:
         mean: ``"sum/n"``, ``"x/n"`` (each multiplied by 1/n first), ``"sequential"``, ``"kahan"``, ``"blocked"``.
         product: ``"matmul"``, ``"convolution"`` (1x1, over a map of one position), ``"sequential"``, ``"permuted"``.
         sigmoid: ``"stable"``, ``"naive"``: 1 / (1 + exp(-v)), ``"tanh"``: (1 + tanh(v / 2)) / 2.
-        precision: what it declares; ``accumulation`` is its arithmetic.
+        precision: the precision that it declares; ``accumulation`` is its arithmetic.
     """
 
     mean: str = "sum/n"
     product: str = "matmul"
     sigmoid: str = "stable"
-    precision: Precision = ROUNDED
+    precision: Precision = ROUNDED_INTERMEDIATES
 
 
 STYLES = {
@@ -52,7 +52,7 @@ STYLES = {
 
 
 def run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
-    """Forward, gate and gradients; x and dy channels last."""
+    """Computes y, the gate and gradients; x and dy are channels last."""
     with np.errstate(all="ignore"):
         return _run(spec, inputs, style)
 
@@ -67,7 +67,7 @@ def _run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
     axes, n = tuple(range(1, x.ndim - 1)), int(np.prod(x.shape[1:-1]))
     stores = storage != arithmetic and style.precision.intermediates == "storage"
 
-    def kept(array: Array) -> Array:
+    def store(array: Array) -> Array:
         return (round_to(array, storage.name) if stores else array).astype(arithmetic)
 
     def wide_gate(v: Array) -> Array:
@@ -80,31 +80,31 @@ def _run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
     def over(array: Array) -> Array:
         return np.expand_dims(array, axes)
 
-    avg = kept(_MEANS[style.mean](x.reshape(len(x), n, x.shape[-1]))) if spec.squeeze != "max" else None
+    avg = store(_MEANS[style.mean](x.reshape(len(x), n, x.shape[-1]))) if spec.squeeze != "max" else None
     top = x.max(axes) if spec.squeeze != "avg" else None
-    z: Any = avg if top is None else top if avg is None else kept((avg + top) / 2)
+    z: Any = avg if top is None else top if avg is None else store((avg + top) / 2)
     if spec.single_projection:
         u, h = None, z
     else:
-        u = kept(dot(z, weights["reduce.weight"]) + weights.get("reduce.bias", arithmetic.type(0)))
-        h = kept(activate(u, spec.activation).astype(arithmetic))
-    v = kept(dot(h, weights["expand.weight"]) + weights.get("expand.bias", arithmetic.type(0)))
-    g = kept(wide_gate(v))
-    s = kept(arithmetic.type(spec.gain) * g) if spec.gain != 1 else g
-    y = kept(x * over(s)) + x if spec.residual else x * over(s)
+        u = store(dot(z, weights["reduce.weight"]) + weights.get("reduce.bias", arithmetic.type(0)))
+        h = store(activate(u, spec.activation).astype(arithmetic))
+    v = store(dot(h, weights["expand.weight"]) + weights.get("expand.bias", arithmetic.type(0)))
+    g = store(wide_gate(v))
+    s = store(arithmetic.type(spec.gain) * g) if spec.gain != 1 else g
+    y = store(x * over(s)) + x if spec.residual else x * over(s)
 
-    ds = kept(np.sum(dy * x, axes, dtype=arithmetic))
-    dv = kept(kept(arithmetic.type(spec.gain) * ds) * gate_derivative(v, spec.gate).astype(arithmetic))
+    ds = store(np.sum(dy * x, axes, dtype=arithmetic))
+    dv = store(store(arithmetic.type(spec.gain) * ds) * gate_derivative(v, spec.gate).astype(arithmetic))
     gradients = {"expand.weight": dv.T @ h, "expand.bias": dv.sum(0, dtype=arithmetic)}
-    dz = kept(dot(dv, weights["expand.weight"].T.copy()))
+    dz = store(dot(dv, weights["expand.weight"].T.copy()))
     if u is not None:
-        du = kept(dz * activate_derivative(u, spec.activation).astype(arithmetic))
+        du = store(dz * activate_derivative(u, spec.activation).astype(arithmetic))
         gradients |= {"reduce.weight": du.T @ z, "reduce.bias": du.sum(0, dtype=arithmetic)}
-        dz = kept(dot(du, weights["reduce.weight"].T.copy()))
+        dz = store(dot(du, weights["reduce.weight"].T.copy()))
     half = 2 if spec.squeeze == "avg_max" else 1
-    dx = kept(dy * over(s))
+    dx = store(dy * over(s))
     if avg is not None:
-        dx = dx + over(kept(dz / n / half))
+        dx = dx + over(store(dz / n / half))
     if top is not None:
         tied = x == over(top)
         dx = dx + tied / tied.sum(axes, keepdims=True).astype(arithmetic) * over(dz) / half

@@ -1,6 +1,6 @@
-"""Does the judge find each fault of the catalogue, and call it by its name?
+"""Injects each fault of the catalogue and counts how many the judge detects and names.
 
-``python -m evidence.fault_detection`` asks it of two blocks, with ``--all`` of thirteen.
+``python -m evidence.fault_detection`` injects them into two blocks, with ``--all`` into thirteen.
 """
 
 import argparse
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from se_conformance.cases import DTYPES
-from se_conformance.comparison import KEPT
+from se_conformance.comparison import FLOAT32_INTERMEDIATES
 from se_conformance.faults import CATALOGUE
 from se_conformance.faults.fault import Fault
-from se_conformance.judge import Run, check, prepared
+from se_conformance.judge import TrialRunner, check, trials_with_references
 from se_conformance.verdict import Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec
 
@@ -31,74 +31,77 @@ SPECS = (
     SESpec(8, hidden=3, activation="identity"),
     SESpec(4, hidden=1),
 )
-"""Blocks on which every fault can be seen, the first two most of them."""
+"""Blocks on which every fault is detectable; most are on the first two."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One fault in one block. ``place`` is where its name stands among the causes, from 1; 0 if it does not."""
+class FaultTrial:
+    """One fault injected into one block, and the verdict on it."""
 
     fault: Fault
     verdict: Verdict
 
     @property
-    def killed(self) -> bool:
-        """Whether the judge failed it."""
+    def detected(self) -> bool:
+        """Whether the block failed."""
         return not self.verdict.passed
 
     @property
     def place(self) -> int:
-        """Rank of its own name."""
+        """The position of the fault among the causes, from 1; 0 if it is not among them."""
         causes = self.verdict.causes
         return causes.index(self.fault.name) + 1 if self.fault.name in causes else 0
 
 
-def tried(specs: Iterable[SESpec], dtype: str) -> Iterator[Tried]:
-    """Every fault, in each of its forms, on every block on which it differs from the right answer in ``dtype``."""
-    for spec, fault in differing(specs, dtype):
-        yield Tried(fault, judged(fault, spec, dtype))
+def try_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[FaultTrial]:
+    """Injects every fault, in each of its forms, into every block on which it is detectable in ``dtype``."""
+    for spec, fault in detectable_faults(specs, dtype):
+        yield FaultTrial(fault, judge_fault(fault, spec, dtype))
 
 
-def differing(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
-    """What ``tried`` tries."""
+def detectable_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
+    """Yields the blocks and the faults of ``try_faults``."""
     for spec in specs:
         for named in CATALOGUE.values():
-            yield from ((spec, fault) for fault in named.variants() if fault.differs(spec, dtype))
+            yield from ((spec, fault) for fault in named.variants() if fault.is_detectable(spec, dtype))
 
 
-def judged(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
-    """What the judge says of a block with this mistake, whose other intermediates are kept."""
+def judge_fault(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
+    """Judges a block with this fault, whose intermediates are in float32 otherwise."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
     return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
 
 
-def survives(fault: Fault, spec: SESpec, dtype: str) -> bool:
-    """Whether no trial shows it; the first that does is the last that is run."""
+def escapes(fault: Fault, spec: SESpec, dtype: str) -> bool:
+    """Whether no trial detects the fault; trials end with the first that does."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
-    run = Run(block.function(), vjp, None, spec, dtype, "channels_last")
-    asked = prepared(spec, dtype, fault.rank, 0, KEPT, vjp is not None)
-    return all(one.passed for trial, against in asked for one in run.judge(trial, against, fault.rank))
+    runner = TrialRunner(block.function(), vjp, None, spec, dtype, "channels_last")
+    cases = trials_with_references(spec, dtype, fault.rank, 0, FLOAT32_INTERMEDIATES, vjp is not None)
+    return all(one.passed for trial, expected in cases for one in runner.run(trial, expected, fault.rank))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: all found, 95 % named first and all among the first three; 1: not so; 2: nothing was judged."""
+    """Runs the command line; exit status 0 if all are found, 95 % named first and all among the first three, else 1.
+
+    It is 2 if nothing was judged.
+    """
     parser = argparse.ArgumentParser(
-        "python -m evidence.fault_detection", description="does the judge find every known mistake?"
+        "python -m evidence.fault_detection", description="count the known mistakes that the judge finds"
     )
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated (float32)")
     parser.add_argument("--all", action="store_true", help="on many blocks instead of a few")
     options = parser.parse_args(arguments)
     missed = done = first = third = 0
     for dtype in options.dtype or ["float32"]:
-        for one in tried(SPECS if options.all else SPECS[:2], dtype):
+        for one in try_faults(SPECS if options.all else SPECS[:2], dtype):
             done += 1
-            missed += not one.killed
+            missed += not one.detected
             first += one.place == 1
             third += 1 <= one.place <= 3
             if one.place != 1:
-                word = "not found" if not one.killed else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
+                word = "not found" if not one.detected else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
                 print(f"{one.fault.name}, {one.verdict.spec}, {dtype}: {word}")
     print(f"{done - missed} of {done} found, {first} named first, {third} among the first three")
     if not done:

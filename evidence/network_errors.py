@@ -1,12 +1,12 @@
-"""Every named network in every implementation, from the same weights: how far are the logits from the oracle's?
+"""Compares the logits of every named network in every implementation with the oracle's, on the same weights.
 
-``python -m evidence.network_errors --out docs/NETWORKS.md`` writes a page; names as arguments judge those alone.
+``python -m evidence.network_errors --out docs/NETWORKS.md`` writes a page; names as arguments restrict it to these.
 
-In float64 to 1e-9 of the largest logit. In float32 there is no bound for so deep a network; PyTorch's own error on the
-same weights and images is the measure, and nobody's may be more than twice as large (medians over some seeds, each with
-weights and images of its own). That error is the root mean square over the logits: the largest one tells of the
-classifier's sum alone, where 2,048 products added one after another are three times as far off as in groups, and either
-is right.
+In float64 the error must be within 1e-9 of the largest logit. In float32 there is no bound for so deep a network:
+PyTorch's own error on the same weights and images is the measure, and no error may be more than twice as large (medians
+over seeds, each with weights and images of its own). The error is the root mean square over the logits; the largest
+error would measure the classifier's sum alone, where 2,048 products added one after another are three times as far off
+as in groups, and either is right.
 """
 
 import argparse
@@ -28,28 +28,28 @@ from rich.console import Console
 from rich.progress import Progress
 
 import se_numpy
-from se_conformance.files import replacing, save_parameters
-from se_parity.implementations import TARGETS, Target, Worker
+from se_conformance.files import save_parameters, write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import NetworkSpec, SpecError, network
 from se_spec.networks import NETWORKS
 from se_spec.networks.layers import BatchNorm, Layer
 
 LIMIT = 1e-9
-"""Of the largest logit, in float64."""
+"""The largest error in float64, relative to the largest logit."""
 ALLOWANCE = 2.0
-"""Times PyTorch's own error, in float32."""
+"""The largest error in float32, relative to PyTorch's own."""
 DTYPES = ("float64", "float32")
 SEEDS = 5
 IMAGES = 2
-"""With each seed."""
-MORE = 5
-"""Times as many for the nets for CIFAR, whose ten logits tell little of an image."""
-JUDGED = tuple(target for target in TARGETS.values() if not target.costly)
+"""Images per seed."""
+CIFAR_FACTOR = 5
+"""Networks for CIFAR, which have ten logits, get so many times more images."""
+JUDGED = tuple(target for target in IMPLEMENTATIONS.values() if not target.costly)
 
 
 @dataclass
-class Row:
-    """One network: by target, the largest error in float64 of any seed, and the median error in float32."""
+class NetworkRow:
+    """One network: for each implementation, the largest error in float64 and the median error in float32."""
 
     name: str
     net: NetworkSpec
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def faults(self) -> list[str]:
-        """What is too far off; a NaN is."""
+        """Describes errors that are too large; NaN is."""
         found = [
             f"{self.name}: {target} in float64 is {error:.1e} off, more than {LIMIT:.0e}"
             for target, error in self.double.items()
@@ -73,37 +73,37 @@ class Row:
         ]
 
 
-def rows(names: Iterable[str] = ()) -> list[Row]:
-    """Networks by name, or all; those that differ only in what training alone shows share a row."""
-    found: dict[NetworkSpec, Row] = {}
+def rows(names: Iterable[str] = ()) -> list[NetworkRow]:
+    """Makes a row for each named network, or for all; networks that differ only in training share a row."""
+    found: dict[NetworkSpec, NetworkRow] = {}
     for name in names or NETWORKS:
         net = network(name)
-        row = found.setdefault(net.replace(momentum=0.9, input_size=1), Row(name, net))
+        row = found.setdefault(net.replace(momentum=0.9, input_size=1), NetworkRow(name, net))
         if row.name != name:
             row.also.append(name)
     return list(found.values())
 
 
-class Asked(NamedTuple):
-    """With one seed: parameters in a file and images, both in float32, and the right logits."""
+class NetworkCase(NamedTuple):
+    """The case of one seed: parameters in a file and images, both in float32, and the right logits."""
 
     parameters: Path
     x: np.ndarray
     want: np.ndarray
 
 
-def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
-    """With each seed new parameters and images, of (64, 96), not square, not centred; for CIFAR more, of (24, 32).
+def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCase:
+    """Draws parameters and images of (64, 96), neither square nor centred; for CIFAR more images, of (24, 32).
 
-    Batch norms are no identity, each changes every channel otherwise; but their statistics are near those of what they
-    are given. Far from them maps grow from unit to unit, gates see thousands, and float32 keeps three digits.
+    Batch norms change every channel differently, but their statistics are near those of their inputs. Otherwise maps
+    would grow from unit to unit, logits of gates would reach thousands, and float32 would keep three digits.
     """
     random = np.random.default_rng(seed)
-    shape = (MORE * images, 24, 32) if net.input_size <= 32 else (images, 64, 96)
+    shape = (CIFAR_FACTOR * images, 24, 32) if net.input_size <= 32 else (images, 64, 96)
     x = random.normal(0.3, 1.0, (*shape, net.channels)).astype(np.float32)
     parameters = se_numpy.initialize(net, seed=seed)
 
-    def amend(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
+    def adjust_statistics(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
         if isinstance(layer, BatchNorm):
             shape, spread = own["mean"].shape, float(entry.std())
             drawn = {
@@ -117,29 +117,29 @@ def question(path: Path, net: NetworkSpec, seed: int, images: int) -> Asked:
                 kept[...] = drawn[name]
                 own[name] = kept.astype(np.float64)
 
-    steps = se_numpy.networks.walk(x, net, parameters, "channels_last", amend)
+    steps = se_numpy.networks.walk(x, net, parameters, "channels_last", adjust_statistics)
     want = deque(steps, maxlen=1).pop()[2]
     save_parameters(path, parameters)
-    return Asked(path, x, want)
+    return NetworkCase(path, x, want)
 
 
-def questions(row: Row, seeds: int, images: int, folder: Path) -> list[Asked]:
-    """With every seed."""
-    return [question(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
+def make_cases(row: NetworkRow, seeds: int, images: int, folder: Path) -> list[NetworkCase]:
+    """Makes the cases of all seeds."""
+    return [make_case(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
-    """In terms of the largest value."""
+    """The largest error, relative to the largest value."""
     return float(abs(got - want).max() / abs(want).max())
 
 
 def mean_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Root mean square over the logits, in terms of theirs."""
+    """The root mean square error, relative to the root mean square of the logits."""
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
-def ahead(rows: list[Row], make: Callable[[Row], list[Asked]]) -> Iterator[list[Asked]]:
-    """What is made for each row, the next one's while this one's is used."""
+def prefetch(rows: list[NetworkRow], make: Callable[[NetworkRow], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
+    """Yields the cases of each row, and makes the next row's while these are used."""
     with ThreadPoolExecutor(1) as pool:
         coming = deque([pool.submit(make, rows[0])])
         for row in rows[1:]:
@@ -149,40 +149,42 @@ def ahead(rows: list[Row], make: Callable[[Row], list[Asked]]) -> Iterator[list[
         yield coming.popleft().result()
 
 
-def judge(row: Row, workers: dict[str, Worker], asked: list[Asked]) -> None:
-    """Fill a row, two processes at a time, JAX's first since it takes longest; the files are not needed any more."""
+def judge_network(row: NetworkRow, workers: dict[str, Worker], cases: list[NetworkCase]) -> None:
+    """Fills a row, two processes at a time, JAX's first since it takes longest, and deletes the files."""
     together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
     for name, worker in reversed(workers.items()):
-        together[worker.target.process][name] = worker
+        together[worker.implementation.process_key][name] = worker
     with ThreadPoolExecutor(2) as pool:
-        each = pool.map(lambda some: {name: ask(some[name], row.net, asked) for name in some}, together.values())
+        each = pool.map(
+            lambda some: {name: collect_logits(some[name], row.net, cases) for name in some}, together.values()
+        )
         answers = {name: got for some in each for name, got in some.items()}
-    for one in asked:
-        one.parameters.unlink()
+    for case in cases:
+        case.parameters.unlink()
     for name in workers:
-        double, single = (list(zip(answers[name][dtype], asked, strict=True)) for dtype in DTYPES)
-        row.double[name] = float(np.max([largest_error(got, one.want) for got, one in double]))
-        row.single[name] = float(np.median([mean_error(got, one.want) for got, one in single]))
+        double, single = (list(zip(answers[name][dtype], cases, strict=True)) for dtype in DTYPES)
+        row.double[name] = float(np.max([largest_error(got, case.want) for got, case in double]))
+        row.single[name] = float(np.median([mean_error(got, case.want) for got, case in single]))
 
 
-def ask(worker: Worker, net: NetworkSpec, asked: list[Asked]) -> dict[str, list[np.ndarray]]:
-    """A target's logits by dtype and seed; they must be of the dtype that was asked for."""
+def collect_logits(worker: Worker, net: NetworkSpec, cases: list[NetworkCase]) -> dict[str, list[np.ndarray]]:
+    """Collects the logits of an implementation by dtype and seed, and checks their dtype."""
     found = {}
     for dtype in DTYPES:  # a network is built once for each
-        futures = [worker.logits(net, one.parameters, one.x.astype(dtype), mode="eager") for one in asked]
+        futures = [worker.logits(net, case.parameters, case.x.astype(dtype), mode="eager") for case in cases]
         found[dtype] = [future.result().values for future in futures]
         if odd := {got.dtype.name for got in found[dtype]} - {dtype}:
-            raise TypeError(f"{worker.target.name} answered in {', '.join(odd)}, asked for {dtype}")
+            raise TypeError(f"{worker.implementation.name} answered in {', '.join(odd)}, expected {dtype}")
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit status 1 if a network is too far off, 2 if nothing was compared."""
+    """Runs the command line; exit status 1 if an error is too large, 2 if nothing was compared."""
     parser = argparse.ArgumentParser("python -m evidence.network_errors", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of networks; without, all")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="weights and images (%(default)s)")
-    parser.add_argument("--images", type=int, default=IMAGES, help="with each seed (%(default)s)")
-    parser.add_argument("--out", type=Path, help="a file for the page")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: all)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="sets of weights and images (%(default)s)")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images per seed (%(default)s)")
+    parser.add_argument("--out", type=Path, help="the file for the page")
     options = parser.parse_args(arguments)
     try:
         chosen = rows(options.names)
@@ -191,20 +193,20 @@ def main(arguments: list[str] | None = None) -> int:
     return networks(chosen, options.seeds, options.images, options.out, Console())
 
 
-def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, console: Console) -> int:
-    """Judge networks, print the page; 1 if one is too far off, 2 if nothing was compared."""
+def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
+    """Compares networks and prints the page; returns 1 if an error is too large, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
     workers: dict[str, Worker] = {}
     for target in targets:
-        workers[target.name] = Worker.among(workers.values(), target)
+        workers[target.name] = Worker.share(workers.values(), target)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
         TemporaryDirectory() as folder,
     ):
-        asked = ahead(chosen, lambda row: questions(row, seeds, images, Path(folder)))
+        asked = prefetch(chosen, lambda row: make_cases(row, seeds, images, Path(folder)))
         for row, each in progress.track(zip(chosen, asked, strict=True), len(chosen), description="networks"):
-            judge(row, workers, each)
+            judge_network(row, workers, each)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
@@ -216,20 +218,23 @@ def networks(chosen: list[Row], seeds: int, images: int, out: Path | None, conso
     for fault in faults:
         console.print(fault, style="red", highlight=False)
     if out is not None:
-        with replacing(out) as temporary:
+        with write_atomically(out) as temporary:
             temporary.write_text(text)
     return 1 if faults else 0 if targets else 2
 
 
-def page(found: list[Row], targets: list[Target], seeds: int, images: int, seconds: float, versions: str) -> str:
-    """Markdown."""
+def page(
+    found: list[NetworkRow], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
+) -> str:
+    """Formats the page in Markdown."""
     names = [target.name for target in targets]
     lines = [
         "# Networks",
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same",
         f"drawn weights and statistics, and compares the logits with the oracle's: {seeds} seeds, each with weights",
-        f"and {images} images of its own, of 64 × 96 ({MORE * images} of 24 × 32 for CIFAR). In float64 the largest",
+        f"and {images} images of its own, of 64 × 96 ({CIFAR_FACTOR * images} of 24 × 32 for CIFAR). In float64 the "
+        "largest",
         f"error of all must be within {LIMIT:.0e} of the largest logit; in float32 the root mean square, as the median",
         f"of the seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX compiles each operation, not",
         "the whole (`make test` and `make demo` do that).",

@@ -1,8 +1,8 @@
-"""What the judge says of other people's blocks: ``python -m evidence.peer_blocks`` prints docs/PEERS.md.
+"""Judges blocks of other libraries: ``python -m evidence.peer_blocks`` prints docs/PEERS.md.
 
-Each framework, and each backend of Keras, is asked in a process of its own; what is not installed has no row.
-Half precision is judged with its intermediates in half precision, as frameworks compute. The page holds no rounding
-errors: they, and nothing else on it, differ from processor to processor.
+Each framework, and each backend of Keras, runs in a process of its own; what is not installed has no row. In half
+precision intermediates may be in half precision, as frameworks compute. The page holds no rounding errors, which would
+differ from processor to processor.
 """
 
 import argparse
@@ -17,25 +17,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from se_conformance.cases import DTYPES
-from se_conformance.files import replacing
-from se_parity.implementations import TARGETS, Worker
+from se_conformance.files import write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_spec import SESpec
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody's block.
+    """A block of another library.
 
     Args:
-        name: as its users import it.
-        modules: that must be importable; the first is its distribution's.
-        target: of ``TARGETS``, in whose process it is asked.
-        preset: of ``SESpec``: what it should be.
+        name: the path by which its users import it.
+        modules: modules that must be importable; the first is that of its distribution.
+        target: the name in ``IMPLEMENTATIONS`` in whose process it runs.
+        preset: the preset of ``SESpec`` that it should be.
         make: ``(dtype) -> block``.
-        channels, fields: of the preset.
-        ranks: of the maps that it is for.
-        data_format: where it is not its framework's.
-        finding: what is wrong with it, for people; empty where nothing is.
+        channels: channels of the preset.
+        fields: other fields of the preset.
+        ranks: numbers of spatial axes that it supports.
+        data_format: its layout, where that is not its framework's.
+        finding: an explanation of what is wrong with it; empty where nothing is.
     """
 
     name: str
@@ -51,28 +52,28 @@ class Peer:
 
     @property
     def spec(self) -> SESpec:
-        """What it should be."""
+        """The spec that it should implement."""
         return SESpec.preset(self.preset, self.channels, **self.fields)
 
     @property
     def title(self) -> str:
-        """Its name, and where Keras runs."""
+        """Its name, and for Keras the backend."""
         return f"{self.name} on {self.target.split()[1]}" if self.target.startswith("keras") else self.name
 
     @property
     def installed(self) -> bool:
-        """Whether it can be asked here."""
-        return all(importlib.util.find_spec(module) for module in (*self.modules, *TARGETS[self.target].needs))
+        """Whether it can run here."""
+        return all(importlib.util.find_spec(module) for module in (*self.modules, *IMPLEMENTATIONS[self.target].needs))
 
     @property
     def version(self) -> str:
-        """Of its distribution."""
+        """The version of its distribution."""
         module = self.modules[0]
         return f"{module} {importlib.metadata.version(module.replace('_', '-'))}"
 
 
-class Row(NamedTuple):
-    """What was said of a peer in one dtype; ``failed`` are trials, and ``ran`` counts them all."""
+class PeerVerdict(NamedTuple):
+    """The verdict on a peer in one dtype; ``failed`` holds names of trials, and ``ran`` counts all trials."""
 
     passed: bool
     ratio: float
@@ -83,16 +84,16 @@ class Row(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """As in the table."""
+        """The text in the table."""
         return "right" if self.passed else f"FAILS: {self.cause}"
 
 
-def judge(peer: Peer, dtype: str) -> Row:
-    """Ask in this process, which must be one for its target."""
+def judge(peer: Peer, dtype: str) -> PeerVerdict:
+    """Judges a peer in this process, which must be that of its target."""
     from se_conformance import adapt, check
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # theirs
+        warnings.simplefilter("ignore")  # warnings of the libraries
         block = adapt(peer.make(dtype), data_format=peer.data_format)
     verdict = check(block, peer.spec, dtype=dtype, ranks=peer.ranks)
     failed = {one.trial for one in verdict.failures}
@@ -100,26 +101,28 @@ def judge(peer: Peer, dtype: str) -> Row:
     found, cause = verdict.diagnosis, ""
     if found is not None and not verdict.passed:
         cause = "none of the catalogue" + (f", departs at {found.stage}" if found.stage != "unknown" else "")
-        if found.agrees:  # what it resembles at best is no cause
+        if found.agrees:  # a fault that it only resembles is no cause
             cause = " and ".join(one.name for one in found.causes[: 2 if found.together else 1])
     has_numbers = any(one.comparison is not None for one in verdict.failures)
     message = verdict.failures[0].message if verdict.failures and not has_numbers else ""
-    return Row(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
+    return PeerVerdict(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
 
 
-def judge_named(name: str, target: str, dtype: str) -> Row:
-    """``judge``, by what may be sent to another process."""
+def judge_named(name: str, target: str, dtype: str) -> PeerVerdict:
+    """Judges a peer by its name, which can be sent to another process."""
     return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
 
 def page(peers: Iterable[Peer]) -> str:
-    """docs/PEERS.md, of those that are installed, one process per target."""
+    """Formats docs/PEERS.md for the installed peers, which run in one process per target."""
     workers: dict[str, Worker] = {}
-    table: list[tuple[Peer, list[Row]]] = []
+    table: list[tuple[Peer, list[PeerVerdict]]] = []
     try:
         for peer in peers:
             if peer.installed:
-                worker = workers.setdefault(peer.target, workers.get(peer.target) or Worker(TARGETS[peer.target]))
+                worker = workers.setdefault(
+                    peer.target, workers.get(peer.target) or Worker(IMPLEMENTATIONS[peer.target])
+                )
                 table.append((peer, [worker.call(judge_named, peer.name, peer.target, dtype) for dtype in DTYPES]))
         versions = [worker.versions() for worker in workers.values()]
     finally:
@@ -142,13 +145,13 @@ def _head(versions: list[str]) -> list[str]:
     ]
 
 
-def _line(peer: Peer, rows: list[Row]) -> str:
+def _line(peer: Peer, rows: list[PeerVerdict]) -> str:
     fields = "".join(f", {name}={value!r}" for name, value in peer.fields.items())
     judged_as = f"`{peer.preset}`, {peer.channels} channels{fields}"
     return f"| {peer.title} | {peer.version} | {judged_as} | {' | '.join(row.cell for row in rows)} |"
 
 
-def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
+def _findings(table: list[tuple[Peer, list[PeerVerdict]]]) -> list[str]:
     text = ["", "## Findings"]
     for peer, rows in table:
         failed = [(dtype, row) for dtype, row in zip(DTYPES, rows, strict=True) if not row.passed]
@@ -161,16 +164,16 @@ def _findings(table: list[tuple[Peer, list[Row]]]) -> list[str]:
     return text
 
 
-def _trials(row: Row) -> str:
+def _trials(row: PeerVerdict) -> str:
     return ", ".join(row.failed) if len(row.failed) < 4 else f"{', '.join(row.failed[:2])}, ..."
 
 
-def _message(row: Row) -> str:
+def _message(row: PeerVerdict) -> str:
     return f", {row.message}" if row.message else ""
 
 
-def get(path: str) -> Any:
-    """An object by its dotted path, imported."""
+def import_object(path: str) -> Any:
+    """Imports an object by its dotted path."""
     module, _, name = path.rpartition(".")
     if module.partition(".")[0] in _ON_TORCHVISION:
         _declare_operators_of_torchvision()
@@ -192,10 +195,10 @@ _declared: list[Any] = []
 
 
 def _declare_operators_of_torchvision() -> None:
-    """Let torchvision be imported beside a torch for which its compiled library was not built.
+    """Makes torchvision importable beside a torch for which its compiled library was not built.
 
     The wheel in the package index is built for CUDA, and beside a CPU build of torch its library does not load. Its
-    blocks need none of it, but its import says something of two operators that only the library would declare.
+    blocks do not need the library, but its import refers to two operators that only the library declares.
     """
     found = importlib.util.find_spec("torchvision")
     if _declared or found is None or found.origin is None:
@@ -223,13 +226,14 @@ def _torch(
     finding: str = "",
     **options: Any,
 ) -> Peer:
-    """A class of PyTorch and its arguments; an option like ``"nn.SiLU"`` names a class of torch."""
+    """Makes a peer from a PyTorch class and its arguments; an option such as ``"nn.SiLU"`` names a class of torch."""
 
     def make(dtype: str) -> Any:
         named = {
-            name: get(f"torch.{value}") if str(value).startswith("nn.") else value for name, value in options.items()
+            name: import_object(f"torch.{value}") if str(value).startswith("nn.") else value
+            for name, value in options.items()
         }
-        return get(path)(*arguments, **named)
+        return import_object(path)(*arguments, **named)
 
     package = path.partition(".")[0]
     modules = ("timm", "torchvision") if package == "timm" else (package,)
@@ -237,34 +241,38 @@ def _torch(
 
 
 def _mobilenet_v3_of_timm(dtype: str) -> Any:
-    width = get("timm.models._efficientnet_builder.round_channels")
-    return get(_EFFICIENTNET_OF_TIMM)(
-        72, rd_round_fn=width, force_act_layer=get("torch.nn.ReLU"), gate_layer="hard_sigmoid"
+    width = import_object("timm.models._efficientnet_builder.round_channels")
+    return import_object(_EFFICIENTNET_OF_TIMM)(
+        72, rd_round_fn=width, force_act_layer=import_object("torch.nn.ReLU"), gate_layer="hard_sigmoid"
     )
 
 
 def _efficientnet_of_transformers(dtype: str) -> Any:
-    config = get("transformers.EfficientNetConfig")(hidden_act="silu")
-    return get("transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer")(config, 64, 64)
+    config = import_object("transformers.EfficientNetConfig")(hidden_act="silu")
+    return import_object("transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer")(
+        config, 64, 64
+    )
 
 
 def _keras_mobilenet_v3(backend: str, *, finding: str = "") -> Peer:
     def make(dtype: str) -> Any:
         x = _map_of_keras(72, dtype)
-        return get("keras.Model")(x, get("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, ""))
+        return import_object("keras.Model")(
+            x, import_object("keras.src.applications.mobilenet_v3._se_block")(x, 72, 0.25, "")
+        )
 
     name = "keras.applications.mobilenet_v3._se_block"
     return Peer(name, ("keras",), f"keras {backend}", "keras.mobilenet_v3", make, 72, finding=finding)
 
 
 def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
-    """From squeeze to product of a block as in B0's second stage: 16 channels made 96, hidden a quarter of 16."""
+    """Cuts squeeze to product out of a block of B0's second stage: 16 channels made 96, hidden a quarter of 16."""
 
     def make(dtype: str) -> Any:
         x = _map_of_keras(16, dtype)
-        y = get("keras.src.applications.efficientnet.block")(x, filters_in=16, expand_ratio=6, se_ratio=0.25)
-        net = get("keras.Model")(x, y)
-        return get("keras.Model")(net.get_layer("se_squeeze").input, net.get_layer("se_excite").output)
+        y = import_object("keras.src.applications.efficientnet.block")(x, filters_in=16, expand_ratio=6, se_ratio=0.25)
+        net = import_object("keras.Model")(x, y)
+        return import_object("keras.Model")(net.get_layer("se_squeeze").input, net.get_layer("se_excite").output)
 
     name, fields = "keras.applications.efficientnet.block", {"basis": 16}
     return Peer(name, ("keras",), f"keras {backend}", "keras.efficientnet", make, 96, fields, finding=finding)
@@ -272,14 +280,14 @@ def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
 
 def _squeeze_and_excite_of_keras_hub(dtype: str) -> Any:
     x = _map_of_keras(64, dtype)
-    layer = get("keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D")(64, 16, name="se")
+    layer = import_object("keras_hub.src.models.mobilenet.mobilenet_backbone.SqueezeAndExcite2D")(64, 16, name="se")
     layer(x)
     return layer
 
 
 def _map_of_keras(channels: int, dtype: str) -> Any:
-    get("keras.config.set_dtype_policy")(dtype)
-    return get("keras.Input")((None, None, channels), dtype=dtype)
+    import_object("keras.config.set_dtype_policy")(dtype)
+    return import_object("keras.Input")((None, None, channels), dtype=dtype)
 
 
 _SE, _ESE = "timm.layers.SEModule", "timm.layers.EffectiveSEModule"
@@ -400,11 +408,11 @@ def main(arguments: list[str] | None = None) -> None:
     if out is None:
         print(text, end="")
         return
-    with replacing(out) as temporary:
+    with write_atomically(out) as temporary:
         temporary.write_text(text)
 
 
 if __name__ == "__main__":
-    from evidence.peer_blocks import main as run  # not __main__'s Row, which no other process could send
+    from evidence.peer_blocks import main as run  # not __main__'s PeerVerdict, which no other process could send
 
     run()

@@ -1,8 +1,8 @@
-"""Correct implementations, random blocks and sizes: does the bound ever raise a false alarm, and how near do they come?
+"""Runs correct implementations on random blocks and sizes, and counts false alarms of the bound.
 
-Every run is one spec, one input, one implementation, drawn from a seed; what is kept is the worst ratio per
-implementation and dtype, and the seeds that would be alarms. Implementations that compile or export anew for each
-shape, and JAX, whose every operation is compiled per shape, get fixed shapes and fresh numbers.
+Each run has one spec, one input and one implementation, drawn from a seed. The worst ratio per implementation and dtype
+is recorded, and the seed of each alarm. Implementations that compile or export each shape, and JAX, which compiles each
+operation per shape, get fixed shapes and new numbers.
 
 ``python -m evidence.soak --out docs/SOAK.md`` writes the page.
 """
@@ -24,9 +24,9 @@ import numpy as np
 import se_spec
 from se_conformance import probes
 from se_conformance.cases import DTYPES, Inputs, round_to
-from se_conformance.comparison import KEPT, Reference, Result, compare, reference
-from se_conformance.files import replacing
-from se_parity.implementations import TARGETS, Target, Worker, load
+from se_conformance.comparison import FLOAT32_INTERMEDIATES, Reference, Result, compare, reference
+from se_conformance.files import write_atomically
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker, load_module
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
 
 from . import correct_blocks
@@ -34,10 +34,10 @@ from . import correct_blocks
 if TYPE_CHECKING:
     from rich.console import Console
 
-LARGEST, USUAL = 4 << 20, 64 << 10
-"""Bytes of x: one run in sixteen may have the most, the others stay below the usual."""
+MAX_BYTES, USUAL_BYTES = 4 << 20, 64 << 10
+"""Limits of the size of x: one run in sixteen has the larger."""
 SHAPES = 50
-"""Fixed shapes, for those that need them."""
+"""The number of fixed shapes."""
 
 SHARES = {
     "numpy": 44,
@@ -49,14 +49,14 @@ SHARES = {
     "nnx": 6,
     "linen": 6,
 }
-"""Parts in a hundred; those that compile get their fixed shapes once, in each of their dtypes' turn."""
+"""Shares of the runs in percent; implementations that compile run each fixed shape once, with changing dtypes."""
 EAGER = {"keras jax", "nnx", "linen"}
-"""Asked op by op here: the same compiler, and each operation is compiled once per shape."""
+"""These run op by op here: the compiler is the same, and each operation is compiled once per shape."""
 
 
 @dataclass
 class Tally:
-    """What one implementation showed in one dtype."""
+    """The results of one implementation in one dtype."""
 
     runs: int = 0
     gradients: int = 0
@@ -66,7 +66,7 @@ class Tally:
     alarms: list[str] = field(default_factory=list)
 
     def merge(self, other: "Tally") -> None:
-        """Add another's."""
+        """Adds the results of other runs."""
         self.runs += other.runs
         self.gradients += other.gradients
         self.conclusive += other.conclusive
@@ -80,12 +80,12 @@ Tallies = dict[tuple[str, str], Tally]
 
 
 def draw_spec(rng: np.random.Generator) -> SESpec:
-    """Any block, of 1 to 2048 channels."""
+    """Draws a spec of 1 to 2048 channels."""
     channels = int(2 ** rng.uniform(0, 11))
     slope = float(np.round(rng.uniform(-0.5, 0.5), 2))
     activations = (*se_spec.nonlinearities.ACTIVATIONS, "relu", LeakyReLU(slope=slope))
     gates = (*se_spec.nonlinearities.GATES, "sigmoid", HardSigmoid(slope=0.2, offset=0.5))
-    most = max(1, (1 << 20 if rng.random() < 1 / 32 else 1 << 14) // channels)  # weights have a size, too
+    most = max(1, (1 << 20 if rng.random() < 1 / 32 else 1 << 14) // channels)  # this limits the weights
     width: dict[str, object] = {"hidden": min(most, max(1, int(channels / 2 ** rng.uniform(-0.5, 5))))}
     if rng.random() < 0.1 and channels <= most:
         width = {"single_projection": True}
@@ -102,9 +102,9 @@ def draw_spec(rng: np.random.Generator) -> SESpec:
 
 
 def draw_shape(rng: np.random.Generator, channels: int, dtype: str) -> tuple[int, ...]:
-    """Of x, channels last: 1 to 4 samples, 1 to 3 spatial axes of 1 to 128, at most so many bytes."""
+    """Draws a shape of x, channels last: 1 to 4 samples, 1 to 3 spatial axes of 1 to 128, within the limit of bytes."""
     bytes_each = {"float64": 8, "float32": 4}.get(dtype, 2)
-    limit = LARGEST if rng.random() < 1 / 16 else USUAL
+    limit = MAX_BYTES if rng.random() < 1 / 16 else USUAL_BYTES
     while True:
         rank = (1, 2, 2, 2, 3)[rng.integers(5)]
         shape = (int(rng.integers(1, 5)), *(int(2 ** rng.uniform(0, 7)) for _ in range(rank)), channels)
@@ -113,7 +113,7 @@ def draw_shape(rng: np.random.Generator, channels: int, dtype: str) -> tuple[int
 
 
 def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], dtype: str) -> Inputs:
-    """Normal numbers at scales from 1e-3 to 1e3, some with an offset, with outliers, or all alike."""
+    """Draws normal numbers at scales from 1e-3 to 1e3, some with an offset, with outliers, or constant on an axis."""
     x = rng.standard_normal(shape)
     match rng.integers(6):
         case 0:
@@ -124,15 +124,15 @@ def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], 
             x = np.broadcast_to(x[:, :1], shape).copy()
     x = np.clip(x * 10.0 ** rng.uniform(-3, 3), -6e4, 6e4)  # below float16's largest
     parameters = {}
-    for name, of in se_spec.parameters.shapes(spec).items():
+    for name, extents in se_spec.parameters.shapes(spec).items():
         scale = 10.0 ** rng.uniform(-3, 3) if rng.random() < 0.3 else 10.0 ** rng.uniform(-1, 1)
-        fan_in = of[-1] if len(of) == 2 else 1
-        parameters[name] = round_to(scale * rng.standard_normal(of) / math.sqrt(fan_in), dtype)
+        fan_in = extents[-1] if len(extents) == 2 else 1
+        parameters[name] = round_to(scale * rng.standard_normal(extents) / math.sqrt(fan_in), dtype)
     return Inputs(round_to(x, dtype), round_to(rng.standard_normal(shape), dtype), parameters)
 
 
-def batch(name: str, module: str, options: dict[str, object], seeds: list[int], fixed: bool) -> Tallies:
-    """Many runs in this process."""
+def run_batch(name: str, module: str, options: dict[str, object], seeds: list[int], fixed: bool) -> Tallies:
+    """Runs many seeds in this process."""
     tallies: Tallies = {}
     for seed in seeds:
         spec, inputs, dtype, exact = case(seed, fixed, dtypes_of(name))
@@ -145,48 +145,50 @@ def batch(name: str, module: str, options: dict[str, object], seeds: list[int], 
             got = correct_blocks.run(spec, inputs, style)
             label = f"numpy: {style_name}"
         else:
-            precision, label = KEPT, name
+            precision, label = FLOAT32_INTERMEDIATES, name
             try:
-                got = load(module).run(spec, inputs, **{**options, "gradients": gradients})
+                got = load_module(module).run(spec, inputs, **{**options, "gradients": gradients})
             except Exception as error:
                 text = f"{label}, seed {seed}, {dtype}, {spec}: {type(error).__name__}: {error}"
                 tallies.setdefault((label, dtype), Tally()).merge(Tally(runs=1, alarms=[text]))
                 continue
         against = reference(inputs, spec, dtype, precision, gradients=gradients, exact=exact)
-        tallies.setdefault((label, dtype), Tally()).merge(judge(got, against, f"{label}, seed {seed}, {dtype}, {spec}"))
+        tallies.setdefault((label, dtype), Tally()).merge(
+            judge_result(got, against, f"{label}, seed {seed}, {dtype}, {spec}")
+        )
     return tallies
 
 
 def dtypes_of(name: str) -> tuple[str, ...]:
-    """What an implementation computes of every block: onnxruntime lacks double kernels for half of the activations."""
+    """The dtypes in which an implementation computes every block; onnxruntime lacks many float64 kernels."""
     if name == "onnxruntime":
         return ("float32", "float16")
-    return TARGETS[name].dtypes if name in TARGETS else DTYPES
+    return IMPLEMENTATIONS[name].dtypes if name in IMPLEMENTATIONS else DTYPES
 
 
 def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
-    """What a seed stands for, and whether it is an exact probe: one in 31 is.
+    """Makes the case of a seed, and whether it is an exact probe, as one in 31 is.
 
-    A fixed shape is one of ``SHAPES``, and its numbers are the seed's.
+    A fixed case has one of ``SHAPES`` shapes, and numbers drawn from the seed.
     """
     rng = np.random.default_rng(seed % SHAPES if fixed else seed)
     dtype = str(dtypes[(seed % SHAPES if fixed else seed) % len(dtypes)])
     spec = draw_spec(rng)
     shape = draw_shape(rng, spec.channels, dtype)
     if seed % 31 == 7 and not fixed and spec.channels <= 512:
-        with contextlib.suppress(SpecError):  # none stays clear of the kinks
+        with contextlib.suppress(SpecError):  # every draw comes too near to a kink
             return spec, draw_probe(spec, len(shape) - 2, dtype, seed), dtype, True
     return spec, draw_inputs(np.random.default_rng((seed, 1)), spec, shape, dtype), dtype, False
 
 
 def draw_probe(spec: SESpec, rank: int, dtype: str, seed: int) -> Inputs:
-    """Numbers on which sums are exact."""
+    """Makes inputs on which sums are exact."""
     parts = probes.parts(dtype)
     return probes.probe_for(dtype, spec, part=parts[seed % len(parts)], rank=rank, seed=seed)
 
 
-def judge(got: Result, against: Reference, what: str) -> Tally:
-    """One run."""
+def judge_result(got: Result, against: Reference, what: str) -> Tally:
+    """Compares one result with the oracle's."""
     tally = Tally(runs=1, gradients=int(got.dx is not None and against.want.dx is not None))
     for one in compare(got, against):
         quantity = one.quantity.partition(" ")[0]
@@ -198,15 +200,15 @@ def judge(got: Result, against: Reference, what: str) -> Tally:
     return tally
 
 
-def plan(runs: int) -> list[tuple[Target, dict[str, object], list[int], bool]]:
-    """Who is asked what, in batches: about so many runs in all."""
+def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
+    """Plans about ``runs`` runs: implementations, options, batches of seeds, and whether shapes are fixed."""
     work = []
     for name, share in SHARES.items():
-        target = TARGETS.get(name, Target("numpy", "numpy", "", ()))
+        target = IMPLEMENTATIONS.get(name, Implementation("numpy", "numpy", "", ()))
         options: dict[str, object] = {**target.options, **({"mode": "eager"} if name in EAGER else {})}
         seeds = list(range(math.ceil(runs * share / sum(SHARES.values()))))
         work += [(target, options, seeds[begin : begin + 400], name in EAGER) for begin in range(0, len(seeds), 400)]
-    for target in TARGETS.values():
+    for target in IMPLEMENTATIONS.values():
         options = {**target.options, "gradients": target.gradients}
         seeds = list(range(min(SHAPES, runs)))
         if target.costly or target.name in EAGER:
@@ -215,7 +217,7 @@ def plan(runs: int) -> list[tuple[Target, dict[str, object], list[int], bool]]:
 
 
 def soak(runs: int, console: "Console", out: Path | None) -> int:
-    """Run the plan, two processes at a time; 1 if there was an alarm, 2 if nothing ran."""
+    """Runs the plan, two processes at a time; returns 1 if there was an alarm, 2 if nothing ran."""
     from rich.progress import Progress
 
     begun = time.monotonic()
@@ -233,7 +235,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
                 group = by_target.pop(0)
                 worker = Worker(group[0][0])
                 for target, options, seeds, fixed in group:
-                    running[worker.begin(batch, target.name, target.module, options, seeds, fixed)] = worker
+                    running[worker.submit_call(run_batch, target.name, target.module, options, seeds, fixed)] = worker
                     left[worker] += 1
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 worker = running.pop(future)
@@ -254,7 +256,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
     page = report(tallies, time.monotonic() - begun)
     console.print(page, highlight=False, soft_wrap=True)
     if out is not None:
-        with replacing(out) as temporary:
+        with write_atomically(out) as temporary:
             temporary.write_text(page)
     if not tallies:
         return 2
@@ -286,12 +288,12 @@ def report(tallies: Tallies, seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: no false alarm; 1: there are; 2: nothing ran."""
+    """Runs the command line; exit status 0 without a false alarm, 1 with one, 2 if nothing ran."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser("python -m evidence.soak", description="random blocks: are there false alarms?")
+    parser = argparse.ArgumentParser("python -m evidence.soak", description="count false alarms on random blocks")
     parser.add_argument("--runs", type=int, default=100_000, help="%(default)s")
-    parser.add_argument("--out", type=Path, help="write the page there")
+    parser.add_argument("--out", type=Path, help="the file for the page")
     options = parser.parse_args(arguments)
     try:
         return soak(options.runs, Console(), options.out)

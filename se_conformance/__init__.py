@@ -1,14 +1,14 @@
-"""The judge: is this Squeeze-and-Excitation right, and if not, what is wrong with it?
+"""The judge: checks whether a Squeeze-and-Excitation block is right and, if it is not, names the mistake.
 
 >>> import se_conformance, se_numpy
 >>> from se_spec import SESpec
 >>> spec = SESpec(8, hidden=2)
->>> def block(x, parameters):  # yours: NumPy in, NumPy out
+>>> def block(x, parameters):  # your block: NumPy in, NumPy out
 ...     return se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last").astype(x.dtype)
 >>> se_conformance.check(block, spec).passed
 True
 
-Importing this loads nothing but the standard library: each name below brings its module when it is first used.
+Importing this package loads the standard library alone; each name loads its module when it is first used.
 """
 
 import importlib
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .trial_inputs import trials as trials
     from .verdict import Verdict as Verdict
 
-_HOMES = {
+_MODULES = {
     "adapters": ("adapt",),
     "cases": ("Case", "Inputs", "covering_array"),
     "comparison": ("Comparison", "Precision", "Reference", "Result", "compare", "difference", "reference"),
@@ -39,11 +39,11 @@ _HOMES = {
     "trial_inputs": ("trial", "trials"),
     "verdict": ("Verdict",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -11,14 +11,19 @@ from typing import Any
 
 from se_spec import SEError, SESpec
 
-from .files import replacing
+from .files import write_atomically
 
 PASS, FAIL, NOTHING = 0, 1, 2
 Colour = Callable[[str, str], str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: right; 1: something is wrong; 2: nothing was judged, or the command was wrong."""
+    """Runs the command line.
+
+    Returns:
+        The exit status: 0 if the block is right, 1 if something is wrong, 2 if nothing was judged or the command was
+        wrong.
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -40,17 +45,17 @@ _EXTRAS = (
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="se-check", description="Is this Squeeze-and-Excitation right?")
+    parser = argparse.ArgumentParser(prog="se-check", description="Judge a Squeeze-and-Excitation block.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="judge a block", description="Judge module:name, a function or a block.")
     run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file.onnx")
     which = run.add_mutually_exclusive_group(required=True)
-    which.add_argument("--preset", help="which block it should be, by a name of docs/PRESETS.md; needs --channels")
-    which.add_argument("--spec", help='which block it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
-    run.add_argument("--channels", type=int, help="of the preset")
-    run.add_argument("--hidden", type=int, help="instead of the preset's width")
-    run.add_argument("--basis", type=int, help="of which the preset's width is a part, where it is not the channels")
+    which.add_argument("--preset", help="the block that it should be: a name in docs/PRESETS.md; needs --channels")
+    which.add_argument("--spec", help='the block that it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
+    run.add_argument("--channels", type=int, help="channels of the preset")
+    run.add_argument("--hidden", type=int, help="hidden width in place of the preset's")
+    run.add_argument("--basis", type=int, help="the number that the preset divides for its width, if not channels")
     run.add_argument("--vjp", metavar="MODULE:NAME", help="vjp(x, dy, parameters) -> (dx, dparameters)")
     run.add_argument("--excitation", metavar="MODULE:NAME", help="excitation(x, parameters) -> g")
     run.add_argument("--dtype", action="append", help="float64, float32, bfloat16, float16; may be repeated (float32)")
@@ -60,15 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--intermediates", default="storage", help="storage or float32 (%(default)s)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--deviations", type=Path, help="file of known deviations")
-    run.add_argument("--json", type=Path, help="write the verdicts there too")
+    run.add_argument("--json", type=Path, help="a file for the verdicts")
     run.set_defaults(run=_run)
 
     faults = commands.add_parser("faults", help="print the catalogue of known mistakes")
-    faults.add_argument("--list", action="store_true", help="the same")
+    faults.add_argument("--list", action="store_true", help="print the catalogue, as without it")
     faults.set_defaults(run=_faults)
 
     vectors = commands.add_parser("vectors", help="write the frozen vectors, or judge a block by them")
-    vectors.add_argument("folder", type=Path, nargs="?", help="where to write them; with --judge, where to read them")
+    vectors.add_argument("folder", type=Path, nargs="?", help="the folder to write to; with --judge, to read from")
     vectors.add_argument("--judge", metavar="MODULE:NAME", help="function(x, parameters, spec) -> y")
     vectors.set_defaults(run=_vectors)
     return parser
@@ -78,20 +83,20 @@ def _run(options: argparse.Namespace) -> int:
     from .judge import check
 
     sys.path.insert(0, os.getcwd())
-    spec = _spec(options)
+    spec = _resolve_spec(options)
     if options.json and not options.json.parent.is_dir():
         raise SEError(f"--json={options.json}: there is no folder {options.json.parent}")
-    colour = _colour()
+    colour = _choose_colour()
     verdicts = []
     for dtype in options.dtype or ["float32"]:
         verdict = check(
-            _named(options.target),
+            _import_target(options.target),
             spec,
-            vjp=options.vjp and _named(options.vjp),
-            excitation=options.excitation and _named(options.excitation),
+            vjp=options.vjp and _import_target(options.vjp),
+            excitation=options.excitation and _import_target(options.excitation),
             dtype=dtype,
             data_format=options.data_format,
-            ranks=_ranks(options.ranks),
+            ranks=_parse_ranks(options.ranks),
             products=options.products,
             intermediates=options.intermediates,
             seed=options.seed,
@@ -101,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         first, *rest = verdict.lines()
         print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
     if options.json:
-        with replacing(options.json) as temporary:
+        with write_atomically(options.json) as temporary:
             temporary.write_text(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
     if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
         return NOTHING
@@ -128,17 +133,17 @@ def _vectors(options: argparse.Namespace) -> int:
         print("\n".join(vectors.write(options.folder)))
         return PASS
     sys.path.insert(0, os.getcwd())
-    from .vectors.judge import wrong_with
+    from .vectors.judge import find_error
 
-    function, frozen = _named(options.judge), vectors.load(options.folder)
-    wrong = {vector.name: text for vector in frozen if (text := wrong_with(function, vector))}
+    function, frozen = _import_target(options.judge), vectors.load(options.folder)
+    wrong = {vector.name: text for vector in frozen if (text := find_error(function, vector))}
     for name, text in wrong.items():
-        print(_colour()(f"{name}: {text}", "red"))
+        print(_choose_colour()(f"{name}: {text}", "red"))
     print(f"{len(frozen) - len(wrong)} of {len(frozen)}")
     return FAIL if wrong else PASS
 
 
-def _spec(options: argparse.Namespace) -> SESpec:
+def _resolve_spec(options: argparse.Namespace) -> SESpec:
     if options.spec:
         return SESpec.from_json(options.spec)
     if options.channels is None:
@@ -148,8 +153,8 @@ def _spec(options: argparse.Namespace) -> SESpec:
     return SESpec.preset(options.preset, options.channels, **width)
 
 
-def _named(target: str) -> Any:
-    """``module:name``, imported; a path to an ONNX file as it is."""
+def _import_target(target: str) -> Any:
+    """Imports ``module:name``; a path to an ONNX file stays a path."""
     if target.endswith(".onnx"):
         return Path(target)
     module, colon, name = target.partition(":")
@@ -168,15 +173,15 @@ def _named(target: str) -> Any:
     return found
 
 
-def _ranks(text: str) -> tuple[int, ...]:
+def _parse_ranks(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise SEError(f"--ranks={text} is not a list such as 1,2,3") from None
 
 
-def _colour() -> Colour:
-    """In a terminal, with colour; in a pipe, and where NO_COLOR asks for it, plain."""
+def _choose_colour() -> Colour:
+    """Colours text in a terminal; leaves it plain in a pipe, and where NO_COLOR is set."""
     codes = {"green": "32", "red": "31", "yellow": "33"}
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return lambda text, name: text

@@ -1,4 +1,4 @@
-"""One call of somebody's function: what came back, what it did to its arguments, and how both compare."""
+"""One call of the judged function: what it returned, and which of its arguments it modified."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,16 +8,18 @@ import numpy as np
 
 from .cases import Inputs
 
+MAX_MESSAGE_CHARACTERS = 200
+
 
 @dataclass
-class Outcome:
-    """What a call did.
+class CallResult:
+    """The result of one call.
 
     Args:
         raised: the exception, as text; empty where there was none.
-        y: the output, channels last; None where there is none that is an array of numbers.
-        modified: names of arguments that were changed.
-        returned: what came back, where it is no array.
+        y: the output, channels last; None where the call returned no array of numbers.
+        modified: names of arguments that the call modified.
+        returned: the type of what came back, where that is no array.
     """
 
     raised: str = ""
@@ -26,52 +28,55 @@ class Outcome:
     returned: str = ""
 
 
-def called(function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last") -> Outcome:
-    """Call ``function(x, parameters)`` on copies."""
-    x, parameters = laid_out(inputs.x, data_format), _copies(inputs.parameters)
+def call_function(function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last") -> CallResult:
+    """Calls ``function(x, parameters)`` on copies."""
+    x, parameters = to_data_format(inputs.x, data_format), _copy_arrays(inputs.parameters)
     try:
-        with np.errstate(all="ignore"):  # inf - inf on the way is no mistake, even where warnings are errors
+        with np.errstate(all="ignore"):  # inf - inf in between is no mistake, even where warnings are errors
             returned = function(x, parameters)
     except (Exception, SystemExit) as error:
-        return Outcome(raised=_one_line(error))
-    modified = _modified(inputs, x, parameters, data_format)
+        return CallResult(raised=_to_line(error))
+    modified = _find_modified(inputs, x, parameters, data_format)
     y = as_array(returned)
     if y is None:
-        return Outcome(modified=modified, returned=_kind(returned))
-    return Outcome(y=to_channels_last(y, data_format), modified=modified)
+        return CallResult(modified=modified, returned=_describe_type(returned))
+    return CallResult(y=to_channels_last(y, data_format), modified=modified)
 
 
-def called_gate(excitation: Callable[..., Any], inputs: Inputs, data_format: str) -> Outcome:
-    """Call ``excitation(x, parameters)`` on copies; the outcome's ``y`` is the gate, which has no spatial axes."""
-    return called(excitation, inputs._replace(x=laid_out(inputs.x, data_format)))
+def call_excitation(excitation: Callable[..., Any], inputs: Inputs, data_format: str) -> CallResult:
+    """Calls ``excitation(x, parameters)`` on copies; ``y`` of the result is the gate, which has no spatial axes."""
+    return call_function(excitation, inputs._replace(x=to_data_format(inputs.x, data_format)))
 
 
-def called_vjp(
+def call_vjp(
     vjp: Callable[..., Any], inputs: Inputs, data_format: str
-) -> tuple[Outcome, dict[str, np.ndarray] | None]:
-    """Call ``vjp(x, dy, parameters)`` on copies; the outcome's ``y`` is dx."""
-    x, dy, parameters = laid_out(inputs.x, data_format), laid_out(inputs.dy, data_format), _copies(inputs.parameters)
+) -> tuple[CallResult, dict[str, np.ndarray] | None]:
+    """Calls ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
+    x, dy = to_data_format(inputs.x, data_format), to_data_format(inputs.dy, data_format)
+    parameters = _copy_arrays(inputs.parameters)
     try:
         with np.errstate(all="ignore"):
             returned = vjp(x, dy, parameters)
     except (Exception, SystemExit) as error:
-        return Outcome(raised=_one_line(error)), None
-    modified = _modified(inputs, x, parameters, data_format)
-    if dy.tobytes() != laid_out(inputs.dy, data_format).tobytes():
+        return CallResult(raised=_to_line(error)), None
+    modified = _find_modified(inputs, x, parameters, data_format)
+    if dy.tobytes() != to_data_format(inputs.dy, data_format).tobytes():
         modified += ("dy",)
     if not (isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[1], Mapping)):
-        return Outcome(modified=modified, returned=f"{_kind(returned)}, not (dx, dparameters)"), None
-    dx, found = as_array(returned[0]), {name: as_array(array) for name, array in returned[1].items()}
+        return CallResult(modified=modified, returned=f"{_describe_type(returned)}, not (dx, dparameters)"), None
+    dx = as_array(returned[0])
     if dx is None:
-        return Outcome(modified=modified, returned=_kind(returned[0])), None
-    if None in [array if array is None else 0 for array in found.values()]:
-        names = ", ".join(str(name) for name, array in found.items() if array is None)
-        return Outcome(modified=modified, returned=f"no array for {names}"), None
-    return Outcome(y=to_channels_last(dx, data_format), modified=modified), found  # type: ignore[return-value]
+        return CallResult(modified=modified, returned=_describe_type(returned[0])), None
+    dparameters = {name: as_array(value) for name, value in returned[1].items()}
+    missing = [str(name) for name, array in dparameters.items() if array is None]
+    if missing:
+        return CallResult(modified=modified, returned=f"no array for {', '.join(missing)}"), None
+    found = {name: array for name, array in dparameters.items() if array is not None}
+    return CallResult(y=to_channels_last(dx, data_format), modified=modified), found
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """A NumPy array of numbers, or None."""
+    """Converts a value to a NumPy array of numbers; None if it is none."""
     if value is None or isinstance(value, (tuple, list, dict, str)):
         return None
     try:
@@ -82,37 +87,40 @@ def as_array(value: Any) -> np.ndarray | None:
 
 
 def to_channels_last(array: np.ndarray, data_format: str) -> np.ndarray:
-    """A view; an array with too few axes is returned as it is."""
+    """Returns a channels-last view; an array with too few axes comes back as it is."""
     return np.moveaxis(array, 1, -1) if data_format == "channels_first" and array.ndim > 2 else array
 
 
-def laid_out(x: np.ndarray, data_format: str) -> np.ndarray:
-    """A copy of a map that is channels last, in a data format."""
+def to_data_format(x: np.ndarray, data_format: str) -> np.ndarray:
+    """Copies a channels-last map into ``data_format``."""
     return np.array(np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, order="C")
 
 
-def _copies(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _copy_arrays(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in parameters.items()}
 
 
-def _modified(inputs: Inputs, x: np.ndarray, parameters: dict[str, np.ndarray], data_format: str) -> tuple[str, ...]:
-    same = x.tobytes() == laid_out(inputs.x, data_format).tobytes()
-    others = [name for name, array in inputs.parameters.items() if not _is_same(parameters.get(name), array)]
+def _find_modified(
+    inputs: Inputs, x: np.ndarray, parameters: dict[str, np.ndarray], data_format: str
+) -> tuple[str, ...]:
+    """Names of the arguments that differ from the inputs after a call."""
+    is_same = x.tobytes() == to_data_format(inputs.x, data_format).tobytes()
+    changed = [name for name, array in inputs.parameters.items() if not _is_same(parameters.get(name), array)]
     added = [str(name) for name in parameters if name not in inputs.parameters]
-    return (*(() if same else ("x",)), *others, *added)
+    return (*(() if is_same else ("x",)), *changed, *added)
 
 
 def _is_same(found: Any, array: np.ndarray) -> bool:
     return isinstance(found, np.ndarray) and found.dtype == array.dtype and found.tobytes() == array.tobytes()
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     return f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _one_line(error: BaseException) -> str:
+def _to_line(error: BaseException) -> str:
     try:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-    except Exception:
+    except Exception:  # an exception's own __str__ may raise
         text = type(error).__name__
-    return text if len(text) < 200 else text[:197] + "..."
+    return text if len(text) < MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 3] + "..."

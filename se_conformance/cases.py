@@ -1,8 +1,8 @@
-"""Inputs that reveal mistakes, made from a seed.
+"""Inputs that reveal mistakes, drawn from a seed.
 
 A standard normal map with zero biases hides many real bugs: of 46 wrong variants 9 differ from the right answer by
-exactly 0 on it. So maps here are not square, samples are offset against each other, biases are there, hidden values
-pass 6, logits pass 3 in both directions, and every argument of a kinked function stays 1e-3 away from its kinks.
+exactly 0 on it. So maps here are not square, samples have different means, biases are not 0, hidden values exceed 6,
+logits exceed 3 in both directions, and every argument of a function with kinks stays 1e-3 away from them.
 """
 
 import itertools
@@ -30,34 +30,49 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "rank": (1, 2, 3),
     "dtype": DTYPES,
 }
-"""What a block can be; a covering array holds every triple of values of any three.
+"""The factors of a covering array, which holds every triple of values of any three of them.
 
-A single projection has no activation (E-4), so it stands among them as one more.
+A single projection has no activation (E-4), and counts as one more activation.
 """
 
 KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hard_swish": (-3.0, 3.0)}
 
 
 class Inputs(NamedTuple):
-    """Arrays in the case's dtype; x and dy are channels last."""
+    """The arrays on which a block is called.
+
+    Args:
+        x: the feature map, (N, *space, C).
+        dy: the gradient of y, in the shape of x.
+        parameters: the canonical parameters; all arrays have one dtype.
+    """
 
     x: np.ndarray
     dy: np.ndarray
     parameters: dict[str, np.ndarray]
 
     def rounded(self, dtype: str) -> "Inputs":
-        """All of them in a dtype, rounded once."""
+        """Rounds every array once to ``dtype``."""
         stored = {name: round_to(array, dtype) for name, array in self.parameters.items()}
         return Inputs(round_to(self.x, dtype), round_to(self.dy, dtype), stored)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One block on one input; the seed makes everything else.
+    """One block and one input, which is drawn from the seed.
 
-    >>> case = Case(SESpec(12, hidden=5, bias=True), rank=2, dtype="float32")
-    >>> case.inputs().x.shape, case.inputs().x.dtype
-    ((3, 5, 7, 12), dtype('float32'))
+    Args:
+        spec: which block.
+        rank: 1, 2 or 3 spatial axes.
+        dtype: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        seed: at least 0; the same seed gives the same numbers.
+        samples: N, at least 0.
+        spatial: the extents of the spatial axes; None for one map of the rank, as 5 x 7.
+
+    Example:
+        >>> case = Case(SESpec(12, hidden=5, bias=True), rank=2, dtype="float32")
+        >>> case.inputs().x.shape, case.inputs().x.dtype
+        ((3, 5, 7, 12), dtype('float32'))
     """
 
     spec: SESpec
@@ -68,24 +83,24 @@ class Case:
     spatial: tuple[int, ...] | None = None
 
     def inputs(self) -> Inputs:
-        """The first draw, counting on from the seed, that stays clear of kinks and passes 3 and 6 where it can."""
+        """Draws x, dy and parameters until all arguments avoid kinks and exceed 3 and 6 where they can."""
         draws = (self._draw(seed) for seed in itertools.count(1000 * self.seed))
         return next(inputs for inputs in draws if self._reveals(inputs))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of x, channels last."""
+        """The shape of x, channels last."""
         return (self.samples, *(SPATIAL[self.rank] if self.spatial is None else self.spatial), self.spec.channels)
 
     def _draw(self, seed: int) -> Inputs:
         rng = np.random.default_rng(seed)
         n, *space, channels = self.shape
         x = rng.standard_normal(self.shape) + rng.standard_normal((n, *(1 for _ in space), channels))
-        for axis in range(1, 1 + len(space)):  # a slope along every axis, so that none can be left out unseen
+        for axis in range(1, 1 + len(space)):  # a slope along every axis reveals a mean that omits one
             ramp = np.linspace(-0.5, 0.5, self.shape[axis]) if self.shape[axis] > 1 else np.zeros(1)
             x += np.expand_dims(ramp, [other for other in range(x.ndim) if other != axis])
         if self.spec.squeeze != "avg" and x.size:
-            _raise_one(x, rng)
+            _raise_one_position(x, rng)
         weights = revealing_parameters(x, self.spec, rng)
         return Inputs(x, rng.standard_normal(self.shape), weights).rounded(self.dtype)
 
@@ -96,7 +111,7 @@ class Case:
         clear = _clear(t.logits, gate_kinks(self.spec.gate))
         if t.pre is not None:
             clear &= _clear(t.pre, KINKS.get(str(self.spec.activation), (0.0,)))
-        if t.logits.size < 24 or (t.pre is not None and t.pre.size < 12):  # too few to ask for more
+        if t.logits.size < 24 or (t.pre is not None and t.pre.size < 12):  # too few values to reach so far
             return clear
         far, near = (2.0, -2.0) if self.spec.activation in ("sigmoid", "tanh") else (6.5, -3.5)
         wide = t.pre is None or (t.pre.max() > far and t.pre.min() < near)
@@ -104,15 +119,28 @@ class Case:
 
 
 def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
-    """Cases in which every combination of values of any ``strength`` factors occurs at least once."""
+    """Makes cases in which every combination of values of any ``strength`` factors occurs at least once.
+
+    Args:
+        strength: 1 to 8 factors; 3 for triples.
+        seed: another seed gives another array.
+
+    Returns:
+        The cases; their number is near the smallest possible.
+
+    Example:
+        >>> cases = covering_array(2)
+        >>> {(case.rank, case.dtype) for case in cases} >= {(1, "float16"), (3, "float64")}
+        True
+    """
     rows = _covering_rows(strength, seed)
     return [_as_case(dict(zip(FACTORS, row, strict=True)), number) for number, row in enumerate(rows)]
 
 
 def revealing_parameters(x: np.ndarray, spec: SESpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Float64 parameters that give x (channels last) hidden values of rms 4 and logits of rms 2.5.
+    """Draws float64 parameters with which x (channels last) has hidden values of rms 4 and logits of rms 2.5.
 
-    Where the activation saturates, the hidden values' arguments have rms 1.5: gradients must not vanish.
+    Arguments of an activation that saturates have rms 1.5, so that gradients do not vanish.
     """
     weights = {name: rng.standard_normal(shape) for name, shape in se_spec.parameters.shapes(spec).items()}
     h = se_numpy.block.squeeze(x, spec.squeeze, tuple(range(1, x.ndim - 1)))
@@ -136,7 +164,7 @@ def gate_kinks(gate: se_spec.nonlinearities.Gate) -> tuple[float, ...]:
 
 
 def round_to(array: np.ndarray, dtype: str) -> np.ndarray:
-    """The array in a storage type of SPEC K-1, rounded once."""
+    """Rounds an array once to a storage type of SPEC K-1."""
     if dtype == "bfloat16":
         import ml_dtypes
 
@@ -146,7 +174,7 @@ def round_to(array: np.ndarray, dtype: str) -> np.ndarray:
 
 def _as_case(values: dict[str, Any], number: int) -> Case:
     rank, dtype = values.pop("rank"), values.pop("dtype")
-    # Below, at and above the channel count; one for each activation, which JAX then compiles for no other.
+    # Below, at and above the channel count; one width for each activation, so that JAX compiles few shapes.
     widths = itertools.cycle((5, 12, 17))
     width: dict[str, Any] = {"hidden": dict(zip(FACTORS["activation"], widths, strict=False))[values["activation"]]}
     if values["activation"] == "single projection":
@@ -157,18 +185,18 @@ def _as_case(values: dict[str, Any], number: int) -> Case:
 
 @cache
 def _covering_rows(strength: int, seed: int) -> list[tuple[Any, ...]]:
-    """Greedy: begin a row with a combination not yet covered, fill it with the values that cover most others."""
+    """Builds rows greedily: each starts with an uncovered combination and takes the values that cover most others."""
     levels = list(FACTORS.values())
     rng = random.Random(seed)
-    open_ones = {
+    uncovered = {
         tuple(zip(columns, values, strict=True))
         for columns in itertools.combinations(range(len(levels)), strength)
         for values in itertools.product(*(range(len(levels[column])) for column in columns))
     }
-    ordered = sorted(open_ones)
+    ordered = sorted(uncovered)
     rows = []
     for start in ordered:
-        if start not in open_ones:
+        if start not in uncovered:
             continue
         row = dict(start)
         free = [column for column in range(len(levels)) if column not in row]
@@ -177,23 +205,23 @@ def _covering_rows(strength: int, seed: int) -> list[tuple[Any, ...]]:
             others = list(itertools.combinations(sorted(row), strength - 1))
 
             def gain(value: int, column: int = column, row: dict[int, int] = row, others: Any = others) -> int:
-                made = (tuple(sorted([(column, value), *((one, row[one]) for one in other)])) for other in others)
-                return sum(combination in open_ones for combination in made)
+                covered = (tuple(sorted([(column, value), *((one, row[one]) for one in other)])) for other in others)
+                return sum(combination in uncovered for combination in covered)
 
             values = list(range(len(levels[column])))
             rng.shuffle(values)
             row[column] = max(values, key=gain)
-        open_ones.difference_update(itertools.combinations(sorted(row.items()), strength))
+        uncovered.difference_update(itertools.combinations(sorted(row.items()), strength))
         rows.append(tuple(levels[column][row[column]] for column in range(len(levels))))
     return rows
 
 
-def _raise_one(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Give each sample and channel a single clear maximum: half precision would make ties of near ones."""
+def _raise_one_position(x: np.ndarray, rng: np.random.Generator) -> None:
+    """Gives each sample and channel one clear maximum, since half precision turns close ones into ties."""
     n, channels = x.shape[0], x.shape[-1]
     flat = x.reshape(n, -1, channels)
-    at = rng.integers(flat.shape[1], size=(n, 1, channels))
-    np.put_along_axis(flat, at, flat.max(1, keepdims=True) + 0.25, 1)
+    position = rng.integers(flat.shape[1], size=(n, 1, channels))
+    np.put_along_axis(flat, position, flat.max(1, keepdims=True) + 0.25, 1)
 
 
 def _rms(values: np.ndarray) -> float:

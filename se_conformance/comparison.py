@@ -1,4 +1,4 @@
-"""How far an implementation's answer is from the oracle's, beside how far rounding can have put it."""
+"""An implementation's answer beside the oracle's, to a bound on what rounding can do."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,14 @@ from .cases import Inputs
 
 
 class Result(NamedTuple):
-    """What an implementation returned, as NumPy arrays of the dtypes that it returned; feature maps channels last."""
+    """What an implementation returned, in the dtypes that it returned; None where it returned nothing.
+
+    Args:
+        y: the scaled map, (N, *space, C).
+        g: the gate, (N, C).
+        dx: the gradient of the map, (N, *space, C).
+        dparameters: the gradients of the parameters by canonical name, in the parameters' shapes.
+    """
 
     y: np.ndarray | None = None
     g: np.ndarray | None = None
@@ -22,27 +29,37 @@ class Result(NamedTuple):
     dparameters: dict[str, np.ndarray] | None = None
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """What is there, by name: ``y``, ``g``, ``dx``, ``d reduce.weight``, ..."""
+        """Yields names and arrays: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...; skips what is None."""
         yield from ((name, array) for name in ("y", "g", "dx") if (array := getattr(self, name)) is not None)
         yield from ((f"d {name}", array) for name, array in (self.dparameters or {}).items())
 
 
 class Precision(NamedTuple):
-    """In what an implementation says that it computes; the arguments of ``se_numpy.error_bound``."""
+    """The precision that an implementation declares; the values are those of ``se_numpy.error_bound``.
+
+    Args:
+        products: ``"dtype"``, ``"tf32"`` or ``"bfloat16"``.
+        intermediates: in half precision ``"storage"`` or ``"float32"``.
+        accumulation: a dtype, or None for float32 (float64 for float64).
+    """
 
     products: str = "dtype"
     intermediates: str = "storage"
     accumulation: str | None = None
 
 
-KEPT = Precision(intermediates="float32")
-"""What this project's implementations say."""
+FLOAT32_INTERMEDIATES = Precision(intermediates="float32")
+"""What this project's implementations declare."""
 
 
 class Reference(NamedTuple):
-    """The oracle's answer, how far a right one may be from it, and the range of values there are.
+    """The oracle's answer and its bounds.
 
-    The bound says nothing from half that span on. NaN stands for what is not asked.
+    Args:
+        want: the answer, float64.
+        bound: how far a right answer may be from ``want``, elementwise, in the same shapes.
+        span: the range of values that an element can take. A bound of half the span or more is inconclusive. NaN
+            excludes an element: in a sample with NaN or inf only what is not finite is compared.
     """
 
     want: Result
@@ -51,10 +68,15 @@ class Reference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One array against another.
+    """One array beside the right one.
 
-    ``ratio`` is the largest difference over its bound, among the elements on which the bound says something; 0/0 is 0,
-    and anything over 0 is inf. ``error`` is the largest difference relative to the largest magnitude wanted.
+    Args:
+        quantity: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...
+        ratio: the largest difference over its bound among the conclusive elements; 0/0 is 0, x/0 is inf.
+        error: the largest difference over the largest magnitude that is wanted.
+        where: the index of the element with that ratio; empty if shapes differ or nothing is conclusive.
+        got, want, bound: the numbers at that index.
+        conclusive, inconclusive: how many elements the bound decides, and how many it does not.
     """
 
     quantity: str
@@ -78,21 +100,44 @@ def reference(
     inputs: Inputs,
     spec: SESpec,
     dtype: str,
-    precision: Precision = KEPT,
+    precision: Precision = FLOAT32_INTERMEDIATES,
     *,
     gradients: bool = True,
     exact: bool = False,
 ) -> Reference:
-    """The oracle's answer and its bounds, float64; ``exact`` for a probe, on which sums do not round."""
+    """Computes the oracle's answer and its bounds in float64.
+
+    Args:
+        inputs: x and dy (N, *space, C), and the canonical parameters.
+        spec: which block.
+        dtype: the dtype in which the judged implementation stores x, y and the parameters.
+        precision: what it declares.
+        gradients: whether to compute dx and the parameters' gradients.
+        exact: whether the inputs are a probe, on which sums do not round (``probes``).
+
+    Returns:
+        y and g, and with ``gradients`` dx and dparameters, each with bound and span.
+
+    Raises:
+        SpecError: a dtype or a precision is none of those that there are.
+        InputError, ShapeError, ParameterError: the inputs do not fit the spec.
+
+    Example:
+        >>> from se_conformance import Case
+        >>> case = Case(SESpec(8, hidden=2))
+        >>> expected = reference(case.inputs(), case.spec, case.dtype)
+        >>> expected.want.y.shape, expected.bound.g.shape
+        ((3, 5, 7, 8), (3, 8))
+    """
     x, dy, parameters = inputs
     r = error_bounds.rounding(dtype, precision.accumulation, precision.products, precision.intermediates)
     bound = error_bounds.bounds(x, dy if gradients else None, spec, parameters, r, "channels_last", exact=exact)
     t, y = bound.t, se_numpy.block.scaled(bound.t, spec, "channels_last")
     reach = spec.gain * _gate_span(spec, t) + spec.residual
-    unasked = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf: only what is not finite counts
-    size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # around 0, what is small against the map is no bound's fault
+    excluded = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf
+    size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # values near 0 leave the bound conclusive
     sy, sg = size * reach, np.full_like(bound.g, _gate_span(spec, t))
-    sy[unasked], sg[unasked] = np.nan, np.nan
+    sy[excluded], sg[excluded] = np.nan, np.nan
     if not gradients:
         return Reference(Result(y, t.g), Result(bound.y, bound.g), Result(sy, sg))
     dx, dparameters = se_numpy.vjp(x, dy, spec, parameters, data_format="channels_last")
@@ -101,26 +146,45 @@ def reference(
     return Reference(want, Result(*bound[1:]), Result(sy, sg, _largest(dx), spans))
 
 
-def compare(got: Result, against: Reference, *, partial: bool = False) -> list[Comparison]:
-    """Every quantity that is asked and there, against its bound; that a gradient is missing is an error, or partial."""
-    want, bound, span = (dict(result.arrays()) for result in against)
+def compare(got: Result, expected: Reference, *, partial: bool = False) -> list[Comparison]:
+    """Compares every quantity that was returned and is expected with its bound.
+
+    Args:
+        got: what an implementation returned.
+        expected: what ``reference`` computed.
+        partial: whether gradients may be missing.
+
+    Returns:
+        A comparison for each quantity, in the order y, g, dx, parameters.
+
+    Raises:
+        AssertionError: gradients were returned, and one of those expected is missing; not if ``partial``.
+
+    Example:
+        >>> from se_conformance import Case
+        >>> case = Case(SESpec(8, hidden=2))
+        >>> expected = reference(case.inputs(), case.spec, case.dtype, gradients=False)
+        >>> [(one.quantity, one.ratio) for one in compare(Result(y=expected.want.y), expected)]
+        [('y', 0.0)]
+    """
+    want, bound, span = (dict(result.arrays()) for result in expected)
     found = dict(got.arrays())
     missing = set(want) - set(found) - {"g", "y"} if got.dparameters is not None else set()
     if missing and not partial:
         raise AssertionError(f"no {', '.join(sorted(missing))} among {', '.join(found)}")
-    return [judged(name, found[name], want[name], bound[name], span[name]) for name in found if name in want]
+    return [compare_arrays(name, found[name], want[name], bound[name], span[name]) for name in found if name in want]
 
 
-def judged(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray, span: np.ndarray) -> Comparison:
-    """One array against what it should be; where that is NaN or inf, it must not come back finite (N-3)."""
+def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray, span: np.ndarray) -> Comparison:
+    """Compares one array with the right one; where that is NaN or inf, the array must not be finite (N-3)."""
     if got.shape != want.shape:
         return Comparison(quantity, np.inf, np.inf, (), np.nan, np.nan, np.nan, 1, 0)
     got = got.astype(np.float64)
     ratio = _ratio(got, want, bound)
-    unasked = np.isfinite(want) & np.isnan(span)
-    vague = np.isfinite(want) & ~unasked & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
-    ratio[vague | unasked] = -1.0
-    conclusive = int((np.isfinite(want) & ~vague & ~unasked).sum())
+    excluded = np.isfinite(want) & np.isnan(span)
+    vague = np.isfinite(want) & ~excluded & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
+    ratio[vague | excluded] = -1.0
+    conclusive = int((np.isfinite(want) & ~vague & ~excluded).sum())
     if not (ratio.size and ratio.max() >= 0.0):
         return Comparison(quantity, 0.0, difference(got, want), (), np.nan, np.nan, np.nan, 0, int(vague.sum()))
     where = np.unravel_index(int(ratio.argmax()), ratio.shape)
@@ -137,11 +201,28 @@ def judged(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray, 
     )
 
 
-def difference(got: np.ndarray, want: np.ndarray) -> float:
-    """max|got - want| / max|want|; inf where shapes differ, or NaN and inf stand in different places.
+def allow_rounded_gate(expected: Reference, g: np.ndarray | None) -> Reference:
+    """Widens the gate's bound by one rounding where the block returns its gate in half precision."""
+    want, bound = expected.want.g, expected.bound.g
+    if g is None or want is None or bound is None or g.dtype.name not in ("bfloat16", "float16"):
+        return expected
+    unit = error_bounds.FORMATS[g.dtype.name].unit
+    return expected._replace(bound=expected.bound._replace(g=bound + unit * (np.abs(want) + bound)))
 
-    >>> difference(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
-    0.5
+
+def difference(got: np.ndarray, want: np.ndarray) -> float:
+    """Computes max|got - want| / max|want|.
+
+    Args:
+        got: an array of any float dtype.
+        want: the right array.
+
+    Returns:
+        The difference, at least 0; inf if the shapes differ, or if NaN and inf are not at the same places.
+
+    Example:
+        >>> difference(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+        0.5
     """
     if got.shape != want.shape:
         return float("inf")
@@ -163,7 +244,7 @@ def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
-    """How wide the gate's range is; where it has none, the largest gate or logit there is."""
+    """The width of the gate's range; for an unbounded gate, the largest gate or logit that occurs."""
     match spec.gate:
         case "sigmoid" | "hard_sigmoid":
             return 1.0
@@ -175,5 +256,5 @@ def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
 
 
 def _largest(array: np.ndarray) -> np.ndarray:
-    """The largest finite magnitude, in the array's shape."""
+    """An array of the same shape, filled with the largest finite magnitude."""
     return np.full(array.shape, np.abs(array[np.isfinite(array)]).max(initial=0.0))

@@ -1,12 +1,12 @@
-"""Known deviations: a text file that belongs to whoever is judged.
+"""Known deviations: a text file in the project whose block is judged.
 
-One trial per line, as the verdict names it, with ``*`` for any text, the number of spatial axes in front if it matters,
-and the reason behind ``#``::
+A line holds the name of a trial as the verdict prints it, where ``*`` matches any text; before it, if only one rank
+deviates, the number of spatial axes; and after ``#`` the reason::
 
     NaN                 # our maximum drops NaN, issue 12
     3: one position     # 3-D maps of one position are not supported
 
-A line that names a trial which ran and did not fail is an error: the file must not outlive the deviation.
+A line whose trial ran and did not fail fails the verdict, so that no line outlasts its deviation.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from se_spec import SpecError
 
 @dataclass(frozen=True)
 class Deviation:
-    """One line."""
+    """One line of the file."""
 
     pattern: str
     rank: int | None
@@ -26,15 +26,15 @@ class Deviation:
     line: int
 
     def covers(self, rank: int, trial: str) -> bool:
-        """Whether it speaks of that trial."""
+        """Whether the line excuses that trial."""
         return self.rank in (None, rank) and fnmatchcase(trial, self.pattern)
 
 
 def read_deviations(path: str | Path | None) -> list[Deviation]:
-    """The file's lines; none where there is no file to read.
+    """Reads the lines of a file of known deviations; an empty list for no path.
 
     Raises:
-        SpecError: the file is not there, or a line has no reason.
+        SpecError: the file does not exist, or a line has no reason.
     """
     if path is None:
         return []
@@ -46,7 +46,7 @@ def read_deviations(path: str | Path | None) -> list[Deviation]:
         if not text:
             continue
         if not reason:
-            raise SpecError(f"{path}, line {number}: {text!r} has no reason; write one behind a #")
+            raise SpecError(f"{path}, line {number}: {text!r} has no reason; write one after a #")
         head, colon, tail = text.partition(":")
         rank = int(head) if colon and head in ("1", "2", "3") else None
         found.append(Deviation(tail.strip() if rank else text, rank, reason, number))

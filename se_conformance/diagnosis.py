@@ -1,16 +1,13 @@
-"""What is wrong with it? The catalogue's wrong variants, on the same inputs, and which of them it agrees with.
+"""The search for the cause of a failure: which faulty variant of the catalogue answers what the judged block answered.
 
-A variant's distance on one input compares what is left beyond the bound: rms(|got - variant| - bound) over
-rms(|got - right| - bound). It is near 0 where the variant says what the function said, 1 where it explains nothing,
-more where it contradicts; where the right block is not refuted, the bound itself is the scale. Distances put variants
-in order, and one below ``NEAR`` ends the search. A variant agrees only where on every input, those that passed
-included, it says what the function said: within twice the bound, or up to ``EXPLAINS`` of what is to be explained.
+Every variant runs on the inputs of the trials. Its distance (``distance``) ranks it, and one nearer than
+``NEAR_DISTANCE`` ends the search. A variant is called the cause only if it agrees with the block on every trial,
+those that passed included.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,110 +15,47 @@ import numpy as np
 from se_spec import SESpec
 
 from . import localization
-from .calls import Outcome, called, called_vjp
-from .comparison import Comparison, Precision, Reference, Result, compare, reference
-from .faults import CATALOGUE, Block, Fault, broken
-from .trial_inputs import Trial
+from .calls import call_function
+from .comparison import Precision, compare, reference
+from .distance import EXPLAINED_DISTANCE, MAX_DISTANCE
+from .faults import CATALOGUE, Fault, inject
+from .records import TrialRecord
+from .variants import VariantDistance, forward_agrees, forward_distance, gradient_distance, gradients_agree
 
-NEAR = 0.35
-"""Below it the search has found something to look at closely: a gate of hard_swish is at 0.32 from one of relu. Errors
-of rounding, which are those of one order of operations, are that near each other only if they are of one kind."""
-EXPLAINS = 0.02
-"""Below it one variant is all there is; above, a second mistake may be beside it."""
-LIKELIER = 0.98
-"""Up to here a variant is nearer to the answer than the right block is."""
-LOOKED_AT = 40
-"""How many variants are looked at on all inputs, the nearest on one of them first, while none is near."""
-LIKELY = 12
-"""One of a pair is among that many nearest on their own."""
-PAIRED = 40
-"""How many pairs are looked at on all inputs."""
-WIDE = 1 << 15
-"""Elements of an input above which fewer variants are looked at, and no pairs."""
-AS_FLOAT32 = Precision(intermediates="float32", accumulation="float32")
+NEAR_DISTANCE = 0.35
+"""A variant below it is worth a close look: a gate of hard_swish is 0.32 from one of relu. Two roundings of the same
+kind in another order of operations are about that near to each other, and roundings of different kinds are not."""
+MAX_CAUSE_DISTANCE = 0.98
+"""A variant beyond it is no nearer to the answer than the right block is, and is not named."""
+MAX_CAUSES = 5
+MAX_VARIANTS = 40
+"""How many variants run on all trials while none is near; those nearest on one trial come first."""
+PAIR_MEMBERS = 12
+"""One fault of a pair is among that many nearest on their own."""
+MAX_PAIRS = 40
+"""How many pairs run on all trials."""
+LARGE_INPUT_ELEMENTS = 1 << 15
+"""Beyond that many elements of x fewer variants run, and no pairs."""
+REPEATED_CALLS = 16
+MIN_TURN_SHARE = 0.1
+"""Successive differences of independent draws have a correlation of -1/2; a drift has none below 0."""
+FLOAT32_ARITHMETIC = Precision(intermediates="float32", accumulation="float32")
+CATALOGUE_ORDER = {name: number for number, name in enumerate(CATALOGUE)}
 
-
-class Distance:
-    """How far variants are from one array that was got, beside a right one and its bound; it is asked of many."""
-
-    def __init__(self, got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> None:
-        got = got.astype(np.float64)
-        self._known = np.isfinite(got)
-        self._finite = self._known & np.isfinite(want)
-        self._told, wrong = got[self._finite], np.abs(got[self._finite] - want[self._finite])
-        self._slack = slack = np.where(np.isfinite(bound[self._finite]), bound[self._finite], np.inf)
-        self._refuted = bool((wrong > slack).any())
-        self._scale = (
-            _rms(np.maximum(wrong - slack, 0.0)) if self._refuted else _rms(wrong) + _rms(slack[np.isfinite(slack)])
-        )
-
-    def __call__(self, variant: np.ndarray) -> float:
-        """From 0, the same, over 1, no nearer than the right block, to 3, other NaN or nothing in common."""
-        apart = self._apart(variant)
-        if apart is None:
-            return 3.0
-        if self._refuted:  # where the right block is, the variant must not be
-            apart = np.maximum(apart - self._slack, 0.0)
-        return _rms(apart) / self._scale if self._scale else float(bool(_rms(apart))) * 3.0
-
-    def agrees(self, variant: np.ndarray) -> bool:
-        """Whether the variant is what was got, but for rounding."""
-        apart = self._apart(variant)
-        if apart is None:
-            return False
-        return bool((apart <= 2.0 * self._slack).all()) or (self._refuted and self(variant) <= EXPLAINS)
-
-    def _apart(self, variant: np.ndarray) -> np.ndarray | None:
-        variant = variant.astype(np.float64)
-        return np.abs(self._told - variant[self._finite]) if np.array_equal(self._known, np.isfinite(variant)) else None
-
-
-@dataclass
-class Seen:
-    """One trial as it went."""
-
-    trial: Trial
-    against: Reference
-    outcome: Outcome
-    gradient: Outcome | None = None
-    result: Result = field(default_factory=Result)
-    comparisons: list[Comparison] = field(default_factory=list)
-    malformed: bool = False
-    failed: bool = False
-
-    @cached_property
-    def distance(self) -> Distance:
-        """Of a variant's answer; where there is one to compare it with."""
-        want, bound = self.against.want.y, self.against.bound.y
-        assert self.outcome.y is not None and want is not None and bound is not None
-        return Distance(self.outcome.y, want, bound)
-
-    @cached_property
-    def gradient_distances(self) -> dict[str, Distance]:
-        """Of a variant's gradients, by name; of those that have the right shape."""
-        want, bound = (dict(one.arrays()) for one in self.against[:2])
-        gradients = self.result._replace(y=None, g=None)
-        return {name: Distance(got, want[name], bound[name]) for name, got in gradients.arrays()}
-
-    @property
-    def forward_failed(self) -> bool:
-        """Whether the answer itself is wrong, not only its gradients."""
-        x, outcome = self.trial.inputs.x, self.outcome
-        fits = outcome.y is not None and outcome.y.shape == x.shape and outcome.y.dtype == x.dtype
-        wrong = any(not one.passed for one in self.comparisons if one.quantity == "y")
-        return not fits or bool(outcome.modified) or wrong
+Ranking = list[tuple[float, tuple[Fault, ...]]]
+"""Scores and faults, the nearest first; two faults are a pair that occurs together."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Causes, the likeliest first.
+    """The causes of a failure, the likeliest first.
 
     Args:
         causes: faults of the catalogue.
-        distances: of each, 0 to about 1.
-        together: whether the first two are a pair, nearer than any single one.
-        stage: the first stage that departs, as far as can be told.
-        agrees: whether the first cause, or the pair, explains all that was seen.
+        distances: the distance of each, from 0 to about 1.
+        together: whether the first two are a pair, nearer than any single fault.
+        stage: the first stage that departs from the spec, or ``"unknown"``.
+        agrees: whether the first cause, or the pair, answers on every trial what the block answered.
     """
 
     causes: tuple[Fault, ...]
@@ -132,243 +66,213 @@ class Diagnosis:
 
 
 def diagnose(
-    seen: list[Seen],
+    records: list[TrialRecord],
     spec: SESpec,
     dtype: str,
     function: Callable[..., Any],
     excitation: Callable[..., Any] | None,
     data_format: str,
 ) -> Diagnosis:
-    """The likeliest causes of what was seen, and the stage."""
-    forward = any(one.forward_failed for one in seen)
-    if all(one.outcome.raised for one in seen):  # whatever raises as often would agree
+    """Finds the likeliest causes of a failure, and the stage at which the block departs.
+
+    Args:
+        records: every trial of one rank in the order in which it ran; at least one failed.
+        spec: what the block should be.
+        dtype: the dtype of x and the parameters.
+        function: the judged function; it is called again.
+        excitation: its gate, or None.
+        data_format: the layout of both.
+    """
+    forward = any(record.forward_failed for record in records)
+    if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")
-    if not forward and all(one.gradient is None for one in seen):  # the answer is right, the gate that is shown is not
+    if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
         return Diagnosis((), (), False, "unknown")
-    candidates = [
+    if forward and _is_random(records, function, data_format):
+        return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
+    variants = [
         variant
         for fault in CATALOGUE.values()
-        if (fault.stage == "gradient") is not forward and fault.differs(spec, dtype)
+        if (fault.stage == "gradient") is not forward and fault.is_detectable(spec, dtype)
         for variant in fault.variants()
     ]
-    if forward and _is_random(seen, function, data_format):
-        return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
-    distance = _forward_distance if forward else _gradient_distance
-    ranked = _ranked(((fault,) for fault in candidates), seen, spec, dtype, distance)
+    distance = forward_distance if forward else gradient_distance
+    ranking = _rank(((variant,) for variant in variants), records, spec, dtype, distance)
     together = agrees = False
-    if dtype == "float64" and not (ranked and ranked[0][0] < NEAR) and _is_right_in_float32(seen, spec):
-        name = "float64 computed in float32"
-        ranked = [(EXPLAINS, (CATALOGUE[name if forward else f"gradient: {name}"],)), *ranked]
+    if dtype == "float64" and not _is_near(ranking) and _is_right_in_float32(records, spec):
+        name = "float64 computed in float32" if forward else "gradient: float64 computed in float32"
+        ranking = [(EXPLAINED_DISTANCE, (CATALOGUE[name],)), *ranking]
         agrees = True
-    elif forward and not (ranked and ranked[0][0] < EXPLAINS):
-        pairs = _pairs(candidates, seen, spec, dtype)
-        enough = min(NEAR, ranked[0][0] / 4) if ranked else NEAR
-        better = [pair for pair in pairs if pair[0] < enough]
-        together = bool(better)
-        ranked = better[:1] + ranked
-    ranked = [each for each in ranked if each[0] < LIKELIER][:5]
-    if forward and not (ranked and ranked[0][0] < NEAR):
-        ranked = _by_where_it_fails(seen, dtype, candidates) + ranked
-    named: dict[str, float] = {}
-    for score, faults in ranked:
+    elif forward and not (ranking and ranking[0][0] < EXPLAINED_DISTANCE):
+        limit = min(NEAR_DISTANCE, ranking[0][0] / 4) if ranking else NEAR_DISTANCE
+        pairs = [pair for pair in _rank_pairs(variants, records, spec, dtype) if pair[0] < limit][:1]
+        together = bool(pairs)
+        ranking = pairs + ranking
+    ranking = [(score, faults) for score, faults in ranking if score < MAX_CAUSE_DISTANCE][:MAX_CAUSES]
+    if forward and not _is_near(ranking):
+        ranking = _rank_half_accumulation(records, dtype, variants) + ranking
+    distances: dict[str, float] = {}
+    for score, faults in ranking:
         for fault in faults:
-            named.setdefault(fault.name, score)
-    causes = [CATALOGUE[name] for name in named]
-    if ranked and not agrees:
-        score, faults = ranked[0]
-        rounds = all(fault.rounds for fault in faults) and score < NEAR
-        agrees = rounds or _agrees(broken(spec, faults, dtype), seen, forward)
+            distances.setdefault(fault.name, score)
+    if ranking and not agrees:
+        agrees = _explains(ranking[0], records, spec, dtype, forward)
     if agrees:
-        stage = min((fault.stage for fault in ranked[0][1]), key=localization.ORDER.index)
+        stage = min((fault.stage for fault in ranking[0][1]), key=localization.ORDER.index)
+    elif forward:
+        stage = localization.failing_stage(records, spec, function, excitation, data_format)
     else:
-        stage = localization.first_departure(seen, spec, function, excitation, data_format) if forward else "gradient"
-    return Diagnosis(tuple(causes), tuple(named.values()), together, stage, agrees)
+        stage = "gradient"
+    causes = tuple(CATALOGUE[name] for name in distances)
+    return Diagnosis(causes, tuple(distances.values()), together, stage, agrees)
 
 
-Ranked = list[tuple[float, tuple[Fault, ...]]]
+def _is_near(ranking: Ranking) -> bool:
+    return bool(ranking) and ranking[0][0] < NEAR_DISTANCE
 
 
-def _ranked(
-    variants: Iterable[tuple[Fault, ...]],
-    seen: list[Seen],
+def _explains(
+    first: tuple[float, tuple[Fault, ...]], records: list[TrialRecord], spec: SESpec, dtype: str, forward: bool
+) -> bool:
+    """Whether the nearest faults may be called the cause; faults of rounding need only be near."""
+    score, faults = first
+    if all(fault.rounds for fault in faults) and score < NEAR_DISTANCE:
+        return True
+    variant = inject(faults, spec, dtype)
+    return forward_agrees(variant, records) if forward else gradients_agree(variant, records)
+
+
+def _rank(
+    candidates: Iterable[tuple[Fault, ...]],
+    records: list[TrialRecord],
     spec: SESpec,
     dtype: str,
-    distance: Callable[[Block, Seen, Callable[..., Any]], float],
-) -> Ranked:
-    """Scores, smallest first. Those that one failed trial rules out are not looked at on the others."""
-    failed = sum(one.failed for one in seen)
-    sieve = _sieve(seen)
-    near: list[tuple[float, tuple[Fault, ...]]] = []
-    for faults in variants:
-        block = broken(spec, faults, dtype)
-        # what remembers calls, or refuses some, cannot be told from one of them
-        d = 0.0 if faults[0].stage == "call" else distance(block, sieve, block.function())
-        near.append((d, faults))
-    near.sort(key=lambda each: each[0])
-    scored: Ranked = []
-    best, looked_at = [3.0] * 3, max(8, LOOKED_AT * WIDE // max(WIDE, sieve.trial.inputs.x.size))
-    for number, (d, faults) in enumerate(near):
-        if d >= NEAR and (best[0] < NEAR or number >= looked_at):
+    distance: VariantDistance,
+) -> Ranking:
+    """Scores variants over all records, smallest first; one failed trial screens out most of them before."""
+    failures = sum(record.failed for record in records)
+    screen = _choose_screen(records)
+    screened: Ranking = []
+    for faults in candidates:
+        variant = inject(faults, spec, dtype)
+        # one trial says nothing of a variant that keeps state or refuses some inputs
+        d = 0.0 if faults[0].stage == "call" else distance(variant, screen, variant.function())
+        screened.append((d, faults))
+    screened.sort(key=lambda entry: entry[0])
+    scored: Ranking = []
+    elements = screen.trial.inputs.x.size
+    limit = max(8, MAX_VARIANTS * LARGE_INPUT_ELEMENTS // max(LARGE_INPUT_ELEMENTS, elements))
+    best = [MAX_DISTANCE] * 3
+    for number, (d, faults) in enumerate(screened):
+        if d >= NEAR_DISTANCE and (best[0] < NEAR_DISTANCE or number >= limit):
             break
-        score = _score(_distances(broken(spec, faults, dtype), seen, distance), failed, best[2])
+        score = _score(_measure(faults, records, spec, dtype, distance), failures, best[2])
         best = sorted([*best, score])[:3]
         scored.append((score, faults))
-    order = {faults: number for number, (_, faults) in enumerate(near)}
-    return sorted(scored, key=lambda each: (round(each[0], 6), CATALOGUE_ORDER[each[1][0].name], order[each[1]]))
+    order = {faults: number for number, (_, faults) in enumerate(screened)}
+    return sorted(scored, key=lambda entry: (round(entry[0], 6), CATALOGUE_ORDER[entry[1][0].name], order[entry[1]]))
 
 
-def _sieve(seen: list[Seen]) -> Seen:
-    """A failed trial that tells much: one with numbers, the first, if it is there."""
-    failed = [one for one in seen if one.failed]
-    told = [one for one in failed if one.outcome.y is not None and one.outcome.y.shape == one.trial.inputs.x.shape]
-    return min(told or failed, key=lambda one: (one.trial.gradients is False, one.trial.inputs.x.shape[0] == 1))
+def _choose_screen(records: list[TrialRecord]) -> TrialRecord:
+    """The failed trial that separates variants best: one whose y has numbers, gradients and several samples."""
+    failed = [record for record in records if record.failed]
+    shaped = [record for record in failed if getattr(record.forward.y, "shape", None) == record.trial.inputs.x.shape]
+    return min(
+        shaped or failed,
+        key=lambda record: (record.trial.gradients is False, record.trial.inputs.x.shape[0] == 1),
+    )
 
 
-def _score(distances: Iterator[tuple[bool, float]], failed: int, enough: float) -> float:
-    """The mean over failed trials; a contradicted trial, passed or failed, counts on top."""
+def _score(distances: Iterator[tuple[bool, float]], failures: int, limit: float) -> float:
+    """The mean distance over failed trials, plus a penalty for each trial that passed and that the variant fails.
+
+    Args:
+        distances: for each trial whether it failed, and the variant's distance.
+        failures: how many trials failed.
+        limit: a score above it is not computed to the end.
+    """
     total = 0.0
-    for was_wrong, d in distances:
-        total += min(d, 3.0) if was_wrong else 2.0 * max(0.0, min(d, 3.0) - 1.0)
-        if total > enough * failed:
+    for failed, d in distances:
+        total += min(d, MAX_DISTANCE) if failed else 2.0 * max(0.0, min(d, MAX_DISTANCE) - 1.0)
+        if total > limit * failures:
             break
-    return total / failed
+    return total / failures
 
 
-def _distances(
-    block: Block, seen: list[Seen], distance: Callable[[Block, Seen, Callable[..., Any]], float]
+def _measure(
+    faults: tuple[Fault, ...], records: list[TrialRecord], spec: SESpec, dtype: str, distance: VariantDistance
 ) -> Iterator[tuple[bool, float]]:
-    function = block.function()
-    for one in seen:
-        yield one.failed, distance(block, one, function)
+    variant = inject(faults, spec, dtype)
+    function = variant.function()
+    for record in records:
+        yield record.failed, distance(variant, record, function)
 
 
-def _forward_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
-    outcome = called(function, seen.trial.inputs)
-    if _form(outcome) != _form(seen.outcome):
-        return 3.0
-    if outcome.y is None or seen.outcome.y is None:
-        return 0.0
-    x = seen.trial.inputs.x
-    if outcome.y.shape != x.shape:
-        same = outcome.y.size == x.size and np.isfinite(outcome.y.astype(np.float64)).all()
-        return _relative(seen.outcome.y, outcome.y) if same else 0.0
-    return seen.distance(outcome.y)
-
-
-def _agrees(block: Block, seen: list[Seen], forward: bool) -> bool:
-    """Whether a variant says, on every input, what the function said."""
-    function = block.function()
-    for one in seen:
-        if not forward:
-            if one.gradient is None or not one.trial.gradients:
-                continue
-            outcome, dparameters = called_vjp(block.vjp, one.trial.inputs, "channels_last")
-            found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
-            right_form = _form(outcome) == _form(one.gradient)
-            if not right_form or not all(each.agrees(found[name]) for name, each in one.gradient_distances.items()):
-                return False
-            continue
-        outcome = called(function, one.trial.inputs)
-        if _form(outcome) != _form(one.outcome):
-            return False
-        if outcome.y is not None and one.outcome.y is not None:
-            fits = outcome.y.shape == one.trial.inputs.x.shape
-            if not (one.distance.agrees(outcome.y) if fits else _forward_distance(block, one, function) <= EXPLAINS):
-                return False
-    return True
-
-
-def _gradient_distance(block: Block, seen: Seen, function: Callable[..., Any]) -> float:
-    if seen.gradient is None or not seen.trial.gradients:
-        return 0.0
-    outcome, dparameters = called_vjp(block.vjp, seen.trial.inputs, "channels_last")
-    if _form(outcome) != _form(seen.gradient):
-        return 3.0
-    found = dict(Result(dx=outcome.y, dparameters=dparameters).arrays())
-    return max((distance(found[name]) for name, distance in seen.gradient_distances.items()), default=0.0)
-
-
-def _relative(got: np.ndarray, variant: np.ndarray) -> float:
-    got, variant = got.astype(np.float64), variant.astype(np.float64)
-    return _rms(got - variant) / (_rms(variant) or 1.0)
-
-
-def _rms(values: np.ndarray) -> float:
-    largest = float(np.abs(values).max(initial=0.0))
-    return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
-
-
-def _form(outcome: Outcome) -> tuple[Any, ...]:
-    """What a call did, apart from the numbers; messages and the names of exceptions differ between frameworks."""
-    if outcome.raised:
-        return ("raised",)
-    modified = {"x" if name == "x" else "a parameter" for name in outcome.modified}
-    if outcome.y is None:
-        return ("nothing", outcome.returned == "NoneType", modified)
-    return (outcome.y.shape, outcome.y.dtype.name, modified)
-
-
-def _is_random(seen: list[Seen], function: Callable[..., Any], data_format: str) -> bool:
-    """One input, again and again: what remembers goes on or settles, what draws lots turns back at every call."""
-    by_name = {one.trial.name: one for one in seen}
-    first, last = by_name["uneven map"], by_name["uneven map again"]
-    if first.outcome.y is None or last.outcome.y is None or first.outcome.y.tobytes() == last.outcome.y.tobytes():
+def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
+    """Calls 16 times on one input: a stateful block drifts or converges; a random one has anticorrelated steps."""
+    by_name = {record.trial.name: record for record in records}
+    first, last = by_name["uneven map"].forward.y, by_name["uneven map again"].forward.y
+    if first is None or last is None or first.tobytes() == last.tobytes():
         return False
-    calls = [y for _ in range(16) if (y := called(function, first.trial.inputs, data_format).y) is not None]
-    if len(calls) < 16 or any(y.shape != first.outcome.y.shape for y in calls):
+    inputs = by_name["uneven map"].trial.inputs
+    answers = (call_function(function, inputs, data_format).y for _ in range(REPEATED_CALLS))
+    calls = [y for y in answers if y is not None]
+    if len(calls) < REPEATED_CALLS or any(y.shape != first.shape for y in calls):
         return False
     steps = np.diff(np.array(calls, np.float64).reshape(len(calls), -1), axis=0)
-    turns, lengths = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
-    return bool(turns < -0.1 * lengths) and not np.array_equal(calls[0], calls[2])
+    correlation, energy = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
+    return bool(correlation < -MIN_TURN_SHARE * energy) and not np.array_equal(calls[0], calls[2])
 
 
-def _by_where_it_fails(seen: list[Seen], dtype: str, candidates: list[Fault]) -> Ranked:
-    """Half precision that fails where there is much to add up, and nowhere else, in an order that no variant has."""
+def _rank_half_accumulation(records: list[TrialRecord], dtype: str, variants: list[Fault]) -> Ranking:
+    """Names accumulation in half precision by where it fails: only where many numbers are added.
+
+    The order of the additions decides the numbers, so that no variant need be near.
+    """
     name = f"squeeze accumulated in {dtype}"
-    where = {one.trial.name for one in seen if one.failed}
-    known = any(fault.name == name for fault in candidates)
-    if known and where <= {"large map", "sum beyond float16", "first axis as long as the channels"} and where:
-        return [(NEAR, (CATALOGUE[name],))]
+    failed = {record.trial.name for record in records if record.failed}
+    is_candidate = any(variant.name == name for variant in variants)
+    if is_candidate and failed and failed <= {"large map", "sum beyond float16", "first axis as long as the channels"}:
+        return [(NEAR_DISTANCE, (CATALOGUE[name],))]
     return []
 
 
-def _is_right_in_float32(seen: list[Seen], spec: SESpec) -> bool:
-    """Whether rounding to float32, here and there, may have done all of it."""
-    for one in seen:
-        if one.failed:
-            gradients = one.result.dx is not None
-            wide = reference(one.trial.inputs, spec, "float64", AS_FLOAT32, gradients=gradients)
-            if one.malformed or any(not each.passed for each in compare(one.result, wide, partial=True)):
+def _is_right_in_float32(records: list[TrialRecord], spec: SESpec) -> bool:
+    """Whether rounding to float32 in some places may explain every failure of a block in float64."""
+    for record in records:
+        if record.failed:
+            gradients = record.result.dx is not None
+            wide = reference(record.trial.inputs, spec, "float64", FLOAT32_ARITHMETIC, gradients=gradients)
+            comparisons = compare(record.result, wide, partial=True)
+            if record.is_malformed or not all(comparison.passed for comparison in comparisons):
                 return False
     return True
 
 
-def _pairs(candidates: list[Fault], seen: list[Seen], spec: SESpec, dtype: str) -> Ranked:
-    """Two faults at once: sieved on one small input that failed, then looked at on all."""
-    sieve = _sieve([one for one in seen if one.failed and one.trial.exact] or seen)
-    if sieve.outcome.y is None or sieve.trial.inputs.x.size > WIDE:
+def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec, dtype: str) -> Ranking:
+    """Scores two faults at once: a small failed trial screens the pairs, and the nearest run on all."""
+    screen = _choose_screen([record for record in records if record.failed and record.trial.exact] or records)
+    x, y = screen.trial.inputs.x, screen.forward.y
+    if y is None or x.size > LARGE_INPUT_ELEMENTS:
         return []
-    usable = [fault for fault in candidates if fault.stage != "call"]
+    usable = [fault for fault in variants if fault.stage != "call"]
     alone = {
-        fault: _forward_distance(block := broken(spec, (fault,), dtype), sieve, block.function()) for fault in usable
+        fault: forward_distance(variant := inject((fault,), spec, dtype), screen, variant.function())
+        for fault in usable
     }
-    likely = set(sorted(usable, key=alone.__getitem__)[:LIKELY])
-    scored = []
+    members = set(sorted(usable, key=alone.__getitem__)[:PAIR_MEMBERS])
+    screened = []
     for pair in itertools.permutations(usable, 2):
-        if likely.isdisjoint(pair):
+        if members.isdisjoint(pair):
             continue
         if CATALOGUE_ORDER[pair[0].name] > CATALOGUE_ORDER[pair[1].name] and pair[0].stage != pair[1].stage:
-            continue  # different stages commute
+            continue  # faults of different stages commute
         try:
-            block = broken(spec, pair, dtype)
-            y, _ = block.run(sieve.trial.inputs.x, sieve.trial.inputs.parameters)
-        except Exception:
+            variant_y, _ = inject(pair, spec, dtype).run(x, screen.trial.inputs.parameters)
+        except Exception:  # the two cannot occur in one block
             continue
-        if y.shape == sieve.outcome.y.shape == sieve.trial.inputs.x.shape:
-            scored.append((sieve.distance(y), pair))
-    scored.sort(key=lambda each: each[0])
-    near = [pair for score, pair in scored[:PAIRED] if score < NEAR]
-    return _ranked(near, seen, spec, dtype, _forward_distance)
-
-
-CATALOGUE_ORDER = {name: number for number, name in enumerate(CATALOGUE)}
+        if variant_y.shape == y.shape == x.shape:
+            screened.append((screen.distance(variant_y), pair))
+    screened.sort(key=lambda entry: entry[0])
+    near = [pair for score, pair in screened[:MAX_PAIRS] if score < NEAR_DISTANCE]
+    return _rank(near, records, spec, dtype, forward_distance)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and parameters in files."""
+"""Atomic writing of files, and parameters in safetensors files."""
 
 import os
 from collections.abc import Iterator
@@ -9,15 +9,19 @@ import numpy as np
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, which takes its place once the block has ended well; its folder is made.
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path that replaces ``path`` when the with block ends without an exception.
 
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "new", "page.md")
-    >>> with replacing(path) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> path.read_text(), len(list(path.parent.iterdir()))
-    ('whole', 1)
+    Args:
+        path: the file to write; its folder is made if it does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "new", "page.md")
+        >>> with write_atomically(path) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> path.read_text(), len(list(path.parent.iterdir()))
+        ('whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -29,17 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
-    """By canonical names, as safetensors; float64, float32 or float16."""
+    """Writes parameters in float64, float32 or float16 to a safetensors file by their canonical names."""
     import safetensors.numpy
 
-    # Of an array that lies otherwise in memory it would write the bytes as they lie, without a word.
+    # safetensors writes the bytes of a transposed array in memory order, and reports nothing
     parameters = {name: np.asarray(value, order="C") for name, value in parameters.items()}
-    with replacing(path) as temporary:
+    with write_atomically(path) as temporary:
         safetensors.numpy.save_file(parameters, temporary)
 
 
 def load_parameters(path: Path) -> dict[str, np.ndarray]:
-    """The inverse of ``save_parameters``."""
+    """Reads the parameters that ``save_parameters`` wrote."""
     import safetensors.numpy
 
     parameters: dict[str, np.ndarray] = safetensors.numpy.load_file(path)

@@ -1,4 +1,4 @@
-"""Is this Squeeze-and-Excitation right? One call, any framework: ``check``."""
+"""The judge: ``check`` compares a block with the oracle on every trial, and looks for the cause of a failure."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -10,10 +10,11 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import diagnosis
-from .adapters import Adapted, adapted
-from .calls import Outcome, called, called_gate, called_vjp, laid_out
-from .comparison import Precision, Reference, Result, compare, reference
+from .adapters import AdaptedBlock, resolve_callables
+from .calls import CallResult, call_excitation, call_function, call_vjp, to_data_format
+from .comparison import Precision, Reference, Result, allow_rounded_gate, compare, reference
 from .deviations import read_deviations
+from .records import TrialRecord
 from .trial_inputs import Trial, trials
 from .verdict import Finding, Verdict
 
@@ -32,59 +33,62 @@ def check(
     deviations: str | Path | None = None,
     diagnose: bool = True,
 ) -> Verdict:
-    """Judge a block against the oracle, to a bound derived for each input, and name what is wrong.
+    """Judges a block against the oracle, to a bound derived for each input, and names what is wrong.
 
     Args:
-        function: ``function(x, parameters) -> y``, NumPy in and out; ``parameters`` is the canonical dict in ``dtype``.
-            Or what ``se_conformance.adapt`` takes: a torch module, a Keras layer or model, an NNX or linen module, an
-            ONNX file.
+        function: ``function(x, parameters) -> y``, NumPy in and out: x and y of one shape, (N, *space, C) or
+            (N, C, *space), and one dtype; ``parameters`` is the canonical dict in ``dtype``. Or what
+            ``se_conformance.adapt`` accepts: a torch module, a Keras layer or model, an NNX or linen module, an ONNX
+            file.
         spec: which block it should be.
-        vjp: ``vjp(x, dy, parameters) -> (dx, dparameters)``: gradients are judged too.
-        excitation: ``excitation(x, parameters) -> g``, (N, C): lets the verdict say at which stage it departs.
-        dtype: of x and parameters: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        data_format: ``"channels_last"`` (for a plain function, unless given) or ``"channels_first"``.
-        ranks: how many spatial axes to try.
-        products: ``"dtype"``, or the precision that it declares for its products: ``"tf32"``, ``"bfloat16"``.
-        intermediates: in half precision, ``"storage"`` where each is rounded to it, ``"float32"`` where they are kept.
-        seed: of the inputs.
+        vjp: ``vjp(x, dy, parameters) -> (dx, dparameters)``; with it gradients are judged, too.
+        excitation: ``excitation(x, parameters) -> g``, (N, C); with it the verdict can name the stage that departs.
+        dtype: the dtype of x and the parameters: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        data_format: ``"channels_last"``, the default for a function, or ``"channels_first"``.
+        ranks: the numbers of spatial axes to try, of 1, 2 and 3.
+        products: ``"dtype"``, or the precision that the block declares for its products: ``"tf32"``, ``"bfloat16"``.
+        intermediates: in half precision, ``"storage"`` if intermediates may be rounded to it, ``"float32"`` if not.
+        seed: the seed of the inputs, at least 0.
         deviations: a text file of trials that are known to fail, one per line (``se_conformance.deviations``).
-        diagnose: whether to look for the cause of a failure.
+        diagnose: whether to search for the cause of a failure.
 
     Returns:
-        The verdict. It never raises for what ``function`` does.
+        The verdict. Whatever ``function`` does, an exception included, is part of it and is not raised.
 
     Raises:
-        SpecError: an argument that is none of the above.
+        SpecError: an argument is none of the above.
+        ParameterError: the parameters of an adapted block are not those of the spec.
 
-    >>> import se_numpy
-    >>> spec = SESpec(8, hidden=2)
-    >>> def mine(x, parameters):
-    ...     return se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last").astype(x.dtype)
-    >>> check(mine, spec).passed
-    True
+    Example:
+        >>> import se_numpy
+        >>> spec = SESpec(8, hidden=2)
+        >>> def block(x, parameters):
+        ...     return se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last").astype(x.dtype)
+        >>> check(block, spec).passed
+        True
     """
-    _refuse_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
-    function, vjp, excitation, data_format = adapted(function, spec, dtype, vjp, excitation, data_format)
+    _check_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
+    function, vjp, excitation, data_format = resolve_callables(function, spec, dtype, vjp, excitation, data_format)
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known = read_deviations(deviations)
     for rank in ranks:
-        run = Run(function, vjp, excitation, spec, dtype, data_format)
-        for trial, against in prepared(spec, dtype, rank, seed, precision, vjp is not None):
-            verdict.findings += run.judge(trial, against, rank)
+        runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format)
+        for trial, expected in trials_with_references(spec, dtype, rank, seed, precision, vjp is not None):
+            verdict.findings += runner.run(trial, expected, rank)
             verdict.ran.append((rank, trial.name))
-        verdict.unjudged |= {(rank, name): why for name, why in run.unjudged.items()}
-        if diagnose:
-            _settle(verdict, run, rank)
-    verdict.apply(known)
+        verdict.unjudged |= {(rank, name): reason for name, reason in runner.unjudged.items()}
+        if diagnose and verdict.diagnosis is None:  # the first rank that fails is enough
+            verdict.diagnosis = runner.diagnose()
+    verdict.excuse(known)
     return verdict
 
 
 @lru_cache(maxsize=2)  # one block after another is judged by the same spec, forward and backward
-def prepared(
+def trials_with_references(
     spec: SESpec, dtype: str, rank: int, seed: int, precision: Precision, gradients: bool
 ) -> list[tuple[Trial, Reference]]:
-    """Every trial, and what a right block answers."""
+    """Every trial of one rank beside the oracle's answer and its bounds."""
     return [
         (
             trial,
@@ -94,8 +98,12 @@ def prepared(
     ]
 
 
-class Run:
-    """All trials of one rank, in order: a function that remembers shows it."""
+class TrialRunner:
+    """Runs all trials of one rank in order, so that a block that keeps state shows it.
+
+    Args:
+        function, vjp, excitation, spec, dtype, data_format: as in ``check``; nothing is left to a default.
+    """
 
     def __init__(
         self,
@@ -108,99 +116,98 @@ class Run:
     ) -> None:
         self.function, self.vjp, self.excitation = function, vjp, excitation
         self.spec, self.dtype, self.data_format = spec, dtype, data_format
-        self.seen: list[diagnosis.Seen] = []
+        self.records: list[TrialRecord] = []
         self.unjudged: dict[str, str] = {}
 
-    def judge(self, trial: Trial, against: Reference, rank: int) -> list[Finding]:
-        """Everything that is asked on one input."""
-        wants_gradients = self.vjp is not None and trial.gradients
-        outcome = called(self.function, trial.inputs, self.data_format)
-        found = _structure("y", outcome, trial.inputs.x, self.dtype)
-        result = Result(y=outcome.y if _fits(outcome.y, trial.inputs.x) else None)
+    def run(self, trial: Trial, expected: Reference, rank: int) -> list[Finding]:
+        """Calls the block on one trial and compares everything that it returns."""
+        x = trial.inputs.x
+        forward = call_function(self.function, trial.inputs, self.data_format)
+        record = TrialRecord(trial, expected, forward)
+        errors = _structural_errors("y", forward, x, self.dtype)
+        result = Result(y=forward.y if _has_shape_of(forward.y, x) else None)
         if self.excitation is not None:
-            g, wrong = self._gate(trial, against)
-            found, result = found + wrong, result._replace(g=g)
-        seen = diagnosis.Seen(trial, against, outcome)
-        if wants_gradients and self.vjp is not None:
-            seen.gradient, dparameters = called_vjp(self.vjp, trial.inputs, self.data_format)
-            found += _structure("dx", seen.gradient, trial.inputs.x, self.dtype)
+            g, gate_errors = self._call_excitation(self.excitation, trial, expected)
+            errors, result = errors + gate_errors, result._replace(g=g)
+        if self.vjp is not None and trial.gradients:
+            record.backward, dparameters = call_vjp(self.vjp, trial.inputs, self.data_format)
+            errors += _structural_errors("dx", record.backward, x, self.dtype)
             if dparameters is not None:
-                found += _names(dparameters, trial.inputs.parameters)
-                fitting = {
+                errors += _gradient_errors(dparameters, trial.inputs.parameters)
+                usable = {
                     name: dparameters[name]
                     for name, array in trial.inputs.parameters.items()
                     if name in dparameters and dparameters[name].shape == array.shape
                 }
-                result = result._replace(
-                    dx=seen.gradient.y if _fits(seen.gradient.y, trial.inputs.x) else None, dparameters=fitting
-                )
-        comparisons = compare(result, self._for_returned(against, result), partial=True)
-        seen.result, seen.comparisons, seen.malformed = result, comparisons, bool(found)
-        seen.failed = bool(found) or any(not one.passed for one in comparisons)
-        why = self._contradictions(trial) if seen.failed else ""
-        if why:
-            self.unjudged[trial.name] = why
+                dx = record.backward.y if _has_shape_of(record.backward.y, x) else None
+                result = result._replace(dx=dx, dparameters=usable)
+        record.result, record.is_malformed = result, bool(errors)
+        record.comparisons = compare(result, allow_rounded_gate(expected, result.g), partial=True)
+        record.failed = bool(errors) or not all(comparison.passed for comparison in record.comparisons)
+        reason = self._find_contradictions(trial) if record.failed else ""
+        if reason:
+            self.unjudged[trial.name] = reason
         else:
-            self.seen.append(seen)
-        told = [Finding(rank, trial.name, "call", message=message) for message in found]
-        return told + [Finding(rank, trial.name, one.quantity, one) for one in comparisons]
+            self.records.append(record)
+        findings = [Finding(rank, trial.name, "call", message=error) for error in errors]
+        return findings + [Finding(rank, trial.name, entry.quantity, entry) for entry in record.comparisons]
 
-    def _contradictions(self, trial: Trial) -> str:
-        """What the framework itself gets wrong on an empty batch; its numbers are what its users get."""
+    def diagnose(self) -> diagnosis.Diagnosis | None:
+        """Searches for the cause; None where no judged trial failed."""
+        if not any(record.failed for record in self.records):
+            return None
+        return diagnosis.diagnose(self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format)
+
+    def _find_contradictions(self, trial: Trial) -> str:
+        """How the framework contradicts itself on an empty batch; on other inputs its numbers are what users get."""
         x, function = trial.inputs.x, self.function
-        if len(x) or not isinstance(function, Adapted) or function.contradictions is None:
+        if len(x) or not isinstance(function, AdaptedBlock) or function.find_contradictions is None:
             return ""
-        return "; ".join(function.contradictions(laid_out(x, self.data_format)))
+        return "; ".join(function.find_contradictions(to_data_format(x, self.data_format)))
 
-    def _gate(self, trial: Trial, against: Reference) -> tuple[np.ndarray | None, list[str]]:
-        assert self.excitation is not None
-        outcome, want = called_gate(self.excitation, trial.inputs, self.data_format), against.want.g
+    def _call_excitation(
+        self, excitation: Callable[..., Any], trial: Trial, expected: Reference
+    ) -> tuple[np.ndarray | None, list[str]]:
+        """The gate, (N, C), and what is wrong before numbers are compared."""
+        call, want = call_excitation(excitation, trial.inputs, self.data_format), expected.want.g
         assert want is not None
-        if outcome.raised:
-            return None, [f"excitation raised {outcome.raised}"]
-        if outcome.y is None:
-            return None, [f"excitation returned {outcome.returned}, expected an array"]
-        g = outcome.y
+        if call.raised:
+            return None, [f"excitation raised {call.raised}"]
+        if call.y is None:
+            return None, [f"excitation returned {call.returned}, expected an array"]
+        g = call.y
         if g.size == want.size and g.shape != want.shape:  # (N, 1, 1, C), (N, C, 1, 1)
             g = g.reshape(want.shape)
         if g.shape != want.shape:
             return None, [f"excitation returned shape {g.shape}, expected {want.shape}"]
         return g, []
 
-    def _for_returned(self, against: Reference, result: Result) -> Reference:
-        """A gate that is handed out in half precision was rounded once more."""
-        g, want, bound = result.g, against.want.g, against.bound.g
-        if g is None or want is None or bound is None or g.dtype.itemsize > 2:
-            return against
-        rounding = 2.0**-8 if g.dtype.name == "bfloat16" else 2.0**-11
-        return against._replace(bound=against.bound._replace(g=bound + rounding * (np.abs(want) + bound)))
+
+def _structural_errors(quantity: str, call: CallResult, x: np.ndarray, dtype: str) -> list[str]:
+    """What is wrong before numbers are compared: an exception, a changed argument, a shape, a dtype."""
+    if call.raised:
+        return [f"{quantity}: raised {call.raised}"]
+    errors = [f"{quantity}: {name} was modified" for name in call.modified]
+    if call.y is None:
+        return [*errors, f"{quantity}: returned {call.returned}, expected an array"]
+    if call.y.shape != x.shape:
+        errors.append(f"{quantity}: shape {call.y.shape}, expected {x.shape} (channels last)")
+    if call.y.dtype != x.dtype:
+        errors.append(f"{quantity}: dtype {call.y.dtype}, expected {dtype}")
+    return errors
 
 
-def _structure(quantity: str, outcome: Outcome, x: np.ndarray, dtype: str) -> list[str]:
-    """What is wrong before any number is compared."""
-    if outcome.raised:
-        return [f"{quantity}: raised {outcome.raised}"]
-    found = [f"{quantity}: {name} was modified" for name in outcome.modified]
-    if outcome.y is None:
-        return [*found, f"{quantity}: returned {outcome.returned}, expected an array"]
-    if outcome.y.shape != x.shape:
-        found.append(f"{quantity}: shape {outcome.y.shape}, expected {x.shape} (channels last)")
-    if outcome.y.dtype != x.dtype:
-        found.append(f"{quantity}: dtype {outcome.y.dtype}, expected {dtype}")
-    return found
-
-
-def _names(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> list[str]:
-    found = [] if got.keys() == want.keys() else [f"gradients of {sorted(got)}, expected {sorted(want)}"]
+def _gradient_errors(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> list[str]:
+    errors = [] if got.keys() == want.keys() else [f"gradients of {sorted(got)}, expected {sorted(want)}"]
     shapes = ((name, got[name].shape, want[name].shape) for name in want if name in got)
-    return found + [f"d {name}: shape {have}, expected {due}" for name, have, due in shapes if have != due]
+    return errors + [f"d {name}: shape {have}, expected {due}" for name, have, due in shapes if have != due]
 
 
-def _fits(array: np.ndarray | None, x: np.ndarray) -> bool:
+def _has_shape_of(array: np.ndarray | None, x: np.ndarray) -> bool:
     return array is not None and array.shape == x.shape
 
 
-def _refuse_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None:
+def _check_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None:
     if not isinstance(spec, SESpec):
         raise SpecError(f"spec={spec!r} is not allowed; it must be an SESpec")
     if (
@@ -214,12 +221,3 @@ def _refuse_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> Non
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise SpecError(f"{name}={function!r} is not allowed; it must be a function")
-
-
-def _settle(verdict: Verdict, run: Run, rank: int) -> None:
-    """Ask for the cause, once, of the first rank that failed."""
-    if verdict.diagnosis is None and any(seen.failed for seen in run.seen):
-        verdict.diagnosis = diagnosis.diagnose(
-            run.seen, run.spec, run.dtype, run.function, run.excitation, run.data_format
-        )
-        verdict.diagnosed = rank

@@ -1,10 +1,10 @@
-"""A pytest plugin: the fixture ``se_check`` judges a block and fails with the verdict's text.
+"""A pytest plugin: the fixture ``se_check`` judges a block, and a failed verdict fails the test with its text.
 
     def test_my_block(se_check):
         se_check(my_function, SESpec(64, reduction=16))
 
-It imports nothing until the fixture is used. ``--se-deviations FILE`` (or ``se_deviations`` in the configuration) names
-the file of known deviations; ``--se-report FILE`` collects all verdicts as JSON lines.
+The plugin imports nothing until the fixture is used. ``--se-deviations FILE`` (or ``se_deviations`` in the
+configuration) names the file of known deviations; ``--se-report FILE`` collects all verdicts as JSON lines.
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Two options, both for files."""
+    """Adds the options for known deviations and for the report."""
     group = parser.getgroup("se-suite", "Squeeze-and-Excitation conformance")
-    group.addoption(
-        "--se-deviations", metavar="FILE", help="known deviations, one trial per line and a reason behind #"
-    )
+    group.addoption("--se-deviations", metavar="FILE", help="known deviations, one trial per line and a reason after #")
     group.addoption("--se-report", metavar="FILE", help="append every verdict to FILE, one line of JSON each")
     parser.addini("se_deviations", "file of known deviations, relative to the root", default="")
 
 
 @pytest.fixture
 def se_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
-    """``se_conformance.check``, whose failure is the test's; returns the verdict."""
+    """Gives the test ``se_conformance.check``; a verdict that did not pass fails the test, others are returned."""
     from se_conformance import check
 
     config = request.config
-    listed = config.getoption("--se-deviations") or config.getini("se_deviations")
-    path = os.path.join(config.rootpath, listed) if listed else None
+    name = config.getoption("--se-deviations") or config.getini("se_deviations")
+    path = os.path.join(config.rootpath, name) if name else None
 
     def judge(function: Any, spec: Any, *arguments: Any, **options: Any) -> Verdict:
         __tracebackhide__ = True

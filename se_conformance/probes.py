@@ -1,8 +1,8 @@
-"""Probes: inputs on which sums are exact in any order, so that no rounding hides a slip.
+"""Probes: inputs on which sums are exact in any order, so that no rounding hides a mistake.
 
 All terms of a mean or a projection are multiples of one unit, a power of two, and their magnitudes sum to less than
-2**24 units (float32) or 2**8 (bfloat16): every partial sum is a float. Only the nonlinearities and the product with the
-gate can round; expand's sums can after an activation that does.
+2**24 units (float32) or 2**8 (bfloat16), so that every partial sum is a float. Only the nonlinearities and the product
+with the gate can round; the sums of expand can, too, after an activation that rounds.
 """
 
 import math
@@ -23,19 +23,23 @@ SPATIAL = {
     "float32": {1: (8,), 2: (2, 4), 3: (2, 4, 2)},
     "bfloat16": {1: (8,), 2: (2, 4), 3: (2, 1, 4)},
 }
-"""By precision and number of spatial axes: a power of two of positions, for an exact mean."""
+"""Spatial extents by precision and rank; the number of positions is a power of two, so that the mean is exact."""
 
 HIDDEN_KINKS = (-3.0, 0.0, 3.0, 6.0)
 LOGIT_KINKS = (-3.0, 0.0, 3.0)
 MARGIN = 1e-3
-SHOWN = 2e-5
-WIDE, NARROW, TINY = 2**13, 2**4, 2**2  # large weights are one half to one of so many steps
-_DYING = ("relu", "relu6", "hard_swish", "silu", "gelu", "gelu_tanh")  # 0 or nearly, where the argument is far below 0
-_TRIES = 24
+"""Distance that arguments keep from kinks."""
+MIN_EFFECT = 2e-5
+"""Change of y, relative to its largest magnitude, that coarser inputs must cause."""
+FINE_STEPS, COARSE_STEPS, TINY_STEPS = 2**13, 2**4, 2**2
+"""Large weights are half of so many steps up to all of them."""
+_VANISHING = ("relu", "relu6", "hard_swish", "silu", "gelu", "gelu_tanh")
+"""Activations that are 0 or nearly 0 for arguments far below 0."""
+_MAX_DRAWS = 24
 
 
 class _Grid(NamedTuple):
-    """What one precision has room for: z is 1 to ``levels`` steps of either sign, x is finer."""
+    """The numbers that fit one precision: z is 1 to ``levels`` steps of either sign, and x has smaller steps."""
 
     limit: int
     levels: int
@@ -51,8 +55,8 @@ _GRIDS = {
 }
 
 
-class _Wanted(NamedTuple):
-    """Of a projection's sums: about their rms, their largest, what they avoid, whether the first unit's are above 0."""
+class _ProjectionTarget(NamedTuple):
+    """What the sums of a projection should be: their rms, their maximum, kinks to avoid, a positive first unit."""
 
     size: float
     most: float
@@ -69,34 +73,35 @@ class _Layer(NamedTuple):
 
 
 def parts(dtype: str) -> tuple[str, ...]:
-    """The probes that there are for a dtype: half precision has no room for wide squeezed values."""
+    """The parts that have a probe in ``dtype``; squeezed values of 13 bits do not fit half precision."""
     return PARTS if dtype in ("float64", "float32") else PARTS[1:]
 
 
 def probe_for(dtype: str, spec: SESpec, **options: Any) -> Inputs:
-    """A probe stored in ``dtype``: float64 gets float32's, float16 bfloat16's. Options and errors as ``probe``."""
+    """Makes a probe in ``dtype``: float64 uses float32's, float16 bfloat16's. Options and errors as ``probe``."""
     precision = "float32" if dtype in ("float64", "float32") else "bfloat16"
     return probe(spec, precision=precision, **options).rounded(dtype)
 
 
 def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: int = 3, seed: int = 0) -> Inputs:
-    """Inputs in ``precision``, channels last; the same on every machine.
+    """Makes inputs in ``precision``, channels last; they are the same on every machine.
 
-    No hidden value or logit is within 1e-3 of a kink. Where the widths allow, hidden values pass 6.5 and -3.5 and stay
-    within 16, logits pass 3.5 in both directions and stay within 12. Every channel is used, until a sum is full.
+    No hidden value or logit is within 1e-3 of a kink. Where the widths allow it, hidden values exceed 6.5 and -3.5 and
+    stay within 16, and logits exceed 3.5 in both directions and stay within 12. Every channel is used, as far as the
+    sums have room.
 
     Args:
         spec: which block.
-        part: ``"squeeze"``, whose values have 13 bits and all weights few; in float32 alone. Or ``"reduce"`` or
-            ``"expand"``, the projection with weights of 13 bits in float32. The other's have few, and so has
-            reduce.bias before a wide expand.weight. A single projection is wide in both, and bfloat16 never is.
+        part: ``"squeeze"`` (float32 alone): squeezed values have 13 bits and all weights few. ``"reduce"`` or
+            ``"expand"``: in float32 the weights of this projection have 13 bits, and those of the other few, as has
+            reduce.bias for ``"expand"``. A single projection has 13 bits for either; bfloat16 has few bits always.
         precision: ``"float32"`` or ``"bfloat16"``: the arithmetic in which the sums are exact.
         rank: 1, 2 or 3 spatial axes.
         samples: N, at least 1.
-        seed: another seed, another probe.
+        seed: at least 0; another seed gives another probe.
 
     Raises:
-        SpecError: a value is not one of these, or no probe of the spec stays clear of the kinks.
+        SpecError: a value is none of these, or every draw comes too near to a kink.
 
     >>> x, dy, parameters = probe(SESpec(8, hidden=2), part="reduce", precision="float32")
     >>> x.shape, (parameters["reduce.weight"][0, :3] * 2**12).tolist()
@@ -110,79 +115,82 @@ def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: in
         refuse("rank", rank, "1, 2 or 3")
     positive_integer("samples", samples)
     most, best = (False, -1), None
-    for attempt in range(_TRIES):
-        inputs, wishes = _draw_all(spec, part, precision, rank, samples, _Draw(_TRIES * seed + attempt))
-        if wishes and (wishes[-1], sum(wishes)) > most:
-            most, best = (wishes[-1], sum(wishes)), inputs
-        if wishes and all(wishes):
+    for attempt in range(_MAX_DRAWS):
+        inputs, criteria = _draw_probe(spec, part, precision, rank, samples, _Random(_MAX_DRAWS * seed + attempt))
+        if criteria and (criteria[-1], sum(criteria)) > most:
+            most, best = (criteria[-1], sum(criteria)), inputs
+        if criteria and all(criteria):
             break
     if best is None:
         raise SpecError(f"no probe of {spec} with {samples} samples stays clear of the kinks; use fewer samples")
     return best
 
 
-class _Draw:
-    """Numbers from the bytes of the Mersenne Twister, which no version of Python or NumPy changes."""
+class _Random:
+    """Draws numbers from the bytes of the Mersenne Twister, which no version of Python or NumPy changes."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def integers(self, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
-        """From low up to high - 1; int64."""
+        """Draws int64 numbers from low to high - 1."""
         raw = np.frombuffer(self._random.randbytes(4 * math.prod(shape)), "<u4").astype(np.int64)
         return low + (raw >> 4).reshape(shape) % (high - low)
 
     def signs(self, shape: tuple[int, ...]) -> np.ndarray:
-        """-1 and 1."""
+        """Draws -1 and 1."""
         return 2 * self.integers(0, 2, shape) - 1
 
     def order(self, shape: tuple[int, ...], axis: int) -> np.ndarray:
-        """Permutations along an axis."""
+        """Draws permutations along an axis."""
         return self.integers(0, 2**28, shape).argsort(axis, kind="stable")
 
 
-def _draw_all(
-    spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Draw
+def _draw_probe(
+    spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Random
 ) -> tuple[Inputs, list[bool]]:
-    """One draw, and which wishes it grants, the dearest last; no wishes where a kink is too near."""
+    """Draws one probe and evaluates the optional criteria, most important last; none if a kink is too near."""
     grid = _GRIDS[precision]
-    fine, coarse = (WIDE, NARROW) if precision == "float32" else (TINY, TINY)
-    alive = not spec.bias and spec.activation in _DYING  # else a sample whose hidden values all die has logits of 0
+    fine, coarse = (FINE_STEPS, COARSE_STEPS) if precision == "float32" else (TINY_STEPS, TINY_STEPS)
+    alive = not spec.bias and spec.activation in _VANISHING  # a sample whose hidden values all vanish has logits of 0
     if part == "squeeze":
         grid, fine = grid._replace(z_step=2.0**-11), coarse
     shape = (samples, *SPATIAL[precision][rank], spec.channels)
     z = (_wide_means if part == "squeeze" else _means)(draw, samples, spec.channels, grid, alive)
     x = _feature_map(draw, shape, z, spec.squeeze, grid)
-    weights, clear, wishes = {}, True, []
+    weights, clear, criteria = {}, True, []
     h, unit = z, grid.z_step
     if not spec.single_projection:
         bounded = spec.activation in ("sigmoid", "tanh")
         steps = fine if part == "reduce" else coarse
-        wanted = _Wanted(1.5 if bounded else 6.0, 16.0, HIDDEN_KINKS, alive)
-        reduce = _layer(draw, h, unit, spec.hidden, steps, steps if spec.bias else 0, grid.limit, wanted)
+        target = _ProjectionTarget(1.5 if bounded else 6.0, 16.0, HIDDEN_KINKS, alive)
+        reduce = _layer(draw, h, unit, spec.hidden, steps, steps if spec.bias else 0, grid.limit, target)
         weights["reduce.weight"], weights["reduce.bias"] = reduce.weight, reduce.bias
         h, unit, clear = se_numpy.nonlinearities.activate(reduce.out, spec.activation), reduce.unit, reduce.clear
         high, low = (2.0, -2.0) if bounded else (6.5, -3.5)
-        wishes += [reduce.out.max() > high, reduce.out.min() < low or (alive and spec.hidden == 1)]
+        criteria += [reduce.out.max() > high, reduce.out.min() < low or (alive and spec.hidden == 1)]
     steps = fine if part == "expand" or spec.single_projection else coarse
-    wanted = _Wanted(5.0, 12.0, LOGIT_KINKS + gate_kinks(spec.gate))
-    expand = _layer(draw, h, unit, spec.channels, steps, fine if spec.bias else 0, grid.limit, wanted)
+    target = _ProjectionTarget(5.0, 12.0, LOGIT_KINKS + gate_kinks(spec.gate))
+    expand = _layer(draw, h, unit, spec.channels, steps, fine if spec.bias else 0, grid.limit, target)
     weights["expand.weight"], weights["expand.bias"] = expand.weight, expand.bias
     size = np.abs(expand.out)
-    wishes += [expand.out.max() > 3.5, expand.out.min() < -3.5] if spec.channels > 1 else [size.max() > 3.5]
-    wishes += [size.min() < 1.5, size.max() <= wanted.most]  # somewhere the gate is steep
+    criteria += [expand.out.max() > 3.5, expand.out.min() < -3.5] if spec.channels > 1 else [size.max() > 3.5]
+    criteria += [size.min() < 1.5, size.max() <= target.most]  # the gate is steep at some logit
     dy = draw.integers(-32, 33, x.shape) / 16.0
     stored = {name: round_to(weights[name], precision) for name in se_spec.parameters.shapes(spec)}
     inputs = Inputs(round_to(x, precision), round_to(dy, precision), stored)
     if not (clear and expand.clear):
         return inputs, []
-    return inputs, [*(bool(wish) for wish in wishes), _shows(inputs, spec, part, wide=precision == "float32")]
+    return inputs, [
+        *(bool(criterion) for criterion in criteria),
+        _reveals_rounding(inputs, spec, part, wide=precision == "float32"),
+    ]
 
 
-def _shows(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
-    """Whether y is not 0 and, where there are wide numbers, moves by SHOWN of its largest when they are rounded first.
+def _reveals_rounding(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
+    """Whether y is not 0 and, if numbers of 13 bits are wide, changes by MIN_EFFECT when they are rounded to fewer.
 
-    That is the squeezed values to float16's 11 bits; or the weights to TF32's 11; and x, for a mean, to 11 and to 8.
+    Squeezed values are rounded to float16's 11 bits, or weights to TF32's 11; and x, for a mean, to 11 and to 8.
     """
     x, _, weights = inputs
     t = se_numpy.block.trace(x, spec, weights, "channels_last")
@@ -191,30 +199,37 @@ def _shows(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) -> bool:
 
     def moves(x: np.ndarray, weights: dict[str, np.ndarray]) -> bool:
         g = se_numpy.excitation(x, spec, weights, data_format="channels_last")
-        return bool((abs(spec.gain) * size * np.abs(g - t.g)).max() > SHOWN * top)
+        return bool((abs(spec.gain) * size * np.abs(g - t.g)).max() > MIN_EFFECT * top)
 
     if not wide:
         return bool(top)
     if part == "squeeze":  # a map whose values are all its mean
-        coarser = np.broadcast_to(_short(t.z, 11).reshape(len(x), *(1,) * (x.ndim - 2), -1), x.shape), weights
+        coarser = (
+            np.broadcast_to(_round_significand(t.z, 11).reshape(len(x), *(1,) * (x.ndim - 2), -1), x.shape),
+            weights,
+        )
     else:
-        short = {name: _short(array, 11) if name.endswith("weight") else array for name, array in weights.items()}
+        short = {
+            name: _round_significand(array, 11) if name.endswith("weight") else array for name, array in weights.items()
+        }
         coarser = x, short
-    return moves(*coarser) and (spec.squeeze == "max" or all(moves(_short(x, bits), weights) for bits in (11, 8)))
+    return moves(*coarser) and (
+        spec.squeeze == "max" or all(moves(_round_significand(x, bits), weights) for bits in (11, 8))
+    )
 
 
-def _short(values: np.ndarray, bits: int) -> np.ndarray:
-    """Rounded to so many significant bits; float64."""
+def _round_significand(values: np.ndarray, bits: int) -> np.ndarray:
+    """Rounds float64 values to ``bits`` significant bits."""
     wide = values.astype(np.float64)
     shifted = wide * (2.0 ** (53 - bits) + 1.0)  # Veltkamp's splitting
     return shifted - (shifted - wide)
 
 
-def _feature_map(draw: _Draw, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
-    """x, out of which z is squeezed.
+def _feature_map(draw: _Random, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
+    """Makes an x whose squeezed values are z.
 
-    One position, another for each channel, is the maximum, m + 2e. The others are wide, and the mean is m: differences
-    around a ring sum to 0.
+    One position, another for each channel, is the maximum, m + 2e. The mean is m, since the others differ from it by
+    differences around a ring, which sum to 0.
     """
     n, channels, positions = shape[0], shape[-1], math.prod(shape[1:-1])
     e = grid.lift * draw.integers(1, 3, (n, 1, channels))
@@ -227,10 +242,10 @@ def _feature_map(draw: _Draw, shape: tuple[int, ...], z: np.ndarray, squeeze: st
     return np.take_along_axis(x, (np.arange(positions)[:, None] + shift) % positions, 1).reshape(shape)
 
 
-def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
-    """(n, channels), not 0, different between samples and, as far as there are levels, between channels.
+def _means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+    """Draws squeezed values (n, channels): not 0, and different between samples and, while levels last, channels.
 
-    Those of the first channel are above 0 where a hidden unit must stay alive in every sample.
+    Those of the first channel are positive if a hidden unit must stay positive in every sample.
     """
     levels = 2 * grid.levels
     start = draw.order((-(-channels // levels), levels), 1).reshape(-1)[:channels]
@@ -242,8 +257,8 @@ def _means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.n
     return grid.z_step * z
 
 
-def _wide_means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
-    """(n, channels), different between samples: odd multiples of the step between 1 and 4, signs as above."""
+def _wide_means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
+    """Draws squeezed values of 13 bits (n, channels): odd multiples of the step, between 1 and 4 in magnitude."""
     level = (draw.integers(0, 3 * 2**10, (channels,)) + 1031 * np.arange(n)[:, None]) % (3 * 2**10)
     z = draw.signs((n, channels)) * (2 * (2**10 + level) + 1)
     if alive:
@@ -252,48 +267,48 @@ def _wide_means(draw: _Draw, n: int, channels: int, grid: _Grid, alive: bool) ->
 
 
 def _layer(
-    draw: _Draw,
+    draw: _Random,
     values: np.ndarray,
     unit: float,
     rows: int,
     steps: int,
     bias_steps: int,
     limit: int,
-    wanted: _Wanted,
+    target: _ProjectionTarget,
 ) -> _Layer:
-    """Weights for ``values`` (N, columns), multiples of ``unit``: some large, some small, the rest of a row 0.
+    """Draws weights for ``values`` (N, columns), which are multiples of ``unit``: some large, some small, others 0.
 
-    Rows whose sums come too near to a kink, or too far, are drawn again.
+    Rows whose sums are too large or too near to a kink are drawn again.
     """
     n, columns = values.shape
     used = min(columns, max(12, columns // rows + 2))
-    at = np.zeros((rows, used), np.int64)  # the first column is in every row, and all together hold every column
+    column = np.zeros((rows, used), np.int64)  # every row uses the first column, and all rows together use every one
     if columns > 1:
         first = np.arange(rows) * (columns - 1) // rows
-        at[:, 1:] = 1 + (first[:, None] + np.arange(used - 1)) % (columns - 1)
+        column[:, 1:] = 1 + (first[:, None] + np.arange(used - 1)) % (columns - 1)
     rms = float(np.sqrt(np.mean(values**2))) or 1.0
-    scale = 2.0 ** round(math.log2(wanted.size / (0.75 * rms * math.sqrt(min(used, 3)))))
+    scale = 2.0 ** round(math.log2(target.size / (0.75 * rms * math.sqrt(min(used, 3)))))
     step = min(scale / steps, 1.0 / unit)  # relu6 cuts at a multiple of the sums' unit
     unit *= step
     weight, bias, out = np.zeros((rows, columns)), np.zeros(rows), np.zeros((n, rows))
     pending = np.arange(rows)
-    for attempt in range(_TRIES):
+    for attempt in range(_MAX_DRAWS):
         count = len(pending)
         if bias_steps:
             odd = bias_steps + 1 + 2 * draw.integers(0, bias_steps // 2, (count,))
             bias[pending] = draw.signs((count,)) * odd * max(unit, 0.5 / bias_steps)
         row = step * _rows(draw, count, used, steps)
-        if wanted.alive:  # the first unit follows the first column, and at last nothing else
+        if target.alive:  # the first unit follows the first column, and in the last draws nothing else
             row[pending == 0, 0] = np.abs(row[pending == 0, 0])
-            row[pending == 0, 1:] *= attempt < _TRIES - 4
-        cost = np.cumsum(np.abs(row) * np.abs(values).max(0, initial=0.0)[at[pending]], 1)
+            row[pending == 0, 1:] *= attempt < _MAX_DRAWS - 4
+        cost = np.cumsum(np.abs(row) * np.abs(values).max(0, initial=0.0)[column[pending]], 1)
         row[cost + np.abs(bias[pending, None]) >= limit * unit] = 0.0
-        weight[pending[:, None], at[pending]] = row
+        weight[pending[:, None], column[pending]] = row
         out[:, pending] = values @ weight[pending].T + bias[pending]
-        bad = (np.abs(out[:, pending, None] - np.array(wanted.kinks)) < MARGIN).any((0, 2))
-        if 2 * attempt < _TRIES:
-            bad |= (np.abs(out[:, pending]) > wanted.most).any(0)
-        if wanted.alive:
+        bad = (np.abs(out[:, pending, None] - np.array(target.kinks)) < MARGIN).any((0, 2))
+        if 2 * attempt < _MAX_DRAWS:
+            bad |= (np.abs(out[:, pending]) > target.most).any(0)
+        if target.alive:
             bad |= (pending == 0) & (out[:, pending] < 0).any(0)
         pending = pending[bad]
         if not len(pending):
@@ -301,11 +316,11 @@ def _layer(
     return _Layer(weight, bias, out, unit, not len(pending))
 
 
-def _rows(draw: _Draw, count: int, used: int, steps: int) -> np.ndarray:
-    """(count, used) integers: three of half to all of ``steps``, odd where these are many; then small ones."""
+def _rows(draw: _Random, count: int, used: int, steps: int) -> np.ndarray:
+    """Draws integers (count, used): three large ones, odd if steps are fine, then small ones."""
     large = min(used, 3)
     rows = np.empty((count, used))
-    rows[:, :large] = draw.integers(steps // 2, steps, (count, large)) | (steps == WIDE)
+    rows[:, :large] = draw.integers(steps // 2, steps, (count, large)) | (steps == FINE_STEPS)
     small = steps >> (2 + used.bit_length() // 2)
     rows[:, large:] = max(small, 1) * draw.integers(1, 4 if small else 2, (count, used - large))
     return rows * draw.signs((count, used))

@@ -1,4 +1,4 @@
-"""The inputs that a block is tried on: each shows mistakes that the others hide."""
+"""The trials: inputs on which a block is judged, each of which reveals mistakes that the others hide."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,17 @@ UNEVEN = {1: (7,), 2: (5, 7), 3: (2, 5, 3)}
 EVEN = {1: (6,), 2: (4, 6), 3: (4, 2, 6)}
 FIVE_LAST = {1: (5,), 2: (7, 5), 3: (2, 3, 5)}
 EQUAL = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}
-LARGE = 1 << 18
-"""Elements of a large map."""
+LARGE_MAP_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One input.
+    """One named input.
 
     Args:
-        name: unique among a spec's trials of one rank.
-        inputs: x and dy channels last, in the dtype.
-        gradients: whether they are judged here too.
+        name: the name, unique among the trials of one spec and rank.
+        inputs: x and dy (N, *space, C) and the canonical parameters, in the dtype.
+        gradients: whether gradients are judged on it.
         exact: whether all sums are exact in any order (``probes``).
     """
 
@@ -35,10 +34,23 @@ class Trial:
 
 
 def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> list[Trial]:
-    """All of them, in the order in which they are run; the same seed gives the same numbers.
+    """Makes all trials of a spec in the order in which they run.
 
-    >>> [trial.name for trial in trials(SESpec(8, hidden=2))][:4]
-    ['uneven map', 'exact probe of squeeze', 'exact probe of reduce', 'exact probe of expand']
+    Args:
+        spec: which block.
+        dtype: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        rank: 1, 2 or 3 spatial axes.
+        seed: at least 0; the same seed gives the same numbers.
+
+    Returns:
+        About twenty trials, channels last. Their number depends on the spec, the dtype and the rank.
+
+    Raises:
+        SpecError: a dtype or a rank is none of these.
+
+    Example:
+        >>> [trial.name for trial in trials(SESpec(8, hidden=2))][:4]
+        ['uneven map', 'exact probe of squeeze', 'exact probe of reduce', 'exact probe of expand']
     """
     if dtype not in DTYPES:
         raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
@@ -52,7 +64,7 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
         return probes.probe_for(dtype, spec, part=part, rank=rank, seed=seed)
 
     uneven = case(3, UNEVEN[rank], 0)
-    made = [
+    found = [
         Trial("uneven map", uneven),
         *(Trial(f"exact probe of {part}", probe(part), exact=True) for part in probes.parts(dtype)),
         Trial("even map", case(2, EVEN[rank], 1)),
@@ -62,34 +74,53 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
         Trial("one position", case(3, (1,) * rank, 5)),
     ]
     if rank > 1:
-        made.append(Trial("one row", case(2, (*(1,) * (rank - 1), 9), 6)))
+        found.append(Trial("one row", case(2, (*(1,) * (rank - 1), 9), 6)))
     if 1 < spec.channels <= 64:
-        made.append(Trial("first axis as long as the channels", case(2, (spec.channels, *(3,) * (rank - 1)), 7)))
-    made.append(Trial("large map", _large(spec, dtype, rank, seed), gradients=False))
+        found.append(Trial("first axis as long as the channels", case(2, (spec.channels, *(3,) * (rank - 1)), 7)))
+    found.append(Trial("large map", _large(spec, dtype, rank, seed), gradients=False))
     if dtype == "float16":
-        made.append(Trial("sum beyond float16", _large(spec, dtype, rank, seed, level=500.0), gradients=False))
-    made += [
+        found.append(Trial("sum beyond float16", _large(spec, dtype, rank, seed, level=500.0), gradients=False))
+    found += [
         Trial(f"sample {number} alone", Inputs(uneven.x[[number]], uneven.dy[[number]], uneven.parameters))
         for number in range(3)
     ]
     for name, number in (("NaN", np.nan), ("inf", np.inf)):
-        made.append(Trial(name, _with(uneven, number), gradients=False))
-    made.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
-    made.append(Trial("uneven map again", uneven))
-    return made
+        found.append(Trial(name, _insert(uneven, number), gradients=False))
+    found.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
+    found.append(Trial("uneven map again", uneven))
+    return found
 
 
 def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> Trial:
-    """The one of that name, as a failed verdict tells it."""
-    found = {each.name: each for each in trials(spec, dtype, rank, seed)}
+    """Makes one trial again by the name that a verdict prints.
+
+    Args:
+        name: the trial's name, as in ``"uneven map"``.
+        spec: as in ``trials``.
+        dtype: as in ``trials``.
+        rank: as in ``trials``.
+        seed: as in ``trials``.
+
+    Returns:
+        The trial; its ``inputs`` are x, dy and the parameters.
+
+    Raises:
+        SpecError: there is no trial of that name, or an argument is not allowed.
+
+    Example:
+        >>> x, dy, parameters = trial("one sample", SESpec(8, hidden=2)).inputs
+        >>> x.shape
+        (1, 5, 7, 8)
+    """
+    found = {entry.name: entry for entry in trials(spec, dtype, rank, seed)}
     if name not in found:
         raise SpecError(f"no trial {name!r}; there are {', '.join(map(repr, found))}")
     return found[name]
 
 
 def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) -> Inputs:
-    """Positive numbers, so many that half precision loses their sum; not 1, half a step at 256 in bfloat16."""
-    positions = min(4096, max(64, LARGE // spec.channels))
+    """A map of so many positive numbers that half precision cannot add them; they are not 1, which is a tie at 256."""
+    positions = min(4096, max(64, LARGE_MAP_ELEMENTS // spec.channels))
     side = int(positions ** (1 / rank))
     rng = np.random.default_rng((seed, 8))
     shape = (1, *(side,) * (rank - 1), side + 1, spec.channels)
@@ -103,16 +134,16 @@ def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) 
 
 
 def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Hidden values between 1 and 5 from weights of one sign, so that channels that are wrong alike do not cancel."""
+    """Gives weights one sign and hidden values 1 to 5, so that equal errors of all channels do not cancel."""
     z, size = x.mean(tuple(range(1, x.ndim - 1)))[0], np.abs(weights["reduce.weight"])
-    wanted = rng.uniform(1.0, 5.0, len(size)) - weights.get("reduce.bias", 0.0)
-    weights["reduce.weight"] = size * (wanted / (size @ z))[:, None]
-    logits = weights["expand.weight"] @ (wanted + weights.get("reduce.bias", 0.0))
+    hidden = rng.uniform(1.0, 5.0, len(size)) - weights.get("reduce.bias", 0.0)
+    weights["reduce.weight"] = size * (hidden / (size @ z))[:, None]
+    logits = weights["expand.weight"] @ (hidden + weights.get("reduce.bias", 0.0))
     weights["expand.weight"] *= 2.0 / max(float(np.sqrt(np.mean(logits**2))), 1e-3)
 
 
-def _with(inputs: Inputs, number: float) -> Inputs:
-    """One such number, in the second sample."""
+def _insert(inputs: Inputs, number: float) -> Inputs:
+    """Replaces one element of the second sample by ``number``."""
     x = inputs.x.copy()
     x[(1, *(0,) * (x.ndim - 2), x.shape[-1] // 2)] = number
     return Inputs(x, inputs.dy, inputs.parameters)

@@ -1,4 +1,4 @@
-"""What the judge says, in full."""
+"""The verdict: what was judged, what failed and how much, and the likeliest cause."""
 
 import json
 import math
@@ -12,13 +12,22 @@ from .comparison import Comparison, Precision
 from .deviations import Deviation
 from .diagnosis import Diagnosis
 
-NEAREST = 0.6
-"""Distance up to which a cause that does not explain all is worth a word."""
+MAX_NAMED_DISTANCE = 0.6
+"""A fault that does not explain everything is named as the nearest up to this distance."""
+LINE_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One quantity of one trial, or what went wrong before there was one."""
+    """One quantity of one trial beside its bound, or an error that is no number.
+
+    Args:
+        rank: the number of spatial axes.
+        trial: the trial's name.
+        quantity: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...; ``call`` for an error.
+        comparison: the numbers; None for an error.
+        message: the error, as text.
+    """
 
     rank: int
     trial: str
@@ -28,28 +37,28 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the quantity is within its bound."""
         return self.comparison is not None and self.comparison.passed
 
     @property
     def ratio(self) -> float:
-        """Of the comparison; inf where there is none."""
+        """The largest difference over its bound; inf for an error."""
         return float("inf") if self.comparison is None else self.comparison.ratio
 
 
 @dataclass
 class Verdict:
-    """The outcome of ``check``.
+    """The result of ``check``.
 
     Args:
-        spec, dtype, seed, ranks, precision, data_format: what was asked.
-        findings: everything that was compared.
-        ran: (rank, trial) of each trial.
-        diagnosis: what is wrong, where something is.
-        known: trials that failed and are listed as known deviations.
-        outlived: lines of that list whose trials did not fail.
-        unjudged: trials that failed and on which the framework's own operations fail on this machine, and how: they
-            say nothing about the block.
+        spec, dtype, seed, ranks, precision, data_format: the arguments of ``check``.
+        findings: every comparison and every error, in order.
+        ran: (rank, trial) of each trial that ran.
+        diagnosis: the cause of the first failure; None for a pass.
+        known: failed trials that the file of known deviations lists; they do not count.
+        stale_deviations: lines of that file whose trials ran and did not fail.
+        unjudged: failed trials on which the framework's own operations fail on this machine, and how; they do not
+            count.
     """
 
     spec: SESpec
@@ -61,71 +70,69 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     ran: list[tuple[int, str]] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
-    diagnosed: int = 0
     known: dict[tuple[int, str], Deviation] = field(default_factory=dict)
-    outlived: list[Deviation] = field(default_factory=list)
+    stale_deviations: list[Deviation] = field(default_factory=list)
     unjudged: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Every comparison within its bound, at least one conclusive element, and no outlived deviation."""
-        return not self.failures and not self.outlived and self.conclusive > 0
+        """Whether all comparisons are within their bounds, some element is conclusive, and no deviation is stale."""
+        return not self.failures and not self.stale_deviations and self.conclusive > 0
 
     @property
     def failures(self) -> list[Finding]:
-        """What is wrong with the block, the worst first; without known deviations and what the machine does wrong."""
-        wrong = [one for one in self._counted if not one.passed]
-        return sorted(wrong, key=_severity)
+        """What is wrong with the block, the worst first; known deviations and unjudged trials are left out."""
+        return sorted((finding for finding in self._counted if not finding.passed), key=_severity)
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Names of known mistakes, the likeliest first; the first two belong together if ``diagnosis.together``."""
+        """Names of known mistakes, the likeliest first; the first two are a pair if ``diagnosis.together``."""
         if not self.failures or self.diagnosis is None:
             return ()
         return tuple(fault.name for fault in self.diagnosis.causes)
 
     @property
     def stage(self) -> str:
-        """Where it departs; empty for a pass."""
+        """The first stage that departs from the spec; empty for a pass."""
         return self.diagnosis.stage if self.failures and self.diagnosis is not None else ""
 
     @property
     def worst_ratio(self) -> float:
-        """Largest difference over its bound; inf where a call went wrong altogether."""
-        return max((one.ratio for one in self._counted), default=0.0)
+        """The largest difference over its bound; inf if there is an error that is no number."""
+        return max((finding.ratio for finding in self._counted), default=0.0)
 
     @property
     def conclusive(self) -> int:
-        """Elements that were judged."""
-        return sum(one.comparison.conclusive for one in self._counted if one.comparison)
+        """The number of elements that the bound decides."""
+        return sum(finding.comparison.conclusive for finding in self._counted if finding.comparison)
 
     @property
     def inconclusive(self) -> int:
-        """Elements on which the bound says nothing."""
-        return sum(one.comparison.inconclusive for one in self.findings if one.comparison)
+        """The number of elements that the bound does not decide."""
+        return sum(finding.comparison.inconclusive for finding in self.findings if finding.comparison)
 
     @property
     def not_run(self) -> tuple[int, ...]:
-        """Numbers of spatial axes that were not tried."""
+        """The numbers of spatial axes that were not tried."""
         return tuple(rank for rank in (1, 2, 3) if rank not in self.ranks)
 
     @property
     def _counted(self) -> list[Finding]:
-        """What counts for or against the block."""
+        """The findings that count for or against the block."""
         left_out = self.known.keys() | self.unjudged.keys()
-        return [one for one in self.findings if (one.rank, one.trial) not in left_out]
+        return [finding for finding in self.findings if (finding.rank, finding.trial) not in left_out]
 
-    def apply(self, deviations: list[Deviation]) -> None:
-        """Excuse what is listed, and find lines that have outlived their reason."""
-        wrong = {(one.rank, one.trial) for one in self.findings if not one.passed}
-        for each in deviations:
-            spoken_of = [(rank, trial) for rank, trial in self.ran if each.covers(rank, trial)]
-            self.known |= {key: each for key in spoken_of if key in wrong}
-            if spoken_of and not wrong.intersection(spoken_of):
-                self.outlived.append(each)
+    def excuse(self, deviations: list[Deviation]) -> None:
+        """Excuses failed trials that the deviations list, and finds the lines that no failure needs any more."""
+        wrong = {(finding.rank, finding.trial) for finding in self.findings if not finding.passed}
+        for deviation in deviations:
+            covered = [(rank, trial) for rank, trial in self.ran if deviation.covers(rank, trial)]
+            self.known |= {key: deviation for key in covered if key in wrong}
+            if covered and not wrong.intersection(covered):
+                self.stale_deviations.append(deviation)
 
     def raise_if_failed(self) -> None:
-        """AssertionError with the whole text, unless passed."""
+        """Raises an AssertionError that holds the verdict's text, unless the block passed."""
         if not self.passed:
             raise AssertionError(str(self))
 
@@ -133,37 +140,37 @@ class Verdict:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """The text, line by line."""
-        failed, ran = {(one.rank, one.trial) for one in self.failures}, len(self.ran) - len(self.unjudged)
+        """The lines of the text that ``print`` shows."""
+        failed, ran = {(finding.rank, finding.trial) for finding in self.failures}, len(self.ran) - len(self.unjudged)
         head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}"
         if self.precision != Precision():
             head += f", products={self.precision.products!r}, intermediates={self.precision.intermediates!r}"
         text = [head, f"  ran      {ran - len(failed)} of {ran} trials right" + self._left_out()]
         text += self._causes()
-        numeric = [one for one in self.failures if one.comparison is not None]
+        numeric = [finding for finding in self.failures if finding.comparison is not None]
         if numeric:
-            text += _worst(numeric[0])
+            text += _describe_worst(numeric[0])
         elif self.findings and self.conclusive:
             text.append(f"  worst    ratio {self.worst_ratio:.2f} of the bound")
         text += self._messages()
         if failed:
             names = ", ".join(f"{trial} ({rank}-D)" for rank, trial in self.ran if (rank, trial) in failed)
-            text += _wrapped("  failed   ", names)
-            text.append("  again    " + self._again())
-        for (rank, trial), each in self.known.items():
-            text.append(f"  known    {trial} ({rank}-D): {each.reason}")
-        for (rank, trial), why in self.unjudged.items():
-            text += _wrapped("  unjudged ", f"{trial} ({rank}-D), for here {why}")
-        for each in self.outlived:
+            text += _wrap("  failed   ", names)
+            text.append("  again    " + self._reproduction())
+        for (rank, trial), deviation in self.known.items():
+            text.append(f"  known    {trial} ({rank}-D): {deviation.reason}")
+        for (rank, trial), reason in self.unjudged.items():
+            text += _wrap("  unjudged ", f"{trial} ({rank}-D), because on this machine {reason}")
+        for stale in self.stale_deviations:
             text.append(
-                f"  outlived line {each.line} of the deviations, {each.pattern!r}: no such trial failed; drop it"
+                f"  stale    line {stale.line} of the deviations, {stale.pattern!r}: no such trial failed; remove it"
             )
         if not self.conclusive and not self.failures:
-            text.append("  nothing was judged: on every element the bound says nothing")
+            text.append("  nothing was judged: the bound decides no element")
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as data, for JSON."""
+        """The verdict as data for JSON; infinite and undefined numbers are strings."""
         return {
             "passed": self.passed,
             "spec": self.spec.to_dict(),
@@ -177,26 +184,26 @@ class Verdict:
             "trials": len(self.ran),
             "causes": list(self.causes),
             "stage": self.stage,
-            "worst_ratio": _json_number(self.worst_ratio),
+            "worst_ratio": _to_json_number(self.worst_ratio),
             "conclusive": self.conclusive,
             "inconclusive": self.inconclusive,
             "failures": [
                 {
-                    "rank": one.rank,
-                    "trial": one.trial,
-                    "quantity": one.quantity,
-                    "message": one.message,
-                    **({} if one.comparison is None else _as_data(one.comparison)),
+                    "rank": finding.rank,
+                    "trial": finding.trial,
+                    "quantity": finding.quantity,
+                    "message": finding.message,
+                    **({} if finding.comparison is None else _comparison_to_dict(finding.comparison)),
                 }
-                for one in self.failures
+                for finding in self.failures
             ],
-            "known": {f"{rank}: {trial}": each.reason for (rank, trial), each in self.known.items()},
-            "outlived": [each.pattern for each in self.outlived],
-            "unjudged": {f"{rank}: {trial}": why for (rank, trial), why in self.unjudged.items()},
+            "known": {f"{rank}: {trial}": deviation.reason for (rank, trial), deviation in self.known.items()},
+            "outlived": [deviation.pattern for deviation in self.stale_deviations],
+            "unjudged": {f"{rank}: {trial}": reason for (rank, trial), reason in self.unjudged.items()},
         }
 
     def to_json(self) -> str:
-        """``to_dict`` as text."""
+        """``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), indent=1)
 
     def _left_out(self) -> str:
@@ -208,64 +215,66 @@ class Verdict:
         if not self.failures or self.diagnosis is None:
             return []
         found = self.diagnosis
-        told = 2 if found.together else 1
-        names = " and ".join(fault.name for fault in found.causes[:told]) + (", together" if found.together else "")
+        count = 2 if found.together else 1
+        names = " and ".join(fault.name for fault in found.causes[:count]) + (", together" if found.together else "")
         if not found.agrees:
             text = [f"  cause    none of the catalogue; departs at: {found.stage}"]
-            near = [names, *(fault.name for fault in found.causes[told:])][: sum(d < NEAREST for d in found.distances)]
-            return text + (_wrapped("           ", "nearest, not it: " + ", ".join(near)) if near else [])
+            near = [names, *(fault.name for fault in found.causes[count:])]
+            near = near[: sum(d < MAX_NAMED_DISTANCE for d in found.distances)]
+            return text + (_wrap("           ", "nearest, not it: " + ", ".join(near)) if near else [])
         text = [f"  cause    agrees with: {names}"]
-        for fault in found.causes[:told]:
-            text += _wrapped("           ", f"{fault.sentence} [{fault.source}]")
-            text += _wrapped("           ", f"to do: {fault.remedy}")
+        for fault in found.causes[:count]:
+            text += _wrap("           ", f"{fault.sentence} [{fault.source}]")
+            text += _wrap("           ", f"to do: {fault.remedy}")
         return [*text, f"  stage    {found.stage}"]
 
     def _messages(self) -> list[str]:
-        """What went wrong apart from numbers: the first few."""
-        told = [one for one in self.failures if one.message]
-        text = [_cut(f"  in       {one.trial!r}, {one.rank}-D: {one.message}") for one in told[:3]]
-        return text + ([f"           and {len(told) - 3} more"] if len(told) > 3 else [])
+        """The first three errors that are no numbers."""
+        errors = [finding for finding in self.failures if finding.message]
+        text = [_shorten(f"  in       {error.trial!r}, {error.rank}-D: {error.message}") for error in errors[:3]]
+        return text + ([f"           and {len(errors) - 3} more"] if len(errors) > 3 else [])
 
-    def _again(self) -> str:
-        one = self.failures[0]
+    def _reproduction(self) -> str:
+        worst = self.failures[0]
         return (
-            f"x, dy, parameters = se_conformance.trial({one.trial!r}, {self.spec!r}, "
-            f"dtype={self.dtype!r}, rank={one.rank}, seed={self.seed}).inputs"
+            f"x, dy, parameters = se_conformance.trial({worst.trial!r}, {self.spec!r}, "
+            f"dtype={self.dtype!r}, rank={worst.rank}, seed={self.seed}).inputs"
         )
 
 
-def _severity(one: Finding) -> tuple[bool, bool, bool, float]:
-    """Numbers first, among them those that should be finite; y before gates and gradients, which follow from less."""
-    is_finite = one.comparison is not None and math.isfinite(one.comparison.want)
-    return one.comparison is None, not is_finite, one.quantity != "y", -one.ratio
+def _severity(finding: Finding) -> tuple[bool, bool, bool, float]:
+    """Sorts numbers before errors, finite ones first, and y before the gate and the gradients."""
+    is_finite = finding.comparison is not None and math.isfinite(finding.comparison.want)
+    return finding.comparison is None, not is_finite, finding.quantity != "y", -finding.ratio
 
 
-def _cut(line: str) -> str:
-    """Frameworks' own messages are long."""
-    return line[:117] + "..." if len(line) > 120 and " raised " in line else line
+def _shorten(line: str) -> str:
+    """Cuts the long messages of frameworks' exceptions."""
+    is_long = len(line) > LINE_CHARACTERS and " raised " in line
+    return line[: LINE_CHARACTERS - 3] + "..." if is_long else line
 
 
-def _wrapped(indent: str, text: str) -> list[str]:
-    return textwrap.wrap(text, 120, initial_indent=indent, subsequent_indent=" " * len(indent))
+def _wrap(indent: str, text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_CHARACTERS, initial_indent=indent, subsequent_indent=" " * len(indent))
 
 
-def _worst(one: Finding) -> list[str]:
-    c = one.comparison
+def _describe_worst(finding: Finding) -> list[str]:
+    c = finding.comparison
     assert c is not None
     if not c.where:
-        return [f"  worst    {one.quantity} of {one.trial!r}, {one.rank}-D: another shape"]
-    at, layout = ", ".join(map(str, c.where)), " (channels last)" if one.quantity in ("y", "dx") else ""
+        return [f"  worst    {finding.quantity} of {finding.trial!r}, {finding.rank}-D: another shape"]
+    index, layout = ", ".join(map(str, c.where)), " (channels last)" if finding.quantity in ("y", "dx") else ""
     return [
-        f"  worst    {one.quantity}[{at}]{layout} of {one.trial!r}, {one.rank}-D",
+        f"  worst    {finding.quantity}[{index}]{layout} of {finding.trial!r}, {finding.rank}-D",
         f"           got {c.got:.9g}, want {c.want:.9g}, bound {c.bound:.2g}, ratio {c.ratio:.3g}",
     ]
 
 
-def _as_data(c: Comparison) -> dict[str, Any]:
-    numbers = {key: _json_number(getattr(c, key)) for key in ("ratio", "got", "want", "bound")}
+def _comparison_to_dict(c: Comparison) -> dict[str, Any]:
+    numbers = {key: _to_json_number(getattr(c, key)) for key in ("ratio", "got", "want", "bound")}
     return {**numbers, "where": list(c.where), "conclusive": c.conclusive, "inconclusive": c.inconclusive}
 
 
-def _json_number(value: float) -> float | str:
-    """JSON has no inf and no NaN."""
+def _to_json_number(value: float) -> float | str:
+    """Converts inf and NaN, which JSON lacks, to strings."""
     return value if abs(value) < float("inf") else str(value)

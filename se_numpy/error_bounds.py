@@ -13,32 +13,14 @@ import numpy as np
 
 import se_spec
 from se_spec import SESpec, ShapeError, SpecError
+from se_spec.formats import FORMATS as FORMATS
+from se_spec.formats import Format
 
 from . import sensitivities
 from .block import Parameters, Trace, mean, over_space, scaled, squeeze, trace
 from .nonlinearities import Array
 from .sensitivities import Nonlinearity, value_derivative
 
-
-class Format(NamedTuple):
-    """A floating-point format: significant bits, exponent of the smallest normal number, largest number."""
-
-    digits: int
-    lowest: int
-    largest: float
-
-    @property
-    def unit(self) -> float:
-        """Unit roundoff."""
-        return 2.0**-self.digits
-
-
-FORMATS = {
-    "float64": Format(53, -1022, float(np.finfo(np.float64).max)),
-    "float32": Format(24, -126, float(np.finfo(np.float32).max)),
-    "bfloat16": Format(8, -126, (2.0 - 2.0**-7) * 2.0**127),
-    "float16": Format(11, -14, 65504.0),
-}
 PRODUCTS = {"dtype": 0.0, "tf32": 2.0**-10, "bfloat16": 2.0**-8}
 """Relative error of an operand on its way into a product (B-6); TF32 units may cut instead of round."""
 

@@ -1,4 +1,4 @@
-"""``se-parity``: every implementation on two photographs, and how far they are apart."""
+"""``se-parity``: runs every implementation on two photographs and prints how far their answers are apart."""
 
 import argparse
 import sys
@@ -10,10 +10,17 @@ NOTHING = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: all are the same; 1: one differs; 2: nothing was compared, or the command was wrong."""
+    """Runs the command line.
+
+    Returns:
+        The exit status: 0 if all implementations agree, 1 if one differs, 2 if nothing was compared or the command was
+        wrong.
+    """
     parser = argparse.ArgumentParser("se-parity", description=__doc__.partition(": ")[2])
-    parser.add_argument("--picture", type=Path, default=Path("out/gates.png"), help="where it goes (%(default)s)")
-    parser.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw none")
+    parser.add_argument(
+        "--picture", type=Path, default=Path("out/gates.png"), help="the file for the picture (%(default)s)"
+    )
+    parser.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw no picture")
     options = parser.parse_args(arguments)
     if device() not in ("cpu", "cuda"):
         print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
@@ -23,9 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         from .parity import parity
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib", "sklearn"):
+        missing = str(error.name).partition(".")[0]  # Python may name a module inside, as in rich.console
+        if missing not in ("rich", "matplotlib", "sklearn"):
             raise
-        print(f"se-parity needs {error.name}: pip install 'se-suite[conformance]'", file=sys.stderr)
+        print(f"se-parity needs {missing}: pip install 'se-suite[conformance]'", file=sys.stderr)
         return NOTHING
     console = Console()
     return parity(console if console.is_terminal else Console(width=132), options.picture)

@@ -1,6 +1,6 @@
-"""Train here, run there: one small SE-ResNet learns digits in one framework and is run in all.
+"""Trains a small SE-ResNet on digits in one framework and runs the weights in every implementation.
 
-``python -m se_parity.demo``; the same network without SE is trained beside it, from several seeds.
+``python -m se_parity.demo`` also trains the same network without SE from several seeds.
 """
 
 import argparse
@@ -21,24 +21,28 @@ from se_conformance.files import load_parameters, save_parameters
 from se_spec import NetworkSpec
 
 from . import plots
-from .digits import BATCH, Digits, batches, digits, small_network
-from .implementations import TARGETS, Logits, Worker
-from .training import TRAINERS, Course, Parameters, train
+from .datasets import BATCH, Digits, draw_batches, load_digits, small_network
+from .implementations import IMPLEMENTATIONS, Logits, Worker
+from .training import TRAINERS, Parameters, SGDConfig, train
 
 EPOCHS = 12
 SEEDS = 5
 REPEATS = 5
-NEEDED = 0.97
-"""Accuracy below which something is wrong with the training."""
+MIN_ACCURACY = 0.97
+"""A lower accuracy means that the training is wrong."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 if an implementation predicts otherwise than the oracle, or the network learned too little."""
+    """Runs the command line; exit status 1 if a prediction differs from the oracle's, or the accuracy is too low."""
     parser = argparse.ArgumentParser("python -m se_parity.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--framework", choices=[*TRAINERS, "flax"], default="torch", help="that trains (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each network, with SE and without (%(default)s)")
+    parser.add_argument(
+        "--framework", choices=[*TRAINERS, "flax"], default="torch", help="the framework that trains (%(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of each network (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="%(default)s")
-    parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="for weights and pictures (%(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/demo"), help="the folder for weights and pictures (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=100)
     return demo(
@@ -51,66 +55,74 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) -> int:
-    """All of it; see ``main``."""
-    data, net, weights = digits(), small_network(), folder / "se_resnet8.safetensors"
-    os.environ.update(TARGETS[TRAINERS[trainer]].environment)
+    """Trains, saves, runs everywhere, compares with and without SE, and draws; see ``main``."""
+    data, net, weights = load_digits(), small_network(), folder / "se_resnet8.safetensors"
+    os.environ.update(IMPLEMENTATIONS[TRAINERS[trainer]].environment)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        begun, steps = time.monotonic(), steps_of(data, epochs)
-        lessons = progress.track(batches(data.x, data.labels, steps), total=steps, description=f"train in {trainer}")
-        trained = train(trainer, net, se_numpy.initialize(net, seed=0), Course(), lessons)
+        start, steps = time.monotonic(), count_steps(data, epochs)
+        training_batches = progress.track(
+            draw_batches(data.x, data.labels, steps), total=steps, description=f"train in {trainer}"
+        )
+        trained = train(trainer, net, se_numpy.initialize(net, seed=0), SGDConfig(), training_batches)
         console.print(
-            f"trained in {trainer}: SE-ResNet-8, {steps} steps of {BATCH} digits, {time.monotonic() - begun:.0f} s, "
+            f"trained in {trainer}: SE-ResNet-8, {steps} steps of {BATCH} digits, {time.monotonic() - start:.0f} s, "
             f"loss {trained.losses[0]:.2f} to {statistics.mean(trained.losses[-40:]):.4f}"
         )
         save_parameters(weights, trained.parameters)
         console.print(f"saved: {weights}, {weights.stat().st_size:,} bytes")
         parameters = load_parameters(weights)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         want = se_numpy.senet(data.x_held_out, net, parameters, data_format="channels_last")
-        oracle = Logits(want, time.perf_counter() - begun)
+        oracle = Logits(want, time.perf_counter() - start)
         same = run_everywhere(net, parameters, oracle, data, progress, console)
         compare_without_se(trainer, seeds, epochs, data, progress, console)
     gates = se_numpy.networks.gates(data.x_held_out, net, parameters, data_format="channels_last")
     draw(gates, data.labels_held_out, folder, console)
-    learned = accuracy(want, data) >= NEEDED
+    learned = accuracy(want, data) >= MIN_ACCURACY
     if not same:
-        console.print("an implementation predicts otherwise than the oracle", style="red")
+        console.print("the predictions of an implementation differ from the oracle's", style="red")
     if not learned:
-        console.print(f"fewer than {NEEDED:.0%} of the held-out digits are right", style="red")
+        console.print(f"fewer than {MIN_ACCURACY:.0%} of the held-out digits are right", style="red")
     return int(not (same and learned))
 
 
-def steps_of(data: Digits, epochs: int) -> int:
-    """Batches in all epochs."""
+def count_steps(data: Digits, epochs: int) -> int:
+    """The number of batches in all epochs."""
     return epochs * (len(data.x) // BATCH)
 
 
 def accuracy(logits: np.ndarray, data: Digits) -> float:
-    """Share of the held-out digits that are right."""
+    """The share of held-out digits that are classified correctly."""
     return float((logits.argmax(1) == data.labels_held_out).mean())
 
 
 def run_everywhere(
     net: NetworkSpec, parameters: Parameters, oracle: Logits, data: Digits, progress: Progress, console: Console
 ) -> bool:
-    """The saved weights in every implementation, one after another; whether all predict what the oracle does."""
+    """Runs the saved weights in every implementation in turn, and returns whether all predict what the oracle does."""
     want = oracle.values
     table = Table(title=f"the same weights on {len(want)} held-out digits", title_justify="left")
     for heading in ("implementation", "accuracy", "other predictions", "logit error", "time"):
         table.add_column(heading, justify="left" if heading == "implementation" else "right", no_wrap=True)
-    table.add_row("numpy (the oracle)", f"{accuracy(want, data):.1%}", "0", "–", _ms(oracle.seconds))
+    table.add_row("numpy (the oracle)", f"{accuracy(want, data):.1%}", "0", "–", _format_ms(oracle.seconds))
     same = True
-    for target in progress.track(list(TARGETS.values()), description="run everywhere"):
-        if target.missing:
-            table.add_row(target.name, *"––––")
+    for implementation in progress.track(list(IMPLEMENTATIONS.values()), description="run everywhere"):
+        if implementation.missing:
+            table.add_row(implementation.name, *"––––")
             continue
-        worker = Worker(target)
+        worker = Worker(implementation)
         got: Logits = worker.logits(net, parameters, data.x_held_out, repeats=REPEATS).result()
         worker.close()
         others = int((got.values.argmax(1) != want.argmax(1)).sum())
         error = float(abs(got.values - want).max() / abs(want).max())
         same &= others == 0
-        table.add_row(target.name, f"{accuracy(got.values, data):.1%}", str(others), f"{error:.1e}", _ms(got.seconds))
+        table.add_row(
+            implementation.name,
+            f"{accuracy(got.values, data):.1%}",
+            str(others),
+            f"{error:.1e}",
+            _format_ms(got.seconds),
+        )
     console.print(table)
     console.print(
         f"float32; logit error relative to the largest; time of all {len(want)}, median of {REPEATS}, one thread"
@@ -121,11 +133,11 @@ def run_everywhere(
 def compare_without_se(
     trainer: str, seeds: int, epochs: int, data: Digits, progress: Progress, console: Console
 ) -> None:
-    """Train with SE and without, from the same seeds, and say what the difference is worth."""
+    """Trains with SE and without from the same seeds, and prints the difference with its standard error."""
     nets = [small_network(), small_network(se=None)]
-    workers = [Worker(TARGETS[TRAINERS[trainer]]) for _ in nets]
+    workers = [Worker(IMPLEMENTATIONS[TRAINERS[trainer]]) for _ in nets]
     futures = [
-        [worker.begin(lesson, trainer, net, seed, epochs) for seed in range(seeds)]
+        [worker.submit_call(train_and_time, trainer, net, seed, epochs) for seed in range(seeds)]
         for net, worker in zip(nets, workers, strict=True)
     ]
     order = [future for pair in zip(*futures, strict=True) for future in pair]
@@ -147,41 +159,41 @@ def compare_without_se(
         mean, median = statistics.mean(each), statistics.median(times)
         table.add_row(name, f"{net.parameter_count():,}", f"{net.macs():,}", shares, f"{mean:.2%}", f"{median:.1f} s")
     console.print(table)
-    console.print(worth([100 * (a - b) for a, b in zip(right, plain_right, strict=True)]))
+    console.print(describe_effect([100 * (a - b) for a, b in zip(right, plain_right, strict=True)]))
 
 
-def worth(differences: list[float]) -> str:
-    """What accuracies, in points, with SE less those without from the same seeds, allow to say.
+def describe_effect(differences: list[float]) -> str:
+    """Describes the effect of SE from differences of accuracy, in points, one per seed.
 
-    >>> worth([0.2, -0.2, 0.4, 0.0, -0.4])
+    >>> describe_effect([0.2, -0.2, 0.4, 0.0, -0.4])
     'SE changes the accuracy by +0.00 ± 0.14 points (mean and its standard error): nothing that these seeds can show'
-    >>> worth([1.0, 1.2, 0.8, 1.1, 0.9])
+    >>> describe_effect([1.0, 1.2, 0.8, 1.1, 0.9])
     'SE changes the accuracy by +1.00 ± 0.07 points (mean and its standard error)'
     """
     mean = statistics.mean(differences)
     if len(differences) < 2:
         return f"SE changes the accuracy by {mean:+.2f} points; one seed cannot say whether that is chance"
     error = statistics.stdev(differences) / len(differences) ** 0.5
-    said = f"SE changes the accuracy by {mean:+.2f} ± {error:.2f} points (mean and its standard error)"
-    return said if abs(mean) > 3 * error else f"{said}: nothing that these seeds can show"
+    text = f"SE changes the accuracy by {mean:+.2f} ± {error:.2f} points (mean and its standard error)"
+    return text if abs(mean) > 3 * error else f"{text}: nothing that these seeds can show"
 
 
-def lesson(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[float, float]:
-    """Train from a seed: the accuracy, and the seconds that it took after the first steps."""
-    data, seen = digits(), []
+def train_and_time(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[float, float]:
+    """Trains from a seed, and returns the accuracy and the seconds, in which the first steps count as others."""
+    data, starts = load_digits(), []
 
-    def timed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in batches(data.x, data.labels, steps_of(data, epochs), seed):
-            seen.append(time.perf_counter())
+    def timed_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in draw_batches(data.x, data.labels, count_steps(data, epochs), seed):
+            starts.append(time.perf_counter())
             yield batch
 
-    trained = train(trainer, net, se_numpy.initialize(net, seed=seed), Course(), timed())
+    trained = train(trainer, net, se_numpy.initialize(net, seed=seed), SGDConfig(), timed_batches())
     logits = se_numpy.senet(data.x_held_out, net, trained.parameters, data_format="channels_last")
-    return accuracy(logits, data), statistics.median(np.diff(seen)) * len(seen)
+    return accuracy(logits, data), statistics.median(np.diff(starts)) * len(starts)
 
 
 def draw(gates: dict[str, np.ndarray], labels: np.ndarray, folder: Path, console: Console) -> None:
-    """The pictures, and in words which channels each digit switches on."""
+    """Draws the pictures, and prints which channels each digit opens most."""
     early, *_, late = gates
     plots.save_gates_per_class(folder / "gates_per_class.png", {name: gates[name] for name in (early, late)}, labels)
     plots.save_channels_per_class(folder / "channels_per_class.png", gates[late], labels, late)
@@ -193,11 +205,11 @@ def draw(gates: dict[str, np.ndarray], labels: np.ndarray, folder: Path, console
     console.print(f"pictures: {folder / 'gates_per_class.png'}, {folder / 'channels_per_class.png'}")
 
 
-def _ms(seconds: float) -> str:
+def _format_ms(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
 
 
 if __name__ == "__main__":
-    from se_parity.demo import main as run  # not __main__'s lesson, which no other process could import
+    from se_parity.demo import main as run  # not __main__'s train_and_time, which no other process could import
 
     sys.exit(run())

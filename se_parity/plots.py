@@ -1,4 +1,4 @@
-"""What SE does, as pictures: to a photograph, and to the digits that a network has learned."""
+"""Pictures of what SE does to a photograph and to the digits that a network has learned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ import numpy as np
 
 import se_numpy
 from se_conformance.cases import revealing_parameters
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
 from se_spec import SESpec
 
-from .photographs import photographs, to_patches, to_pixels
+from .datasets import load_photographs, to_patches, to_pixels
 
 
 def save_gates(path: Path) -> None:
-    """Each photograph beside it scaled by its gates, and the gates as bars; written whole or not at all."""
-    images = photographs()
+    """Draws each photograph, the photograph scaled by its gates, and the gates as bars; writes atomically."""
+    images = load_photographs()
     x, spec = to_patches(images), SESpec.preset("paper", 192)
     parameters = revealing_parameters(x, spec, np.random.default_rng(3))
     g = se_numpy.excitation(x, spec, parameters, data_format="channels_last")
@@ -42,12 +42,12 @@ def save_gates(path: Path) -> None:
 
 
 def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.ndarray) -> None:
-    """A panel per block: the mean gate of each channel, a line per class; as the paper draws it (section 7.2).
+    """Draws a panel per block: the mean gate of each channel, a line per class, as in section 7.2 of the paper.
 
     Args:
-        path: of the PNG.
-        gates: (N, C) by the block's name.
-        labels: (N,), the class of each sample.
+        path: the PNG file to write.
+        gates: maps each block's name to its gates, (N, C).
+        labels: the class of each sample, (N,).
     """
     with _figure(path, len(gates), 1, (12, 3.6 * len(gates)), sharey=True) as (_, axes):
         for panel, (name, g) in zip(np.atleast_1d(axes), gates.items(), strict=True):
@@ -61,9 +61,9 @@ def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.nd
 
 
 def save_channels_per_class(path: Path, g: np.ndarray, labels: np.ndarray, name: str) -> None:
-    """Which channels a class opens and closes: the mean gate less the channel's mean over all classes, as colours.
+    """Draws which channels a class opens and closes: the mean gate less the channel's mean over all classes.
 
-    Channels are ordered by the class that opens them most. Arguments as ``save_gates_per_class``.
+    Channels are sorted by the class that opens them most. Arguments as ``save_gates_per_class``; g is (N, C).
     """
     above = above_average(g, labels)
     order = np.lexsort((-above.max(0), above.argmax(0)))
@@ -79,7 +79,7 @@ def save_channels_per_class(path: Path, g: np.ndarray, labels: np.ndarray, name:
 
 
 def above_average(g: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean gate per class and channel, less the channel's mean over the classes.
+    """Computes the mean gate per class and channel, less the channel's mean over the classes.
 
     >>> above_average(np.array([[0.1, 0.5], [0.3, 0.5], [0.6, 0.5]]), np.array([0, 0, 1])).round(2)
     array([[-0.2,  0. ],
@@ -93,7 +93,7 @@ def above_average(g: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _figure(
     path: Path, rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure and its panels; afterwards a file, whole or not at all."""
+    """Yields a figure and its panels, and writes it atomically when the with block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -102,7 +102,7 @@ def _figure(
     figure, panels = pyplot.subplots(rows, columns, figsize=size, layout="constrained", **options)
     try:
         yield figure, panels
-        with replacing(path) as temporary:
+        with write_atomically(path) as temporary:
             figure.savefig(temporary, dpi=60, format="png")
     finally:
         pyplot.close(figure)

@@ -76,7 +76,7 @@ def verify(
     Raises:
         FileFormatError, LayoutError: as ``load``; or the files hold a block, which ``se_conformance.check`` judges.
     """
-    from se_parity.implementations import TARGETS, Worker
+    from se_parity.implementations import IMPLEMENTATIONS, Worker
 
     before = load_canonical(open_source(source), spec, source_layout)
     net = before.spec
@@ -88,7 +88,7 @@ def verify(
     size = min(net.input_size, MAX_INPUT_SIZE)
     x = np.random.default_rng(seed).normal(0.3, 1.0, (2, size, size, net.channels)).astype(np.float32)
     expected = se_numpy.senet(x, net, values, data_format="channels_last")
-    implementation = TARGETS[RUNS.get(after.layout, "torch")]
+    implementation = IMPLEMENTATIONS[RUNS.get(after.layout, "torch")]
     if implementation.missing:
         raise LayoutError(
             f"running {after.layout} needs {', '.join(implementation.missing)}; install it, or compare the parameters"

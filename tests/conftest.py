@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from se_conformance.cases import FACTORS, covering_array
-from se_parity.implementations import SHARED_GPU, TARGETS, Target, Worker, device
+from se_parity.implementations import IMPLEMENTATIONS, SHARED_GPU, Implementation, Worker, device
 
 if importlib.util.find_spec("triton"):  # LLVM ends the process that imports it after TensorFlow
     importlib.import_module("triton")
@@ -38,7 +38,9 @@ FAMILIES = {
     "port": "h5py",
     "peers": "timm",
 }
-KERAS_BACKENDS = [name for name in ("keras tensorflow", "keras jax", "keras torch") if not TARGETS[name].missing]
+KERAS_BACKENDS = [
+    name for name in ("keras tensorflow", "keras jax", "keras torch") if not IMPLEMENTATIONS[name].missing
+]
 _JAXLIB = tuple(map(int, version("jaxlib").split(".")[:2])) if importlib.util.find_spec("jaxlib") else ()
 for _name, _value in SHARED_GPU.items():
     os.environ.setdefault(_name, _value)
@@ -81,9 +83,9 @@ class OnDemand:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-def requested_targets(*, costly: bool | None = None) -> list[Target]:
+def requested_targets(*, costly: bool | None = None) -> list[Implementation]:
     """The targets of the families that this run is about, those left out that borrow a framework that is not there."""
-    chosen = [target for target in TARGETS.values() if target.family in REQUESTED and not target.missing]
+    chosen = [target for target in IMPLEMENTATIONS.values() if target.family in REQUESTED and not target.missing]
     return [target for target in chosen if costly is None or target.costly == costly]
 
 
@@ -117,9 +119,9 @@ SLOW = (
     "se_flax/test_networks.py::test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles[size1-*",
     "se_keras/test_networks.py::test_k3_saved_loaded_and_cloned_models_are_the_same_on_every_backend[keras jax]",
     "se_keras/test_tools.py::test_quantize_does_what_it_does_with_plain_layers[keras jax-int8]",
-    "se_conformance/test_adapters.py::test_a_right_block_passes_and_a_wrong_one_is_told_why[linen_block]",
-    "se_conformance/test_faults.py::test_every_fault_is_found_on_every_block_on_which_it_makes_a_difference[*float16]",
-    "evidence/test_bench.py::test_every_block_is_right_and_is_timed[keras tensorflow-one dtype]",
+    "se_conformance/test_adapters.py::test_right_block_passes_and_cause_of_wrong_block_is_named[linen_block]",
+    "se_conformance/test_faults.py::test_every_detectable_fault_is_detected[*float16]",
+    "evidence/test_bench.py::test_every_block_is_verified_and_timed[keras tensorflow-one dtype]",
     "repository/test_run.py::*[several]",
     "se_torch/test_networks.py::*[senet154]",
     "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
@@ -246,7 +248,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 for rank in (1, 2, 3)
             )
             write(f"{name:<22}{dtype:<10}" + "".join(f"{count:>12}" for count in counts))
-    for target in TARGETS.values():
+    for target in IMPLEMENTATIONS.values():
         if target.family in REQUESTED and target.missing:
             write(f"not run: {target.name}, which needs {', '.join(target.missing)}", yellow=True, bold=True)
     for family in _ran_nothing(terminalreporter.config):
@@ -263,13 +265,13 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     def get(name: str, **environment: str) -> Worker:
         key = name, *environment.values()
         if key not in started:
-            target = TARGETS[name]
+            target = IMPLEMENTATIONS[name]
             target = replace(target, environment={**target.environment, **environment})
-            started[key] = Worker.among(started.values(), target)
+            started[key] = Worker.share(started.values(), target)
         return started[key]
 
     yield get
-    processes = {worker.target.process: worker for worker in started.values()}  # some are in one
+    processes = {worker.implementation.process_key: worker for worker in started.values()}  # some are in one
     with ThreadPoolExecutor() as ends:  # each takes a second or two to end
         list(ends.map(Worker.close, processes.values()))
 

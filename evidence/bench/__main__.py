@@ -1,6 +1,6 @@
-"""Time ours beside what a user would take instead: ``make bench``; writes the table, the pictures and every number.
+"""Times our blocks beside those that a user would use instead, and writes the page, the pictures and the numbers.
 
-Each framework has a process of its own, on one processor, and nothing is timed whose answer is wrong.
+``make bench`` runs it. Each framework runs in a process of its own on one processor, and every timed block is verified.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from se_conformance.files import write_atomically
+
 from . import added_by_se, imports, report
 from .home import HOMES, environment
 
@@ -22,11 +24,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "PERFORMANCE.md"
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m evidence.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=[*HOMES, "peaks", "imports", "networks"], metavar="PART")
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each task, if five rounds fit into them")
-    parser.add_argument("--report", action="store_true", help="write the page from the numbers that are there")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="seconds per task, in which at least five rounds run"
+    )
+    parser.add_argument("--report", action="store_true", help="write the page from the existing numbers")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"homes": {}}
     parts = [] if options.report else options.only or [*HOMES, "peaks", "imports", "networks"]
@@ -40,20 +44,20 @@ def main() -> None:
             results["networks"] = added_by_se.measure()
         elif part == "peaks":
             results["peaks"] = {
-                name: _ask([name, "--peaks"], environment(home, keeps=False))
+                name: _run_home([name, "--peaks"], environment(home, keeps=False))
                 for name, home in HOMES.items()
                 if home.training
             }
         else:
             asked = [part, "--seconds", str(options.seconds)]
-            results["homes"][part] = _ask(asked, environment(HOMES[part]))
-        _write(RESULTS, json.dumps(results, separators=(",", ":")).replace('{"shape"', '\n{"shape"') + "\n")
-    _write(PAGE, report.page(results, PAGE.parent))
+            results["homes"][part] = _run_home(asked, environment(HOMES[part]))
+        write_text(RESULTS, json.dumps(results, separators=(",", ":")).replace('{"shape"', '\n{"shape"') + "\n")
+    write_text(PAGE, report.page(results, PAGE.parent))
     print("the README's table:", report.summary(results), sep="\n\n")
 
 
 def machine() -> dict[str, str]:
-    """Where and when."""
+    """Describes the machine and the date."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     return {
@@ -63,7 +67,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def _ask(arguments: list[str], environment: dict[str, str]) -> Any:
+def _run_home(arguments: list[str], environment: dict[str, str]) -> Any:
     command = [sys.executable, "-m", "evidence.bench.home", *arguments]
     with tempfile.TemporaryFile("w+") as out:
         subprocess.run(command, env=environment, check=True, stdout=out)
@@ -71,11 +75,10 @@ def _ask(arguments: list[str], environment: dict[str, str]) -> Any:
         return json.loads(out.read().splitlines()[-1])
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    whole = path.with_suffix(".part")
-    whole.write_text(text)
-    whole.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text)
 
 
 if __name__ == "__main__":

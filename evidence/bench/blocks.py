@@ -1,4 +1,4 @@
-"""What is timed: a shape, a type, forward alone or a step of training; and whether the answer is right."""
+"""The tasks of the bench (a shape, a dtype, forward or a training step) and the check of answers."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,18 +18,18 @@ SHAPES = (
     (32, 512, 28, 28),
     (32, 256, 56, 56),
 )
-"""Samples, channels, height and width."""
-OFF = {"float32": 1e-5, "bfloat16": 4e-2, "float64": 1e-12}
-"""How far an answer may be from the oracle's, in terms of the largest. No judge, but nothing wrong is timed."""
+"""Shapes of x: samples, channels, height and width."""
+MAX_ERROR = {"float32": 1e-5, "bfloat16": 4e-2, "float64": 1e-12}
+"""The largest error relative to the largest value; coarse, but no wrong block is timed."""
 
 
 class Task(NamedTuple):
-    """One line of a table: everybody's time for the same numbers.
+    """One line of a table: the inputs on which all blocks are timed.
 
     Args:
-        shape: channels first.
-        dtype: of x and the parameters.
-        training: forward and backward, to x and to the parameters, or forward alone.
+        shape: the shape of x, channels first.
+        dtype: the dtype of x and the parameters.
+        training: whether gradients of x and the parameters are computed, too.
     """
 
     shape: tuple[int, ...]
@@ -38,27 +38,27 @@ class Task(NamedTuple):
 
     @property
     def spec(self) -> SESpec:
-        """The paper's block."""
+        """The spec of the paper's block."""
         return SESpec(self.shape[1])
 
     @property
     def megabytes(self) -> float:
-        """Of x, a million bytes each."""
+        """The size of x in units of a million bytes."""
         return int(np.prod(self.shape)) * {"bfloat16": 2, "float32": 4, "float64": 8}[self.dtype] / 1e6
 
     @property
     def kind(self) -> str:
-        """Its type and passes, in words."""
+        """The dtype and the passes, in words."""
         return f"{self.dtype} {'training' if self.training else 'forward'}"
 
-    def drawn(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """x and dy, channels first, and parameters; numbers of the type."""
+    def draw(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Draws x and dy, channels first, and the parameters, in the dtype."""
         random = np.random.default_rng(0)
         x, dy = (round_to(random.standard_normal(self.shape, np.float32), self.dtype) for _ in range(2))
         return x, dy, self.parameters()
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Those of ``drawn``."""
+        """Draws the parameters in the dtype."""
         return {name: round_to(value, self.dtype) for name, value in se_numpy.initialize(self.spec, seed=0).items()}
 
     def __str__(self) -> str:
@@ -66,11 +66,11 @@ class Task(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A way to compute a task.
+    """One block on one task.
 
     Args:
-        call: once, whatever it gives.
-        answer: ``call`` once more, as NumPy arrays channels first: y, or y and dx.
+        call: the timed call.
+        answer: calls once more and returns NumPy arrays, channels first: y, or y and dx.
     """
 
     call: Callable[[], Any]
@@ -78,32 +78,32 @@ class Run(NamedTuple):
 
 
 Runs = dict[str, Run]
-"""By ``"who, how"``: whose block, and in which layout or by which compiler."""
+"""Maps ``"who, how"`` to a run: whose block, and in which layout or by which compiler."""
 
 
 def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """What memory allows, by NumPy, which has no bfloat16: x read for a sum, and read and written for a product."""
+    """The memory floor in NumPy, which has no bfloat16: x is read for a sum, and read and written for a product."""
     if task.dtype == "bfloat16":
         return {}
-    x = task.drawn()[0].astype(task.dtype)
+    x = task.draw()[0].astype(task.dtype)
     return {"sum, floor": x.sum, "scale, floor": lambda: x * 2}
 
 
 def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None:
-    """Raise if an answer is wrong.
+    """Checks the answer of a run.
 
     Raises:
-        AssertionError: which, and by how much.
+        AssertionError: the answer is wrong; the message holds its error.
     """
     for (part, right), got in zip(want.items(), run.answer(), strict=True):
         off = abs(got[: len(right)] - right).max() / abs(right).max()
-        if not off < OFF[task.dtype]:
+        if not off < MAX_ERROR[task.dtype]:
             raise AssertionError(f"{name}, {task}: {part} is {off:.1e} off")
 
 
-def right(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
-    """What the oracle says of the first samples: y, and dx where it is a task of training."""
-    x, dy, parameters = task.drawn()
+def oracle_answer(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
+    """Computes the oracle's answer for the first samples: y, and dx for a training step."""
+    x, dy, parameters = task.draw()
     x, dy = x[:samples], dy[:samples]
     known = {"y": se_numpy.squeeze_excitation(x, task.spec, parameters, data_format="channels_first")}
     if task.training:

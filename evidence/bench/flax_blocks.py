@@ -1,4 +1,4 @@
-"""JAX: ours in NNX and linen, the block as plain functions, and as Flax's own layers; all under ``jax.jit``."""
+"""Blocks in JAX under ``jax.jit``: ours in NNX and linen, plain functions, and Flax's own layers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from .blocks import Run, Runs, Task
 
 
 class Nnx(nnx.Module):
-    """The block as one writes it with NNX's layers."""
+    """The block written with NNX's layers."""
 
     def __init__(self, channels: int, dtype: Any) -> None:
         options = {"use_bias": False, "dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
@@ -23,19 +23,19 @@ class Nnx(nnx.Module):
         self.expand = nnx.Linear(channels // 16, channels, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, channels last."""
+        """Applies the block to x, channels last."""
         g = nnx.sigmoid(self.expand(nnx.relu(self.reduce(x.mean((1, 2))))))
         return x * g[:, None, None]
 
 
 class Linen(linen.Module):
-    """The block as one writes it with linen's layers."""
+    """The block written with linen's layers."""
 
     dtype: Any
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, channels last."""
+        """Applies the block to x, channels last."""
         options = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.dtype}
         h = linen.relu(linen.Dense(x.shape[-1] // 16, name="reduce", **options)(x.mean((1, 2))))
         g = linen.sigmoid(linen.Dense(x.shape[-1], name="expand", **options)(h))
@@ -43,14 +43,14 @@ class Linen(linen.Module):
 
 
 def plain(kernels: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """The block as three lines of JAX."""
+    """Applies the block in three lines of JAX."""
     h = jax.nn.relu(x.mean((1, 2)) @ kernels["reduce"])
     return x * jax.nn.sigmoid(h @ kernels["expand"])[:, None, None]
 
 
 def runs(task: Task) -> Runs:
-    """By block; NNX's state is split outside of ``jax.jit``, or left to ``nnx.jit``."""
-    x, dy, parameters = task.drawn()
+    """Makes the runs of a task; NNX's state is split outside ``jax.jit``, or left to ``nnx.jit``."""
+    x, dy, parameters = task.draw()
     x, dy = (jnp.asarray(np.ascontiguousarray(np.moveaxis(value, 1, -1)), task.dtype) for value in (x, dy))
     kernels = {name: jnp.asarray(parameters[f"{name}.weight"].T, task.dtype) for name in ("reduce", "expand")}
     channels, dtype = task.shape[1], jnp.dtype(task.dtype)
@@ -63,7 +63,7 @@ def runs(task: Task) -> Runs:
         for part, value in kernels.items():
             getattr(module, part).kernel[...] = value
         graph, state = nnx.split(module)
-        functions[name] = (partial(_merged, graph), state)
+        functions[name] = (partial(_call_merged, graph), state)
         if not task.training:
             found[f"{name}, nnx.jit"] = _run(nnx.jit(lambda module, x: (module(x),)), module, x)
     nested = {"params": {name: {"kernel": value} for name, value in kernels.items()}}
@@ -81,7 +81,7 @@ def runs(task: Task) -> Runs:
     return found
 
 
-def _merged(graph: Any, state: Any, x: jax.Array) -> Any:
+def _call_merged(graph: Any, state: Any, x: jax.Array) -> Any:
     return nnx.merge(graph, state)(x)
 
 

@@ -1,4 +1,4 @@
-"""Where we want to be: time over the best peer's in the same run, and what stands in the way where we are not."""
+"""The goals: our time over the best peer's in the same run, and what limits us where a goal is missed."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,20 +15,20 @@ F32, F32_TRAINING, BF16, BF16_TRAINING = (
 )
 FIRST, LAST = "NCHW", "channels_last"
 Results = dict[str, Any]
-"""What ``python -m evidence.bench`` wrote."""
+"""The results that ``python -m evidence.bench`` writes."""
 
 
 class Line(NamedTuple):
-    """One of ours on one task.
+    """The time of one of our blocks on one task, beside its peers.
 
     Args:
-        home: which process.
-        who: which of ours.
-        how: in which layout, or by which compiler.
-        task: what was computed.
-        time: how long it took.
-        peers: of the same ``how``.
-        floor: what memory allows, in microseconds; None where it was not measured.
+        home: the process that measured it.
+        who: the block.
+        how: its layout or compiler.
+        task: the task.
+        time: its time.
+        peers: the times of the peers with the same ``how``.
+        floor: the memory floor in microseconds; None where it was not measured.
     """
 
     home: str
@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
     @property
     def fastest(self) -> float:
-        """Its time, in microseconds."""
+        """The time of the fastest peer in microseconds."""
         return self.peers[self.best].median
 
     @property
@@ -56,7 +56,7 @@ class Line(NamedTuple):
 
     @property
     def is_twin(self) -> bool:
-        """A layer, traced, is what a model of that layer is, traced."""
+        """Whether it is a traced layer, which computes the same as a traced model of that layer."""
         return self.who == "ours layer" and self.how != "eager"
 
     def over(self, peer: str) -> float:
@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 
 def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """All of ours, in order."""
+    """Yields a line for each of our blocks, in order."""
     for one in tasks:
         task = Task(tuple(one["shape"]), one["dtype"], one["training"])
         times: dict[str, dict[str, Timing]] = {}
@@ -84,19 +84,19 @@ class Goal(NamedTuple):
     """A line of the table.
 
     Args:
-        what: in words.
-        limit: the ratio that is to be reached.
-        measured: the ratios, by what they are of.
-        hinders: what was tried and what limits it, where it is not reached.
+        what: the goal in words.
+        limit: the ratio to reach.
+        measured: ``(results) -> ratios``, by what was measured.
+        limited_by: what was tried and what limits it, if the goal is missed.
     """
 
     what: str
     limit: float
     measured: Callable[[Results], dict[str, float]]
-    hinders: str = ""
+    limited_by: str = ""
 
 
-def of(
+def ratios_of(
     home: str,
     kind: tuple[str, bool],
     shapes: tuple[tuple[int, ...], ...],
@@ -104,7 +104,7 @@ def of(
     who: str | None = None,
     peer: str | None = None,
 ) -> Callable[[Results], dict[str, float]]:
-    """Ratios to the best peer, or to one."""
+    """Makes a function that computes the ratios to the best peer, or to ``peer``."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
@@ -120,8 +120,8 @@ def of(
     return measured
 
 
-def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
-    """PyTorch's forward pass in terms of what memory allows."""
+def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
+    """Makes a function that computes the ratios of PyTorch's forward pass to the memory floor."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
@@ -134,12 +134,12 @@ def to_floor(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[st
 
 
 def peak(results: Results) -> dict[str, float]:
-    """What a step of training in PyTorch adds to memory, in terms of x; y is 1, dx is 1."""
+    """The memory that a training step in PyTorch adds, in sizes of x; y is 1, dx is 1."""
     return {how: results["peaks"]["torch"]["float32"][f"ours, {how}"] for how in (FIRST, LAST)}
 
 
-def added(results: Results) -> dict[str, float]:
-    """Time of SE-ResNet-50 over ResNet-50's, one image."""
+def se_overhead(results: Results) -> dict[str, float]:
+    """The time of SE-ResNet-50 over ResNet-50's for one image."""
     return {
         way: ratio(Timing(**each["with"]), Timing(**each["without"]))
         for way, each in results["networks"].items()
@@ -178,34 +178,34 @@ KERAS = "A call of a Keras model or layer costs what ten operations do; ours has
 JITTED = "The same operations for the same compiler; at the smallest shape it is NNX's state, flattened at each call."
 READS = "It reads x twice and writes y, and nothing else; the plain block writes x down in float32 in between."
 NETWORK = "Sixteen means and products over maps that convolutions have just left in the cache; op by op the calls, too."
-EAGER = partial(of, "torch", who="ours")
+EAGER = partial(ratios_of, "torch", who="ours")
 GOALS = (
     Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
     Goal("torch float32 forward, 7x7, channels_last", 0.85, EAGER(F32, SEVEN, LAST), PYTHON),
     Goal("torch float32 forward, 7x7, NCHW", 1.0, EAGER(F32, SEVEN, FIRST), SAME),
     Goal("torch float32 forward, larger, NCHW", 1.0, EAGER(F32, REST, FIRST), SAME),
     Goal("torch float32 forward, larger, channels_last", 1.0, EAGER(F32, REST, LAST), SAME),
-    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, to_floor(SHAPES[5:]), SAME),
-    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, to_floor(SHAPES[4:5]), GATE),
+    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, floor_ratios(SHAPES[5:]), SAME),
+    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, floor_ratios(SHAPES[4:5]), GATE),
     Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
     Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
     Goal("torch float32 training, memory of a step in terms of x, y and dx among it", 2.05, peak, HEAP),
     Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), CALLS),
     Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
     Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
-    Goal("torch compiled, float32 forward", 1.0, of("torch compiled", F32, SHAPES), TRACED),
-    Goal("torch compiled, float32 training", 1.0, of("torch compiled", F32_TRAINING, SHAPES), TRACED),
-    Goal("Keras eager, small, the layer", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
-    Goal("Keras eager, small, as a model", 0.5, of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
-    Goal("Keras eager, others", 1.0, of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
-    Goal("Keras tf.function", 1.0, of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
-    Goal("Keras XLA", 1.0, of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
-    Goal("Keras on JAX", 1.0, of("keras jax", F32, SHAPES), TRACED),
-    Goal("Keras on PyTorch, eager", 1.0, of("keras torch", F32, SHAPES, "eager"), KERAS),
-    Goal("Flax float32 forward", 1.0, of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax float32 training", 1.0, of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
-    Goal("onnxruntime, over the tutorials' block", 1.0, of("onnxruntime", F32, SHAPES), TRACED),
-    Goal("NumPy oracle, over a textbook in float64", 2.0, of("numpy", ("float64", False), SHAPES), PYTHON),
-    Goal("what SE adds to ResNet-50, one image", 1.018, added, NETWORK),
+    Goal("torch compiled, float32 forward", 1.0, ratios_of("torch compiled", F32, SHAPES), TRACED),
+    Goal("torch compiled, float32 training", 1.0, ratios_of("torch compiled", F32_TRAINING, SHAPES), TRACED),
+    Goal("Keras eager, small, the layer", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
+    Goal("Keras eager, small, as a model", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
+    Goal("Keras eager, others", 1.0, ratios_of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
+    Goal("Keras tf.function", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
+    Goal("Keras XLA", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
+    Goal("Keras on JAX", 1.0, ratios_of("keras jax", F32, SHAPES), TRACED),
+    Goal("Keras on PyTorch, eager", 1.0, ratios_of("keras torch", F32, SHAPES, "eager"), KERAS),
+    Goal("Flax float32 forward", 1.0, ratios_of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax float32 training", 1.0, ratios_of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, ratios_of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
+    Goal("onnxruntime, over the tutorials' block", 1.0, ratios_of("onnxruntime", F32, SHAPES), TRACED),
+    Goal("NumPy oracle, over a textbook in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
+    Goal("what SE adds to ResNet-50, one image", 1.018, se_overhead, NETWORK),
 )

@@ -1,4 +1,4 @@
-"""One framework's part of the bench, in a process of its own: ``python -m evidence.bench.home NAME`` prints JSON."""
+"""Measures one framework in a process of its own: ``python -m evidence.bench.home NAME`` prints JSON."""
 
 import argparse
 import gc
@@ -9,8 +9,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .blocks import SHAPES, Task, floor, right, verify
-from .memory import added
+from .blocks import SHAPES, Task, floor, oracle_answer, verify
+from .memory import measure_peak
 from .rounds import side_by_side
 
 CENTRE = (8, 256, 28, 28)
@@ -19,20 +19,20 @@ SWEEPS = {
     "C": [(8, c, 28, 28) for c in (16, 64, 256, 1024)],
     "H and W": [(*CENTRE[:2], side, side) for side in (7, 14, 28, 56, 112)],
 }
-"""What grows while the rest stays."""
+"""Shapes of which one extent grows."""
 
 
 class Home(NamedTuple):
-    """What a process measures.
+    """One process of the bench and what it measures.
 
     Args:
-        module: that has the blocks.
-        packages: whose versions are told.
-        runs: the name of its function that makes them.
-        dtypes: of the tasks.
-        training: whether it has a backward pass.
-        backend: of Keras.
-        sweeps: whether growth is measured.
+        module: the module that holds the blocks.
+        packages: packages whose versions are recorded.
+        runs: the name of the module's function that makes the runs.
+        dtypes: dtypes of the tasks.
+        training: whether training steps are measured.
+        backend: the backend of Keras, or None.
+        sweeps: whether the growth of the time is measured.
     """
 
     module: str
@@ -57,11 +57,11 @@ HOMES = {
 
 
 def environment(home: Home, keeps: bool = True) -> dict[str, str]:
-    """One thread; what is freed stays with the process, or page faults would be most of what large outputs cost.
+    """The environment of a process: one thread, and freed memory is kept, so that page faults do not dominate.
 
     Args:
-        home: whose.
-        keeps: without it what is freed goes back to the system, as it must to be counted.
+        home: the process.
+        keeps: whether freed memory is kept; measurements of memory must return it to the system.
     """
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     kept = {"MMAP_THRESHOLD_": "1073741824", "TRIM_THRESHOLD_": "4294967296", "ARENA_MAX": "1"}
@@ -78,17 +78,17 @@ def environment(home: Home, keeps: bool = True) -> dict[str, str]:
 
 
 def tasks(home: Home) -> list[Task]:
-    """All of a home's, small ones first."""
+    """Makes the tasks of a process, small ones first."""
     kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
     return [Task(shape, *kind) for kind in kinds for shape in SHAPES]
 
 
 def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]]:
-    """Verify and time every block on every task."""
+    """Verifies and times every block on every task."""
     module = import_module(f"evidence.bench.{home.module}")
     measured = []
     for task in todo:
-        runs, want = getattr(module, home.runs)(task), right(task)
+        runs, want = getattr(module, home.runs)(task), oracle_answer(task)
         for name, run in runs.items():
             verify(name, task, run, want)
         calls = {name: run.call for name, run in runs.items()} | getattr(module, "floor", floor)(task)
@@ -103,24 +103,26 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
 def peaks(
     home: Home, shape: tuple[int, ...] = SHAPES[-1], only: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, float]]:
-    """By type and block (or of these only), what a step of training adds to memory at its highest, in terms of x."""
+    """Measures the peak memory that a training step adds, in sizes of x, by dtype and block."""
     found: dict[str, dict[str, float]] = {}
     for dtype in home.dtypes:
         task = Task(shape, dtype, training=True)
         found[dtype] = {}
         for name, run in getattr(import_module(f"evidence.bench.{home.module}"), home.runs)(task).items():
             if only is None or name in only:
-                run.call()  # what is made once is not counted
-                found[dtype][name] = round(added(run.call) / (1e6 * task.megabytes), 3)
+                run.call()  # one-time allocations are not counted
+                found[dtype][name] = round(measure_peak(run.call) / (1e6 * task.megabytes), 3)
     return found
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=HOMES)
-    parser.add_argument("--seconds", type=float, default=6.0, help="for a task, if five rounds fit into them")
-    parser.add_argument("--peaks", action="store_true", help="the memory that a step of training adds, no times")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="seconds per task, in which at least five rounds run"
+    )
+    parser.add_argument("--peaks", action="store_true", help="measure the memory that a training step adds, not times")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
     home = HOMES[options.name]

@@ -1,4 +1,4 @@
-"""What importing costs: seconds and memory of a fresh Python, ours beside what it is made of."""
+"""Measures time and memory of imports in a fresh Python: our packages beside their dependencies."""
 
 import os
 import random
@@ -24,11 +24,11 @@ STATEMENTS = (
 
 
 PEAK = "[print(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')]"
-"""As the process itself sees it; what its parent sees begins with the parent's own."""
+"""The process prints its own peak, since the peak that its parent sees starts at the parent's."""
 
 
 def measure(rounds: int = 5) -> dict[str, list[float]]:
-    """Medians by statement: wall and processor seconds, MiB at the highest."""
+    """Measures each statement: medians of wall seconds, processor seconds and peak MiB."""
     found: dict[str, list[tuple[float, float, float]]] = {one: [] for one in STATEMENTS}
     turns, order = random.Random(0), list(STATEMENTS)
     for _ in range(rounds):
@@ -41,7 +41,7 @@ def measure(rounds: int = 5) -> dict[str, list[float]]:
 def _once(statement: str) -> tuple[float, float, float]:
     before, begun = os.times(), time.perf_counter()
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    said = subprocess.check_output([sys.executable, "-c", f"{statement}\n{PEAK}"], env=quiet, text=True)
+    output = subprocess.check_output([sys.executable, "-c", f"{statement}\n{PEAK}"], env=quiet, text=True)
     wall, after = time.perf_counter() - begun, os.times()
     own = after.children_user + after.children_system - before.children_user - before.children_system
-    return wall, own, int(said.split()[-1]) / 1024
+    return wall, own, int(output.split()[-1]) / 1024

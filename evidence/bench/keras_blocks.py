@@ -1,4 +1,4 @@
-"""Keras: ours, the tutorials' five layers, and those of Keras' own EfficientNet; eager, traced and compiled."""
+"""Blocks in Keras: ours, the tutorials' five layers, and those of Keras' EfficientNet; eager, traced, compiled."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ def _ours(x: Any) -> Any:
 
 
 def _tutorial(x: Any) -> Any:
-    """Dense layers on the mean, as most write it."""
+    """Applies dense layers to the mean, as most tutorials do."""
     channels = x.shape[-1]
     g = layers.GlobalAveragePooling2D()(x)
     g = layers.Dense(channels // 16, activation="relu", use_bias=False)(g)
@@ -27,7 +27,7 @@ def _tutorial(x: Any) -> Any:
 
 
 def _applications(x: Any) -> Any:
-    """1 x 1 convolutions on the reshaped mean, as ``keras.applications.efficientnet`` has it."""
+    """Applies 1 x 1 convolutions to the reshaped mean, as ``keras.applications.efficientnet`` does."""
     channels = x.shape[-1]
     g = layers.Reshape((1, 1, channels))(layers.GlobalAveragePooling2D()(x))
     g = layers.Conv2D(channels // 16, 1, padding="same", activation="relu", use_bias=False)(g)
@@ -39,17 +39,17 @@ BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial,
 
 
 def runs(task: Task) -> Runs:
-    """By block and mode; ours as a model too, as the other two are, and as the layer that it is."""
+    """Makes the runs of a task by block and mode; ours is timed as a model, like the others, and as a layer."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(task.dtype)
     try:
-        return _made(task)
+        return _make_runs(task)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _made(task: Task) -> Runs:
-    *arrays, parameters = task.drawn()
+def _make_runs(task: Task) -> Runs:
+    *arrays, parameters = task.draw()
     x, dy = (
         keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(value, 1, -1), np.float32), dtype=task.dtype)
         for value in arrays

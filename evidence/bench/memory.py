@@ -1,4 +1,4 @@
-"""How much memory a call adds at its highest, as Linux counts it for this process."""
+"""Measures the peak memory that a call adds, as Linux counts it for this process."""
 
 import ctypes
 import gc
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def added(call: Callable[[], object]) -> int:
-    """Bytes above what was there before the call; what it returns is dropped afterwards."""
+def measure_peak(call: Callable[[], object]) -> int:
+    """Measures the peak of a call in bytes above the memory before it."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before is used again and not counted
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed before is reused and not counted
+    Path("/proc/self/clear_refs").write_text("5")  # this resets the peak
     before = _status("VmRSS")
     call()
     return _status("VmHWM") - before
 
 
 def _status(line: str) -> int:
-    for each in Path("/proc/self/status").read_text().splitlines():
-        if each.startswith(f"{line}:"):
-            return 1024 * int(each.split()[1])
+    for entry in Path("/proc/self/status").read_text().splitlines():
+        if entry.startswith(f"{line}:"):
+            return 1024 * int(entry.split()[1])
     raise OSError(f"/proc/self/status has no {line}")

@@ -1,4 +1,4 @@
-"""onnxruntime: our block as PyTorch exports it, and the tutorials'."""
+"""Blocks in onnxruntime: our block and the tutorials', as PyTorch exports them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +9,14 @@ import onnxruntime
 import torch
 
 from .blocks import Run, Runs, Task
-from .torch_blocks import arrays, made
+from .torch_blocks import arrays, make_block
 
 
 def runs(task: Task) -> Runs:
-    """By block; float32, forward alone."""
+    """Makes the runs of a task in float32, forward alone."""
     found = {}
     for name in ("ours", "tutorial"):
-        block, (x, _) = made(name, "NCHW", task), arrays(task, "NCHW")
+        block, (x, _) = make_block(name, "NCHW", task), arrays(task, "NCHW")
         file = BytesIO()
         torch.onnx.export(block.eval(), (x,), dynamo=True, verbose=False).save(file)
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""The page docs/PERFORMANCE.md and its pictures, from the numbers of a run."""
+"""Formats docs/PERFORMANCE.md and draws its pictures from the results."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import added_by_se, pictures
+from . import added_by_se, plots
 from .blocks import SHAPES, Task
 from .goals import GOALS, Line, Results, lines
 
@@ -56,23 +56,23 @@ one piece with the seven convolutions before it. The row *apart* is without such
 
 
 def page(results: Results, folder: Path) -> str:
-    """The page; the pictures are written into the folder."""
+    """Formats the page, and writes the pictures to the folder."""
     machine, homes, every = results.get("machine", {}), results["homes"], list(_every(results))
     parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
     parts.append(", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".\n")
     parts += ["\n## Where we want to be\n\n", *_goals(results)]
-    pictures.ratios(every, folder / "performance_ratios.png")
+    plots.ratios(every, folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
     for dtypes in (("float32", "float64"), ("bfloat16",)):
         name = f"performance_peers_{dtypes[0]}.png"
-        pictures.peers([one for one in every if one.task.dtype in dtypes], folder / name)
+        plots.peers([one for one in every if one.task.dtype in dtypes], folder / name)
         parts.append(f"\n![Ours over each peer in {' and '.join(dtypes)}, by framework and shape]({name})\n")
     parts.append(EVERY)
     for name, home in homes.items():
         parts += _home(name, home)
     if "torch" in homes:
-        pictures.floors(every, folder / "performance_floor.png")
+        plots.floors(every, folder / "performance_floor.png")
         parts += [FLOORS, "\n", *_floors(results)]
         parts.append("\n![Forward passes over a sum and a product of the same size](performance_floor.png)\n")
     if "peaks" in results:
@@ -95,7 +95,7 @@ SUMMARY = {
 
 
 def summary(results: Results) -> str:
-    """The README's table: from the best to the worst shape, but for the smallest."""
+    """Formats the README's table: the range over all shapes but the smallest."""
     other = ("ours layer", "ours in place")
     every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who not in other]
 
@@ -124,7 +124,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
 
 def _goals(results: Results) -> Iterator[str]:
     rows: list[list[str]] = []
-    hindered: dict[str, list[str]] = {}
+    limited: dict[str, list[str]] = {}
     for goal in GOALS:
         try:
             measured = goal.measured(results)
@@ -138,10 +138,10 @@ def _goals(results: Results) -> Iterator[str]:
             extent = f"{min(measured.values()):.{digits}f} to {extent} ({worst})"
         rows.append([goal.what, f"≤ {goal.limit:g}", extent, f"{reached} of {len(measured)}"])
         if reached < len(measured):
-            hindered.setdefault(goal.hinders, []).append(goal.what)
+            limited.setdefault(goal.limited_by, []).append(goal.what)
     yield from _table(["what, over the fastest peer of its layout or compiler", "goal", "measured", "reached"], rows)
     yield "\nWhere it is not reached, what was tried and what is in the way:\n\n"
-    for why, goals in hindered.items():
+    for why, goals in limited.items():
         yield f"- {'; '.join(goals)}. *{why}*\n"
 
 
@@ -212,7 +212,7 @@ def _growth(results: Results) -> Iterator[str]:
 
 
 def _first_of_ours(name: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """One line for each task: the first of ours."""
+    """Yields one line for each task: that of our first block."""
     done = set()
     for one in lines(name, tasks):
         if one.how != "nnx.jit" and one.task not in done:

@@ -1,4 +1,4 @@
-"""Callables timed in turns, in shuffled rounds, by processor time and by the clock."""
+"""Times callables in turns, in shuffled rounds, by processor time and by the clock."""
 
 import random
 import statistics
@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-VISIT = 0.02
-"""Seconds that a callable is timed for when its turn comes, at least one call."""
+TURN_SECONDS = 0.02
+"""How long a callable is timed in its turn; at least one call."""
 ROUNDS = (5, 31)
-"""As many as fit into the time allowed, but not fewer or more than these."""
+"""The least and the largest number of rounds."""
 
 
 class Timing(NamedTuple):
@@ -20,14 +20,14 @@ class Timing(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of processor time, which another process makes less longer than the clock's."""
+        """The median processor time, which other processes disturb less than the clock's."""
         return statistics.median(self.processor)
 
 
 def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """Time what is short, in as many rounds as fit, each turn after one call that is not timed."""
-    takes = {name: _takes(run) for name, run in runs.items()}
-    calls = {name: max(1, int(VISIT / taken)) for name, taken in takes.items()}
+    """Times callables in as many rounds as fit into ``seconds``; one call before each turn is not timed."""
+    takes = {name: _time_once(run) for name, run in runs.items()}
+    calls = {name: max(1, int(TURN_SECONDS / taken)) for name, taken in takes.items()}
     whole = sum((calls[name] + 1) * taken for name, taken in takes.items())
     return in_turns(runs, min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1]), calls, before=1)
 
@@ -35,7 +35,7 @@ def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> di
 def in_turns(
     runs: Mapping[str, Callable[[], object]], rounds: int, calls: Mapping[str, int], before: int
 ) -> dict[str, Timing]:
-    """Time so many calls of each in every round, after those before that are not timed, in an order drawn anew."""
+    """Times ``calls`` calls of each callable in every round, after ``before`` untimed ones, in shuffled order."""
     timings = {name: Timing([], []) for name in runs}
     turns, order = random.Random(0), list(runs)
     for _ in range(rounds):
@@ -53,7 +53,7 @@ def in_turns(
     return timings
 
 
-def _takes(run: Callable[[], object]) -> float:
+def _time_once(run: Callable[[], object]) -> float:
     run()
     begun = time.perf_counter()
     run()
@@ -61,5 +61,5 @@ def _takes(run: Callable[[], object]) -> float:
 
 
 def ratio(one: Timing, other: Timing) -> float:
-    """The median over the rounds of how much longer one took than the other in the same round."""
+    """The median over the rounds of the ratio of two times."""
     return statistics.median(a / b for a, b in zip(one.processor, other.processor, strict=True))

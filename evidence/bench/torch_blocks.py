@@ -1,4 +1,4 @@
-"""PyTorch: ours, the tutorials' SELayer, timm's SEModule, torchvision's SqueezeExcitation; eager and compiled."""
+"""Blocks in PyTorch: ours, the tutorials', timm's and torchvision's; eager and compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 import se_torch
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from .blocks import Run, Runs, Task
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Tutorial(nn.Module):
-    """The block as most write it."""
+    """The block as most tutorials write it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class Tutorial(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The gate's shape is that of x, by expansion."""
+        """Applies the block; the gate is expanded to the shape of x."""
         n, c = x.shape[:2]
         return x * self.fc(self.pool(x).view(n, c)).view(n, c, 1, 1).expand_as(x)
 
 
 def _timm(channels: int) -> nn.Module:
-    return get("timm.layers.SEModule")(channels, rd_channels=channels // 16, bias=False)
+    return import_object("timm.layers.SEModule")(channels, rd_channels=channels // 16, bias=False)
 
 
 def _torchvision(channels: int) -> nn.Module:
-    block = get("torchvision.ops.SqueezeExcitation")(channels, channels // 16)
+    block = import_object("torchvision.ops.SqueezeExcitation")(channels, channels // 16)
     nn.init.zeros_(block.fc1.bias)
     nn.init.zeros_(block.fc2.bias)
     return block
@@ -54,12 +54,12 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def runs(task: Task) -> Runs:
-    """Four blocks in both layouts; ours in place, too."""
+    """Makes the runs of four blocks in both layouts, and of ours in place."""
     return _runs(task, lambda block: block) | ({} if task.training else _in_place(task))
 
 
 def compiled(task: Task) -> Runs:
-    """The same under torch.compile; a graph break is an error."""
+    """Makes the runs of the four blocks under torch.compile; a graph break is an error."""
     torch.compiler.reset()
     return _runs(task, lambda block: torch.compile(block, fullgraph=True, dynamic=False))
 
@@ -69,15 +69,15 @@ def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
     for layout in LAYOUTS:
         x, dy = arrays(task, layout)
         for name in BLOCKS:
-            found[f"{name}, {layout}"] = _run(way(made(name, layout, task)), x, dy, task)
+            found[f"{name}, {layout}"] = _run(way(make_block(name, layout, task)), x, dy, task)
     return found
 
 
 def _in_place(task: Task) -> Runs:
-    """x is for the answer, once; zeros are timed, which stay zeros."""
+    """Makes the runs in place; zeros are timed, since they stay zeros, and x serves for the answer."""
     found = {}
     for layout in LAYOUTS:
-        block, (x, dy) = made("ours", layout, task), arrays(task, layout)
+        block, (x, dy) = make_block("ours", layout, task), arrays(task, layout)
         block.inplace = True
         one = _run(block, x, dy, task)
         found[f"ours in place, {layout}"] = one._replace(call=_run(block, torch.zeros_like(x), dy, task).call)
@@ -85,13 +85,13 @@ def _in_place(task: Task) -> Runs:
 
 
 def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """What memory allows: x read for a sum, and read and written for a product."""
+    """The memory floor: x is read for a sum, and read and written for a product."""
     x, _ = arrays(task, "NCHW")
     return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
 
 
-def made(name: str, layout: str, task: Task) -> nn.Module:
-    """A block with the task's weights."""
+def make_block(name: str, layout: str, task: Task) -> nn.Module:
+    """Makes a block with the task's weights."""
     block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
     weights = [value for value in block.parameters() if value.ndim > 1]
     values = task.parameters()
@@ -102,9 +102,9 @@ def made(name: str, layout: str, task: Task) -> nn.Module:
 
 
 def arrays(task: Task, layout: str) -> list[Tensor]:
-    """x and dy."""
+    """Makes the tensors x and dy."""
     options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
-    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.drawn()[:2]]
+    return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.draw()[:2]]
 
 
 def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:

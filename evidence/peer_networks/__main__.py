@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from se_conformance.files import replacing
+from se_conformance.files import write_atomically
 
 from .network import BlockResult, NetworkResult, compare_blocks
 from .systems import SYSTEMS, System
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
                     console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
     text = page(rows, (time.monotonic() - start) / 60)
     if options.out:
-        with replacing(options.out) as temporary:
+        with write_atomically(options.out) as temporary:
             temporary.write_text(text)
     else:
         print(text, end="")

@@ -13,7 +13,7 @@ import numpy as np
 
 from se_spec import HardSigmoid
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
 
 POOLS = ("GlobalAveragePooling2D", "Mean", "mean", "reduce_mean")
@@ -46,12 +46,12 @@ class Step(NamedTuple):
 @contextmanager
 def float64() -> Iterator[None]:
     """Make layers of Keras 3 that are created in this context compute in float64."""
-    before = get("keras.config.dtype_policy")()
-    get("keras.config.set_dtype_policy")("float64")
+    before = import_object("keras.config.dtype_policy")()
+    import_object("keras.config.set_dtype_policy")("float64")
     try:
         yield
     finally:
-        get("keras.config.set_dtype_policy")(before)
+        import_object("keras.config.set_dtype_policy")(before)
 
 
 def network(model: Any) -> Network:
@@ -98,7 +98,7 @@ def _call_layer(step: Step) -> list[Any]:
     parts = getattr(step.operation, "_layers", [])
     if not parts or type(step.operation).__module__.startswith(("keras.", "tf_keras.")):
         return []
-    inputs = [get("keras.Input")(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in step.inputs]
+    inputs = [import_object("keras.Input")(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in step.inputs]
     outputs = step.operation.call(*inputs)
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
@@ -173,7 +173,7 @@ def _iterate_nonlinearities(chain: list[Any], projections: list[Any]) -> Iterato
 
 def _evaluate(inputs: Any, outputs: Any, seed: int) -> Evaluation:
     random = np.random.default_rng(seed)
-    part = get(f"{type(inputs).__module__.partition('.')[0]}.Model")(inputs, outputs)
+    part = import_object(f"{type(inputs).__module__.partition('.')[0]}.Model")(inputs, outputs)
     shapes = [tuple(weight.shape) for weight in part.weights]
     values = [draw_weights(random, shape, (1, *shape)[-2]) for shape in shapes]
     size = tuple(length or default for length, default in zip(inputs.shape[1:-1], (4, 3), strict=True))

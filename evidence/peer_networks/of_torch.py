@@ -10,7 +10,7 @@ import numpy as np
 
 from se_spec import HardSigmoid, LeakyReLU
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
 
 NONLINEARITIES: dict[str, Any] = {
@@ -53,7 +53,7 @@ Kinds = Mapping[str, Kind]
 
 def build(make: Callable[[], Any]) -> Any:
     """Build a network, without memory for its weights if the constructor allows that."""
-    for context in (lambda: get("torch.device")("meta"), meta_parameters):
+    for context in (lambda: import_object("torch.device")("meta"), meta_parameters):
         with suppress(RuntimeError), context():  # fails where the constructor reads numbers, or runs the network
             return make()
     return make()
@@ -62,11 +62,11 @@ def build(make: Callable[[], Any]) -> Any:
 @contextmanager
 def meta_parameters() -> Iterator[None]:
     """Make parameters alone without memory; other tensors, such as the widths that a RegNet computes, keep theirs."""
-    module = get("torch.nn.Module")
+    module = import_object("torch.nn.Module")
     register = module.register_parameter
 
     def register_on_meta(self: Any, name: str, parameter: Any) -> None:
-        if parameter is not None and not parameter.is_meta and type(parameter) is get("torch.nn.Parameter"):
+        if parameter is not None and not parameter.is_meta and type(parameter) is import_object("torch.nn.Parameter"):
             parameter = type(parameter)(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(self, name, parameter)
 
@@ -82,7 +82,7 @@ def network(net: Any, kinds: Kinds) -> Network:
 
     A module with PReLU, whose weights are outside the spec, is no block.
     """
-    by_class = {get(path): kind for path, kind in kinds.items()}
+    by_class = {import_object(path): kind for path, kind in kinds.items()}
     modules = {path: module for path, module in net.named_modules(remove_duplicate=False) if type(module) in by_class}
     blocks = [
         read_block(module, path, by_class[type(module)])
@@ -138,7 +138,7 @@ def _evaluate(module: Any, path: str, kind: Kind, channels: int, rank: int, exac
     drawn = draw_parameters(module, seed)
     x, gate = gate_of_module(drawn, feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
     if not exact:  # float32 is exact here and halves the memory; a folded norm needs float64
-        drawn = drawn.to(get("torch.float32"))
+        drawn = drawn.to(import_object("torch.float32"))
     tensors = {f"{path}.{name}" if path else name: value.numpy() for name, value in drawn.state_dict().items()}
     return Evaluation(tensors, x, gate)
 
@@ -146,13 +146,13 @@ def _evaluate(module: Any, path: str, kind: Kind, channels: int, rank: int, exac
 def draw_parameters(module: Any, seed: int) -> Any:
     """Copy a module in float64 and evaluation mode, with float32 numbers drawn for all its tensors."""
     random = np.random.default_rng(seed)
-    drawn = copy.deepcopy(module).to_empty(device="cpu").to(get("torch.float64")).eval()
+    drawn = copy.deepcopy(module).to_empty(device="cpu").to(import_object("torch.float64")).eval()
     for name, value in drawn.state_dict().items():
         shape = tuple(value.shape)
         values = draw_weights(random, shape, max(shape[1:], default=1))
         if name.endswith("running_var"):
             values = random.uniform(0.5, 2.0, shape)
-        value.copy_(get("torch.from_numpy")(values.astype(np.float32)))
+        value.copy_(import_object("torch.from_numpy")(values.astype(np.float32)))
     return drawn
 
 
@@ -160,7 +160,7 @@ def gate_of_module(
     module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _apply
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a module on x, and return the map that it scales, channels last, and its gate."""
-    channels_first = get("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    with get("torch.no_grad")():
+    channels_first = import_object("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    with import_object("torch.no_grad")():
         scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, channels_first))
     return scaled, gate_of(scaled, y)

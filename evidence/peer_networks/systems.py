@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..peer_blocks import get
+from ..peer_blocks import import_object
 from . import of_keras, of_torch
 from .network import Network
 from .of_torch import Kind, Kinds
@@ -71,7 +71,7 @@ def _keras(
     name: str, modules: tuple[str, ...], names: Callable[[], Iterable[str]], make: Callable[[str], Any], note: str
 ) -> System:
     def network(network_name: str) -> Network:
-        with of_keras.float64(), get("keras.StatelessScope")(initialize_variables=False):
+        with of_keras.float64(), import_object("keras.StatelessScope")(initialize_variables=False):
             return of_keras.network(make(network_name))
 
     return System(name, ("tensorflow", *modules), names, network, note, (("KERAS_BACKEND", "tensorflow"),))
@@ -93,7 +93,7 @@ def _channel_branch(module: Any, x: Any) -> tuple[Any, Any]:
 def _mb_conv(module: Any, x: Any) -> tuple[Any, Any]:
     """Run a whole unit, and return the maps before and after its SE, which follows the second activation."""
     for name in ("_expand_conv", "_depthwise_conv", "_project_conv", "_bn2"):
-        setattr(module, name, get("torch.nn.Identity")())
+        setattr(module, name, import_object("torch.nn.Identity")())
     maps: list[Any] = []
     module._swish.register_forward_hook(lambda module, inputs, output: maps.append(output))
     module._project_conv.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
@@ -145,7 +145,7 @@ MMPRETRAIN: Kinds = {"mmpretrain.models.utils.SELayer": Kind()}
 
 
 def _make_torchvision(name: str) -> Any:
-    build = get("torchvision.models.get_model_builder")(name)
+    build = import_object("torchvision.models.get_model_builder")(name)
     weights = [option for option in ("weights", "weights_backbone") if option in inspect.signature(build).parameters]
     return build(**dict.fromkeys(weights))
 
@@ -163,38 +163,38 @@ _MONAI_NETWORKS = {
 
 def _make_monai(name: str) -> Any:
     path, options = _MONAI_NETWORKS[name]
-    return get(f"monai.{path}")(**options)
+    return import_object(f"monai.{path}")(**options)
 
 
 _AUTO = "transformers.models.auto.modeling_auto"
 
 
 def _make_transformers(name: str) -> Any:
-    config = get("transformers.CONFIG_MAPPING")[name]()
+    config = import_object("transformers.CONFIG_MAPPING")[name]()
     if name == "qwen2_5_omni":
-        return get("transformers.Qwen2_5OmniToken2WavModel")(config.token2wav_config)
-    return get("transformers.AutoModel").from_config(config)
+        return import_object("transformers.Qwen2_5OmniToken2WavModel")(config.token2wav_config)
+    return import_object("transformers.AutoModel").from_config(config)
 
 
 def _list_geffnet() -> list[str]:
     return [
         name
-        for name, make in vars(get("geffnet.model_factory")).items()
+        for name, make in vars(import_object("geffnet.model_factory")).items()
         if inspect.isfunction(make) and name != "create_model" and "pretrained" in inspect.signature(make).parameters
     ]
 
 
 def _make_segmentation_model(encoder: str) -> Any:
-    make = get("segmentation_models_pytorch.Unet")
+    make = import_object("segmentation_models_pytorch.Unet")
     return make(encoder, encoder_weights=None, decoder_attention_type="scse")
 
 
 def _list_applications() -> list[str]:
-    return sorted(name for name, make in vars(get("keras.applications")).items() if inspect.isfunction(make))
+    return sorted(name for name, make in vars(import_object("keras.applications")).items() if inspect.isfunction(make))
 
 
 def _make_application(name: str) -> Any:
-    return get(f"keras.applications.{name}")(weights=None, include_top=False, input_shape=(None, None, 3))
+    return import_object(f"keras.applications.{name}")(weights=None, include_top=False, input_shape=(None, None, 3))
 
 
 _EFFICIENTNET: dict[str, Any] = {
@@ -262,8 +262,8 @@ _KECAM_NETWORKS = {
 
 
 def _make_kecam(name: str) -> Any:
-    get("tf_keras.backend.set_floatx")("float64")
-    return get(f"keras_cv_attention_models.{name}")(pretrained=None)
+    import_object("tf_keras.backend.set_floatx")("float64")
+    return import_object(f"keras_cv_attention_models.{name}")(pretrained=None)
 
 
 def _kecam(name: str) -> Network:
@@ -272,27 +272,31 @@ def _kecam(name: str) -> Network:
 
 SYSTEMS = (
     _torch(
-        "timm", ("timm", "torchvision"), lambda: get("timm.list_models")(), lambda n: get("timm.create_model")(n), TIMM
+        "timm",
+        ("timm", "torchvision"),
+        lambda: import_object("timm.list_models")(),
+        lambda n: import_object("timm.create_model")(n),
+        TIMM,
     ),
     _torch(
         "torchvision",
         ("torchvision",),
-        lambda: get("torchvision.models.list_models")(),
+        lambda: import_object("torchvision.models.list_models")(),
         _make_torchvision,
         TORCHVISION,
     ),
     _torch(
         "pytorchcv",
         ("pytorchcv",),
-        lambda: get("pytorchcv.model_provider._models"),
-        lambda name: get("pytorchcv.model_provider.get_model")(name),
+        lambda: import_object("pytorchcv.model_provider._models"),
+        lambda name: import_object("pytorchcv.model_provider.get_model")(name),
         PYTORCHCV,
     ),
     _torch("monai", ("monai",), lambda: _MONAI_NETWORKS, _make_monai, MONAI, "networks with SE, and the layers alone"),
     _torch(
         "transformers",
         ("transformers", "torchvision"),
-        lambda: [*get(f"{_AUTO}.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"), "align", "qwen2_5_omni"],
+        lambda: [*import_object(f"{_AUTO}.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"), "align", "qwen2_5_omni"],
         _make_transformers,
         TRANSFORMERS,
         "image classifiers, ALIGN and the speaker encoder of Qwen2.5-Omni, as configured by default",
@@ -300,28 +304,28 @@ SYSTEMS = (
     _torch(
         "pretrainedmodels",
         ("pretrainedmodels", "torchvision"),
-        lambda: get("pretrainedmodels.model_names"),
-        lambda name: get(f"pretrainedmodels.{name}")(num_classes=1000, pretrained=None),
+        lambda: import_object("pretrainedmodels.model_names"),
+        lambda name: import_object(f"pretrainedmodels.{name}")(num_classes=1000, pretrained=None),
         PRETRAINEDMODELS,
     ),
     _torch(
         "efficientnet_pytorch",
         ("efficientnet_pytorch",),
-        lambda: get("efficientnet_pytorch.model.VALID_MODELS"),
-        lambda name: get("efficientnet_pytorch.EfficientNet").from_name(name),
+        lambda: import_object("efficientnet_pytorch.model.VALID_MODELS"),
+        lambda name: import_object("efficientnet_pytorch.EfficientNet").from_name(name),
         EFFICIENTNET_PYTORCH,
     ),
     _torch(
         "geffnet",
         ("geffnet",),
         _list_geffnet,
-        lambda name: get("geffnet.create_model")(name),
+        lambda name: import_object("geffnet.create_model")(name),
         GEFFNET,
     ),
     _torch(
         "segmentation_models_pytorch",
         ("segmentation_models_pytorch", "timm", "torchvision"),
-        lambda: get("segmentation_models_pytorch.encoders.get_encoder_names")(),
+        lambda: import_object("segmentation_models_pytorch.encoders.get_encoder_names")(),
         _make_segmentation_model,
         SMP,
         "a Unet with scse on every encoder",
@@ -329,8 +333,8 @@ SYSTEMS = (
     _torch(
         "mmpretrain",
         ("mmpretrain", "mmcv", "torchvision"),
-        lambda: get("mmpretrain.list_models")(),
-        lambda name: get("mmpretrain.get_model")(name, pretrained=False),
+        lambda: import_object("mmpretrain.list_models")(),
+        lambda name: import_object("mmpretrain.get_model")(name, pretrained=False),
         MMPRETRAIN,
     ),
     _keras("keras", ("keras",), _list_applications, _make_application, "keras.applications"),
@@ -338,14 +342,14 @@ SYSTEMS = (
         "keras-hub",
         ("keras_hub",),
         lambda: _KERAS_HUB_NETWORKS,
-        lambda name: get(f"keras_hub.models.{name}")(**_KERAS_HUB_NETWORKS[name]),
+        lambda name: import_object(f"keras_hub.models.{name}")(**_KERAS_HUB_NETWORKS[name]),
         "a small backbone of each kind with SE",
     ),
     _keras(
         "keras-cv",
         ("keras_cv",),
         lambda: _KERAS_CV_NETWORKS,
-        lambda name: get(f"keras_cv.src.models.{name}")(**_KERAS_CV_NETWORKS[name]),
+        lambda name: import_object(f"keras_cv.src.models.{name}")(**_KERAS_CV_NETWORKS[name]),
         "a small backbone of each kind with SE",
     ),
     System(

@@ -1,7 +1,7 @@
-"""Operations of TensorFlow that contradict TensorFlow's own shapes on an empty batch.
+"""Finds TensorFlow operations whose results on an empty batch contradict the shapes that TensorFlow infers.
 
-oneDNN's convolutions, for one, give it the channels of their input. A block that is made of them cannot be right
-there, and is not wrong.
+oneDNN's convolutions, for example, return the channels of their input. A block that uses them cannot be right on an
+empty batch, and the mistake is not the block's.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,19 @@ from typing import Any
 import tensorflow as tf
 
 
-def contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str) -> list[str]:
-    """Traces ``function`` on x of ``shape``, and runs each of its operations alone on zeros.
+def find_contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str) -> list[str]:
+    """Traces ``function`` on x of ``shape`` and runs each of its operations alone on zeros.
+
+    Args:
+        function: a function of one tensor.
+        shape: the shape of x.
+        dtype: the dtype of x.
 
     Returns:
-        A sentence for each kind of operation that raises, or gives another shape, where TensorFlow infers the shape of
-        its result; none where the function cannot be traced.
+        A sentence for each kind of operation that raises, or returns a shape other than the inferred one; empty if the
+        function cannot be traced.
 
-    >>> contradictions(tf.nn.relu, (0, 3), "float32")
+    >>> find_contradictions(tf.nn.relu, (0, 3), "float32")
     []
     """
     try:
@@ -28,17 +33,17 @@ def contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype
     for operation in traced.graph.get_operations():
         inferred = [tuple(output.shape) for output in operation.outputs if output.shape.is_fully_defined()]
         feeds = [tensor for tensor in operation.inputs if not _is_captured(tensor, traced)]
-        given = [_stand_in(tensor) for tensor in feeds]
+        given = [_sample_value(tensor) for tensor in feeds]
         if len(inferred) == 1 == len(operation.outputs) and given and all(one is not None for one in given):
-            came = _result(traced.prune(feeds, operation.outputs[0]), given)
-            if came != inferred[0]:
-                sentence = f"TensorFlow's {operation.type} gives {came}, and infers {inferred[0]}"
+            returned = _output_shape(traced.prune(feeds, operation.outputs[0]), given)
+            if returned != inferred[0]:
+                sentence = f"TensorFlow's {operation.type} returns {returned}, and infers {inferred[0]}"
                 found.setdefault(operation.type, sentence)
     return list(found.values())
 
 
-def _result(operation: Callable[..., Any], given: list[Any]) -> tuple[int, ...] | str:
-    """Its shape, or the error."""
+def _output_shape(operation: Callable[..., Any], given: list[Any]) -> tuple[int, ...] | str:
+    """The shape of an operation's result, or the name of the error that it raises."""
     try:
         return tuple(operation(*given).shape)
     except tf.errors.OpError as error:
@@ -46,12 +51,12 @@ def _result(operation: Callable[..., Any], given: list[Any]) -> tuple[int, ...] 
 
 
 def _is_captured(tensor: Any, traced: Any) -> bool:
-    """Whether it is a variable or a constant from outside of the function."""
-    return any(tensor is one for one in traced.inputs[1:])
+    """Whether a tensor is a variable or a constant from outside the function."""
+    return any(tensor is captured for captured in traced.inputs[1:])
 
 
-def _stand_in(tensor: Any) -> Any:
-    """The value where TensorFlow knows it, else zeros."""
+def _sample_value(tensor: Any) -> Any:
+    """A tensor's value where TensorFlow knows it, else zeros; None for other dtypes or unknown shapes."""
     value = tf.get_static_value(tensor)
     if value is not None:
         return tf.constant(value, tensor.dtype)

@@ -12,54 +12,60 @@ from flax import nnx
 import se_spec
 from se_spec import SESpec
 
-from .adapted import Adapted, Arrays, gate_of, shapes_of
+from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
 from .jax import refuse_float64
-from .matching import Own, match
+from .matching import NativeParameter, match
 
 Values = dict[str, jax.Array]
 
 
-def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
-    """The module; its parameters are in x's dtype, which it may make another."""
-    return _adapted(_Nnx(block, names), block, data_format)
+def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
+    """Adapts an NNX module; its parameters are given in x's dtype."""
+    return _make_adapted(_Nnx(block, names), block, data_format)
 
 
-def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
-    """The module; its parameters are in x's dtype, which it may make another."""
-    return _adapted(_Linen(block, names), block, data_format)
+def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
+    """Adapts a linen module; its parameters are given in x's dtype."""
+    return _make_adapted(_Linen(block, names), block, data_format)
 
 
-def _adapted(made: "_Nnx | _Linen", block: Any, data_format: str) -> Adapted:
+def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> AdaptedBlock:
     def run(x: np.ndarray, parameters: Arrays) -> object:
-        return _to_array(made.call(_own_values(made.matched(x, parameters), parameters), jnp.asarray(x)))
+        return _to_array(
+            adapter.call(_to_native_values(adapter.match_parameters(x, parameters), parameters), jnp.asarray(x))
+        )
 
     def excitation(x: np.ndarray, parameters: Arrays) -> object:
-        values = _own_values(made.matched(x, parameters), parameters)
-        return _to_array(made.call(values, jnp.asarray(x), "excitation"))
+        values = _to_native_values(adapter.match_parameters(x, parameters), parameters)
+        return _to_array(adapter.call(values, jnp.asarray(x), "excitation"))
 
     def vjp(x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        matched = made.matched(x, parameters)
-        arguments = _own_values(matched, parameters), jnp.asarray(x)
-        # Compiled, as it is trained, and soon: op by op, each would be compiled alone.
-        dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(made.pure, *arguments)[1](dy))(arguments, jnp.asarray(dy))
-        return np.asarray(dx), {name: one.to_canonical(np.asarray(dvalues[one.name])) for name, one in matched.items()}
+        matched = adapter.match_parameters(x, parameters)
+        arguments = _to_native_values(matched, parameters), jnp.asarray(x)
+        # compiled as in training; op by op, each operation would be compiled alone, which takes longer
+        dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(adapter.pure, *arguments)[1](dy))(
+            arguments, jnp.asarray(dy)
+        )
+        return np.asarray(dx), {
+            name: native.to_canonical(np.asarray(dvalues[native.name])) for name, native in matched.items()
+        }
 
-    return Adapted(run, vjp, gate_of(block, excitation), data_format, made.begin)
+    return AdaptedBlock(run, vjp, own_excitation(block, excitation), data_format, adapter.reset)
 
 
 class _Nnx:
-    """A copy is kept from call to call, so that a block that remembers is seen to."""
+    """Keeps one copy from call to call, so that a block with state shows it."""
 
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
         self.copy: Any = None
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
         self._match(se_spec.parameters.shapes(spec))
         self.copy = None
 
-    def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
+    def match_parameters(self, x: np.ndarray, parameters: Arrays) -> dict[str, NativeParameter]:
         return self._match(shapes_of(parameters))
 
     def call(self, values: Values, x: jax.Array, method: str = "__call__") -> Any:
@@ -76,23 +82,25 @@ class _Nnx:
         return block(x)
 
     def _state(self, values: Values) -> Any:
-        return nnx.from_flat_state([(path, one.replace(values[_joined(path)])) for path, one in self._flat()])
+        return nnx.from_flat_state(
+            [(path, variable.replace(values[_join_path(path)])) for path, variable in self._flat()]
+        )
 
     def _flat(self) -> list[tuple[tuple[Any, ...], Any]]:
         return list(nnx.to_flat_state(nnx.state(self.block, nnx.Param)))
 
-    def _match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
-        own = [Own(_joined(path), tuple(one.shape), "in") for path, one in self._flat()]
-        return match(shapes, own, self.names, ordered=False)
+    def _match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
+        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in self._flat()]
+        return match(shapes, native, self.names, ordered=False)
 
 
 class _Linen:
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
-        for rank in (2, 1, 3):  # a module that takes none of them is left to the judge
+        for rank in (2, 1, 3):  # a module that accepts no rank fails in the trials
             space = (2,) * rank
             shape = (1, spec.channels, *space) if data_format == "channels_first" else (1, *space, spec.channels)
             try:
@@ -102,16 +110,16 @@ class _Linen:
             self._match(variables, se_spec.parameters.shapes(spec))
             return
 
-    def matched(self, x: np.ndarray, parameters: Arrays) -> dict[str, Own]:
+    def match_parameters(self, x: np.ndarray, parameters: Arrays) -> dict[str, NativeParameter]:
         variables = self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))
         return self._match(variables, shapes_of(parameters))
 
     def call(self, values: Values, x: jax.Array, method: str | None = None) -> Any:
         others = {}
-        if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # statistics of a norm, say
+        if set(self._variables(jax.ShapeDtypeStruct(x.shape, x.dtype))) - {"params"}:  # such as statistics of a norm
             drawn = self.block.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype))
             others = {name: tree for name, tree in drawn.items() if name != "params"}
-        tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): one for name, one in values.items()})
+        tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in values.items()})
         return self.block.apply({**others, "params": tree}, x, method=method)
 
     def pure(self, values: Values, x: jax.Array) -> Any:
@@ -121,17 +129,17 @@ class _Linen:
         variables: Mapping[str, Any] = jax.eval_shape(self.block.init, jax.random.key(0), x)
         return variables
 
-    def _match(self, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
+    def _match(self, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
         flat = flax.traverse_util.flatten_dict(variables.get("params", {}))
-        own = [Own(_joined(path), tuple(one.shape), "in") for path, one in flat.items()]
-        return match(shapes, own, self.names, ordered=False)
+        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in flat.items()]
+        return match(shapes, native, self.names, ordered=False)
 
 
-def _own_values(matched: dict[str, Own], parameters: Arrays) -> Values:
-    return {one.name: jnp.asarray(one.from_canonical(parameters[name])) for name, one in matched.items()}
+def _to_native_values(matched: dict[str, NativeParameter], parameters: Arrays) -> Values:
+    return {native.name: jnp.asarray(native.from_canonical(parameters[name])) for name, native in matched.items()}
 
 
-def _joined(path: tuple[Any, ...]) -> str:
+def _join_path(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 

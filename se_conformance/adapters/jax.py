@@ -1,4 +1,4 @@
-"""What JAX needs, under Flax and under Keras."""
+"""The check of JAX's float64, for Flax and for Keras."""
 
 import jax
 import numpy as np
@@ -7,10 +7,10 @@ from se_spec import SpecError
 
 
 def refuse_float64(dtype: str) -> None:
-    """Where JAX would silently make it float32.
+    """Refuses float64 where JAX would silently compute it in float32.
 
     Raises:
-        SpecError: says what to set.
+        SpecError: JAX has no float64; the message names the setting.
     """
     if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise SpecError(

@@ -11,23 +11,30 @@ from keras import ops
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, gate_of, shapes_of
-from .matching import Own, match
+from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
+from .matching import NativeParameter, match
 
 BACKEND = keras.backend.backend()
 
 
-def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> Adapted:
-    """The layer or model; it must be built in the dtype that is asked."""
-    made = _Block(block, names, data_format)
-    contradictions = made.contradictions if BACKEND == "tensorflow" else None
-    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin, contradictions)
+def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
+    """Adapts a layer or model; it must have been built in the dtype that is judged."""
+    adapter = _Block(block, names, data_format)
+    find_contradictions = adapter.find_contradictions if BACKEND == "tensorflow" else None
+    return AdaptedBlock(
+        adapter.run,
+        adapter.vjp,
+        own_excitation(block, adapter.excitation),
+        data_format,
+        adapter.reset,
+        find_contradictions,
+    )
 
 
 class _Block:
-    """The block itself, called with other values in place of its variables' own.
+    """Calls the block with other values in place of its variables.
 
-    What it assigns to its other variables is kept from call to call, so that a block that remembers is seen to.
+    What the block assigns to its other variables is kept from call to call, so that a block with state shows it.
     """
 
     def __init__(self, block: Any, names: Mapping[str, str] | None, data_format: str) -> None:
@@ -35,7 +42,7 @@ class _Block:
         self.block: Any = block if block.built else None
         self.state: dict[int, Any] = {}
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         self.state = {}
         if BACKEND == "jax":
             from .jax import refuse_float64
@@ -45,59 +52,60 @@ class _Block:
             self.block = _built_copy(self.given, spec.channels, dtype, data_format)
         _refuse_fixed_size(self.block, data_format)
         _refuse_dtype(self.block, dtype)
-        self._matched(se_spec.parameters.shapes(spec))
+        self._match_parameters(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
         return _to_array(self._call(variables, values, ops.convert_to_tensor(x)))
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
         return _to_array(self._call(variables, values, ops.convert_to_tensor(x), "excitation"))
 
     def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        variables, values = self._given(parameters)
+        variables, values = self._load_parameters(parameters)
 
         def forward(x: Any, *values: Any) -> Any:
-            return self._call(variables, values, x, keep=False)  # a transformation's tracers must not stay
+            return self._call(variables, values, x, keep=False)  # tracers of a transformation must not be kept
 
         arguments = [ops.convert_to_tensor(x), *values]
         dx, *gradients = _VJP[BACKEND](forward, arguments, ops.convert_to_tensor(dy))
-        own = self._matched(shapes_of(parameters)).items()
+        matched = self._match_parameters(shapes_of(parameters)).items()
         return _numpy(dx), {
-            name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in zip(own, gradients, strict=True)
+            name: native.to_canonical(_numpy(gradient))
+            for (name, native), gradient in zip(matched, gradients, strict=True)
         }
 
-    def contradictions(self, x: np.ndarray) -> list[str]:
-        """What TensorFlow's operations within it get wrong on x, an empty batch."""
-        from .empty_batch import contradictions
+    def find_contradictions(self, x: np.ndarray) -> list[str]:
+        """Finds the TensorFlow operations in the block that contradict TensorFlow on x, an empty batch."""
+        from .empty_batch import find_contradictions
 
-        return contradictions(self.block, x.shape, x.dtype.name)
+        return find_contradictions(self.block, x.shape, x.dtype.name)
 
-    def _given(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
-        """Its variables, and what stands in their place: the parameters, in the variables' dtype."""
+    def _load_parameters(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
+        """The block's variables and the values that replace them: the parameters in the variables' dtype."""
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))
-        own = self._matched(shapes_of(parameters))
-        variables = [by_name[one.name] for one in own.values()]
-        arrays = (one.from_canonical(parameters[name]) for name, one in own.items())
+        matched = self._match_parameters(shapes_of(parameters))
+        variables = [by_name[native.name] for native in matched.values()]
+        arrays = (native.from_canonical(parameters[name]) for name, native in matched.items())
         pairs = zip(arrays, variables, strict=True)
         return variables, [ops.convert_to_tensor(array, dtype=variable.dtype) for array, variable in pairs]
 
     def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__", *, keep: bool = True) -> Any:
-        others = [one for one in self.block.variables if all(one is not variable for variable in variables)]
-        kept = [(one, self.state[id(one)]) for one in others if id(one) in self.state]
+        others = [other for other in self.block.variables if all(other is not variable for variable in variables)]
+        kept = [(other, self.state[id(other)]) for other in others if id(other) in self.state]
         with keras.StatelessScope(state_mapping=[*zip(variables, values, strict=True), *kept]) as scope:
             y = getattr(self.block, method)(x)
         if keep:
-            assigned = ((one, scope.get_current_value(one)) for one in others)
-            self.state |= {id(one): value for one, value in assigned if value is not None}
+            assigned = ((other, scope.get_current_value(other)) for other in others)
+            self.state |= {id(other): value for other, value in assigned if value is not None}
         return y
 
-    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
-        own = [Own(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
-        return match(shapes, own, self.names, ordered=True)
+    def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
+        native = [NativeParameter(path, tuple(variable.shape), "in") for path, variable in _variables(self.block)]
+        return match(shapes, native, self.names, ordered=True)
 
 
 def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
@@ -116,13 +124,13 @@ def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any
     def vjp(arguments: list[Any], dy: Any) -> list[Any]:
         return list(jax.vjp(forward, *arguments)[1](dy))
 
-    return jax.jit(vjp)(arguments, dy)  # as it is trained, and soon: op by op, each would be compiled alone
+    return jax.jit(vjp)(arguments, dy)  # op by op, each operation would be compiled alone
 
 
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
     import torch
 
-    leaves = [one.detach().requires_grad_() for one in arguments]
+    leaves = [argument.detach().requires_grad_() for argument in arguments]
     return list(torch.autograd.grad(forward(*leaves), leaves, dy, materialize_grads=True))
 
 
@@ -130,7 +138,7 @@ _VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def _variables(block: Any) -> Iterator[tuple[str, Any]]:
-    """Weights by path, in creation order; a path that comes again has its number behind it."""
+    """Yields weights by path in creation order; a repeated path gets a number at its end."""
     seen: dict[str, int] = {}
     for variable in block.weights:
         number = seen[variable.path] = seen.get(variable.path, 0) + 1
@@ -138,7 +146,7 @@ def _variables(block: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
-    """The same layer again, built; on a map of two axes if it takes one."""
+    """Builds a copy of the layer, on a map of two spatial axes if it accepts one."""
     first = None
     for rank in (2, 1, 3):
         space = (None,) * rank
@@ -150,12 +158,12 @@ def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
             first = first or error
             continue
         return copy
-    why = " ".join(re.sub("\x1b\\[[0-9]*m", "", str(first)).split())  # Keras' own comes in bold
-    raise SpecError(f"the layer is not built, and no copy of it can be ({why}); build it first")
+    why = " ".join(re.sub("\x1b\\[[0-9]*m", "", str(first)).split())  # Keras prints its messages in bold
+    raise SpecError(f"the layer is not built, and no copy of it can be built ({why}); build it first")
 
 
 def _layers(block: Any) -> Iterator[Any]:
-    """All layers within it that compute something, itself included."""
+    """Yields all layers of the block that compute something, itself included."""
     inner = getattr(block, "layers", None) or getattr(block, "_layers", [])
     if not isinstance(block, (keras.Model, keras.layers.InputLayer)):
         yield block
@@ -167,13 +175,13 @@ def _refuse_dtype(block: Any, dtype: str) -> None:
     others = [layer for layer in _layers(block) if layer.compute_dtype != dtype]
     if others:
         raise SpecError(
-            f"layer {others[0].name!r} computes in {others[0].compute_dtype}, but {dtype} is asked for; build the "
+            f"layer {others[0].name!r} computes in {others[0].compute_dtype}, but {dtype} is judged; build the "
             f"block with dtype={dtype!r}, or after keras.config.set_dtype_policy({dtype!r})"
         )
 
 
 def _refuse_fixed_size(block: Any, data_format: str) -> None:
-    """A functional model is made for the size of its Input."""
+    """Refuses a functional model whose Input has a fixed batch or spatial size."""
     inputs = getattr(block, "inputs", None) or []
     if not inputs:
         return
@@ -182,7 +190,7 @@ def _refuse_fixed_size(block: Any, data_format: str) -> None:
     shape = tuple(inputs[0].shape)
     space = shape[2:] if data_format == "channels_first" else shape[1:-1]
     if (shape[0], *space) != (None,) * (1 + len(space)):
-        raise SpecError(f"the model takes {shape} alone; build it on keras.Input with None for every spatial axis")
+        raise SpecError(f"the model accepts {shape} alone; build it on keras.Input with None for every spatial axis")
 
 
 def _to_array(value: Any) -> object:

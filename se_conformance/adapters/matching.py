@@ -1,4 +1,4 @@
-"""Which of a block's own parameters is which canonical one: by the names given, else by shape, order and words."""
+"""Matches a block's parameters to the canonical ones: by given names, else by shape, order and words in names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ SECOND = {"expand", "expansion", "excite", "excitation", "up", "second"}
 
 
 @dataclass(frozen=True)
-class Own:
-    """One of a block's own parameters.
+class NativeParameter:
+    """One parameter as the block stores it.
 
     Args:
-        name: as the block calls it.
-        shape: its own; axes of length 1 of a 1x1 convolution may stand behind (O, I) and before (I, O).
+        name: the block's name for it.
+        shape: the stored shape; a 1x1 convolution has axes of length 1 after (O, I) or before (I, O).
         rows: ``"out"`` where a weight is (O, I), ``"in"`` where it is (I, O).
     """
 
@@ -30,7 +30,7 @@ class Own:
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:
-        """(O, I) of a weight, (O,) of a bias; another shape as it is."""
+        """(O, I) for a weight, (O,) for a bias; any other shape is unchanged."""
         if len(self.shape) < 2:
             return self.shape
         core, rest = (self.shape[:2], self.shape[2:]) if self.rows == "out" else (self.shape[-2:], self.shape[:-2])
@@ -38,37 +38,45 @@ class Own:
             return self.shape
         return core if self.rows == "out" else core[::-1]
 
-    def flipped(self) -> "Own":
-        """The same with (O, I) and (I, O) exchanged."""
+    def flip(self) -> "NativeParameter":
+        """The parameter with (O, I) and (I, O) exchanged."""
         return replace(self, rows="in" if self.rows == "out" else "out")
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """The array in its own shape; a view where that is possible."""
+        """Converts a canonical array to the stored shape; a view where that is possible."""
         return (array if self.rows == "out" else array.T).reshape(self.shape)
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """The inverse."""
+        """Converts a stored array to the canonical shape."""
         shape = self.canonical_shape
         return array.reshape(shape) if self.rows == "out" else array.reshape(shape[::-1]).T
 
 
-def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None, *, ordered: bool) -> dict[str, Own]:
-    """Canonical name -> own parameter; each expected one once, none left over.
+def match(
+    expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str] | None, *, ordered: bool
+) -> dict[str, NativeParameter]:
+    """Matches every canonical parameter to one native parameter, and leaves none over.
 
     Args:
         expected: canonical names and shapes.
-        own: in creation order, if ``ordered``.
-        names: canonical name -> own name or the end of it, a weight in either orientation; None finds them by shape.
-        ordered: where two have one shape, the first is reduce's; else their names must tell.
+        native: the block's parameters, in creation order if ``ordered``.
+        names: maps canonical names to native names or the ends of them; weights may have either orientation. None
+            matches by shape.
+        ordered: whether the first of two parameters of one shape is reduce's; otherwise their names must decide.
+
+    Returns:
+        Maps canonical names to native parameters.
 
     Raises:
-        ParameterError: names all that is missing, left over, misshapen or not to be told apart.
+        ParameterError: some are missing, left over, of a wrong shape, or ambiguous; the message names all of them.
     """
-    found, faults = _named(expected, own, names) if names is not None else _by_shape(expected, own, ordered)
-    used = [one.name for one in found.values()]
-    faults += [f"left over {one.name!r} {one.shape}" for one in own if one.name not in used]
+    found, faults = (
+        _match_by_name(expected, native, names) if names is not None else _match_by_shape(expected, native, ordered)
+    )
+    used = [parameter.name for parameter in found.values()]
+    faults += [f"left over {parameter.name!r} {parameter.shape}" for parameter in native if parameter.name not in used]
     if faults:
-        held = ", ".join(one.name for one in own) or "none"
+        held = ", ".join(parameter.name for parameter in native) or "none"
         example = ", ".join(f"{name!r}: ..." for name in expected)
         raise ParameterError(
             f"the block's parameters do not fit: {'; '.join(faults)}. It has: {held}. "
@@ -77,70 +85,75 @@ def match(expected: Shapes, own: Sequence[Own], names: Mapping[str, str] | None,
     return found
 
 
-def _named(expected: Shapes, own: Sequence[Own], names: Mapping[str, str]) -> tuple[dict[str, Own], list[str]]:
-    found: dict[str, Own] = {}
+def _match_by_name(
+    expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str]
+) -> tuple[dict[str, NativeParameter], list[str]]:
+    found: dict[str, NativeParameter] = {}
     faults = [f"names has {name!r}, expected {', '.join(expected)}" for name in names if name not in expected]
     for name, shape in expected.items():
         if name not in names:
             faults.append(f"names lacks {name} {shape}")
             continue
-        fitting = with_end(own, names[name])
+        fitting = find_by_suffix(native, names[name])
         if len(fitting) != 1:
-            several = ", ".join(one.name for one in fitting)
+            several = ", ".join(parameter.name for parameter in fitting)
             faults.append(f"{name} is {names[name]!r}, which " + (f"may be {several}" if fitting else "is not there"))
             continue
-        one = fitting[0]
-        found[name] = one if one.canonical_shape == shape else one.flipped()
+        parameter = fitting[0]
+        found[name] = parameter if parameter.canonical_shape == shape else parameter.flip()
         if found[name].canonical_shape != shape:
-            faults.append(f"{name} is {one.name!r} {one.shape}, expected {shape}")
-    given = [one.name for one in found.values()]
+            faults.append(f"{name} is {parameter.name!r} {parameter.shape}, expected {shape}")
+    given = [parameter.name for parameter in found.values()]
     faults += [f"{name!r} is named {given.count(name)} times" for name in set(given) if given.count(name) > 1]
     return found, faults
 
 
-def with_end(own: Sequence[Own], name: str) -> list[Own]:
-    """Those of that name, else those whose path ends so."""
-    exact = [one for one in own if one.name == name]
-    return exact or [one for one in own if one.name.endswith(("/" + name, "." + name))]
+def find_by_suffix(native: Sequence[NativeParameter], name: str) -> list[NativeParameter]:
+    """Finds the parameters of that name, else those whose path ends with it."""
+    exact = [parameter for parameter in native if parameter.name == name]
+    return exact or [parameter for parameter in native if parameter.name.endswith(("/" + name, "." + name))]
 
 
-def _by_shape(expected: Shapes, own: Sequence[Own], ordered: bool) -> tuple[dict[str, Own], list[str]]:
-    found: dict[str, Own] = {}
+def _match_by_shape(
+    expected: Shapes, native: Sequence[NativeParameter], ordered: bool
+) -> tuple[dict[str, NativeParameter], list[str]]:
+    found: dict[str, NativeParameter] = {}
     faults: list[str] = []
     for shape in dict.fromkeys(expected.values()):
-        wanted = [name for name in expected if expected[name] == shape]
-        fitting = [one for one in own if one.canonical_shape == shape]
-        if len(fitting) < len(wanted):
-            faults.append(f"missing {' or '.join(wanted) if fitting else ' and '.join(wanted)} {shape}")
-        elif len(fitting) == 2 == len(wanted):
-            told = is_first(fitting[0].name, fitting[1].name)
-            if (told is None and not ordered) or (told is False and ordered):
-                faults.append(f"{' and '.join(one.name for one in fitting)} are both {shape}: which is {wanted[0]}?")
-            elif told is False:
+        canonical = [name for name in expected if expected[name] == shape]
+        fitting = [parameter for parameter in native if parameter.canonical_shape == shape]
+        if len(fitting) < len(canonical):
+            faults.append(f"missing {' or '.join(canonical) if fitting else ' and '.join(canonical)} {shape}")
+        elif len(fitting) == 2 == len(canonical):
+            order = comes_first(fitting[0].name, fitting[1].name)
+            if (order is None and not ordered) or (order is False and ordered):
+                both = " and ".join(parameter.name for parameter in fitting)
+                faults.append(f"{both} are both {shape}: which is {canonical[0]}?")
+            elif order is False:
                 fitting.reverse()
-        found |= dict(zip(wanted, fitting, strict=False))
-    return found, faults or _crossed(found, own, ordered)
+        found |= dict(zip(canonical, fitting, strict=False))
+    return found, faults or _find_transposed(found, native, ordered)
 
 
-def _crossed(found: dict[str, Own], own: Sequence[Own], ordered: bool) -> list[str]:
-    """Each weight has the other's shape where both are stored in another orientation than their framework's."""
+def _find_transposed(found: dict[str, NativeParameter], native: Sequence[NativeParameter], ordered: bool) -> list[str]:
+    """Finds weights that have each other's shape, since both are stored in the other orientation."""
     reduce, expand = found.get("reduce.weight"), found.get("expand.weight")
     if reduce is None or expand is None:
         return []
-    told = is_first(reduce.name, expand.name)
-    if told is False or (told is None and ordered and own.index(reduce) > own.index(expand)):
+    order = comes_first(reduce.name, expand.name)
+    if order is False or (order is None and ordered and native.index(reduce) > native.index(expand)):
         return [f"{reduce.name!r} {reduce.shape} has the shape of reduce.weight, and comes second: is it transposed?"]
     return []
 
 
-def is_first(a: str, b: str) -> bool | None:
-    """Whether names say that ``a`` comes before ``b``; None where they do not say.
+def comes_first(a: str, b: str) -> bool | None:
+    """Whether ``a`` comes before ``b`` by the words or numbers in the names; None where these do not decide.
 
-    >>> is_first("fc1.kernel", "fc2.kernel"), is_first("conv2d", "conv2d_1"), is_first("expand.bias", "reduce.bias")
-    (True, True, False)
-    >>> is_first("alpha", "beta")
+    >>> comes_first("fc1.kernel", "fc2.kernel"), comes_first("expand.bias", "reduce.bias")
+    (True, False)
+    >>> comes_first("alpha", "beta")
     """
-    left, right = _apart(_words(a), _words(b))
+    left, right = _strip_common_words(_words(a), _words(b))
     if _role(left) != _role(right):
         return _role(left) < _role(right)
     if left != right and all(word.isdigit() for word in left + right):
@@ -152,8 +165,8 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
 
 
-def _apart(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
-    """Without the words that both begin and end with."""
+def _strip_common_words(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
+    """Removes the words that both names begin and end with."""
     for end in (0, -1):
         while a and b and a[end] == b[end]:
             a, b = (a[1:], b[1:]) if end == 0 else (a[:-1], b[:-1])
@@ -161,5 +174,5 @@ def _apart(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _role(words: list[str]) -> int:
-    """-1 of a word for the first, 1 for the second, 0 of neither or both."""
+    """-1 if a word means the first projection, 1 if one means the second, 0 if none does or both do."""
     return bool(SECOND.intersection(words)) - bool(FIRST.intersection(words))

@@ -11,69 +11,71 @@ import torch
 import se_spec
 from se_spec import SESpec, SpecError
 
-from .adapted import Adapted, Arrays, gate_of, shapes_of
-from .matching import Own, match
+from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
+from .matching import NativeParameter, match
 
 
-def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> Adapted:
-    """The module, run in eval mode and in x's dtype."""
-    made = _Block(block, names)
-    return Adapted(made.run, made.vjp, gate_of(block, made.excitation), data_format, made.begin)
+def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
+    """Adapts a module, which runs in eval mode and in x's dtype."""
+    adapter = _Block(block, names)
+    return AdaptedBlock(adapter.run, adapter.vjp, own_excitation(block, adapter.excitation), data_format, adapter.reset)
 
 
 class _Block:
-    """One deep copy per dtype, kept from call to call, so that a block that remembers is seen to."""
+    """Keeps one deep copy per dtype from call to call, so that a block with state shows it."""
 
     def __init__(self, block: torch.nn.Module, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
         self.copies: dict[torch.dtype, torch.nn.Module] = {}
 
-    def begin(self, spec: SESpec, dtype: str, data_format: str) -> None:
+    def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         if any(torch.nn.parameter.is_lazy(value) for value in self.block.parameters()):
             raise SpecError("the block's parameters have no shapes yet; call it once on a map of the right width")
-        self._matched(se_spec.parameters.shapes(spec))
+        self._match_parameters(se_spec.parameters.shapes(spec))
         self.copies = {}
         self._copy(getattr(torch, dtype))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
-        block, x_there, _ = self._given(x, parameters)
+        block, x_tensor, _ = self._load_parameters(x, parameters)
         with torch.no_grad():
-            return _to_array(block(x_there))
+            return _to_array(block(x_tensor))
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
-        block, x_there, _ = self._given(x, parameters)
+        block, x_tensor, _ = self._load_parameters(x, parameters)
         with torch.no_grad():
-            return _to_array(block.excitation(x_there))
+            return _to_array(block.excitation(x_tensor))
 
     def vjp(self, x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
-        block, x_there, own = self._given(x, parameters)
-        y = block(x_there.requires_grad_())
+        block, x_tensor, matched = self._load_parameters(x, parameters)
+        y = block(x_tensor.requires_grad_())
         weights = dict(block.named_parameters())
-        leaves = [x_there, *(weights[one.name] for one in own.values())]
+        leaves = [x_tensor, *(weights[parameter.name] for parameter in matched.values())]
         dx, *gradients = torch.autograd.grad(y, leaves, _to_tensor(dy).to(y.device), materialize_grads=True)
-        pairs = zip(own.items(), gradients, strict=True)
-        return _numpy(dx), {name: one.to_canonical(_numpy(gradient)) for (name, one), gradient in pairs}
+        pairs = zip(matched.items(), gradients, strict=True)
+        return _numpy(dx), {name: native.to_canonical(_numpy(gradient)) for (name, native), gradient in pairs}
 
-    def _given(self, x: np.ndarray, parameters: Arrays) -> tuple[Any, torch.Tensor, dict[str, Own]]:
-        """The copy, x, and which parameter is which; on a CPU they share the arrays' memory, so that changes show."""
-        x_there = _to_tensor(x)
-        block = self._copy(x_there.dtype)
-        weights, device = dict(block.named_parameters()), x_there.device
-        own = self._matched(shapes_of(parameters))
-        for name, one in own.items():
-            weight = weights[one.name]
-            weight.data = _to_tensor(one.from_canonical(parameters[name])).to(weight.device, weight.dtype)
+    def _load_parameters(
+        self, x: np.ndarray, parameters: Arrays
+    ) -> tuple[Any, torch.Tensor, dict[str, NativeParameter]]:
+        """Loads the parameters into the copy; on a CPU tensors share the arrays' memory, so that changes show."""
+        x_tensor = _to_tensor(x)
+        block = self._copy(x_tensor.dtype)
+        weights, device = dict(block.named_parameters()), x_tensor.device
+        matched = self._match_parameters(shapes_of(parameters))
+        for name, native in matched.items():
+            weight = weights[native.name]
+            weight.data = _to_tensor(native.from_canonical(parameters[name])).to(weight.device, weight.dtype)
             device = weight.device
-        return block, x_there.to(device), own
+        return block, x_tensor.to(device), matched
 
     def _copy(self, dtype: torch.dtype) -> torch.nn.Module:
         if dtype not in self.copies:
             self.copies[dtype] = copy.deepcopy(self.block).to(dtype).eval().requires_grad_()
         return self.copies[dtype]
 
-    def _matched(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Own]:
-        own = [Own(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]
-        return match(shapes, own, self.names, ordered=True)
+    def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
+        native = [NativeParameter(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]
+        return match(shapes, native, self.names, ordered=True)
 
 
 def _to_tensor(array: np.ndarray) -> torch.Tensor:

@@ -1,28 +1,7 @@
 """The catalogue of known mistakes, as data and code."""
 
-from .activations import ACTIVATIONS
 from .block import Block as Block
-from .calls import CALLS
+from .catalogue import CATALOGUE as CATALOGUE
+from .catalogue import EQUIVALENT as EQUIVALENT
 from .fault import Fault as Fault
-from .fault import broken as broken
-from .gates import GATES
-from .gradients import GRADIENTS
-from .precision import PRECISION
-from .scales import SCALES
-from .squeezes import SQUEEZES
-from .weights import WEIGHTS
-
-CATALOGUE = {
-    fault.name: fault for fault in (*CALLS, *SCALES, *GATES, *ACTIVATIONS, *SQUEEZES, *WEIGHTS, *PRECISION, *GRADIENTS)
-}
-"""Every fault by its name; the likelier stand first."""
-
-EQUIVALENT = {
-    "hidden units permuted in both weights": "the sum over hidden units has no order",
-    "1x1 convolutions instead of dense layers": "the same map (E-1)",
-    "mean as a sum of x / n": "differs by rounding alone",
-    "sigmoid as (1 + tanh(v / 2)) / 2": "differs by rounding alone",
-    "gradient at a kink": "any subgradient is right (V-3)",
-    "gradient of tied maxima to the first": "any share is right (V-4)",
-}
-"""Changes that are no mistakes, and that nothing here reports."""
+from .fault import inject as inject

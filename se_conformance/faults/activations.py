@@ -1,4 +1,4 @@
-"""Wrong activations, and activations in the wrong place."""
+"""Faults of the activation: another function, or the right one in the wrong place."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from se_numpy.nonlinearities import activate
 from se_spec import LeakyReLU
 
 from .block import Array, Block, Parameters
-from .fault import Fault, Wrong, fields, stage, two_projections
+from .fault import Fault, FaultyStage, change_spec, has_two_projections, replace_stage
 
 
-def _instead(name: str, kind: str | LeakyReLU, source: str) -> Fault:
+def _other_activation(name: str, kind: str | LeakyReLU, source: str) -> Fault:
     return Fault(
         f"activation is {name}",
         "activation",
         f"the hidden activation is {name} instead of what the spec says",
         source,
         "replace it by the spec's activation",
-        fields(activation=kind),
-        lambda spec: two_projections(spec) and spec.activation != kind,
+        change_spec(activation=kind),
+        lambda spec: has_two_projections(spec) and spec.activation != kind,
         half=lambda spec: {spec.activation, kind} != {"gelu", "gelu_tanh"},  # at most 4.7e-4 apart
     )
 
 
-def _before_bias(block: Block, right: Wrong, z: Array, p: Parameters) -> Array:
+def _activate_before_bias(block: Block, right: FaultyStage, z: Array, p: Parameters) -> Array:
     u = activate(z @ p["reduce.weight"].T, block.spec.activation) + p["reduce.bias"]
     return block.gate(block.expand(u, p))
 
@@ -34,28 +34,28 @@ ACTIVATIONS = (
         "two linear maps in a row, which are one",
         "a hidden layer without activation=...",
         "apply the spec's activation between the projections",
-        stage("activation", lambda block, right, u: u),
-        lambda spec: two_projections(spec) and spec.activation != "identity",
+        replace_stage("activation", lambda block, right, u: u),
+        lambda spec: has_two_projections(spec) and spec.activation != "identity",
     ),
-    _instead("relu", "relu", "the default of most blocks"),
-    _instead("silu", "silu", "EfficientNet code used for another net"),
-    _instead("hard_swish", "hard_swish", "MobileNetV3 code; at most 0.14 from silu"),
-    _instead("gelu", "gelu", "google/gemma_pytorch#33: exact and tanh forms under one name"),
-    _instead("gelu_tanh", "gelu_tanh", "google/gemma_pytorch#33: at most 4.7e-4 from the exact form"),
-    _instead("relu6", "relu6", "MobileNet code; hidden values above 6 show it"),
-    _instead("leaky_relu(0.01)", LeakyReLU(slope=0.01), "torch's default slope"),
-    _instead("leaky_relu(0.2)", LeakyReLU(slope=0.2), "Keras ops' default slope"),
-    _instead("leaky_relu(0.3)", LeakyReLU(slope=0.3), "Keras layers' default slope"),
-    _instead("sigmoid", "sigmoid", "one name for both nonlinearities"),
-    _instead("tanh", "tanh", "recurrent habit"),
+    _other_activation("relu", "relu", "the default of most blocks"),
+    _other_activation("silu", "silu", "EfficientNet code used for another net"),
+    _other_activation("hard_swish", "hard_swish", "MobileNetV3 code; at most 0.14 from silu"),
+    _other_activation("gelu", "gelu", "google/gemma_pytorch#33: exact and tanh forms under one name"),
+    _other_activation("gelu_tanh", "gelu_tanh", "google/gemma_pytorch#33: at most 4.7e-4 from the exact form"),
+    _other_activation("relu6", "relu6", "MobileNet code; hidden values above 6 show it"),
+    _other_activation("leaky_relu(0.01)", LeakyReLU(slope=0.01), "torch's default slope"),
+    _other_activation("leaky_relu(0.2)", LeakyReLU(slope=0.2), "Keras ops' default slope"),
+    _other_activation("leaky_relu(0.3)", LeakyReLU(slope=0.3), "Keras layers' default slope"),
+    _other_activation("sigmoid", "sigmoid", "one name for both nonlinearities"),
+    _other_activation("tanh", "tanh", "recurrent habit"),
     Fault(
         "activation before the bias",
         "activation",
         "activation(W z) + b",
         "a layer's fused activation, and the bias added after it",
         "add the bias first",
-        stage("excite", _before_bias),
-        lambda spec: two_projections(spec) and spec.bias and spec.activation != "identity",
+        replace_stage("excite", _activate_before_bias),
+        lambda spec: has_two_projections(spec) and spec.bias and spec.activation != "identity",
     ),
     Fault(
         "activation applied twice",
@@ -63,8 +63,8 @@ ACTIVATIONS = (
         "activation(activation(u))",
         "a fused activation and a layer of its own",
         "apply it once",
-        stage("activation", lambda block, right, u: right(right(u))),
-        lambda spec: two_projections(spec) and spec.activation not in ("relu", "relu6", "identity"),
+        replace_stage("activation", lambda block, right, u: right(right(u))),
+        lambda spec: has_two_projections(spec) and spec.activation not in ("relu", "relu6", "identity"),
     ),
     Fault(
         "activation on the squeezed values too",
@@ -72,8 +72,8 @@ ACTIVATIONS = (
         "reduce sees activation(z)",
         "an activation before each layer",
         "activate after reduce only",
-        stage("squeeze", lambda block, right, x: activate(right(x), block.spec.activation)),
-        lambda spec: two_projections(spec) and spec.activation != "identity",
+        replace_stage("squeeze", lambda block, right, x: activate(right(x), block.spec.activation)),
+        lambda spec: has_two_projections(spec) and spec.activation != "identity",
     ),
     Fault(
         "activation on the logits too",
@@ -81,9 +81,11 @@ ACTIVATIONS = (
         "gate(activation(v))",
         "an activation after each layer",
         "activate after reduce only",
-        stage("expand", lambda block, right, h, p: activate(right(h, p), block.spec.activation)),
+        replace_stage("expand", lambda block, right, h, p: activate(right(h, p), block.spec.activation)),
         lambda spec: (
-            two_projections(spec) and spec.activation != "identity" and (spec.activation, spec.gate) != ("relu", "relu")
+            has_two_projections(spec)
+            and spec.activation != "identity"
+            and (spec.activation, spec.gate) != ("relu", "relu")
         ),
     ),
     Fault(
@@ -92,8 +94,8 @@ ACTIVATIONS = (
         "the block works on activation(x), as where an in-place activation overwrites x",
         "in-place activations; d-li14/mobilenetv3.pytorch#18: SE before or after the activation",
         "keep x as it came",
-        stage("input", lambda block, right, x: activate(x, block.spec.activation)),
-        lambda spec: two_projections(spec) and spec.activation != "identity",
+        replace_stage("input", lambda block, right, x: activate(x, block.spec.activation)),
+        lambda spec: has_two_projections(spec) and spec.activation != "identity",
     ),
     Fault(
         "absolute value as activation",
@@ -101,7 +103,7 @@ ACTIVATIONS = (
         "|u|",
         "a sign lost in fixed-point code",
         "apply the spec's activation",
-        stage("activation", lambda block, right, u: np.abs(u)),
-        two_projections,
+        replace_stage("activation", lambda block, right, u: np.abs(u)),
+        has_two_projections,
     ),
 )

@@ -1,7 +1,7 @@
-"""A block in float64 whose every stage can be replaced: what the catalogue's wrong variants are made of.
+"""A block in float64 whose every stage can be replaced: the faults of the catalogue are injected into it.
 
-It is the oracle's formulas once more, channels last, in the open: a fault takes a ``Block`` and changes a stage, a
-field of its spec, or the function around it.
+It computes the oracle's formulas, channels last, with each stage as an attribute: a fault replaces a stage, a field of
+the spec, or the function around the stages.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ Parameters = dict[str, Array]
 
 
 class Block:
-    """One block; attributes are its stages, in order, and each may be replaced.
+    """A right block; its attributes are the stages in order, and each may be replaced.
 
-    ``z`` is (N, C), or keeps spatial axes where a fault does not reduce them; the products act on the last axis.
+    ``z`` is (N, C), or has spatial axes where a fault does not reduce them; the products act on the last axis.
     """
 
     def __init__(self, spec: SESpec, dtype: str = "float64") -> None:
@@ -48,7 +48,7 @@ class Block:
         self.around: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda function: function
 
     def run(self, x: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """y and the gate, float64."""
+        """Computes y and the gate in float64."""
         wide = {name: array.astype(np.float64) for name, array in parameters.items()}
         p, x = self.parameters(wide), self.input(x.astype(np.float64))
         with np.errstate(all="ignore"):
@@ -57,7 +57,7 @@ class Block:
             return self.output(self.scale(x, g, z), x), g
 
     def function(self) -> Callable[[Array, Parameters], Array]:
-        """``function(x, parameters) -> y``, in and out of the storage type."""
+        """Returns ``function(x, parameters) -> y``, whose arrays are in ``dtype``."""
 
         def call(x: Array, parameters: Parameters) -> Array:
             return round_to(self.run(x, parameters)[0], self.dtype)
@@ -65,13 +65,13 @@ class Block:
         return self.around(call)
 
     def vjp(self, x: Array, dy: Array, parameters: Parameters) -> tuple[Array, Parameters]:
-        """``vjp(x, dy, parameters) -> (dx, dparameters)``, in and out of the storage type."""
+        """Computes dx and dparameters; all arrays are in ``dtype``."""
         wide = {name: array.astype(np.float64) for name, array in parameters.items()}
         dx, dparameters = self.gradients(x.astype(np.float64), dy.astype(np.float64), self.parameters(wide))
         return round_to(dx, self.dtype), {name: round_to(dparameters[name], self.dtype) for name in parameters}
 
     def excitation(self, x: Array, parameters: Parameters) -> Array:
-        """``excitation(x, parameters) -> g``, in float32, or float64."""
+        """Computes the gate, (N, C), in float32, or in float64 for float64."""
         return self.run(x, parameters)[1].astype("float64" if self.dtype == "float64" else "float32")
 
     def _squeeze(self, x: Array) -> Array:
@@ -88,7 +88,7 @@ class Block:
         return self.gate(self.expand(h, p))
 
     def _scale(self, x: Array, g: Array, z: Array) -> Array:
-        y = x * (self.spec.gain * over(g, x))
+        y = x * (self.spec.gain * broadcast_gate(g, x))
         return y + x if self.spec.residual else y
 
     def _gradients(self, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
@@ -109,10 +109,10 @@ class Block:
             tied = x == x.max(axes, keepdims=True)
             top = tied / tied.sum(axes, keepdims=True)
             share = top if self.spec.squeeze == "max" else 0.5 * share + 0.5 * top
-        direct = dy * (self.spec.gain * over(self.gate(v), x)) + (dy if self.spec.residual else 0.0)
-        return self.through_gate(direct, over(dz, x) * share), {name: found[name] for name in p}
+        direct = dy * (self.spec.gain * broadcast_gate(self.gate(v), x)) + (dy if self.spec.residual else 0.0)
+        return self.through_gate(direct, broadcast_gate(dz, x) * share), {name: found[name] for name in p}
 
 
-def over(g: Array, x: Array) -> Array:
-    """(N, C) against (N, *space, C); what has spatial axes already goes through."""
+def broadcast_gate(g: Array, x: Array) -> Array:
+    """Adds spatial axes to a gate (N, C), so that it broadcasts to x; a gate that has them is unchanged."""
     return g if g.ndim == x.ndim else np.expand_dims(g, tuple(range(1, x.ndim - 1)))

@@ -1,4 +1,4 @@
-"""Mistakes around the arithmetic: what is modified, remembered, refused, or returned in another form."""
+"""Faults around the arithmetic: modified arguments, state between calls, refused inputs, outputs of a wrong form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from .block import Array, Block, Parameters
-from .fault import Change, Fault, Wrong, both, stage
-from .precision import all_in
+from .fault import Change, Fault, FaultyStage, combine, replace_stage
+from .precision import round_all_stages
 
 Function = Callable[[Array, Parameters], Array]
 
 
-def _around(make: Callable[[Block, Function], Function]) -> Change:
+def _wrap_function(make: Callable[[Block, Function], Function]) -> Change:
     def change(block: Block) -> None:
         right = block.around
         block.around = lambda function: make(block, right(function))
@@ -20,12 +20,12 @@ def _around(make: Callable[[Block, Function], Function]) -> Change:
     return change
 
 
-def _after(wrong: Wrong) -> Change:
-    """``wrong(y, x)`` in place of y."""
-    return _around(lambda block, f: lambda x, p: wrong(f(x, p), x))
+def _change_output(wrong: FaultyStage) -> Change:
+    """Returns ``wrong(y, x)`` instead of y."""
+    return _wrap_function(lambda block, f: lambda x, p: wrong(f(x, p), x))
 
 
-def _refuses(when: Callable[[Array], bool], message: str) -> Change:
+def _refuse_where(when: Callable[[Array], bool], message: str) -> Change:
     def make(block: Block, f: Function) -> Function:
         def call(x: Array, p: Parameters) -> Array:
             if when(x):
@@ -34,10 +34,10 @@ def _refuses(when: Callable[[Array], bool], message: str) -> Change:
 
         return call
 
-    return _around(make)
+    return _wrap_function(make)
 
 
-def _in_place(block: Block, f: Function) -> Function:
+def _scale_in_place(block: Block, f: Function) -> Function:
     def call(x: Array, p: Parameters) -> Array:
         y = f(x, p)
         x[...] = y
@@ -46,7 +46,7 @@ def _in_place(block: Block, f: Function) -> Function:
     return call
 
 
-def _edits_parameters(block: Block, f: Function) -> Function:
+def _overwrite_parameters(block: Block, f: Function) -> Function:
     def call(x: Array, p: Parameters) -> Array:
         y = f(x, p)
         p["expand.weight"][...] = 0
@@ -55,39 +55,39 @@ def _edits_parameters(block: Block, f: Function) -> Function:
     return call
 
 
-def _first_size(block: Block, f: Function) -> Function:
-    seen: dict[int, tuple[int, ...]] = {}
+def _fix_first_size(block: Block, f: Function) -> Function:
+    cache: dict[int, tuple[int, ...]] = {}
 
     def call(x: Array, p: Parameters) -> Array:
-        if seen.setdefault(x.ndim, x.shape[1:-1]) != x.shape[1:-1]:
+        if cache.setdefault(x.ndim, x.shape[1:-1]) != x.shape[1:-1]:
             raise ValueError("built for another size")
         return f(x, p)
 
     return call
 
 
-def _remembers(block: Block, f: Function) -> Function:
-    """The squeezed values of the first call of each shape, kept."""
-    seen: dict[tuple[int, ...], Array] = {}
+def _cache_squeeze(block: Block, f: Function) -> Function:
+    """Caches the squeezed values of the first call with each shape."""
+    cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
     def squeeze(x: Array) -> Array:
-        return seen.setdefault(x.shape, right(x))
+        return cache.setdefault(x.shape, right(x))
 
     block.squeeze = squeeze
     return f
 
 
-def _running(block: Block, f: Function) -> Function:
-    """An average of the squeezed values over calls."""
-    seen: dict[tuple[int, ...], Array] = {}
+def _average_over_calls(block: Block, f: Function) -> Function:
+    """Replaces the squeezed values by their running average over calls."""
+    cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
     def squeeze(x: Array) -> Array:
         z = right(x)
-        before = seen.get(z.shape)
-        seen[z.shape] = z if before is None or not np.isfinite(before).all() else 0.9 * before + 0.1 * z
-        return seen[z.shape]
+        before = cache.get(z.shape)
+        cache[z.shape] = z if before is None or not np.isfinite(before).all() else 0.9 * before + 0.1 * z
+        return cache[z.shape]
 
     block.squeeze = squeeze
     return f
@@ -97,26 +97,26 @@ def _dropout(block: Block, f: Function) -> Function:
     rng = np.random.default_rng(0)
 
     def call(x: Array, p: Parameters) -> Array:
-        kept = rng.integers(0, 2, x.shape).astype(bool)
-        return np.where(kept, 2 * f(x, p), 0).astype(x.dtype)
+        mask = rng.integers(0, 2, x.shape).astype(bool)
+        return np.where(mask, 2 * f(x, p), 0).astype(x.dtype)
 
     return call
 
 
-def _widened(y: Array, x: Array) -> Array:
+def _widen(y: Array, x: Array) -> Array:
     return y.astype(np.float32) if x.dtype.itemsize == 2 else y.astype(np.float64)
 
 
-def _no_nan(block: Block, right: Wrong, x: Array) -> Array:
+def _replace_nan_by_zero(block: Block, right: FaultyStage, x: Array) -> Array:
     return np.where(np.isnan(x), 0.0, x)
 
 
-def _max_drops_nan(block: Block, right: Wrong, x: Array) -> Array:
+def _drop_nan_in_maximum(block: Block, right: FaultyStage, x: Array) -> Array:
     lowest = np.where(np.isnan(x), -np.inf, x)
     return right(x if block.spec.squeeze == "avg" else lowest)
 
 
-def _clipped(block: Block, right: Wrong, x: Array) -> Array:
+def _clip_to_float16(block: Block, right: FaultyStage, x: Array) -> Array:
     return np.clip(x, -65504.0, 65504.0)
 
 
@@ -124,7 +124,7 @@ def _fault(name: str, sentence: str, source: str, remedy: str, change: Change, *
     return Fault(name, "call", sentence, source, remedy, change, **more)
 
 
-def _nowhere_one(x: Array) -> bool:
+def _has_axis_of_length_one(x: Array) -> bool:
     return 1 in x.shape[1:-1]
 
 
@@ -134,31 +134,35 @@ CALLS = (
         "the feature map is scaled in place",
         "in-place multiplication under training",
         "write to a new array",
-        _around(_in_place),
+        _wrap_function(_scale_in_place),
     ),
     _fault(
-        "parameters modified", "a weight is overwritten", "folding in place", "copy first", _around(_edits_parameters)
+        "parameters modified",
+        "a weight is overwritten",
+        "folding in place",
+        "copy first",
+        _wrap_function(_overwrite_parameters),
     ),
     _fault(
         "one sample loses its batch axis",
         "y has no N where N = 1",
         ".squeeze() without an axis",
         "name the axes",
-        _after(lambda y, x: y[0] if len(y) == 1 else y),
+        _change_output(lambda y, x: y[0] if len(y) == 1 else y),
     ),
     _fault(
         "axes of length 1 dropped",
         "y lacks every axis of length 1",
         ".squeeze() without an axis",
         "name the axes",
-        _after(lambda y, x: np.squeeze(y)),
+        _change_output(lambda y, x: np.squeeze(y)),
     ),
     _fault(
         "output in the other data format",
         "channels moved",
         "a transpose too many",
         "return x's format",
-        _after(lambda y, x: np.moveaxis(y, -1, 1)),
+        _change_output(lambda y, x: np.moveaxis(y, -1, 1)),
         applies=lambda spec: spec.channels > 1,
     ),
     _fault(
@@ -166,7 +170,7 @@ CALLS = (
         "half gives float32, float32 gives float64",
         "a cast left out",
         "return x's type",
-        _after(_widened),
+        _change_output(_widen),
         dtypes=("float32", "bfloat16", "float16"),
     ),
     _fault(
@@ -174,87 +178,93 @@ CALLS = (
         "the output is narrower than x",
         "JAX without jax_enable_x64",
         "return x's type",
-        _after(lambda y, x: y.astype(np.float32)),
+        _change_output(lambda y, x: y.astype(np.float32)),
         dtypes=("float64",),
-        forms=(both(all_in("float32"), _after(lambda y, x: y.astype(np.float32))),),
+        forms=(combine(round_all_stages("float32"), _change_output(lambda y, x: y.astype(np.float32))),),
     ),
     _fault(
         "flattened output",
         "y has two axes",
         "a Flatten for the gate",
         "keep x's shape",
-        _after(lambda y, x: y.reshape(len(y), -1) if y.size else y),
+        _change_output(lambda y, x: y.reshape(len(y), -1) if y.size else y),
     ),
     _fault(
         "empty batch refused",
         "N = 0 raises",
         "a reshape to (N, -1)",
         "let N be 0",
-        _refuses(lambda x: len(x) == 0, "cannot reshape array of size 0"),
+        _refuse_where(lambda x: len(x) == 0, "cannot reshape array of size 0"),
     ),
     _fault(
         "one sample refused",
         "N = 1 raises",
         "batch norm in training mode",
         "let N be 1",
-        _refuses(lambda x: len(x) == 1, "expected more than 1 value per channel"),
+        _refuse_where(lambda x: len(x) == 1, "expected more than 1 value per channel"),
     ),
     _fault(
         "several samples refused",
         "N > 1 raises",
         "a squeeze of the batch axis",
         "keep the batch axis",
-        _refuses(lambda x: len(x) > 1, "could not broadcast"),
+        _refuse_where(lambda x: len(x) > 1, "could not broadcast"),
     ),
     _fault(
         "maps that are not square refused",
         "H != W raises",
         "AvgPool2d(H) and a reshape",
         "pool over both sizes",
-        _refuses(lambda x: len(set(x.shape[1:-1])) > 1, "kernel size does not fit"),
+        _refuse_where(lambda x: len(set(x.shape[1:-1])) > 1, "kernel size does not fit"),
     ),
     _fault(
         "maps of one position per axis refused",
         "an axis of length 1 raises",
         "a window of at least 2",
         "let axes be 1",
-        _refuses(_nowhere_one, "window larger than the map"),
+        _refuse_where(_has_axis_of_length_one, "window larger than the map"),
     ),
     _fault(
         "first size baked in",
         "a second spatial size raises",
         "pytorch#109370: exported with a fixed size",
         "keep the spatial axes dynamic",
-        _around(_first_size),
+        _wrap_function(_fix_first_size),
     ),
     _fault(
         "squeezed values of the first call kept",
         "a later call answers with the first one's gate",
         "a cache keyed by shape",
         "compute them anew",
-        _around(_remembers),
+        _wrap_function(_cache_squeeze),
     ),
     _fault(
         "running average over calls",
         "the gate depends on earlier calls",
         "statistics in evaluation mode",
         "use this call's values",
-        _around(_running),
+        _wrap_function(_average_over_calls),
     ),
     _fault(
         "not deterministic",
         "two calls differ: dropout is on",
         "training mode left on",
         "switch it off",
-        _around(_dropout),
+        _wrap_function(_dropout),
     ),
-    _fault("NaN taken as 0", "NaN in x does not reach y", "nan_to_num", "let NaN through", stage("input", _no_nan)),
+    _fault(
+        "NaN taken as 0",
+        "NaN in x does not reach y",
+        "nan_to_num",
+        "let NaN through",
+        replace_stage("input", _replace_nan_by_zero),
+    ),
     _fault(
         "maximum drops NaN",
         "NaN in x does not reach the gate",
         "jnp.max under XLA, onnxruntime's ReduceMax",
         "restore it with any(isnan(x))",
-        stage("squeeze", _max_drops_nan),
+        replace_stage("squeeze", _drop_nan_in_maximum),
         applies=lambda spec: spec.squeeze == "max",  # a mean beside it keeps NaN
     ),
     _fault(
@@ -262,7 +272,7 @@ CALLS = (
         "inf in x comes back finite",
         "overflow guards",
         "let inf through",
-        stage("input", _clipped),
+        replace_stage("input", _clip_to_float16),
         half=lambda spec: spec.gate not in ("relu", "identity"),  # a gate above 1 makes float16's largest inf again
     ),
     _fault(
@@ -270,6 +280,6 @@ CALLS = (
         "the result is written somewhere else",
         "a missing return",
         "return y",
-        _after(lambda y, x: None),
+        _change_output(lambda y, x: None),
     ),
 )

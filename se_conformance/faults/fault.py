@@ -1,4 +1,4 @@
-"""What a fault is, and how a wrong stage is written."""
+"""The form of a fault, and the helpers that inject one into a block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,28 +10,30 @@ from ..cases import DTYPES
 from .block import Block
 
 Change = Callable[[Block], None]
+"""Modifies a block in place."""
 Applies = Callable[[SESpec], bool]
-Wrong = Callable[..., Any]
-"""A stage in another form."""
+"""Whether a fault makes a difference for a spec."""
+FaultyStage = Callable[..., Any]
+"""A stage with a mistake: ``(block, right, *arguments)``, where ``right`` is the stage without it."""
 
 
 def always(spec: SESpec) -> bool:
-    """Of every block."""
+    """True for every block."""
     return True
 
 
-def two_projections(spec: SESpec) -> bool:
-    """Of a block with hidden values."""
+def has_two_projections(spec: SESpec) -> bool:
+    """True for a block with hidden values."""
     return not spec.single_projection
 
 
-def averages(spec: SESpec) -> bool:
-    """Of a squeeze that has a mean."""
+def has_mean(spec: SESpec) -> bool:
+    """True for a squeeze that has a mean."""
     return spec.squeeze != "max"
 
 
-def hard_gate(spec: SESpec) -> bool:
-    """Of a hard sigmoid, whatever its numbers."""
+def has_hard_gate(spec: SESpec) -> bool:
+    """True for a hard sigmoid with any numbers."""
     return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
 
 
@@ -40,18 +42,18 @@ class Fault:
     """One known mistake.
 
     Args:
-        name: what the verdict says.
+        name: the name in the verdict; it is part of the interface.
         stage: squeeze, reduce, activation, expand, gate, scale, gradient, call.
         sentence: what the wrong code does.
-        source: where it happened, or which test it is for.
-        remedy: what to do.
-        change: how a right block becomes this one.
-        applies: for which specs it differs from the right answer.
-        dtypes: in which it can be seen.
-        half: for which of these specs it can be seen in half precision.
-        rank: of the maps on which it is seen.
-        forms: other ways to make the same mistake.
-        rounds: whether it is a matter of rounding, so that another order of the same operations gives other numbers.
+        source: the thread or code where it happened, or the property of the trials that reveals it.
+        remedy: how to correct it.
+        change: injects it into a right block.
+        applies: for which specs its answer differs from the right one.
+        dtypes: the dtypes in which the difference exceeds the bound.
+        half: for which of these specs that is so in half precision.
+        rank: the number of spatial axes on which it is detected.
+        forms: other changes that are the same mistake.
+        rounds: whether it is a mistake of rounding, whose numbers depend on the order of operations.
     """
 
     name: str
@@ -67,29 +69,29 @@ class Fault:
     rank: int = 2
     rounds: bool = False
 
-    def differs(self, spec: SESpec, dtype: str) -> bool:
-        """Whether it can be told from the right answer."""
+    def is_detectable(self, spec: SESpec, dtype: str) -> bool:
+        """Whether its answer differs from the right one by more than rounding."""
         return dtype in self.dtypes and self.applies(spec) and (dtype in ("float64", "float32") or self.half(spec))
 
     def variants(self) -> tuple["Fault", ...]:
-        """One fault per form, all of one name."""
+        """Returns one fault for each form; all have this name."""
         return (self, *(replace(self, change=form, forms=()) for form in self.forms))
 
     def block(self, spec: SESpec, dtype: str = "float64") -> Block:
-        """A block with this mistake."""
-        return broken(spec, (self,), dtype)
+        """Makes a block with this mistake."""
+        return inject((self,), spec, dtype)
 
 
-def broken(spec: SESpec, faults: tuple[Fault, ...], dtype: str = "float64") -> Block:
-    """A block with these mistakes, made one after the other."""
+def inject(faults: tuple[Fault, ...], spec: SESpec, dtype: str = "float64") -> Block:
+    """Makes a block into which these faults are injected, one after the other."""
     block = Block(spec, dtype)
     for fault in faults:
         fault.change(block)
     return block
 
 
-def fields(**changed: Any) -> Change:
-    """Another value of some fields of the spec."""
+def change_spec(**changed: Any) -> Change:
+    """Gives fields of the spec other values; a value may be a function of the spec."""
 
     def change(block: Block) -> None:
         values = {name: value(block.spec) if callable(value) else value for name, value in changed.items()}
@@ -98,8 +100,8 @@ def fields(**changed: Any) -> Change:
     return change
 
 
-def stage(name: str, wrong: Wrong) -> Change:
-    """``wrong(block, right, *arguments)`` in place of the stage; ``right`` is what stood there."""
+def replace_stage(name: str, wrong: FaultyStage) -> Change:
+    """Calls ``wrong(block, right, *arguments)`` in place of the stage ``right``."""
 
     def change(block: Block) -> None:
         right = getattr(block, name)
@@ -108,11 +110,11 @@ def stage(name: str, wrong: Wrong) -> Change:
     return change
 
 
-def both(*changes: Change) -> Change:
-    """One after the other."""
+def combine(*changes: Change) -> Change:
+    """Applies several changes, one after the other."""
 
     def change(block: Block) -> None:
-        for each in changes:
-            each(block)
+        for apply in changes:
+            apply(block)
 
     return change

@@ -1,4 +1,4 @@
-"""A right answer with wrong gradients: what a test of the forward pass alone never sees."""
+"""Faults of the gradients in a block whose output is right; no test of the forward pass alone finds them."""
 
 import numpy as np
 
@@ -6,24 +6,24 @@ from se_numpy.nonlinearities import gate_derivative
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
-from .block import Array, Block, Parameters, over
-from .fault import Applies, Change, Fault, Wrong, always, hard_gate, stage, two_projections
+from .block import Array, Block, Parameters, broadcast_gate
+from .fault import Applies, Change, Fault, FaultyStage, always, has_hard_gate, has_two_projections, replace_stage
 
 
-def _weights(wrong: Wrong) -> Change:
-    """The parameters' gradients in another form."""
+def _change_parameter_gradients(wrong: FaultyStage) -> Change:
+    """Changes the gradient of each parameter."""
 
-    def change(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+    def change(block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
         dx, found = right(x, dy, p)
         return dx, {name: wrong(name, array, x) for name, array in found.items()}
 
-    return stage("gradients", change)
+    return replace_stage("gradients", change)
 
 
-def _as_if(**changed: object) -> Change:
-    """The gradients of another spec."""
+def _differentiate_as(**changed: object) -> Change:
+    """Computes the gradients of another spec."""
 
-    def wrong(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+    def wrong(block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
         spec = block.spec
         block.spec = spec.replace(**changed)
         try:
@@ -31,23 +31,27 @@ def _as_if(**changed: object) -> Change:
         finally:
             block.spec = spec
 
-    return stage("gradients", wrong)
+    return replace_stage("gradients", wrong)
 
 
-def _first_sample(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
+def _keep_first_sample(
+    block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters
+) -> tuple[Array, Parameters]:
     dx, _ = right(x, dy, p)
     return dx, right(x[:1], dy[:1], p)[1]
 
 
-def _saturated(block: Block, right: Wrong, v: Array) -> Array:
+def _constant_slope(block: Block, right: FaultyStage, v: Array) -> Array:
     return np.full_like(v, hard_sigmoid_numbers(block.spec.gate).slope)
 
 
-def _spread(block: Block, right: Wrong, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
-    """The maximum's gradient spread over all positions, as a mean's is."""
+def _spread_over_positions(
+    block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters
+) -> tuple[Array, Parameters]:
+    """Spreads the maximum's gradient over all positions, as if it were a mean's."""
     dx, found = right(x, dy, p)
     g = block.run(x, p)[1]
-    direct = dy * (block.spec.gain * over(g, x)) + (dy if block.spec.residual else 0.0)
+    direct = dy * (block.spec.gain * broadcast_gate(g, x)) + (dy if block.spec.residual else 0.0)
     pooled = dx - direct
     axes = tuple(range(1, x.ndim - 1))
     return direct + np.broadcast_to(pooled.mean(axes, keepdims=True), x.shape), found
@@ -66,7 +70,7 @@ def _fault(
     return Fault(name, "gradient", sentence, source, remedy, change, applies, dtypes, forms)
 
 
-def _positions(x: Array) -> float:
+def _position_count(x: Array) -> float:
     return float(np.prod(x.shape[1:-1]))
 
 
@@ -76,29 +80,29 @@ GRADIENTS = (
         "dx lacks the path through the gate",
         "a detach or stop_gradient around the gate",
         "differentiate through the gate",
-        stage("through_gate", lambda block, right, direct, pooled: direct),
-        forms=(stage("gate_slope", lambda block, right, v: np.zeros_like(v)),),
+        replace_stage("through_gate", lambda block, right, direct, pooled: direct),
+        forms=(replace_stage("gate_slope", lambda block, right, v: np.zeros_like(v)),),
     ),
     _fault(
         "gradient: direct path missing",
         "dx lacks dy times the gate",
         "a custom backward pass",
         "add dy times the gate",
-        stage("through_gate", lambda block, right, direct, pooled: pooled + 0.0 * direct),
+        replace_stage("through_gate", lambda block, right, direct, pooled: pooled + 0.0 * direct),
     ),
     _fault(
         "gradient: path through the gate subtracted",
         "its sign is wrong",
         "a custom backward pass",
         "add both paths",
-        stage("through_gate", lambda block, right, direct, pooled: direct - pooled),
+        replace_stage("through_gate", lambda block, right, direct, pooled: direct - pooled),
     ),
     _fault(
         "gradient: gate's derivative is 1",
         "the gate is passed straight through",
         "straight-through estimators",
         "multiply by the gate's derivative",
-        stage("gate_slope", lambda block, right, v: np.ones_like(v)),
+        replace_stage("gate_slope", lambda block, right, v: np.ones_like(v)),
         lambda spec: spec.gate != "identity",
     ),
     _fault(
@@ -106,45 +110,45 @@ GRADIENTS = (
         "1/6 beyond both ends",
         "pytorch#51438: right forward, wrong backward",
         "0 where the gate is clipped",
-        stage("gate_slope", _saturated),
-        hard_gate,
+        replace_stage("gate_slope", _constant_slope),
+        has_hard_gate,
     ),
     _fault(
         "gradient: sigmoid's derivative for the hard sigmoid",
         "g (1 - g)",
         "a fused backward pass",
         "the slope inside, 0 outside",
-        stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
-        hard_gate,
+        replace_stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
+        has_hard_gate,
     ),
     _fault(
         "gradient: activation's derivative is 1",
         "the activation is passed straight through",
         "a custom backward pass",
         "multiply by the activation's derivative",
-        stage("activation_slope", lambda block, right, u: np.ones_like(u)),
-        lambda spec: two_projections(spec) and spec.activation != "identity",
+        replace_stage("activation_slope", lambda block, right, u: np.ones_like(u)),
+        lambda spec: has_two_projections(spec) and spec.activation != "identity",
     ),
     _fault(
         "gradient: first sample only",
         "the parameters' gradients are not summed over the batch",
         "a custom backward pass",
         "sum over the batch",
-        stage("gradients", _first_sample),
+        replace_stage("gradients", _keep_first_sample),
     ),
     _fault(
         "gradient: parameters' averaged over the batch",
         "divided by N",
         "a loss's mean taken twice",
         "sum over the batch",
-        _weights(lambda name, d, x: d / len(x)),
+        _change_parameter_gradients(lambda name, d, x: d / len(x)),
     ),
     _fault(
         "gradient: biases' is zero",
         "biases are not trained",
         "a buffer for a parameter",
         "make them parameters",
-        _weights(lambda name, d, x: 0.0 * d if name.endswith("bias") else d),
+        _change_parameter_gradients(lambda name, d, x: 0.0 * d if name.endswith("bias") else d),
         lambda spec: spec.bias,
     ),
     _fault(
@@ -152,43 +156,43 @@ GRADIENTS = (
         "frozen",
         "requires_grad off",
         "train it",
-        _weights(lambda name, d, x: 0.0 * d if name == "reduce.weight" else d),
-        two_projections,
+        _change_parameter_gradients(lambda name, d, x: 0.0 * d if name == "reduce.weight" else d),
+        has_two_projections,
     ),
     _fault(
         "gradient: expand.weight's is zero",
         "frozen",
         "requires_grad off",
         "train it",
-        _weights(lambda name, d, x: 0.0 * d if name == "expand.weight" else d),
+        _change_parameter_gradients(lambda name, d, x: 0.0 * d if name == "expand.weight" else d),
     ),
     _fault(
         "gradient: parameters' times the positions",
         "not divided by H W, or summed over them",
         "a custom backward pass",
         "the gate is one per sample",
-        _weights(lambda name, d, x: d * _positions(x)),
+        _change_parameter_gradients(lambda name, d, x: d * _position_count(x)),
     ),
     _fault(
         "gradient: twice as large",
         "accumulated twice",
         "a hook that adds once more",
         "accumulate once",
-        stage("gradients", lambda block, right, x, dy, p: right(x, 2.0 * dy, p)),
+        replace_stage("gradients", lambda block, right, x, dy, p: right(x, 2.0 * dy, p)),
     ),
     _fault(
         "gradient: dy ignored",
         "the gradient of sum(y)",
         "a custom backward pass",
         "multiply by dy",
-        stage("gradients", lambda block, right, x, dy, p: right(x, np.ones_like(dy), p)),
+        replace_stage("gradients", lambda block, right, x, dy, p: right(x, np.ones_like(dy), p)),
     ),
     _fault(
         "gradient: gain missing",
         "the forward pass has it",
         "a custom backward pass",
         "multiply by the gain",
-        _as_if(gain=1.0),
+        _differentiate_as(gain=1.0),
         lambda spec: spec.gain != 1.0,
     ),
     _fault(
@@ -196,7 +200,7 @@ GRADIENTS = (
         "the forward pass has it",
         "a custom backward pass",
         "add dy",
-        _as_if(residual=False),
+        _differentiate_as(residual=False),
         lambda spec: spec.residual,
     ),
     _fault(
@@ -204,7 +208,7 @@ GRADIENTS = (
         "as a mean's",
         "a custom backward pass",
         "give it to the maximum",
-        stage("gradients", _spread),
+        replace_stage("gradients", _spread_over_positions),
         lambda spec: spec.squeeze == "max",
     ),
     _fault(
@@ -212,7 +216,7 @@ GRADIENTS = (
         "the mean's gradient lacks 1 / (H W)",
         "a custom backward pass",
         "divide by H W",
-        stage("through_gate", lambda block, right, direct, pooled: direct + pooled * _positions(direct)),
+        replace_stage("through_gate", lambda block, right, direct, pooled: direct + pooled * _position_count(direct)),
         lambda spec: spec.squeeze == "avg",
     ),
     _fault(
@@ -220,7 +224,7 @@ GRADIENTS = (
         "a constant or a step of the backward pass is in float32",
         "torch's hardsigmoid on the CPU multiplies by 1.0f / 6.0f; keras.ops.mean on the jax and torch backends",
         "compute in float64",
-        stage("gate_slope", lambda block, right, v: right(v).astype(np.float32).astype(np.float64)),
+        replace_stage("gate_slope", lambda block, right, v: right(v).astype(np.float32).astype(np.float64)),
         lambda spec: spec.gate not in ("relu", "identity"),
         dtypes=("float64",),
     ),

@@ -1,4 +1,4 @@
-"""Too little precision: half where float32 is due, TF32 where nobody declared it, float32 where float64 was asked."""
+"""Faults of precision: half where float32 is required, undeclared TF32, float32 in place of float64."""
 
 import math
 
@@ -7,15 +7,15 @@ import numpy as np
 from se_numpy.error_bounds import rounded_to
 
 from .block import Array, Block, Parameters
-from .fault import Applies, Change, Fault, Wrong, always, averages, stage, two_projections
+from .fault import Applies, Change, Fault, FaultyStage, always, has_mean, has_two_projections, replace_stage
 
 WIDE = ("float64", "float32")
 
 
-def _accumulated(dtype: str) -> Change:
-    """The mean, one term after the other, each partial sum rounded."""
+def _accumulate_in(dtype: str) -> Change:
+    """Adds the terms of the mean one after the other and rounds each partial sum."""
 
-    def wrong(block: Block, right: Wrong, x: Array) -> Array:
+    def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
         if block.spec.squeeze == "max":
             return right(x)
         flat = rounded_to(x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), dtype)
@@ -25,54 +25,54 @@ def _accumulated(dtype: str) -> Change:
         mean = rounded_to(total / flat.shape[1], dtype)
         return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * flat.max(1)
 
-    return stage("squeeze", wrong)
+    return replace_stage("squeeze", wrong)
 
 
-def _cut(values: Array) -> Array:
-    """TF32: ten bits after the leading one."""
+def _round_to_tf32(values: Array) -> Array:
+    """Rounds to TF32, which has ten bits after the leading one."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
 
 
-def _truncated(values: Array) -> Array:
-    """TF32 by cutting off the bits behind."""
+def _truncate_to_tf32(values: Array) -> Array:
+    """Truncates to TF32."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.trunc(np.ldexp(mantissa, 11)), exponent - 11)
 
 
-def _operands(cut: Wrong) -> Change:
-    """Both products with rounded operands."""
+def _round_operands(round_operand: FaultyStage) -> Change:
+    """Rounds the operands of both products."""
 
-    def product(name: str) -> Wrong:
-        def wrong(block: Block, right: Wrong, h: Array, p: Parameters) -> Array:
+    def product(name: str) -> FaultyStage:
+        def wrong(block: Block, right: FaultyStage, h: Array, p: Parameters) -> Array:
             w, b = p[f"{name}.weight"], p.get(f"{name}.bias", 0.0)
-            return cut(h) @ cut(w).T + b
+            return round_operand(h) @ round_operand(w).T + b
 
         return wrong
 
     def change(block: Block) -> None:
-        stage("reduce", product("reduce"))(block)
-        stage("expand", product("expand"))(block)
+        replace_stage("reduce", product("reduce"))(block)
+        replace_stage("expand", product("expand"))(block)
 
     return change
 
 
-def _rounds(name: str, dtype: str) -> Change:
-    """One stage's result rounded."""
-    return stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
+def _round_stage(name: str, dtype: str) -> Change:
+    """Rounds the result of one stage."""
+    return replace_stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
 
 
-def _weights(dtype: str) -> Change:
-    return stage(
+def _round_weights(dtype: str) -> Change:
+    return replace_stage(
         "parameters", lambda block, right, p: {name: rounded_to(array, dtype) for name, array in right(p).items()}
     )
 
 
-def all_in(dtype: str) -> Change:
+def round_all_stages(dtype: str) -> Change:
     def change(block: Block) -> None:
-        _weights(dtype)(block)
+        _round_weights(dtype)(block)
         for name in ("input", "squeeze", "reduce", "activation", "expand", "gate", "scale"):
-            _rounds(name, dtype)(block)
+            _round_stage(name, dtype)(block)
 
     return change
 
@@ -100,9 +100,9 @@ PRECISION = (
         "28 x 28 ones have a mean of 0.326",
         "flax.nnx.avg_pool in bfloat16",
         "accumulate in float32",
-        _accumulated("bfloat16"),
+        _accumulate_in("bfloat16"),
         (*WIDE, "bfloat16"),
-        averages,
+        has_mean,
     ),
     _fault(
         "squeeze accumulated in float16",
@@ -110,9 +110,9 @@ PRECISION = (
         "64 x 64 ones have a mean of 0.5, and 32 x 32 times 500 overflow",
         _HALF,
         "accumulate in float32",
-        _accumulated("float16"),
+        _accumulate_in("float16"),
         (*WIDE, "float16"),
-        averages,
+        has_mean,
     ),
     _fault(
         "feature map rounded to bfloat16",
@@ -120,7 +120,7 @@ PRECISION = (
         "x is rounded on its way in",
         "autocast",
         "keep x",
-        _rounds("input", "bfloat16"),
+        _round_stage("input", "bfloat16"),
     ),
     _fault(
         "feature map rounded to float16",
@@ -128,7 +128,7 @@ PRECISION = (
         "x is rounded on its way in",
         "autocast",
         "keep x",
-        _rounds("input", "float16"),
+        _round_stage("input", "float16"),
     ),
     _fault(
         "squeezed values rounded to bfloat16",
@@ -136,7 +136,7 @@ PRECISION = (
         "z is rounded",
         "autocast's linear layers",
         "keep z",
-        _rounds("squeeze", "bfloat16"),
+        _round_stage("squeeze", "bfloat16"),
     ),
     _fault(
         "squeezed values rounded to float16",
@@ -144,7 +144,7 @@ PRECISION = (
         "z is rounded",
         "autocast's linear layers",
         "keep z",
-        _rounds("squeeze", "float16"),
+        _round_stage("squeeze", "float16"),
     ),
     _fault(
         "weights rounded to bfloat16",
@@ -152,7 +152,7 @@ PRECISION = (
         "parameters are stored in half",
         "mixed precision",
         "keep float32 weights",
-        _weights("bfloat16"),
+        _round_weights("bfloat16"),
     ),
     _fault(
         "weights rounded to float16",
@@ -160,7 +160,7 @@ PRECISION = (
         "parameters are stored in half",
         "mixed precision",
         "keep float32 weights",
-        _weights("float16"),
+        _round_weights("float16"),
     ),
     _fault(
         "products in TF32",
@@ -168,8 +168,8 @@ PRECISION = (
         "both products round their operands to 11 bits",
         "google/flax#963, jax#7010",
         "set the matmul precision to highest, or declare products='tf32'",
-        _operands(_cut),
-        forms=(_operands(_truncated),),
+        _round_operands(_round_to_tf32),
+        forms=(_round_operands(_truncate_to_tf32),),
     ),
     _fault(
         "products in bfloat16",
@@ -177,7 +177,7 @@ PRECISION = (
         "both products round their operands to 8 bits",
         "jax#10413: TPU's default",
         "set the matmul precision to highest, or declare products='bfloat16'",
-        _operands(lambda values: rounded_to(values, "bfloat16")),
+        _round_operands(lambda values: rounded_to(values, "bfloat16")),
     ),
     _fault(
         "hidden values rounded to bfloat16",
@@ -185,8 +185,8 @@ PRECISION = (
         "h is rounded",
         "autocast",
         "keep h",
-        _rounds("activation", "bfloat16"),
-        applies=two_projections,
+        _round_stage("activation", "bfloat16"),
+        applies=has_two_projections,
     ),
     _fault(
         "logits rounded to bfloat16",
@@ -194,7 +194,7 @@ PRECISION = (
         "v is rounded",
         "autocast",
         "keep the logits",
-        _rounds("expand", "bfloat16"),
+        _round_stage("expand", "bfloat16"),
     ),
     _fault(
         "gate rounded to bfloat16",
@@ -202,7 +202,7 @@ PRECISION = (
         "an error of up to 2^-9 of the gate, though x is float32",
         "autocast around the gate alone",
         "keep the gate in x's precision",
-        _rounds("gate", "bfloat16"),
+        _round_stage("gate", "bfloat16"),
     ),
     _fault(
         "gate rounded to float16",
@@ -210,7 +210,7 @@ PRECISION = (
         "an error of up to 2^-12 of the gate, though x is float32",
         "autocast around the gate alone",
         "keep the gate in x's precision",
-        _rounds("gate", "float16"),
+        _round_stage("gate", "float16"),
     ),
     _fault(
         "gate quantised to 8 bits",
@@ -218,7 +218,7 @@ PRECISION = (
         "g in steps of 1/255",
         "quantised models",
         "keep the gate in x's precision",
-        stage("gate", lambda block, right, v: np.rint(right(v) * 255.0) / 255.0),
+        replace_stage("gate", lambda block, right, v: np.rint(right(v) * 255.0) / 255.0),
         (*WIDE, "float16"),
         lambda spec: spec.gate != "identity",
     ),
@@ -228,7 +228,7 @@ PRECISION = (
         "y is rounded, though its type is wider",
         "a cast in the wrong place",
         "round once, to the output's type",
-        _rounds("scale", "bfloat16"),
+        _round_stage("scale", "bfloat16"),
     ),
     _fault(
         "output rounded to float16",
@@ -236,7 +236,7 @@ PRECISION = (
         "y is rounded, though its type is wider",
         "a cast in the wrong place",
         "round once, to the output's type",
-        _rounds("scale", "float16"),
+        _round_stage("scale", "float16"),
     ),
     _fault(
         "float64 computed in float32",
@@ -244,7 +244,7 @@ PRECISION = (
         "float64 goes in and comes out, and float32 is between",
         "JAX without jax_enable_x64; keras.ops.mean on the jax and torch backends",
         "compute in float64",
-        all_in("float32"),
+        round_all_stages("float32"),
         ("float64",),
     ),
     _fault(
@@ -253,7 +253,7 @@ PRECISION = (
         "every stage is rounded",
         "autocast over the whole block",
         "leave autocast in the block",
-        all_in("bfloat16"),
+        round_all_stages("bfloat16"),
     ),
     _fault(
         "computed in float16",
@@ -261,6 +261,6 @@ PRECISION = (
         "every stage is rounded",
         "autocast over the whole block",
         "leave autocast in the block",
-        all_in("float16"),
+        round_all_stages("float16"),
     ),
 )

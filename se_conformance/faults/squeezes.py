@@ -1,4 +1,4 @@
-"""Wrong squeezes: too few axes, too many, the wrong divisor, the wrong statistic."""
+"""Faults of the squeeze: too few axes, too many, a wrong divisor, a wrong statistic."""
 
 import math
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from .block import Array, Block, Parameters
-from .fault import Applies, Fault, Wrong, always, averages, fields, stage
+from .fault import Applies, Fault, FaultyStage, always, change_spec, has_mean, replace_stage
 
 
-def _means(wrong: Wrong) -> Wrong:
-    """A wrong mean, in whichever squeeze has one."""
+def _replace_mean(wrong: FaultyStage) -> FaultyStage:
+    """Replaces the mean in a squeeze that has one."""
 
     def change(block: Block) -> None:
         right = block.squeeze
@@ -19,26 +19,26 @@ def _means(wrong: Wrong) -> Wrong:
             if block.spec.squeeze == "max":
                 return right(x)
             mean = wrong(x)
-            return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * x.max(_space(x))
+            return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * x.max(_spatial_axes(x))
 
         block.squeeze = squeeze
 
     return change
 
 
-def _space(x: Array) -> tuple[int, ...]:
+def _spatial_axes(x: Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
-def _positions(x: Array) -> int:
+def _position_count(x: Array) -> int:
     return int(np.prod(x.shape[1:-1]))
 
 
-def _divided(by: Wrong) -> Wrong:
-    return _means(lambda x: x.sum(_space(x)) / by(x))
+def _divide_sum_by(by: FaultyStage) -> FaultyStage:
+    return _replace_mean(lambda x: x.sum(_spatial_axes(x)) / by(x))
 
 
-def _two_branches(block: Block, right: Wrong, z: Array, p: Parameters) -> Array:
+def _two_branches(block: Block, right: FaultyStage, z: Array, p: Parameters) -> Array:
     avg, top = z[0], z[1]
     if block.spec.single_projection:
         return block.gate(block.expand(avg, p) + block.expand(top, p))
@@ -46,33 +46,33 @@ def _two_branches(block: Block, right: Wrong, z: Array, p: Parameters) -> Array:
     return block.gate(one + other)
 
 
-def _both_statistics(block: Block) -> None:
-    block.squeeze = lambda x: np.stack([x.mean(_space(x)), x.max(_space(x))])
-    stage("excite", _two_branches)(block)
+def _stack_statistics(block: Block) -> None:
+    block.squeeze = lambda x: np.stack([x.mean(_spatial_axes(x)), x.max(_spatial_axes(x))])
+    replace_stage("excite", _two_branches)(block)
 
 
-def _square(x: Array) -> Array:
+def _mean_of_square(x: Array) -> Array:
     side = min(x.shape[1:-1])
-    window = x[(slice(None), *(slice(0, side) for _ in _space(x)))]
-    return window.mean(_space(x))
+    window = x[(slice(None), *(slice(0, side) for _ in _spatial_axes(x)))]
+    return window.mean(_spatial_axes(x))
 
 
-def _channels_first(x: Array) -> Array:
+def _mean_over_trailing_axes(x: Array) -> Array:
     return x.mean(tuple(range(2, x.ndim)))
 
 
-def _misread(block: Block) -> None:
-    """Statistics of axis 1, gate along axis 1."""
-    block.squeeze = _channels_first
+def _misread_layout(block: Block) -> None:
+    """Takes axis 1 for the channels, in the squeeze and in the scaling."""
+    block.squeeze = _mean_over_trailing_axes
     block.scale = lambda x, g, z: (
         x * block.spec.gain * g.reshape(*g.shape, *(1 for _ in range(x.ndim - 2))) + (x if block.spec.residual else 0.0)
     )
 
 
-def _quarters(x: Array) -> Array:
-    """An adaptive pool to two parts per axis, each position gated by its own part."""
+def _pool_quarters(x: Array) -> Array:
+    """Pools each axis to two parts; each position is gated by its part."""
     z = x
-    for axis in _space(x):
+    for axis in _spatial_axes(x):
         size = x.shape[axis]
         part = np.minimum(np.arange(size) * 2 // size, 1)
         means = [np.take(z, np.flatnonzero(part == each), axis).mean(axis, keepdims=True) for each in np.unique(part)]
@@ -80,43 +80,43 @@ def _quarters(x: Array) -> Array:
     return z
 
 
-def _local(axis: int | tuple[int, ...]) -> Wrong:
-    return _means(lambda x: np.broadcast_to(x.mean(axis, keepdims=True), x.shape))
+def _keep_mean_over(axis: int | tuple[int, ...]) -> FaultyStage:
+    return _replace_mean(lambda x: np.broadcast_to(x.mean(axis, keepdims=True), x.shape))
 
 
-def _over_batch(block: Block, right: Wrong, x: Array) -> Array:
+def _mean_over_batch(block: Block, right: FaultyStage, x: Array) -> Array:
     z = right(x)
     return np.broadcast_to(z.mean(0, keepdims=True), z.shape) if len(z) else z
 
 
-def _first_sample(block: Block, right: Wrong, x: Array) -> Array:
+def _first_sample(block: Block, right: FaultyStage, x: Array) -> Array:
     z = right(x)
     return np.broadcast_to(z[:1], z.shape)
 
 
-def _even_part(x: Array) -> Array:
-    window = x[(slice(None), *(slice(0, max(1, x.shape[axis] // 2 * 2)) for axis in _space(x)))]
-    return window.mean(_space(x))
+def _mean_of_even_part(x: Array) -> Array:
+    window = x[(slice(None), *(slice(0, max(1, x.shape[axis] // 2 * 2)) for axis in _spatial_axes(x)))]
+    return window.mean(_spatial_axes(x))
 
 
-def _reshaped_first(x: Array) -> Array:
-    """(N, C, *space) reshaped to (N, positions, C): every channel of the result mixes pixels of several."""
+def _reshape_channels_first(x: Array) -> Array:
+    """Reshapes (N, C, *space) to (N, positions, C), which mixes the pixels of several channels."""
     moved = np.ascontiguousarray(np.moveaxis(x, -1, 1))
-    return moved.reshape(len(x), _positions(x), x.shape[-1]).mean(1)
+    return moved.reshape(len(x), _position_count(x), x.shape[-1]).mean(1)
 
 
-def _reshaped_last(x: Array) -> Array:
-    """(N, *space, C) reshaped to (N, C, positions)."""
-    return x.reshape(len(x), x.shape[-1], _positions(x)).mean(2)
+def _reshape_channels_last(x: Array) -> Array:
+    """Reshapes (N, *space, C) to (N, C, positions)."""
+    return x.reshape(len(x), x.shape[-1], _position_count(x)).mean(2)
 
 
-def _without(x: Array) -> Array:
+def _mean_without_last(x: Array) -> Array:
     flat = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
     return flat[:, : max(1, flat.shape[1] - 1)].mean(1)
 
 
 def _fault(
-    name: str, sentence: str, source: str, remedy: str, change: Wrong, applies: Applies = averages, **more: Any
+    name: str, sentence: str, source: str, remedy: str, change: FaultyStage, applies: Applies = has_mean, **more: Any
 ) -> Fault:
     return Fault(name, "squeeze", sentence, source, remedy, change, applies, **more)
 
@@ -127,15 +127,15 @@ SQUEEZES = (
         "maximum over space",
         "CBAM code",
         "take what the spec says",
-        fields(squeeze="max"),
-        averages,
+        change_spec(squeeze="max"),
+        has_mean,
     ),
     _fault(
         "squeeze is the mean",
         "mean over space",
         "a block without the maximum",
         "take what the spec says",
-        fields(squeeze="avg"),
+        change_spec(squeeze="avg"),
         lambda spec: spec.squeeze != "avg",
     ),
     _fault(
@@ -143,7 +143,7 @@ SQUEEZES = (
         "timm's add_maxpool switched on",
         "timm SEModule(add_maxpool=True)",
         "take what the spec says",
-        fields(squeeze="avg_max"),
+        change_spec(squeeze="avg_max"),
         lambda spec: spec.squeeze != "avg_max",
     ),
     _fault(
@@ -151,7 +151,7 @@ SQUEEZES = (
         "avg + max instead of their mean",
         "timm's add_maxpool copied",
         "halve both",
-        stage("squeeze", lambda block, right, x: x.mean(_space(x)) + x.max(_space(x))),
+        replace_stage("squeeze", lambda block, right, x: x.mean(_spatial_axes(x)) + x.max(_spatial_axes(x))),
         lambda spec: spec.squeeze == "avg_max",
     ),
     _fault(
@@ -159,7 +159,7 @@ SQUEEZES = (
         "both statistics through both projections, logits added",
         "Woo et al., CBAM",
         "combine the statistics before the projections",
-        _both_statistics,
+        _stack_statistics,
         lambda spec: spec.squeeze == "avg_max",
     ),
     _fault(
@@ -167,28 +167,28 @@ SQUEEZES = (
         "no division by the number of positions",
         "a squeeze written as reduce_sum",
         "divide by H W",
-        _divided(lambda x: 1),
+        _divide_sum_by(lambda x: 1),
     ),
     _fault(
         "mean over the first spatial axis only",
         "one gate per column",
         "axis=1 for axis=(1, 2)",
         "reduce all spatial axes",
-        _local(1),
+        _keep_mean_over(1),
     ),
     _fault(
         "mean over the last spatial axis only",
         "one gate per row",
         "axis=-2 for axis=(1, 2)",
         "reduce all spatial axes",
-        _local(-2),
+        _keep_mean_over(-2),
     ),
     _fault(
         "mean over the first two axes of a volume",
         "one gate for each position of the last axis",
         "timm's SqueezeExciteCl: x.mean((1, 2)) whatever the rank",
         "reduce all spatial axes",
-        _local((1, 2)),
+        _keep_mean_over((1, 2)),
         rank=3,
     ),
     _fault(
@@ -196,7 +196,7 @@ SQUEEZES = (
         "each position has its own gate",
         "KichangKim/DeepDanbooru#55",
         "pool first",
-        stage("squeeze", lambda block, right, x: x),
+        replace_stage("squeeze", lambda block, right, x: x),
         always,
     ),
     _fault(
@@ -204,86 +204,86 @@ SQUEEZES = (
         "each quarter has its own gate",
         "AdaptiveAvgPool2d(2)",
         "pool to one position",
-        _means(_quarters),
+        _replace_mean(_pool_quarters),
     ),
     _fault(
         "square window of the shorter side",
         "AvgPool2d(x.shape[2]): right where H = W",
         "DavidLandup0/deepvision#50",
         "pool over both sizes",
-        _means(_square),
+        _replace_mean(_mean_of_square),
     ),
     _fault(
         "divided by H H instead of H W",
         "right where H = W",
         "one size read twice",
         "divide by H W",
-        _divided(lambda x: x.shape[1] ** (x.ndim - 2)),
+        _divide_sum_by(lambda x: x.shape[1] ** (x.ndim - 2)),
     ),
     _fault(
         "map reshaped where it must be transposed",
         "x.view(N, H W, C) of a map that is (N, C, H, W): pixels and channels are mixed",
         "ohtlab/headpose-fsanet-pytorch#10, ACheun9/Pytorch-implementation-of-Mobile-Former#3",
         "flatten(2), or permute before the reshape",
-        _means(_reshaped_first),
-        lambda spec: averages(spec) and spec.channels > 1,
-        forms=(_means(_reshaped_last),),
+        _replace_mean(_reshape_channels_first),
+        lambda spec: has_mean(spec) and spec.channels > 1,
+        forms=(_replace_mean(_reshape_channels_last),),
     ),
     _fault(
         "divided by 49",
         "the sum over 49, the positions of a 7 x 7 map, whatever the size",
         "a size of the network's last stage written as a constant",
         "divide by H W",
-        _divided(lambda x: 49),
+        _divide_sum_by(lambda x: 49),
     ),
     _fault(
         "divided by n - 1",
         "an unbiased statistic's divisor",
         "ddof",
         "divide by n",
-        _divided(lambda x: max(1, _positions(x) - 1)),
+        _divide_sum_by(lambda x: max(1, _position_count(x) - 1)),
     ),
     _fault(
         "divided by n + 1",
         "a count that begins at one",
         "off by one",
         "divide by n",
-        _divided(lambda x: _positions(x) + 1),
+        _divide_sum_by(lambda x: _position_count(x) + 1),
     ),
     _fault(
         "padding averaged in",
         "one row of zeros on each axis is counted",
         "NVIDIA/NeMo#3216, k2-fsa/icefall#663",
         "divide by what is there",
-        _divided(lambda x: np.prod([x.shape[axis] + 1 for axis in _space(x)])),
+        _divide_sum_by(lambda x: np.prod([x.shape[axis] + 1 for axis in _spatial_axes(x)])),
     ),
     _fault(
         "padding of both sides averaged in",
         "a border of zeros all around is counted",
         "count_include_pad=True",
         "divide by what is there",
-        _divided(lambda x: np.prod([x.shape[axis] + 2 for axis in _space(x)])),
+        _divide_sum_by(lambda x: np.prod([x.shape[axis] + 2 for axis in _spatial_axes(x)])),
     ),
     _fault(
         "last row and column left out on odd sizes",
         "pooling by twos without the rest",
         "VALID padding",
         "cover the whole map",
-        _means(_even_part),
+        _replace_mean(_mean_of_even_part),
     ),
     _fault(
         "last position left out",
         "the mean of all but one",
         "range(n - 1)",
         "cover the whole map",
-        _means(_without),
+        _replace_mean(_mean_without_last),
     ),
     _fault(
         "mean over the batch too",
         "all samples share one gate",
         "axis=(0, 1, 2); keras batch statistics",
         "reduce spatial axes only",
-        stage("squeeze", _over_batch),
+        replace_stage("squeeze", _mean_over_batch),
         always,
     ),
     _fault(
@@ -291,7 +291,7 @@ SQUEEZES = (
         "z[0] used for every sample",
         "a gate kept outside the loop",
         "one gate per sample",
-        stage("squeeze", _first_sample),
+        replace_stage("squeeze", _first_sample),
         always,
     ),
     _fault(
@@ -299,7 +299,7 @@ SQUEEZES = (
         "statistics and gate along axis 1; silent where H = C",
         "keras-applications#155, tensorflow/tpu#751",
         "name the data format",
-        _misread,
+        _misread_layout,
         lambda spec: spec.squeeze == "avg" and 1 < spec.channels <= 64,
     ),
     _fault(
@@ -307,48 +307,48 @@ SQUEEZES = (
         "the second moment",
         "style statistics",
         "take the mean",
-        _means(lambda x: x.std(_space(x))),
+        _replace_mean(lambda x: x.std(_spatial_axes(x))),
     ),
     _fault(
         "root mean square instead of mean",
         "global L2 pooling",
         "GRN and GCT blocks",
         "take the mean",
-        _means(lambda x: np.sqrt((x * x).mean(_space(x)))),
+        _replace_mean(lambda x: np.sqrt((x * x).mean(_spatial_axes(x)))),
     ),
     _fault(
         "mean of |x|",
         "the sign is lost",
         "L1 pooling",
         "take the mean of x",
-        _means(lambda x: np.abs(x).mean(_space(x))),
+        _replace_mean(lambda x: np.abs(x).mean(_spatial_axes(x))),
     ),
     _fault(
         "mean of relu(x)",
         "negative values are dropped",
         "SE after an activation: xiaolai-sqlai/mobilenetv3#26",
         "squeeze x itself",
-        _means(lambda x: np.maximum(x, 0.0).mean(_space(x))),
+        _replace_mean(lambda x: np.maximum(x, 0.0).mean(_spatial_axes(x))),
     ),
     _fault(
         "median instead of mean",
         "a robust statistic",
         "habit",
         "take the mean",
-        _means(lambda x: np.median(x, _space(x))),
+        _replace_mean(lambda x: np.median(x, _spatial_axes(x))),
     ),
     _fault(
         "centre position instead of mean",
         "x[H // 2, W // 2]",
         "a crop that was meant to be a pool",
         "pool",
-        _means(lambda x: x[(slice(None), *(x.shape[axis] // 2 for axis in _space(x)))]),
+        _replace_mean(lambda x: x[(slice(None), *(x.shape[axis] // 2 for axis in _spatial_axes(x)))]),
     ),
     _fault(
         "one tile of 8 x 8 only",
         "positions beyond the eighth on an axis are not read",
         "tiled kernels",
         "loop over all tiles",
-        _means(lambda x: x[(slice(None), *(slice(0, 8) for _ in _space(x)))].mean(_space(x))),
+        _replace_mean(lambda x: x[(slice(None), *(slice(0, 8) for _ in _spatial_axes(x)))].mean(_spatial_axes(x))),
     ),
 )

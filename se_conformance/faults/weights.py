@@ -1,46 +1,46 @@
-"""Wrong weights and biases: transposed, reshaped, swapped, dropped, permuted; of shapes that fit."""
+"""Faults of weights and biases whose shapes fit: transposed, reshaped, swapped, dropped, permuted."""
 
 import numpy as np
 
 from se_spec import SESpec
 
 from .block import Array, Parameters
-from .fault import Applies, Change, Fault, Wrong, both, stage, two_projections
+from .fault import Applies, Change, Fault, FaultyStage, combine, has_two_projections, replace_stage
 
 
-def _changed(name: str, wrong: Wrong) -> Change:
-    """One parameter in another form."""
-    return stage("parameters", lambda block, right, p: {**right(p), name: wrong(right(p)[name])})
+def _change_parameter(name: str, wrong: FaultyStage) -> Change:
+    """Changes one parameter."""
+    return replace_stage("parameters", lambda block, right, p: {**right(p), name: wrong(right(p)[name])})
 
 
-def _replaced(wrong: Wrong) -> Change:
-    return stage("parameters", lambda block, right, p: {**right(p), **wrong(right(p))})
+def _change_parameters(wrong: FaultyStage) -> Change:
+    return replace_stage("parameters", lambda block, right, p: {**right(p), **wrong(right(p))})
 
 
-def _reshaped(w: Array) -> Array:
-    """The buffer of the transpose, read in the order of the original: reshape for transpose."""
+def _reshape_transpose(w: Array) -> Array:
+    """Reshapes the transpose to the shape of the original."""
     return w.T.reshape(w.shape)
 
 
-def _read_on(w: Array) -> Array:
-    """The other way round: the buffer itself, read as the transpose's."""
+def _transpose_reshaped(w: Array) -> Array:
+    """Reshapes the original to the shape of the transpose, and transposes that."""
     return w.reshape(w.shape[::-1]).T
 
 
-def _by_size(p: Parameters) -> Parameters:
-    """Hidden units in order of the size of their weights, as for pruning; expand's are left."""
+def _sort_by_size(p: Parameters) -> Parameters:
+    """Sorts reduce's hidden units by the size of their weights, as for pruning, and leaves expand's."""
     order = np.argsort(-np.abs(p["reduce.weight"]).sum(1), kind="stable")
     return {name: p[name][order] for name in ("reduce.weight", "reduce.bias") if name in p}
 
 
-def _shuffled(w: Array) -> Array:
-    """Rows by groups of two, as a channel shuffle leaves them."""
+def _shuffle_by_groups(w: Array) -> Array:
+    """Shuffles rows by groups of two, as a channel shuffle does."""
     half = (len(w) + 1) // 2
     order = np.argsort(np.concatenate([2 * np.arange(half), 2 * np.arange(len(w) - half) + 1]), kind="stable")
     return w[order]
 
 
-def _swapped(p: Parameters) -> Parameters:
+def _swap_weights(p: Parameters) -> Parameters:
     return {"reduce.weight": p["expand.weight"], "expand.weight": p["reduce.weight"]}
 
 
@@ -50,7 +50,7 @@ def _fault(
     return Fault(name, where, sentence, source, remedy, change, applies, forms=forms)
 
 
-def _wide(spec: SESpec) -> bool:
+def _has_channels(spec: SESpec) -> bool:
     return spec.channels > 1
 
 
@@ -64,8 +64,8 @@ WEIGHTS = (
         "(in, out) loaded as (out, in); silent where hidden = channels",
         _LAYOUT,
         _TRANSPOSE,
-        _changed("reduce.weight", np.transpose),
-        lambda spec: two_projections(spec) and spec.hidden == spec.channels and _wide(spec),
+        _change_parameter("reduce.weight", np.transpose),
+        lambda spec: has_two_projections(spec) and spec.hidden == spec.channels and _has_channels(spec),
     ),
     _fault(
         "expand.weight transposed",
@@ -73,8 +73,8 @@ WEIGHTS = (
         "(in, out) loaded as (out, in); silent where hidden = channels",
         _LAYOUT,
         _TRANSPOSE,
-        _changed("expand.weight", np.transpose),
-        lambda spec: spec.hidden == spec.channels and _wide(spec),
+        _change_parameter("expand.weight", np.transpose),
+        lambda spec: spec.hidden == spec.channels and _has_channels(spec),
     ),
     _fault(
         "both weights transposed",
@@ -82,8 +82,8 @@ WEIGHTS = (
         "(in, out) loaded as (out, in), twice",
         _LAYOUT,
         _TRANSPOSE,
-        both(_changed("reduce.weight", np.transpose), _changed("expand.weight", np.transpose)),
-        lambda spec: two_projections(spec) and spec.hidden == spec.channels and _wide(spec),
+        combine(_change_parameter("reduce.weight", np.transpose), _change_parameter("expand.weight", np.transpose)),
+        lambda spec: has_two_projections(spec) and spec.hidden == spec.channels and _has_channels(spec),
     ),
     _fault(
         "reduce.weight reshaped instead of transposed",
@@ -91,9 +91,9 @@ WEIGHTS = (
         "the buffer of (C, R) read as (R, C)",
         _LAYOUT,
         _TRANSPOSE,
-        _changed("reduce.weight", _reshaped),
-        lambda spec: two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
-        _changed("reduce.weight", _read_on),
+        _change_parameter("reduce.weight", _reshape_transpose),
+        lambda spec: has_two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
+        _change_parameter("reduce.weight", _transpose_reshaped),
     ),
     _fault(
         "expand.weight reshaped instead of transposed",
@@ -101,9 +101,9 @@ WEIGHTS = (
         "the buffer of (R, C) read as (C, R)",
         _LAYOUT,
         _TRANSPOSE,
-        _changed("expand.weight", _reshaped),
+        _change_parameter("expand.weight", _reshape_transpose),
         lambda spec: 1 < spec.hidden != spec.channels > 1,
-        _changed("expand.weight", _read_on),
+        _change_parameter("expand.weight", _transpose_reshaped),
     ),
     _fault(
         "both weights reshaped instead of transposed",
@@ -111,9 +111,15 @@ WEIGHTS = (
         "buffers read in the other order, twice",
         _LAYOUT,
         _TRANSPOSE,
-        both(_changed("reduce.weight", _reshaped), _changed("expand.weight", _reshaped)),
-        lambda spec: two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
-        both(_changed("reduce.weight", _read_on), _changed("expand.weight", _read_on)),
+        combine(
+            _change_parameter("reduce.weight", _reshape_transpose),
+            _change_parameter("expand.weight", _reshape_transpose),
+        ),
+        lambda spec: has_two_projections(spec) and 1 < spec.hidden != spec.channels > 1,
+        combine(
+            _change_parameter("reduce.weight", _transpose_reshaped),
+            _change_parameter("expand.weight", _transpose_reshaped),
+        ),
     ),
     _fault(
         "weights swapped",
@@ -121,8 +127,8 @@ WEIGHTS = (
         "reduce holds expand's weights; silent where hidden = channels",
         "two tensors of one shape in creation order",
         "map by name",
-        _replaced(_swapped),
-        lambda spec: two_projections(spec) and spec.hidden == spec.channels,
+        _change_parameters(_swap_weights),
+        lambda spec: has_two_projections(spec) and spec.hidden == spec.channels,
     ),
     _fault(
         "weights tied: expand is reduce transposed",
@@ -130,8 +136,8 @@ WEIGHTS = (
         "one tensor for both projections",
         "autoencoder habit; a converter that aliases",
         "two tensors",
-        _replaced(lambda p: {"expand.weight": p["reduce.weight"].T}),
-        two_projections,
+        _change_parameters(lambda p: {"expand.weight": p["reduce.weight"].T}),
+        has_two_projections,
     ),
     _fault(
         "reduce.bias ignored",
@@ -139,8 +145,8 @@ WEIGHTS = (
         "no bias is added to the hidden values",
         "moskomule/senet.pytorch#44",
         "build reduce with a bias",
-        _replaced(lambda p: {"reduce.bias": 0.0 * p["reduce.bias"]}),
-        lambda spec: two_projections(spec) and spec.bias,
+        _change_parameters(lambda p: {"reduce.bias": 0.0 * p["reduce.bias"]}),
+        lambda spec: has_two_projections(spec) and spec.bias,
     ),
     _fault(
         "expand.bias ignored",
@@ -148,7 +154,7 @@ WEIGHTS = (
         "no bias is added to the logits",
         "moskomule/senet.pytorch#44",
         "build expand with a bias",
-        _replaced(lambda p: {"expand.bias": 0.0 * p["expand.bias"]}),
+        _change_parameters(lambda p: {"expand.bias": 0.0 * p["expand.bias"]}),
         lambda spec: spec.bias,
     ),
     _fault(
@@ -157,8 +163,8 @@ WEIGHTS = (
         "strict=False, or a block built without biases",
         "moskomule/senet.pytorch#44, titu1994/keras-squeeze-excite-network#5",
         "build both projections with biases",
-        _replaced(lambda p: {name: 0.0 * p[name] for name in p if name.endswith("bias")}),
-        lambda spec: two_projections(spec) and spec.bias,
+        _change_parameters(lambda p: {name: 0.0 * p[name] for name in p if name.endswith("bias")}),
+        lambda spec: has_two_projections(spec) and spec.bias,
     ),
     _fault(
         "biases swapped",
@@ -166,8 +172,8 @@ WEIGHTS = (
         "reduce holds expand's bias; silent where hidden = channels",
         "two tensors of one shape in creation order",
         "map by name",
-        _replaced(lambda p: {"reduce.bias": p["expand.bias"], "expand.bias": p["reduce.bias"]}),
-        lambda spec: two_projections(spec) and spec.bias and spec.hidden == spec.channels,
+        _change_parameters(lambda p: {"reduce.bias": p["expand.bias"], "expand.bias": p["reduce.bias"]}),
+        lambda spec: has_two_projections(spec) and spec.bias and spec.hidden == spec.channels,
     ),
     _fault(
         "reduce.bias added twice",
@@ -175,8 +181,8 @@ WEIGHTS = (
         "a layer's own bias and one by hand",
         "folded batch norm",
         "add it once",
-        _changed("reduce.bias", lambda b: 2.0 * b),
-        lambda spec: two_projections(spec) and spec.bias,
+        _change_parameter("reduce.bias", lambda b: 2.0 * b),
+        lambda spec: has_two_projections(spec) and spec.bias,
     ),
     _fault(
         "expand.bias added twice",
@@ -184,7 +190,7 @@ WEIGHTS = (
         "a layer's own bias and one by hand",
         "folded batch norm",
         "add it once",
-        _changed("expand.bias", lambda b: 2.0 * b),
+        _change_parameter("expand.bias", lambda b: 2.0 * b),
         lambda spec: spec.bias,
     ),
     _fault(
@@ -193,7 +199,7 @@ WEIGHTS = (
         "the sign of the biases",
         "thresholds stored as negative biases",
         "add them",
-        _replaced(lambda p: {name: -p[name] for name in p if name.endswith("bias")}),
+        _change_parameters(lambda p: {name: -p[name] for name in p if name.endswith("bias")}),
         lambda spec: spec.bias,
     ),
     _fault(
@@ -202,8 +208,8 @@ WEIGHTS = (
         "columns in the opposite order",
         "BGR habit; flipped buffers",
         "keep the source's channel order",
-        _changed("reduce.weight", lambda w: w[:, ::-1]),
-        lambda spec: two_projections(spec) and _wide(spec),
+        _change_parameter("reduce.weight", lambda w: w[:, ::-1]),
+        lambda spec: has_two_projections(spec) and _has_channels(spec),
     ),
     _fault(
         "channels of expand.weight reversed",
@@ -211,8 +217,8 @@ WEIGHTS = (
         "rows in the opposite order",
         "flipped buffers",
         "keep the source's channel order",
-        _changed("expand.weight", lambda w: w[::-1]),
-        _wide,
+        _change_parameter("expand.weight", lambda w: w[::-1]),
+        _has_channels,
     ),
     _fault(
         "channels of expand.weight shuffled by groups",
@@ -220,7 +226,7 @@ WEIGHTS = (
         "rows interleaved",
         "channel shuffle of ShuffleNet",
         "keep the source's channel order",
-        _changed("expand.weight", _shuffled),
+        _change_parameter("expand.weight", _shuffle_by_groups),
         lambda spec: spec.channels > 2,
     ),
     _fault(
@@ -229,8 +235,8 @@ WEIGHTS = (
         "the gate of channel c scales channel c + 1",
         "an index that begins at one",
         "align gate and channel",
-        stage("gate", lambda block, right, v: np.roll(right(v), 1, -1)),
-        _wide,
+        replace_stage("gate", lambda block, right, v: np.roll(right(v), 1, -1)),
+        _has_channels,
     ),
     _fault(
         "hidden units of one weight permuted",
@@ -238,11 +244,11 @@ WEIGHTS = (
         "expand's columns reversed, reduce's rows not",
         "two tensors in different orders",
         "permute both or none",
-        _changed("expand.weight", lambda w: w[:, ::-1]),
-        lambda spec: two_projections(spec) and spec.hidden > 1,
-        _replaced(_by_size),
-        _changed("expand.weight", lambda w: np.roll(w, 1, 1)),
-        _changed("expand.weight", lambda w: np.roll(w, -1, 1)),
+        _change_parameter("expand.weight", lambda w: w[:, ::-1]),
+        lambda spec: has_two_projections(spec) and spec.hidden > 1,
+        _change_parameters(_sort_by_size),
+        _change_parameter("expand.weight", lambda w: np.roll(w, 1, 1)),
+        _change_parameter("expand.weight", lambda w: np.roll(w, -1, 1)),
     ),
     _fault(
         "last hidden unit ignored",
@@ -250,8 +256,8 @@ WEIGHTS = (
         "a width of one less",
         "braindecode#955; floor for round",
         "use all hidden units",
-        _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) < w.shape[1] - 1)),
-        lambda spec: two_projections(spec) and spec.hidden > 1,
+        _change_parameter("expand.weight", lambda w: w * (np.arange(w.shape[1]) < w.shape[1] - 1)),
+        lambda spec: has_two_projections(spec) and spec.hidden > 1,
     ),
     _fault(
         "first hidden unit ignored",
@@ -259,8 +265,8 @@ WEIGHTS = (
         "an index that begins at one",
         "off by one",
         "use all hidden units",
-        _changed("expand.weight", lambda w: w * (np.arange(w.shape[1]) > 0)),
-        lambda spec: two_projections(spec) and spec.hidden > 1,
+        _change_parameter("expand.weight", lambda w: w * (np.arange(w.shape[1]) > 0)),
+        lambda spec: has_two_projections(spec) and spec.hidden > 1,
     ),
     _fault(
         "reduce missing",
@@ -268,8 +274,8 @@ WEIGHTS = (
         "expand sees the squeezed values; silent where hidden = channels",
         "one Dense of two",
         "two projections",
-        stage("excite", lambda block, right, z, p: block.gate(block.expand(z, p))),
-        lambda spec: two_projections(spec) and spec.hidden == spec.channels,
+        replace_stage("excite", lambda block, right, z, p: block.gate(block.expand(z, p))),
+        lambda spec: has_two_projections(spec) and spec.hidden == spec.channels,
     ),
     _fault(
         "weights scaled by 1/sqrt(fan_in)",
@@ -277,7 +283,9 @@ WEIGHTS = (
         "an equalised learning rate at run time",
         "StyleGAN layers",
         "use the weights as they are",
-        _replaced(lambda p: {name: p[name] / np.sqrt(p[name].shape[1]) for name in p if name.endswith("weight")}),
-        _wide,
+        _change_parameters(
+            lambda p: {name: p[name] / np.sqrt(p[name].shape[1]) for name in p if name.endswith("weight")}
+        ),
+        _has_channels,
     ),
 )

@@ -1,7 +1,7 @@
-"""The block in exact arithmetic: fractions, and decimals where a value is not rational; rounded once, at the end.
+"""The block in exact arithmetic: fractions, and decimals where a value is irrational; rounded once, at the end.
 
-It shares no line with the oracle, and uses neither the machine's floating point nor its libm or BLAS, so that every
-machine gives the same bytes. Slow, for small inputs: every number is a ``Fraction``.
+This module shares no line with the oracle and uses neither the machine's floating point nor its libm or BLAS, so that
+every machine computes the same bytes. It is slow and meant for small inputs: every number is a ``Fraction``.
 """
 
 import decimal
@@ -16,17 +16,17 @@ import numpy as np
 
 import se_spec
 from se_spec import HardSigmoid, InputError, LeakyReLU, SESpec
+from se_spec.formats import FORMATS
 from se_spec.nonlinearities import Activation, Gate
 
 DIGITS = 90
-"""Decimal digits that are carried; 60 of every value are right, for arguments up to a few thousand."""
+"""Decimal digits of the arithmetic; 60 digits of every value are right, for arguments up to a few thousand."""
 
 ZERO, HALF, ONE = Fraction(0), Fraction(1, 2), Fraction(1)
-_BITS = {"float64": (64, 53), "float32": (32, 24), "bfloat16": (16, 8), "float16": (16, 11)}  # in all, of the mantissa
 
 
 class Exact(NamedTuple):
-    """Every intermediate, as object arrays of ``Fraction``; pre is None with a single projection."""
+    """Every intermediate value, as object arrays of ``Fraction``; pre is None with a single projection."""
 
     z: np.ndarray
     pre: np.ndarray | None
@@ -37,9 +37,12 @@ class Exact(NamedTuple):
 
 
 def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> Exact:
-    """The block; x is channels last, x and the parameters of any float type.
+    """Computes the block exactly where the spec's functions are rational, else to 1e-60 of each function's value.
 
-    Exact where the spec's functions are rational, else within 1e-60 of each function's value, relative to it.
+    Args:
+        x: the feature map, (N, *space, C), of any float dtype.
+        spec: which block.
+        parameters: the canonical parameters, of any float dtype.
 
     Raises:
         InputError: x or a parameter holds NaN or inf, or x is not of floats.
@@ -53,8 +56,8 @@ def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> 
     """
     se_spec.inputs.check(x.shape, x.dtype, spec, "channels_last")
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(spec))
-    values = _fractions("x", x)
-    weights = {name: _fractions(name, array) for name, array in parameters.items()}
+    values = _to_fractions("x", x)
+    weights = {name: _to_fractions(name, array) for name, array in parameters.items()}
     z = _squeeze(values.reshape(x.shape[0], -1, spec.channels), spec.squeeze)
     pre, h = None, z  # E-4
     if not spec.single_projection:
@@ -67,14 +70,14 @@ def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> 
     return Exact(z, pre, h, logits, g, y)
 
 
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Fractions in a storage type of SPEC K-1, each rounded once, half to even; beyond the largest is inf, 0 is +0.
+def round_fractions(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Rounds fractions once to a storage type of SPEC K-1, half to even; large values become inf, 0 becomes +0.
 
-    >>> rounded(np.array([Fraction(1, 3), Fraction(2**24 + 1), Fraction(10**6)]), "float16").tolist()
+    >>> round_fractions(np.array([Fraction(1, 3), Fraction(2**24 + 1), Fraction(10**6)]), "float16").tolist()
     [0.333251953125, inf, inf]
     """
-    width, mantissa = _BITS[dtype]
-    bits = [_encoded(value, width, mantissa) for value in values.ravel().tolist()]
+    width, mantissa = FORMATS[dtype]
+    bits = [_encode(value, width, mantissa) for value in values.ravel().tolist()]
     words = np.array(bits, f"uint{width}").reshape(values.shape)
     if dtype == "bfloat16":
         import ml_dtypes
@@ -84,7 +87,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def activate(u: Fraction, name: Activation) -> Fraction:
-    """The activation of one hidden value (A-1 to A-8)."""
+    """Applies the activation to one hidden value (A-1 to A-8)."""
     match name:
         case "relu":
             return max(u, ZERO)
@@ -104,7 +107,7 @@ def activate(u: Fraction, name: Activation) -> Fraction:
 
 
 def gate(v: Fraction, name: Gate) -> Fraction:
-    """The gate of one logit (G-1 to G-5); the name ``hard_sigmoid`` has the slope 1/6, not a float near it."""
+    """Applies the gate to one logit (G-1 to G-5); ``hard_sigmoid`` has the slope 1/6 exactly."""
     match name:
         case "sigmoid":
             return _sigmoid(v)
@@ -121,7 +124,7 @@ def gate(v: Fraction, name: Gate) -> Fraction:
     raise AssertionError(name)
 
 
-def _fractions(what: str, array: np.ndarray) -> np.ndarray:
+def _to_fractions(what: str, array: np.ndarray) -> np.ndarray:
     wide = array.astype(np.float64)
     if not np.isfinite(wide).all():
         raise InputError(f"{what} holds NaN or inf, which are no fractions; exact arithmetic takes finite numbers only")
@@ -135,13 +138,13 @@ def _squeeze(flat: np.ndarray, kind: str) -> np.ndarray:
     return {"avg": mean, "max": top, "avg_max": (mean + top) / 2}[kind]
 
 
-def _encoded(value: Fraction, width: int, mantissa: int) -> int:
-    """The bit pattern of the nearest float: places counted from the smallest subnormal, so that a carry is a carry."""
+def _encode(value: Fraction, width: int, mantissa: int) -> int:
+    """Computes the bits of the nearest float; a carry of the significand increments the exponent by itself."""
     if value == 0:
         return 0
     top, bottom = abs(value.numerator), value.denominator
-    lowest = 3 - mantissa - 2 ** (width - mantissa - 1)  # of the smallest subnormal 2**lowest
-    exponent = top.bit_length() - bottom.bit_length()  # of a power of two that is at most twice too large
+    lowest = 3 - mantissa - 2 ** (width - mantissa - 1)  # the smallest subnormal is 2**lowest
+    exponent = top.bit_length() - bottom.bit_length()  # 2**exponent is at most twice too large
     if top << max(-exponent, 0) < bottom << max(exponent, 0):
         exponent -= 1
     place = max(exponent - mantissa + 1, lowest)
@@ -153,38 +156,38 @@ def _encoded(value: Fraction, width: int, mantissa: int) -> int:
     return sign | min(((place - lowest) << (mantissa - 1)) + whole, infinity)
 
 
-def _digits(count: int) -> AbstractContextManager[decimal.Context]:
-    """Decimal arithmetic of so many digits, whatever the caller has set; no exponent is out of range."""
+def _set_digits(count: int) -> AbstractContextManager[decimal.Context]:
+    """Sets decimal arithmetic to ``count`` digits and any exponent, whatever the caller has set."""
     return decimal.localcontext(decimal.Context(prec=count, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX))
 
 
-def _decimal(value: Fraction) -> Decimal:
+def _to_decimal(value: Fraction) -> Decimal:
     return Decimal(value.numerator) / Decimal(value.denominator)
 
 
 def _sigmoid(v: Fraction) -> Fraction:
-    """By the exponential that is at most 1."""
-    with _digits(DIGITS):
-        e = (-abs(_decimal(v))).exp()
+    """Computes the sigmoid from exp(-|v|), which is at most 1."""
+    with _set_digits(DIGITS):
+        e = (-abs(_to_decimal(v))).exp()
         return Fraction((e if v < 0 else 1) / (1 + e))
 
 
 def _tanh(v: Fraction) -> Fraction:
-    """(1 - e) / (1 + e) with e = exp(-2 |v|); as many digits more as 1 - e loses."""
+    """Computes (1 - e) / (1 + e) with e = exp(-2 |v|), with as many additional digits as 1 - e cancels."""
     lost = max(0, v.denominator.bit_length() - v.numerator.bit_length()) // 3
-    with _digits(DIGITS + lost):
-        e = (-2 * abs(_decimal(v))).exp()
+    with _set_digits(DIGITS + lost):
+        e = (-2 * abs(_to_decimal(v))).exp()
         return Fraction((1 - e) / (1 + e)) * (-1 if v < 0 else 1)
 
 
 def _normal_cdf(u: Fraction) -> Fraction:
-    """1/2 + the density times the sum of u^(2k+1) / (2k+1)!!, all of one sign; right for abs(u) up to a hundred.
+    """Computes 1/2 + density * sum of u^(2k+1) / (2k+1)!!, whose terms have one sign; for abs(u) up to a hundred.
 
-    For u < 0 the two halves cancel to about exp(-u^2 / 2), which as many digits more make up for.
+    For u < 0 the two terms cancel to about exp(-u^2 / 2), so that more digits are carried.
     """
-    with _digits(DIGITS + (int(u * u / 4) if u < 0 else 0)):
-        square = _decimal(u * u)
-        total, term, k = Decimal(0), _decimal(u), 1
+    with _set_digits(DIGITS + (int(u * u / 4) if u < 0 else 0)):
+        square = _to_decimal(u * u)
+        total, term, k = Decimal(0), _to_decimal(u), 1
         while total + term != total:
             total, term, k = total + term, term * square / (2 * k + 1), k + 1
         density = (-square / 2).exp() / (2 * _pi(decimal.getcontext().prec)).sqrt()
@@ -192,16 +195,16 @@ def _normal_cdf(u: Fraction) -> Fraction:
 
 
 def _twice_tanh_argument(u: Fraction) -> Fraction:
-    """2 sqrt(2/pi) (u + 0.044715 u^3), of A-5."""
-    with _digits(DIGITS):
+    """Computes 2 sqrt(2/pi) (u + 0.044715 u^3) of A-5."""
+    with _set_digits(DIGITS):
         root = (2 / _pi(DIGITS)).sqrt()
     return 2 * Fraction(root) * (u + Fraction(44715, 10**6) * u**3)
 
 
 @cache
 def _pi(digits: int) -> Decimal:
-    """Euler's series: pi / 2 is the sum of k! / (2k+1)!!."""
-    with _digits(digits + 10):
+    """Computes pi by Euler's series: pi / 2 is the sum of k! / (2k+1)!!."""
+    with _set_digits(digits + 10):
         total, term, k = Decimal(0), Decimal(2), 1
         while total + term != total:
             total, term, k = total + term, term * k / (2 * k + 1), k + 1

@@ -1,4 +1,4 @@
-"""One answer against one frozen vector."""
+"""Compares a block's answer with a frozen vector."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,32 +8,41 @@ import numpy as np
 from se_numpy import error_bounds
 from se_spec import SESpec
 
-from ..calls import called
+from ..calls import call_function
 from ..cases import Inputs
-from ..comparison import judged
-from . import Vector
+from ..comparison import compare_arrays
+from .frozen import Vector
 
 
-def wrong_with(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], Any], vector: Vector) -> str:
-    """What is wrong with ``function(x, parameters, spec)`` on a vector; empty if nothing is.
+def find_error(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], Any], vector: Vector) -> str:
+    """Compares ``function(x, parameters, spec)`` with a vector.
 
-    >>> from se_conformance import vectors
-    >>> wrong_with(lambda x, p, spec: 2 * x, vectors.load()[0]).split(":")[0]
-    'y[0, 1, 2, 1]'
+    Args:
+        function: returns y, (N, *space, C), in the vector's dtype.
+        vector: the inputs and the right answer.
+
+    Returns:
+        What is wrong, in one line; empty if nothing is.
+
+    Example:
+        >>> from se_conformance import vectors
+        >>> find_error(lambda x, p, spec: 2 * x, vectors.load()[0]).split(":")[0]
+        'y[0, 1, 2, 1]'
     """
     inputs = Inputs(vector.x, np.zeros_like(vector.x), vector.parameters)
-    outcome = called(lambda x, parameters: function(x, parameters, vector.spec), inputs)
-    if outcome.raised:
-        return f"raised {outcome.raised}"
-    if outcome.y is None:
-        return f"returned {outcome.returned}, expected an array"
-    if (outcome.y.shape, outcome.y.dtype) != (vector.y.shape, vector.y.dtype):
-        return f"{outcome.y.dtype} {outcome.y.shape}, expected {vector.y.dtype} {vector.y.shape}"
+    call = call_function(lambda x, parameters: function(x, parameters, vector.spec), inputs)
+    if call.raised:
+        return f"raised {call.raised}"
+    if call.y is None:
+        return f"returned {call.returned}, expected an array"
+    if (call.y.shape, call.y.dtype) != (vector.y.shape, vector.y.dtype):
+        return f"{call.y.dtype} {call.y.shape}, expected {vector.y.dtype} {vector.y.shape}"
     r = error_bounds.rounding(vector.dtype, None, "dtype", "storage")
     bound = error_bounds.bounds(vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True).y
     want = vector.y.astype(np.float64)
-    bound = bound + error_bounds.FORMATS[vector.dtype].unit * np.abs(want)  # what is expected was rounded, too
-    one = judged("y", outcome.y, want, bound, np.full_like(bound, np.inf))
-    if one.passed:
+    bound = bound + error_bounds.FORMATS[vector.dtype].unit * np.abs(want)  # the expected y was rounded once
+    found = compare_arrays("y", call.y, want, bound, np.full_like(bound, np.inf))
+    if found.passed:
         return ""
-    return f"y{list(one.where)}: got {one.got:.9g}, want {one.want:.9g}, bound {one.bound:.2g}, ratio {one.ratio:.3g}"
+    numbers = f"got {found.got:.9g}, want {found.want:.9g}, bound {found.bound:.2g}, ratio {found.ratio:.3g}"
+    return f"y{list(found.where)}: {numbers}"

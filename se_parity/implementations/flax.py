@@ -1,4 +1,4 @@
-"""``se_flax``, NNX and linen, as a function of NumPy arrays."""
+"""Runs ``se_flax``, NNX and linen, on NumPy arrays."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +16,11 @@ from se_conformance.comparison import Result
 from se_flax.parameters import from_tree
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import NetworkBuilder, Predictor
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:
-    """Forward, gate and gradients, op by op or under one jit."""
+    """Computes y, the gate and gradients, op by op or under one jit."""
     forward, gate, state = _API[api](spec, inputs.parameters, inputs.x.dtype)
 
     def outputs(state: Any, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -68,12 +68,12 @@ def _linen(spec: SESpec, parameters: dict[str, np.ndarray], dtype: np.dtype) -> 
 _API = {"nnx": _nnx, "linen": _linen}
 
 
-def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> Build:
-    """A network, op by op or under one jit."""
+def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> NetworkBuilder:
+    """Builds a network that runs op by op or under one jit."""
     forward, state_of = _NETWORK[api](net, dtype)
     compiled = jax.jit(forward) if mode == "jit" else forward
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         state = state_of(parameters)
         return lambda x: np.asarray(compiled(state, jnp.asarray(x)))
 
@@ -81,7 +81,7 @@ def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> B
 
 
 Network = tuple[Callable[[Any, jax.Array], jax.Array], Callable[[dict[str, np.ndarray]], Any]]
-"""State and images to logits; parameters to the state."""
+"""``(state, images) -> logits`` and ``(parameters) -> state``."""
 
 
 def _nnx_network(net: NetworkSpec, dtype: str) -> Network:
@@ -102,7 +102,7 @@ def _linen_network(net: NetworkSpec, dtype: str) -> Network:
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_flax.SENet:
-    """An NNX network whose parameters are still to be set; none is drawn."""
+    """Makes an NNX network without initial parameters."""
     model: se_flax.SENet = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
     return model
 
@@ -111,5 +111,5 @@ _NETWORK = {"nnx": _nnx_network, "linen": _linen_network}
 
 
 def versions() -> str:
-    """As in ``jax 0.10.2, flax 0.12.8 (cpu)``."""
+    """Versions and device, as in ``jax 0.10.2, flax 0.12.8 (cpu)``."""
     return f"jax {jax.__version__}, flax {flax.__version__} ({jax.default_backend()})"

@@ -1,4 +1,4 @@
-"""``se_keras`` as a function of NumPy arrays, on whichever backend the process has."""
+"""Runs ``se_keras`` on NumPy arrays, on the backend of the process."""
 
 import importlib
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import NetworkBuilder, Predictor
 
 BACKEND = keras.backend.backend()
 
 
 def run(spec: SESpec, inputs: Inputs, *, mode: str = "eager", gradients: bool = True) -> Result:
-    """Forward, gate and gradients of the functional block inside a model."""
+    """Computes y, the gate and gradients of the functional block inside a model."""
     model = model_of(spec, inputs.parameters, len(inputs.x.shape), inputs.x.dtype.name)
     layer = model.get_layer("se")
     x, dy = ops.convert_to_tensor(inputs.x), ops.convert_to_tensor(inputs.dy)
@@ -34,19 +34,19 @@ def run(spec: SESpec, inputs: Inputs, *, mode: str = "eager", gradients: bool = 
 
 
 def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: str) -> keras.Model:
-    """A functional model of one block named ``se``, of unknown spatial extent, that holds these parameters."""
+    """Makes a functional model of one block named ``se`` that holds these parameters and accepts any spatial size."""
     x = keras.Input((*(None for _ in range(rank - 2)), spec.channels), dtype=dtype)
     model = keras.Model(x, se_keras.squeeze_excitation(x, spec=spec, name="se"))
     se_keras.set_parameters(model, parameters, name="se")
     return model
 
 
-def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
-    """A network of unknown image size, eager or compiled."""
+def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> NetworkBuilder:
+    """Builds a network that accepts any image size, eager or compiled."""
     model = empty_network(net, dtype)
-    forward = _jitted(model) if mode == "jit" else _forward(model, mode)
+    forward = _jit(model) if mode == "jit" else _forward(model, mode)
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_keras.set_parameters(model, parameters)
         return lambda x: _numpy(forward(ops.convert_to_tensor(x)))
 
@@ -54,7 +54,7 @@ def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> Build:
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_keras.SENet:
-    """A network whose parameters are still to be set; none is drawn, since JAX would compile a draw for each shape."""
+    """Makes a network whose parameters are 0; drawing them would have JAX compile an operation for each shape."""
 
     def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
         return ops.zeros(shape, dtype)
@@ -64,7 +64,7 @@ def empty_network(net: NetworkSpec, dtype: str) -> se_keras.SENet:
         return se_keras.senet(net, dtype=dtype)
 
 
-def _jitted(model: keras.Model) -> Callable[[Any], Any]:
+def _jit(model: keras.Model) -> Callable[[Any], Any]:
     import jax
 
     compiled = jax.jit(lambda weights, rest, x: model.stateless_call(weights, rest, x)[0])
@@ -132,7 +132,7 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 
 def versions() -> str:
-    """As in ``keras 3.15.1 on tensorflow 2.21.0 (cpu)``; the device is the one that the backend sees."""
+    """Versions and the backend's device, as in ``keras 3.15.1 on tensorflow 2.21.0 (cpu)``."""
     framework = importlib.import_module(BACKEND)
     has_gpu = {
         "tensorflow": lambda: framework.config.list_physical_devices("GPU"),

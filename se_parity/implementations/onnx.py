@@ -1,4 +1,4 @@
-"""``se_torch`` exported to ONNX with N and the spatial axes dynamic, run by onnxruntime."""
+"""Exports ``se_torch`` to ONNX with dynamic batch and spatial axes, and runs it with onnxruntime."""
 
 import contextlib
 import io
@@ -16,12 +16,12 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict
+from .base import NetworkBuilder, Predictor
 from .torch import block_of, empty_network, to_array, to_tensor
 
 
 def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
-    """Forward and gate; onnxruntime has no gradients. Traced at another size, so that a baked-in one would show."""
+    """Computes y and the gate; the model is traced at another size, so that a fixed size would show."""
     block = _WithGate(block_of(spec, inputs.parameters, to_tensor(inputs.x).dtype))
     rank = inputs.x.ndim
     session = _session(block, (2, spec.channels, *range(4, 2 + rank)), [axis for axis in range(rank) if axis != 1])
@@ -29,11 +29,11 @@ def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
     return Result(to_array(torch.from_numpy(y)), g)
 
 
-def network(net: NetworkSpec, dtype: str) -> Build:
-    """A network, exported anew for each height and width."""
+def network(net: NetworkSpec, dtype: str) -> NetworkBuilder:
+    """Builds a network, which is exported for each height and width."""
     model = empty_network(net, dtype).eval()
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_torch.set_parameters(model, parameters)
         graph = cache(lambda height, width: _session(model, (2, net.channels, height, width), [0]))
         return lambda x: graph(*x.shape[1:3])(to_tensor(x))[0]
@@ -44,16 +44,16 @@ def network(net: NetworkSpec, dtype: str) -> Build:
 def _session(
     model: torch.nn.Module, shape: tuple[int, ...], dynamic: list[int]
 ) -> Callable[[torch.Tensor], list[np.ndarray]]:
-    """The model, traced at a shape of which some axes may change."""
+    """Exports a model traced at ``shape``, of which the axes in ``dynamic`` may change, and loads it."""
     example = torch.ones(shape, dtype=next(model.parameters()).dtype)
     shapes = {axis: torch.export.Dim(f"axis{axis}") for axis in dynamic}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # warnings of the exporter
         program = torch.onnx.export(model.cpu(), (example,), dynamic_shapes=(shapes,), dynamo=True, verbose=False)
     assert program is not None
     serialized = program.model_proto.SerializeToString()
-    # onnxruntime 1.30 makes of SiLU in float64 one operation that it has no kernel for.
+    # onnxruntime 1.30 fuses SiLU in float64 into an operation without a kernel
     session = onnxruntime.InferenceSession(
         serialized, providers=["CPUExecutionProvider"], disabled_optimizers=["QuickGeluFusion"]
     )
@@ -71,5 +71,5 @@ class _WithGate(torch.nn.Module):
 
 
 def versions() -> str:
-    """As in ``onnxruntime 1.31.1 (cpu)``."""
+    """Versions and device, as in ``onnxruntime 1.31.1 (cpu)``."""
     return f"onnxruntime {onnxruntime.__version__} (cpu)"

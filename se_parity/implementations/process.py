@@ -21,7 +21,7 @@ GRACE_SECONDS = 2.0
 
 
 class WorkerError(RuntimeError):
-    """An exception of another process as ``type: text``, or how that process ended; its cause is the traceback."""
+    """An exception of another process as ``type: text``, or the way in which that process ended."""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - it stands as a cause and says no more than where
@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """All of an exception that can be sent."""
+        """Stores all parts of an exception that can be sent."""
         try:
             pickled = pickle.dumps(error)
         except Exception:
@@ -51,13 +51,13 @@ class Failure(NamedTuple):
         return cls(pickled, name, _text(error), _traceback(error))
 
     def to_error(self) -> BaseException:
-        """The exception itself if it is the same here, else a ``WorkerError``."""
+        """Restores the exception if its class is loaded here, else makes a ``WorkerError``."""
         error = self._unpickle() or WorkerError(f"{self.kind}: {self.text}")
         error.__cause__ = RemoteTraceback(self.traceback)
         return error
 
     def _unpickle(self) -> BaseException | None:
-        """The exception, if its class is loaded here and it says the same as there."""
+        """The exception, if its class is loaded here and its text is the same as there."""
         if self.pickled is None:
             return None
         try:
@@ -68,7 +68,7 @@ class Failure(NamedTuple):
 
 
 class _LoadedModulesUnpickler(pickle.Unpickler):
-    """Imports nothing: a framework's exception must not bring the framework into this process."""
+    """Imports nothing, so that a framework's exception does not import the framework into this process."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module not in sys.modules:
@@ -80,8 +80,8 @@ class Process:
     """One process that answers calls in the order in which they were submitted.
 
     Args:
-        prepare: what it calls before anything else, importable.
-        arguments: of ``prepare``.
+        prepare: an importable function that it calls first.
+        arguments: the arguments of ``prepare``.
     """
 
     def __init__(self, prepare: Callable[..., None], *arguments: object) -> None:
@@ -90,20 +90,18 @@ class Process:
         self._end = ""
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
-        """The call's result, later. Its exception is the call's, or a ``WorkerError`` if that cannot be sent or the
-        process ends.
-        """
+        """Submits a call; its exception becomes a ``WorkerError`` if it cannot be sent or the process ends."""
         outer: Future[Any] = Future()
         try:
             inner = self._pool.submit(_call, function, arguments)
         except BrokenProcessPool as error:
-            outer.set_exception(self._ended(error))
+            outer.set_exception(self._to_end_error(error))
         else:
             inner.add_done_callback(partial(self._pass_on, outer))
         return outer
 
     def close(self) -> None:
-        """End the process; what it has not begun is cancelled."""
+        """Ends the process and cancels calls that have not started."""
         self._pool.shutdown(cancel_futures=True)
 
     def _pass_on(self, outer: "Future[Any]", inner: "Future[Any]") -> None:
@@ -113,16 +111,16 @@ class Process:
             return
         error = inner.exception()
         if isinstance(error, BrokenProcessPool):
-            outer.set_exception(self._ended(error))
-        elif error is not None:  # of the pool itself: an argument or a result that cannot be pickled
+            outer.set_exception(self._to_end_error(error))
+        elif error is not None:  # the pool's own: an argument or a result cannot be pickled
             outer.set_exception(error)
         elif isinstance(inner.result(), Failure):
             outer.set_exception(inner.result().to_error())
         else:
             outer.set_result(inner.result())
 
-    def _ended(self, error: BrokenProcessPool) -> WorkerError:
-        """How the process ended; a pool that is broken ends a living one itself, so the first answer is kept."""
+    def _to_end_error(self, error: BrokenProcessPool) -> WorkerError:
+        """Describes how the process ended; the first description is kept, since a broken pool kills the process."""
         process = self._context.processes[-1]
         process.join(GRACE_SECONDS)  # its pipe closes before its exit code is there
         self._end = self._end or _describe_end(process.exitcode, error)
@@ -132,7 +130,7 @@ class Process:
 
 
 class _RecordingContext(SpawnContext):
-    """Keeps the processes that a pool starts, whose exit codes the pool does not tell."""
+    """Keeps the processes that a pool starts, since the pool does not report their exit codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +142,7 @@ class _RecordingContext(SpawnContext):
 
 
 def _call(function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-    """In the other process: the result, or what was raised."""
+    """Runs in the other process: returns the result, or the exception as a ``Failure``."""
     try:
         return function(*arguments)
     except BaseException as error:
@@ -155,17 +153,17 @@ def _describe_end(code: int | None, error: BrokenProcessPool) -> str:
     if code is None:
         return f"an answer of the process could not be read: {error.__cause__ or error}"
     if code >= 0:
-        return f"the process left with status {code} before it answered; what it said is above"
+        return f"the process exited with status {code} before it answered; its own output is above"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    reason = ", as the system does where memory runs out" if name == "SIGKILL" else "; what it said is above"
+    reason = ", as the system does where memory runs out" if name == "SIGKILL" else "; its own output is above"
     return f"the process was ended by {name} before it answered{reason}"
 
 
 def _text(error: BaseException) -> str:
-    """What it says; an exception's own ``__str__`` may raise."""
+    """The text of an exception, whose own ``__str__`` may raise."""
     try:
         return str(error)
     except Exception as other:

@@ -1,4 +1,4 @@
-"""``se_torch`` as a function of NumPy arrays."""
+"""Runs ``se_torch`` on NumPy arrays."""
 
 import os
 
@@ -11,19 +11,19 @@ from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
 
-from . import Build, Predict, device
+from .base import NetworkBuilder, Predictor, device
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are TF32 unless they are told not to be
+torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are TF32 by default
 
 
 def run(
     spec: SESpec, inputs: Inputs, *, layout: str = "contiguous", mode: str = "eager", gradients: bool = True
 ) -> Result:
-    """Forward, gate and gradients, eager or compiled, in either memory format."""
+    """Computes y, the gate and gradients, eager or compiled, in either memory format."""
     x, dy = (to_tensor(array, layout) for array in inputs[:2])
     block = block_of(spec, inputs.parameters, x.dtype)
-    torch.compiler.reset()  # or the ninth block would be refused: all share one forward
+    torch.compiler.reset()  # all blocks share one forward, and the ninth would exceed the recompile limit
     forward = torch.compile(block, fullgraph=True) if mode == "compile" else block
     y, g = forward(x.requires_grad_(gradients)), block.excitation(x)
     if not gradients:
@@ -36,14 +36,14 @@ def run(
 def block_of(
     spec: SESpec, parameters: dict[str, np.ndarray], dtype: torch.dtype | None = None
 ) -> se_torch.SqueezeExcitation:
-    """A block that holds these parameters, stored in ``dtype``."""
+    """Makes a block that holds these parameters in ``dtype``."""
     block = se_torch.SqueezeExcitation(spec, device=device(), dtype=dtype)
     se_torch.set_parameters(block, parameters)
     return block
 
 
-def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> Build:
-    """A network in either memory format, eager or compiled."""
+def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> NetworkBuilder:
+    """Builds a network in either memory format, eager or compiled."""
     model = empty_network(net, dtype).eval()
     if layout == "channels_last":
         model.to(memory_format=torch.channels_last)
@@ -54,7 +54,7 @@ def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: s
         with torch.no_grad():
             return _numpy(forward(to_tensor(x, layout)))
 
-    def with_parameters(parameters: dict[str, np.ndarray]) -> Predict:
+    def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_torch.set_parameters(model, parameters)
         return predict
 
@@ -62,12 +62,12 @@ def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: s
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_torch.SENet:
-    """A network whose parameters are still to be set; none is drawn."""
+    """Makes a network without initial parameters."""
     return se_torch.SENet(net, device="meta", dtype=getattr(torch, dtype)).to_empty(device=device())
 
 
 def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
-    """A channels-last array as a channels-first tensor; ``layout`` is its memory format."""
+    """Converts a channels-last array to a channels-first tensor; ``layout`` is its memory format."""
     first = np.ascontiguousarray(np.moveaxis(array, -1, 1))
     if first.dtype == ml_dtypes.bfloat16:
         tensor = torch.from_numpy(first.view(np.int16)).view(torch.bfloat16)
@@ -80,7 +80,7 @@ def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """The inverse of ``to_tensor``."""
+    """Converts a channels-first tensor to a channels-last array."""
     return np.moveaxis(_numpy(tensor), 1, -1)
 
 
@@ -92,5 +92,5 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def versions() -> str:
-    """As in ``torch 2.13.0 (cpu)``."""
+    """Versions and device, as in ``torch 2.13.0 (cpu)``."""
     return f"torch {torch.__version__} ({device()})"

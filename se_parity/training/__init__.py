@@ -1,67 +1,12 @@
-"""The same course of training in every framework: the same first parameters, the same batches, the same update.
+"""The same training in every framework: the same initial parameters, the same batches, the same update.
 
-``torch``, ``keras``, ``nnx`` and ``linen`` each have a ``begin`` that says the same thing, and import their own
-framework alone.
+``torch``, ``keras``, ``nnx`` and ``linen`` each define ``start``, and import their own framework alone.
 """
 
-import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
-
-from se_spec import NetworkSpec
-
-Parameters = dict[str, np.ndarray]
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Images (N, H, W, C) and integer labels (N,)."""
-
-TRAINERS = {"torch": "torch", "keras": "keras tensorflow", "nnx": "nnx", "linen": "linen"}
-"""Their names, and the target in whose process each runs."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """Stochastic gradient descent on the mean cross-entropy, of all learnable parameters w (SPEC M-11).
-
-    ``d = gradient + weight_decay * w``, ``v = momentum * v + d``, ``w = w - learning_rate * v``. The defaults are sums
-    of a few powers of two, and so exact in whichever type a framework keeps them.
-    """
-
-    learning_rate: float = 0.0625
-    momentum: float = 0.875
-    weight_decay: float = 2.0**-11
-
-
-class Begun(NamedTuple):
-    """A course that has begun.
-
-    Args:
-        step: of images and labels; their mean loss, before its update.
-        parameters: as they are now, running statistics among them.
-    """
-
-    step: Callable[[np.ndarray, np.ndarray], float]
-    parameters: Callable[[], Parameters]
-
-
-class Trained(NamedTuple):
-    """The mean loss of each batch, before its update; and the parameters at the end, running statistics among them."""
-
-    losses: list[float]
-    parameters: Parameters
-
-
-def begin(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """``begin`` of one of ``TRAINERS``, by name; in the dtype of the parameters."""
-    module: Any = importlib.import_module(f"{__name__}.{trainer}")
-    begun: Begun = module.begin(net, parameters, course)
-    return begun
-
-
-def train(trainer: str, net: NetworkSpec, parameters: Parameters, course: Course, batches: Batches) -> Trained:
-    """A whole course."""
-    begun = begin(trainer, net, parameters, course)
-    losses = [begun.step(x, labels) for x, labels in batches]
-    return Trained(losses, begun.parameters())
+from .base import TRAINERS as TRAINERS
+from .base import Parameters as Parameters
+from .base import SGDConfig as SGDConfig
+from .base import TrainingResult as TrainingResult
+from .base import TrainingSession as TrainingSession
+from .base import start as start
+from .base import train as train

@@ -1,4 +1,4 @@
-"""The course in Keras, on whichever backend the process has."""
+"""Training in Keras, on the backend of the process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,39 +13,39 @@ from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
 from ..implementations.keras import empty_network
-from . import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
 class SGD(keras.optimizers.SGD):
-    """With the weight decay added to the gradient; Keras' own takes it off the weight, apart from the momentum."""
+    """SGD with the weight decay added to the gradient; Keras subtracts it from the weight, without momentum."""
 
-    def __init__(self, course: Course) -> None:
-        super().__init__(course.learning_rate, course.momentum)
-        self.decay = course.weight_decay
+    def __init__(self, config: SGDConfig) -> None:
+        super().__init__(config.learning_rate, config.momentum)
+        self.decay = config.weight_decay
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient + self.decay * variable, variable, learning_rate)
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """By ``train_on_batch``."""
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
+    """Starts a session whose steps are calls of ``train_on_batch``."""
     dtype = dtype_of(parameters)
-    with _floats(dtype):
+    with _set_floatx(dtype):
         model = empty_network(net, dtype)
         se_keras.set_parameters(model, parameters)
-        model.compile(SGD(course), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(SGD(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
     def step(x: np.ndarray, labels: np.ndarray) -> float:
-        with _floats(dtype):
-            model.reset_metrics()  # or it would give the mean of all batches so far
+        with _set_floatx(dtype):
+            model.reset_metrics()  # else the loss would be the mean of all batches so far
             return float(model.train_on_batch(x, labels))
 
-    return Begun(step, partial(se_keras.get_parameters, model))
+    return TrainingSession(step, partial(se_keras.get_parameters, model))
 
 
 @contextmanager
-def _floats(dtype: str) -> Iterator[None]:
-    """Losses have the type that Keras calls ``floatx``."""
+def _set_floatx(dtype: str) -> Iterator[None]:
+    """Sets Keras' ``floatx``, the dtype of losses, for a while."""
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
     try:

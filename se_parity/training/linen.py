@@ -1,4 +1,4 @@
-"""The course in Flax linen."""
+"""Training in Flax linen."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ import se_flax
 from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
-from . import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """Under ``jax.jit``; optax adds the weight decay before the momentum."""
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
+    """Starts a session under ``jax.jit``; optax adds the weight decay before the momentum."""
     model = se_flax.linen.SENet(net, param_dtype=dtype_of(parameters))
     variables = se_flax.linen.set_parameters(model, parameters)
-    decay = optax.add_decayed_weights(course.weight_decay)
-    optimizer = optax.chain(decay, optax.sgd(course.learning_rate, course.momentum))
+    decay = optax.add_decayed_weights(config.weight_decay)
+    optimizer = optax.chain(decay, optax.sgd(config.learning_rate, config.momentum))
 
     def loss_of(params: Any, statistics: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         logits, changed = model.apply(
@@ -41,8 +41,8 @@ def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
         params, statistics, state, loss = update(params, statistics, state, jnp.asarray(x), jnp.asarray(labels))
         return float(loss)
 
-    def now() -> Parameters:
-        found: Parameters = se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model)
-        return found
+    def current_parameters() -> Parameters:
+        parameters: Parameters = se_flax.linen.get_parameters({"params": params, "batch_stats": statistics}, model)
+        return parameters
 
-    return Begun(step, now)
+    return TrainingSession(step, current_parameters)

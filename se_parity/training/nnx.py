@@ -1,4 +1,4 @@
-"""The course in Flax NNX."""
+"""Training in Flax NNX."""
 
 from functools import partial
 
@@ -13,23 +13,23 @@ from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
 from ..implementations.flax import empty_network
-from . import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """Under ``nnx.jit``; optax adds the weight decay before the momentum."""
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
+    """Starts a session under ``nnx.jit``; optax adds the weight decay before the momentum."""
     model = empty_network(net, dtype_of(parameters))
     se_flax.set_parameters(model, parameters)
     model.train()
-    decay = optax.add_decayed_weights(course.weight_decay)
+    decay = optax.add_decayed_weights(config.weight_decay)
     optimizer = nnx.Optimizer(
-        model, optax.chain(decay, optax.sgd(course.learning_rate, course.momentum)), wrt=nnx.Param
+        model, optax.chain(decay, optax.sgd(config.learning_rate, config.momentum)), wrt=nnx.Param
     )
 
     def step(x: np.ndarray, labels: np.ndarray) -> float:
         return float(_step(model, optimizer, jnp.asarray(x), jnp.asarray(labels)))
 
-    return Begun(step, partial(se_flax.get_parameters, model))
+    return TrainingSession(step, partial(se_flax.get_parameters, model))
 
 
 @nnx.jit

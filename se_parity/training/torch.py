@@ -1,4 +1,4 @@
-"""The course in PyTorch."""
+"""Training in PyTorch."""
 
 from functools import partial
 
@@ -11,15 +11,15 @@ from se_spec import NetworkSpec
 
 from ..implementations import dtype_of
 from ..implementations.torch import empty_network, to_tensor
-from . import Begun, Course, Parameters
+from .base import Parameters, SGDConfig, TrainingSession
 
 
-def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
-    """Its own SGD adds the weight decay to the gradient."""
+def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
+    """Starts a session with PyTorch's SGD, which adds the weight decay to the gradient."""
     model = empty_network(net, dtype_of(parameters)).train()
     se_torch.set_parameters(model, parameters)
     optimizer = torch.optim.SGD(
-        model.parameters(), course.learning_rate, course.momentum, weight_decay=course.weight_decay
+        model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
     )
 
     def step(x: np.ndarray, labels: np.ndarray) -> float:
@@ -29,4 +29,4 @@ def begin(net: NetworkSpec, parameters: Parameters, course: Course) -> Begun:
         optimizer.step()
         return loss.item()
 
-    return Begun(step, partial(se_torch.get_parameters, model))
+    return TrainingSession(step, partial(se_torch.get_parameters, model))

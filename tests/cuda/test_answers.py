@@ -8,7 +8,7 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result
 from se_conformance.cases import covering_array
-from se_parity.implementations import TARGETS, Worker, device, dtype_of
+from se_parity.implementations import IMPLEMENTATIONS, Worker, device, dtype_of
 
 from ..conftest import COMPILED_FULLY, Cells, requested_targets
 from ..se_parity.test_match import JITTED, compiled_cases, judged, report
@@ -63,7 +63,7 @@ def test_block_matches_the_oracle_on_the_device(name: str, answers: Plan, cells:
 @framework(requested_targets())
 def test_block_ran_on_the_device(name: str, workers) -> None:
     said = worker_of(workers, name).versions()
-    asked = device() if device() in TARGETS[name].devices else "cpu"
+    asked = device() if device() in IMPLEMENTATIONS[name].devices else "cpu"
     assert said.endswith(("(cuda)", "(gpu)") if asked == "cuda" else "(cpu)"), said
 
 

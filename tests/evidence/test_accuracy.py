@@ -1,4 +1,4 @@
-"""The table of how accurate the backends are says no less than what is measured, and the measuring finds faults."""
+"""No backend exceeds the errors in docs/accuracy.json, and the measurement finds injected errors."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def workers():
 
 @pytest.mark.framework("torch", "keras", "flax", "conformance")
 @pytest.mark.parametrize("dtype", accuracy.FORMATS)
-def test_no_backend_is_worse_than_the_table(workers, dtype: str) -> None:
+def test_no_backend_exceeds_the_errors_of_the_table(workers, dtype: str) -> None:
     stored = {(row["dtype"], row["backend"], row["function"]): row for row in TABLE["rows"]}
     found = workers.submit(accuracy.measure, dtype, sample(dtype)).result()
     assert found or dtype == "float64"  # which needs a long double that is longer
@@ -46,7 +46,7 @@ def test_no_backend_is_worse_than_the_table(workers, dtype: str) -> None:
             assert row["mismatch"] <= known["mismatch"], key
 
 
-def test_a_right_function_has_half_an_ulp_and_a_planted_error_is_found_where_it_is() -> None:
+def test_right_function_has_half_an_ulp_and_an_injected_error_is_located() -> None:
     x = np.linspace(-105, 90, 40_001, dtype=np.float32)  # from results of 0 to results of infinity
     exact = accuracy.Exact(x, accuracy.exact_values("exp", x.astype(np.float64)), "float32")
     with np.errstate(over="ignore", under="ignore"):
@@ -79,7 +79,7 @@ def test_flushed_and_lost_and_misplaced_values_are_counted() -> None:
     assert row["a_normal"]["0"] == 0
 
 
-def test_an_error_far_below_u_is_seen_where_u_is_allowed() -> None:
+def test_error_far_below_u_is_measured() -> None:
     """Each b has the smallest a of its own: of |error| = (3 |exact| + 2) u it is 3 at b = 2."""
     x = np.linspace(-4, 4, 1001)
     exact = accuracy.Exact(x, accuracy.exact_values("sigmoid", x), "float32")

@@ -1,4 +1,4 @@
-"""The bench: its pieces once, on small maps; its arithmetic on numbers made up; its page against its numbers."""
+"""The bench: its parts on small maps, its arithmetic on made-up numbers, and its page beside its results."""
 
 import importlib
 import json
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from evidence.bench import added_by_se, imports
-from evidence.bench.blocks import SHAPES, Run, Task, right, verify
-from evidence.bench.goals import GOALS, lines, of
+from evidence.bench.blocks import SHAPES, Run, Task, oracle_answer, verify
+from evidence.bench.goals import GOALS, lines, ratios_of
 from evidence.bench.home import HOMES, environment, measure, tasks
 from evidence.bench.rounds import Timing, ratio, side_by_side
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import OnDemand
 
@@ -33,15 +33,15 @@ def with_framework(name):
 
 
 RUN_HERE = ["torch", "flax", "keras tensorflow", "numpy"]
-if not TARGETS["onnxruntime"].missing:
+if not IMPLEMENTATIONS["onnxruntime"].missing:
     RUN_HERE.append("onnxruntime")
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # PyTorch's exporter's own
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one dtype", "all"])
 @pytest.mark.parametrize("name", [with_framework(name) for name in RUN_HERE])
-def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
-    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+def test_every_block_is_verified_and_timed(name, every, monkeypatch):
+    monkeypatch.setattr("evidence.bench.rounds.TURN_SECONDS", 0.0)
     home = HOMES[name]
     todo = [Task(TINY, dtype, home.training and dtype == "float32") for dtype in home.dtypes]
     todo = todo if every else todo[:1]
@@ -56,12 +56,14 @@ def test_every_block_is_right_and_is_timed(name, every, monkeypatch):
 
 
 def in_a_process(code, environment=None):
-    """What a fresh process prints: in an old one an array may find memory that was never given back."""
+    """Runs in a fresh process; in an old one an array may reuse memory that was never returned."""
     return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment))
 
 
 def test_memory_that_a_call_adds():
-    code = "import numpy; from evidence.bench.memory import added; print(added(lambda: numpy.ones(1 << 24)))"
+    code = (
+        "import numpy; from evidence.bench.memory import measure_peak; print(measure_peak(lambda: numpy.ones(1 << 24)))"
+    )
     assert 0.9 < in_a_process(code) / (8 << 24) < 1.3
 
 
@@ -83,9 +85,9 @@ def test_memory_of_a_step_of_training(name):
     assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
 
 
-def test_what_is_wrong_is_not_timed():
+def test_wrong_block_is_not_timed():
     task = Task(TINY, "float64")
-    want = right(task)
+    want = oracle_answer(task)
     y = want["y"]
     verify("right", task, Run(lambda: None, lambda: (y,)), want)
     with pytest.raises(AssertionError, match=r"wrong, 2x32x5x3 float64 forward: y is 1\.0e-03 off"):
@@ -94,8 +96,8 @@ def test_what_is_wrong_is_not_timed():
         verify("wrong", task, Run(lambda: None, lambda: (y * np.nan,)), want)
 
 
-def test_rounds_visit_all_alike(monkeypatch):
-    monkeypatch.setattr("evidence.bench.rounds.VISIT", 0.0)
+def test_rounds_time_every_callable_equally_often(monkeypatch):
+    monkeypatch.setattr("evidence.bench.rounds.TURN_SECONDS", 0.0)
     visits = []
     timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
     assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())
@@ -121,8 +123,8 @@ def test_lines_compare_with_the_fastest_peer_of_the_same_way():
     (line,) = lines("torch", [one])
     assert line.floor == 8
     results = {"homes": {"torch": {"tasks": [one, made_up(SHAPES[1], ours_NCHW=[1], a_NCHW=[1])]}}}
-    assert of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
-    assert of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
+    assert ratios_of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
+    assert ratios_of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
 
 
 def test_what_se_adds_is_the_median_over_the_rounds():
@@ -167,7 +169,7 @@ def test_imports_are_measured(monkeypatch):
 
 
 @pytest.mark.framework("conformance")
-def test_the_page_says_what_the_numbers_say(tmp_path):
+def test_page_is_generated_from_the_results(tmp_path):
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
     assert report.summary(results) in (ROOT / "README.md").read_text()
@@ -176,7 +178,7 @@ def test_the_page_says_what_the_numbers_say(tmp_path):
 
 
 @pytest.mark.framework("conformance")
-def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
+def test_everything_is_measured_and_every_missed_goal_has_a_reason():
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     for name, home in HOMES.items():
         done = [Task(tuple(one["shape"]), one["dtype"], one["training"]) for one in results["homes"][name]["tasks"]]
@@ -186,4 +188,4 @@ def test_all_is_measured_and_every_goal_that_is_not_reached_has_its_reason():
     page = (ROOT / "docs" / "PERFORMANCE.md").read_text()
     for goal in GOALS:
         reached, asked = map(int, re.search(rf"\| {re.escape(goal.what)} \|.*\| (\d+) of (\d+) \|", page).groups())
-        assert reached == asked or goal.hinders, goal.what
+        assert reached == asked or goal.limited_by, goal.what

@@ -1,4 +1,4 @@
-"""The count of known mistakes that the judge finds; ``tests/se_conformance/test_faults`` asks that it finds each."""
+"""The count of known mistakes that the judge finds; ``tests/se_conformance/test_faults`` requires each."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_faults_are_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert capsys.readouterr().out.splitlines()[-1] == "6 of 6 found, 6 named first, 6 among the first three"
 
 
-def test_a_fault_that_the_judge_calls_by_another_name_is_printed_and_fails(
+def test_misnamed_fault_is_printed_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renamed = CATALOGUE["gate is tanh"].__class__(**{**vars(CATALOGUE["gate is tanh"]), "name": "a name of no fault"})

@@ -1,4 +1,4 @@
-"""docs/PEERS.md says of other people's blocks what the judge says of them."""
+"""docs/PEERS.md holds the judge's verdicts on the blocks of other libraries."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from evidence.peer_blocks import PEERS, judge_named
 from se_conformance.cases import DTYPES
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PEERS.md").read_text()
 ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.splitlines() if line.startswith("| ")}
@@ -14,8 +14,8 @@ ROWS = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[3:] for line in TEXT.sp
 ASKED = [
     pytest.param(peer, dtype, id=f"{peer.title} {dtype}", marks=pytest.mark.framework(family, "peers"))
     for peer in PEERS
-    for family in [TARGETS[peer.target].family]
-    if peer.modules[0] in ("timm", "torchvision", "keras") and not TARGETS[peer.target].missing
+    for family in [IMPLEMENTATIONS[peer.target].family]
+    if peer.modules[0] in ("timm", "torchvision", "keras") and not IMPLEMENTATIONS[peer.target].missing
     if peer.target != "keras jax"  # compiles each trial for a minute; `make peers` judges it
     for dtype in (("float32", "bfloat16") if family == "torch" else ("float32",))
 ]
@@ -34,16 +34,16 @@ def rows(workers, request):
     asked = [item.callspec.params for item in request.session.items if item.originalname == SAYS]
     pairs = [(one["peer"], one["dtype"]) for one in asked]
     return {
-        (peer.title, dtype): workers(peer.target).begin(judge_named, peer.name, peer.target, dtype)
+        (peer.title, dtype): workers(peer.target).submit_call(judge_named, peer.name, peer.target, dtype)
         for peer, dtype in pairs
     }
 
 
-SAYS = "test_a_peer_is_judged_as_the_page_says"
+SAYS = "test_verdict_on_a_peer_matches_the_page"
 
 
 @pytest.mark.parametrize(("peer", "dtype"), ASKED)
-def test_a_peer_is_judged_as_the_page_says(rows, peer, dtype):
+def test_verdict_on_a_peer_matches_the_page(rows, peer, dtype):
     row = rows[peer.title, dtype].result()
     assert ROWS[peer.title][DTYPES.index(dtype)] == row.cell, row
     assert row.passed == (0.0 < row.ratio <= 1.0)

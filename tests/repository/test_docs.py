@@ -13,7 +13,7 @@ import pytest
 import se_spec
 import se_spec.presets
 from se_conformance.faults import CATALOGUE
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -143,7 +143,7 @@ def test_every_path_and_make_target_that_a_page_names_exists() -> None:
 
 def test_the_page_of_parity_shows_every_row() -> None:
     table = "\n".join(blocks(ROOT / "docs" / "PARITY.md", "text"))
-    for name in ("numpy (the oracle)", *TARGETS):
+    for name in ("numpy (the oracle)", *IMPLEMENTATIONS):
         assert f"│ {name} " in table, f"{name} is not in the table of docs/PARITY.md"
 
 

@@ -80,6 +80,77 @@ def test_arrows_between_rooms_are_those_of_the_design(package: str) -> None:
         assert imports_of(path) & ours <= ARROWS[package] | {package}, path
 
 
+def module_name(path: Path, root: Path) -> str:
+    """A file's dotted name below ``root``; a package has the name of its folder."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """Maps each module of a package to those that it imports, wherever in the file: under TYPE_CHECKING, in functions.
+
+    An edge is an import statement. That Python runs a package's ``__init__`` before a module inside is none.
+    """
+    paths = {module_name(path, package.parent): path for path in package.rglob("*.py")}
+    graph: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        parents = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & set(paths)
+            elif isinstance(node, ast.ImportFrom):
+                base = parents[: len(parents) - node.level + 1] if node.level else []
+                source = ".".join([*base, *([node.module] if node.module else [])])
+                for alias in node.names:  # ``from package import module`` imports the module, else the package's own
+                    inner = f"{source}.{alias.name}"
+                    graph[name] |= {inner if inner in paths else source} & set(paths)
+        graph[name].discard(name)  # a script that imports itself, so that other processes find its functions
+    return graph
+
+
+def import_circles(package: Path) -> list[tuple[str, ...]]:
+    """Groups of modules that import each other, directly or through others."""
+    graph = import_graph(package)
+
+    def reachable(start: str) -> set[str]:
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            for name in graph[pending.pop()] - found:
+                found.add(name)
+                pending.append(name)
+        return found
+
+    reach = {name: reachable(name) for name in graph}
+    circular = [name for name in graph if name in reach[name]]
+    return sorted({tuple(sorted(other for other in reach[name] if name in reach[other])) for name in circular})
+
+
+@pytest.mark.parametrize("package", [*ARROWS, "evidence"])
+def test_no_import_circle_inside_a_package(package: str) -> None:
+    assert import_circles(ROOT / package) == []
+
+
+def test_import_circles_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "made_up"
+    (package / "inner").mkdir(parents=True)
+    files = {
+        "__init__.py": "from .a import A",
+        "a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import B\nclass A: pass",
+        "b.py": "def late():\n    import made_up.a",
+        "c.py": "from . import a\nif __name__ == '__main__':\n    from made_up.c import a",
+        "inner/__init__.py": "from .face import use\nVALUE = 1",
+        "inner/face.py": "from . import VALUE",
+        "inner/leaf.py": "from ..c import a",
+    }
+    for name, text in files.items():
+        (package / name).write_text(text)
+    assert import_circles(package) == [("made_up.a", "made_up.b"), ("made_up.inner", "made_up.inner.face")]
+    (package / "b.py").write_text("")
+    (package / "inner" / "face.py").write_text("")
+    assert import_circles(package) == []
+
+
 def test_frameworks_are_named_only_in_their_own_rooms() -> None:
     homes = {"torch": "se_torch", "keras": "se_keras", "tensorflow": None, "jax": "se_flax", "flax": "se_flax"}
     for path in [path for package in ARROWS for path in (ROOT / package).rglob("*.py")]:

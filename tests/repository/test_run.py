@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import FAMILIES, REQUESTED, is_installed, put_in_order
 
@@ -22,7 +22,7 @@ def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
 
 
 def test_a_whole_run_leaves_no_implementation_out() -> None:
-    missing = {target.name: target.missing for target in TARGETS.values() if target.missing}
+    missing = {target.name: target.missing for target in IMPLEMENTATIONS.values() if target.missing}
     assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
 
 

@@ -1,4 +1,4 @@
-"""A block of any framework goes to ``check`` as it is: found out, fed, differentiated, and left as it was."""
+"""``check`` accepts blocks of every framework: it recognises, runs and differentiates them, and modifies none."""
 
 import contextlib
 import dataclasses
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from se_conformance import adapt, check, trial
-from se_conformance.adapters.matching import Own, is_first, match
-from se_parity.implementations import TARGETS
+from se_conformance.adapters.matching import NativeParameter, comes_first, match
+from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import ParameterError, SESpec, SpecError
 from se_spec.parameters import shapes
 
@@ -65,7 +65,7 @@ def torch_convolutions(spec=SPEC):
 
 
 def torch_products(spec=SPEC):
-    """Its weights are (I, O), as torch's never are."""
+    """A block whose weights are (I, O), which torch's layers never have."""
 
     class Block(nn.Module):
         def __init__(self):
@@ -148,7 +148,7 @@ BLOCKS = [
     pytest.param(nnx_block, marks=needs_flax),
     pytest.param(linen_block, marks=needs_flax),
 ]
-ONNX = [] if TARGETS["onnxruntime"].missing else [pytest.param(onnx_model, marks=needs_torch)]
+ONNX = [] if IMPLEMENTATIONS["onnxruntime"].missing else [pytest.param(onnx_model, marks=needs_torch)]
 with_onnx = pytest.mark.parametrize("make", [*BLOCKS, *ONNX])
 only_onnx = pytest.mark.parametrize("make", ONNX)
 
@@ -162,7 +162,7 @@ def forward_only(block):
 
 
 @with_onnx
-def test_a_right_block_passes_and_a_wrong_one_is_told_why(make):
+def test_right_block_passes_and_cause_of_wrong_block_is_named(make):
     block = make()
     verdict = check(block, SPEC)
     verdict.raise_if_failed()
@@ -174,12 +174,12 @@ def test_a_right_block_passes_and_a_wrong_one_is_told_why(make):
 
 
 @with_onnx
-def test_where_the_hidden_width_is_the_channels_order_or_names_tell(make):
+def test_square_weights_are_matched_by_order_or_names(make):
     check(forward_only(make(spec=SQUARE)), SQUARE).raise_if_failed()
 
 
 @needs_torch
-def test_gradients_that_are_wrong_are_found_where_the_answer_is_right():
+def test_wrong_gradients_are_found_where_the_output_is_right():
     class Detached(nn.Module):
         def __init__(self):
             super().__init__()
@@ -194,12 +194,12 @@ def test_gradients_that_are_wrong_are_found_where_the_answer_is_right():
 
 @needs_torch
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-def test_a_torch_block_is_cast_to_what_is_asked(dtype):
+def test_torch_block_is_cast_to_the_judged_dtype(dtype):
     check(torch_block(), SPEC, dtype=dtype).raise_if_failed()
 
 
 @needs_torch
-def test_a_block_that_remembers_is_seen_to():
+def test_block_with_state_between_calls_fails():
     class Remembers(nn.Module):
         def __init__(self):
             super().__init__()
@@ -215,7 +215,7 @@ def test_a_block_that_remembers_is_seen_to():
 
 
 @needs_torch
-def test_channels_last_is_said_where_it_is_not_the_frameworks():
+def test_data_format_overrides_the_frameworks_default():
     class Last(nn.Module):
         def __init__(self):
             super().__init__()
@@ -231,7 +231,7 @@ def test_channels_last_is_said_where_it_is_not_the_frameworks():
 
 
 @needs_torch
-def test_this_projects_blocks_are_asked_for_their_gate_and_no_strangers_method_of_that_name():
+def test_excitation_method_is_used_of_own_blocks_only():
     assert adapt(importlib.import_module("se_torch").SqueezeExcitation(SPEC)).excitation is not None
     block = torch_block()
     type(block).excitation = lambda self, z: self.fc(z)
@@ -243,7 +243,7 @@ def test_this_projects_blocks_are_asked_for_their_gate_and_no_strangers_method_o
 
 
 @needs_torch
-def test_names_say_it_and_weights_may_be_transposed():
+def test_given_names_match_parameters_and_weights_may_be_transposed():
     block = torch_products()
     with pytest.raises(ParameterError, match=r"'w2' \(5, 12\) has the shape of reduce.weight, and comes second"):
         check(block, SPEC)
@@ -254,7 +254,7 @@ def test_names_say_it_and_weights_may_be_transposed():
 
 
 @needs_flax
-def test_flax_names_that_tell_nothing_are_asked_for():
+def test_ambiguous_flax_names_are_refused():
     block = nnx_block(SQUARE, "alpha", "beta")
     with pytest.raises(ParameterError, match=r"alpha\.kernel and beta\.kernel are both \(6, 6\): which is reduce"):
         check(block, SQUARE)
@@ -264,7 +264,7 @@ def test_flax_names_that_tell_nothing_are_asked_for():
 
 
 def own(**shapes):
-    return [Own(name.replace("_", "."), shape, "out") for name, shape in shapes.items()]
+    return [NativeParameter(name.replace("_", "."), shape, "out") for name, shape in shapes.items()]
 
 
 PLAIN = {"reduce.weight": (4, 8), "expand.weight": (8, 4)}
@@ -287,7 +287,7 @@ SQUARES = {"reduce.weight": (4, 4), "expand.weight": (4, 4)}
         (PLAIN, own(a=(4, 8), b=(8, 4)), {"fc": "a"}, "names has 'fc', expected reduce.weight, expand.weight"),
     ],
 )  # fmt: skip
-def test_parameters_that_do_not_fit_are_listed(expected, held, names, message):
+def test_parameters_that_do_not_match_the_spec_are_listed(expected, held, names, message):
     with pytest.raises(ParameterError, match=message):
         match(expected, held, names, ordered=True)
 
@@ -296,16 +296,16 @@ def test_parameters_that_do_not_fit_are_listed(expected, held, names, message):
     ("a", "b"),
     [("fc.0.weight", "fc.2.weight"), ("Dense_0.kernel", "Dense_1.kernel"), ("conv2d", "conv2d_1"), ("seDown", "seUp")],
 )
-def test_which_name_comes_first(a, b):
-    assert is_first(a, b) is True
-    assert is_first(b, a) is False
-    assert is_first(a, a) is None
+def test_order_of_two_names_follows_words_and_numbers(a, b):
+    assert comes_first(a, b) is True
+    assert comes_first(b, a) is False
+    assert comes_first(a, a) is None
 
 
 @pytest.mark.parametrize(("rows", "shape"), [("out", (2, 3)), ("out", (2, 3, 1, 1)), ("in", (3, 2)), ("in", (1, 3, 2))])
-def test_a_parameters_own_shape_and_the_canonical_one_are_exchanged(rows, shape):
+def test_native_and_canonical_shapes_convert_both_ways(rows, shape):
     array = np.arange(6.0).reshape(2, 3)
-    one = Own("w", shape, rows)
+    one = NativeParameter("w", shape, rows)
     assert one.canonical_shape == (2, 3)
     assert one.from_canonical(array).shape == shape
     np.testing.assert_array_equal(one.to_canonical(one.from_canonical(array)), array)
@@ -322,7 +322,7 @@ def test_a_parameters_own_shape_and_the_canonical_one_are_exchanged(rows, shape)
         (dict, "block is the class dict, not an instance"),
     ],
 )
-def test_what_is_no_block_is_refused(block, message):
+def test_object_that_is_no_block_is_refused(block, message):
     with pytest.raises(SpecError, match=message):
         check(block, SPEC)
 
@@ -337,9 +337,9 @@ REFUSED = [
     (needs_torch, torch_block, {"spec": SPEC.replace(hidden=4)}, ParameterError, r"missing reduce.weight \(4,"),
     (needs_torch, torch_block, {"spec": SESpec(12, hidden=5)}, ParameterError, r"left over 'fc.0.bias' \(5,\)"),
     (needs_torch, torch_block, {"dtype": "int8"}, SpecError, "dtype='int8' is not allowed"),
-    (needs_keras, keras_model, {"dtype": "float64"}, SpecError, "computes in float32, but float64 is asked"),
+    (needs_keras, keras_model, {"dtype": "float64"}, SpecError, "computes in float32, but float64 is judged"),
     (needs_keras, keras_model, {"spec": SPEC.replace(hidden=4)}, ParameterError, r"left over '.*down/kernel'"),
-    (needs_keras, lambda: keras_model(space=(7, 7)), {}, SpecError, r"takes \(None, 7, 7, 12\) alone"),
+    (needs_keras, lambda: keras_model(space=(7, 7)), {}, SpecError, r"accepts \(None, 7, 7, 12\) alone"),
     (needs_keras, lambda: keras_layer().__class__, {}, SpecError, "Block, not an instance"),
     (needs_keras, lambda: keras_layer(SESpec(8, hidden=5)), {}, SpecError, "is not built, and no copy of it can be"),
     (needs_flax, nnx_block, {"dtype": "float64"}, SpecError, "set jax_enable_x64"),
@@ -352,19 +352,19 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("make", "changed", "error", "message"), [pytest.param(*row, marks=mark) for mark, *row in REFUSED]
 )
-def test_what_cannot_be_judged_is_refused_at_once(make, changed, error, message):
+def test_block_that_cannot_be_judged_is_refused_before_any_trial(make, changed, error, message):
     with pytest.raises(error, match=message):
         check(make(), **{"spec": SPEC, **changed})
 
 
 @only_onnx
-def test_an_onnx_model_that_cannot_be_judged_is_refused_at_once(make):
+def test_onnx_model_that_cannot_be_judged_is_refused_before_any_trial(make):
     model = make()
     for block, changed, message in (
         ("nowhere.onnx", {}, "'nowhere.onnx' is not a file"),
-        (model, {"dtype": "float16"}, "takes float32, but float16 is asked for"),
-        (model, {"spec": SESpec(8, hidden=5)}, "takes 12 channels on axis 1, the spec has 8"),
-        (make(dynamic=False), {}, "takes maps of one size alone"),
+        (model, {"dtype": "float16"}, "accepts float32, but float16 is judged"),
+        (model, {"spec": SESpec(8, hidden=5)}, "accepts 12 channels on axis 1, the spec has 8"),
+        (make(dynamic=False), {}, "accepts maps of one size alone"),
     ):
         with pytest.raises(SpecError, match=message):
             check(block, **{"spec": SPEC, **changed})
@@ -374,7 +374,7 @@ def test_an_onnx_model_that_cannot_be_judged_is_refused_at_once(make):
 
 
 @needs_torch
-def test_a_torch_block_is_left_as_it_was():
+def test_torch_block_is_not_modified():
     block = torch_block().train()
     block.fc[0].weight.requires_grad_(False)
     before = {name: value.clone() for name, value in block.state_dict().items()}
@@ -385,7 +385,7 @@ def test_a_torch_block_is_left_as_it_was():
 
 
 @needs_keras
-def test_a_keras_block_is_left_as_it_was():
+def test_keras_block_is_not_modified():
     layer, model = keras_layer(), keras_model()
     before = model.get_weights()
     check(layer, SPEC)
@@ -395,7 +395,7 @@ def test_a_keras_block_is_left_as_it_was():
 
 
 @needs_flax
-def test_a_flax_block_is_left_as_it_was():
+def test_flax_block_is_not_modified():
     block = nnx_block()
     block.train()
     before = nnx.to_pure_dict(nnx.state(block))
@@ -413,7 +413,7 @@ def test_a_flax_block_is_left_as_it_was():
 
 
 @only_onnx
-def test_an_onnx_file_is_read_and_a_constant_that_is_added_is_no_bias(make, tmp_path):
+def test_onnx_file_is_read_and_an_added_constant_is_no_bias(make, tmp_path):
     class HardSigmoid(nn.Module):
         def forward(self, x):
             return nn.functional.relu6(x + 3) / 6
@@ -431,15 +431,15 @@ def test_an_onnx_file_is_read_and_a_constant_that_is_added_is_no_bias(make, tmp_
 
 @needs_keras
 @pytest.mark.processor
-def test_a_block_of_convolutions_is_right_whatever_this_machines_convolutions_do():
+def test_block_of_convolutions_passes_on_every_machine():
     verdict = check(keras_model(), SPEC)
     verdict.raise_if_failed()
     assert set(verdict.unjudged) <= {(2, "empty batch")}
 
 
 @needs_keras
-def test_an_operation_that_contradicts_its_framework_says_nothing_about_the_block(tf):
-    """As oneDNN's convolutions do; the one here does it on every machine."""
+def test_trial_is_unjudged_where_an_operation_contradicts_its_framework(tf):
+    """oneDNN's convolutions do this on some machines; the operation here does it on all."""
 
     def lose_a_channel(x):
         y = tf.numpy_function(lambda x: x if len(x) else x[..., 1:], [x], x.dtype)
@@ -449,15 +449,17 @@ def test_an_operation_that_contradicts_its_framework_says_nothing_about_the_bloc
     layer = forward_only(around(keras_layer(), lose_a_channel))
     verdict = check(layer, SPEC)
     verdict.raise_if_failed()
-    told = "TensorFlow's PyFunc gives (0, 5, 7, 11), and infers (0, 5, 7, 12)"
+    told = "TensorFlow's PyFunc returns (0, 5, 7, 11), and infers (0, 5, 7, 12)"
     assert verdict.unjudged == {(2, "empty batch"): told}
     assert verdict.to_dict()["unjudged"] == {"2: empty batch": told}
-    assert "18 of 18 trials right" in str(verdict) and f"unjudged empty batch (2-D), for here {told}" in str(verdict)
+    text = " ".join(str(verdict).split())
+    assert "18 of 18 trials right" in text
+    assert f"unjudged empty batch (2-D), because on this machine {told}" in text
     assert check(layer, SPEC.replace(squeeze="max")).causes[0] == "squeeze is the mean"
 
 
 @needs_keras
-def test_a_block_that_refuses_an_empty_batch_is_wrong_on_every_machine():
+def test_block_that_refuses_an_empty_batch_fails_on_every_machine():
     def refuse(x):
         if x.shape[0] == 0:
             raise ValueError("no samples")

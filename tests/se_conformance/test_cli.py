@@ -1,4 +1,4 @@
-"""``se-check``: what it prints, writes and returns. 0: right, 1: wrong, 2: nothing judged or the command was wrong."""
+"""``se-check``: its output, its files and its exit status: 0 right, 1 wrong, 2 nothing judged or a wrong command."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
-def test_right_is_0_and_wrong_is_1(run: Run) -> None:
+def test_exit_status_is_0_for_right_and_1_for_wrong(run: Run) -> None:
     status, out, err = run("run", "BLOCKS:right", "--spec", SPEC)
     assert (status, err) == (0, "")
     assert out.startswith("passed: SESpec(8, hidden=2) in float32\n")
@@ -93,7 +93,7 @@ def test_right_is_0_and_wrong_is_1(run: Run) -> None:
         assert word in out
 
 
-def test_all_that_check_takes_can_be_said(run: Run) -> None:
+def test_every_argument_of_check_has_an_option(run: Run) -> None:
     gradients = "--vjp", "BLOCKS:vjp", "--excitation", "BLOCKS:excitation"
     assert run("run", "BLOCKS:right", "--spec", SPEC, *gradients, "--seed", 3)[0] == 0
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--vjp", "BLOCKS:detached")
@@ -109,13 +109,13 @@ def test_all_that_check_takes_can_be_said(run: Run) -> None:
     assert "not run" not in out
 
 
-def test_a_preset_and_its_width(run: Run) -> None:
+def test_preset_accepts_a_width(run: Run) -> None:
     name = next(name for name in PRESETS if SESpec.preset(name, 8, hidden=2) == SESpec(8, hidden=2))
     assert run("run", "BLOCKS:right", "--preset", name, "--channels", 8, "--hidden", 2)[0] == 0
     assert run("run", "BLOCKS:right", "--preset", name, "--channels", 16, "--hidden", 2)[0] == 1
 
 
-def test_several_dtypes_are_judged_each(run: Run) -> None:
+def test_each_of_several_dtypes_is_judged(run: Run) -> None:
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--dtype", "float64", "--dtype", "bfloat16")
     assert status == 0
     assert [line for line in out.splitlines() if line.startswith("passed")] == [
@@ -124,7 +124,7 @@ def test_several_dtypes_are_judged_each(run: Run) -> None:
     ]
 
 
-def test_one_wrong_dtype_is_enough(run: Run) -> None:
+def test_one_wrong_dtype_fails_the_run(run: Run) -> None:
     Path(f"{MODULE}_more.py").write_text(
         f"from {MODULE} import *\ndef half(x, p):\n    return x if x.dtype.itemsize == 2 else right(x, p)\n"
     )
@@ -134,7 +134,7 @@ def test_one_wrong_dtype_is_enough(run: Run) -> None:
     assert "FAILED: SESpec(8, hidden=2) in float16" in out
 
 
-def test_the_report_is_written_whole(run: Run, tmp_path: Path) -> None:
+def test_report_is_written_atomically(run: Run, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text("older")
     both = "--dtype", "float64", "--dtype", "float32"
@@ -157,7 +157,7 @@ def test_known_deviations(run: Run, tmp_path: Path) -> None:
     assert "known    NaN (2-D): ours drops NaN, issue 12" in out
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--deviations", listed)
     assert status == 1
-    assert "outlived line 1" in out
+    assert "stale    line 1" in out
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,9 @@ def test_known_deviations(run: Run, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, tuple) else "",
 )
-def test_a_wrong_command_is_2_and_says_why_in_a_line(run: Run, arguments: tuple[object, ...], said: str) -> None:
+def test_wrong_command_has_exit_status_2_and_a_one_line_message(
+    run: Run, arguments: tuple[object, ...], said: str
+) -> None:
     status, out, err = run(*arguments)
     assert status == 2, out + err
     assert said.replace("BLOCKS", MODULE) in err
@@ -202,13 +204,13 @@ def test_a_wrong_command_is_2_and_says_why_in_a_line(run: Run, arguments: tuple[
     assert "Traceback" not in err
 
 
-def test_a_module_that_fails_shows_its_own_trace(run: Run) -> None:
+def test_exception_on_import_of_the_module_is_shown(run: Run) -> None:
     Path(f"{MODULE}_failing.py").write_text("import no_such_module_of_its_own\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_of_its_own"):
         run("run", f"{MODULE}_failing:right", "--spec", SPEC)
 
 
-def test_nothing_judged_is_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_status_is_2_if_nothing_was_judged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("se_conformance.judge.trials", lambda *arguments: [])
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--seed", 99)
     assert status == 2
@@ -240,7 +242,7 @@ def test_a_missing_extra_is_named(
     assert len(err.splitlines()) == 1
 
 
-def test_the_catalogue_is_listed_whole(run: Run) -> None:
+def test_the_whole_catalogue_is_listed(run: Run) -> None:
     status, out, _ = run("faults", "--list")
     assert status == 0
     lines = out.splitlines()
@@ -306,14 +308,14 @@ def in_terminal(options: dict[str, Any]) -> tuple[int, str]:
     return process.wait(timeout=60), told.decode()
 
 
-def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
+def test_output_to_a_pipe_is_plain(tmp_path: Path) -> None:
     done = subprocess.run(capture_output=True, text=True, **command(tmp_path))
     assert (done.returncode, done.stderr) == (1, "")
     assert "\x1b" not in done.stdout
     assert done.stdout.startswith("FAILED: ")
 
 
-def test_a_terminal_gets_colour_unless_it_wants_none(tmp_path: Path) -> None:
+def test_output_to_a_terminal_is_coloured_unless_no_color_is_set(tmp_path: Path) -> None:
     status, told = in_terminal(command(tmp_path))
     assert status == 1
     assert told.startswith("\x1b[31mFAILED: SESpec(8, hidden=2) in float32\x1b[0m")

@@ -1,4 +1,4 @@
-"""Exact arithmetic against two others, and probes: proven exact in integers, and proven to show what they are for."""
+"""Exact arithmetic is compared with the oracle and mpmath; probes are proven exact and proven to reveal mistakes."""
 
 import decimal
 import hashlib
@@ -42,11 +42,11 @@ def agrees(got: exact.Exact, x: np.ndarray, spec: SESpec, parameters: dict[str, 
     if got.pre is not None:
         pairs.append((got.pre, want.pre))
     for exactly, nearly in [*pairs, (got.y, se_numpy.block.scaled(want, spec, "channels_last"))]:
-        values = exact.rounded(exactly, "float64")
+        values = exact.round_fractions(exactly, "float64")
         np.testing.assert_allclose(nearly, values, rtol=0, atol=1e-14 * np.abs(values).max())
 
 
-def test_exact_takes_every_float_type_and_every_rank() -> None:
+def test_exact_accepts_every_float_type_and_every_rank() -> None:
     for dtype, rank in itertools.product(("float64", "float32", "bfloat16", "float16"), (1, 2, 3)):
         case = Case(SESpec(3, hidden=2, bias=True, squeeze="avg_max"), rank=rank, dtype=dtype, samples=1)
         x, _, parameters = case.inputs()
@@ -85,7 +85,7 @@ def test_exact_agrees_with_mpmath_to_sixty_digits(name: str) -> None:
             assert abs(mpmath.mpf(got.numerator) / got.denominator - want) <= mpmath.mpf(10) ** -60 * abs(want), u
 
 
-def test_exact_does_not_heed_the_callers_decimal_context() -> None:
+def test_exact_ignores_the_callers_decimal_context() -> None:
     want = [exact.activate(Fraction(-5, 3), name) for name in ("tanh", "gelu", "gelu_tanh", "silu")]
     with decimal.localcontext(decimal.Context(prec=3, Emin=-9, Emax=9, traps=[decimal.Inexact])):
         assert [exact.activate(Fraction(-5, 3), name) for name in ("tanh", "gelu", "gelu_tanh", "silu")] == want
@@ -100,27 +100,30 @@ def test_rounded_is_to_nearest_even_once(dtype: str) -> None:
     values = rng.choice([-1.0, 1.0], 4000) * 10 ** np.clip(rng.uniform(low, high, 4000), -323.0, 308.0)
     with np.errstate(over="ignore"):
         want = values.astype(stored)
-    assert exact.rounded(np.array([Fraction(value) for value in values.tolist()]), dtype).tobytes() == want.tobytes()
+    assert (
+        exact.round_fractions(np.array([Fraction(value) for value in values.tolist()]), dtype).tobytes()
+        == want.tobytes()
+    )
     some = rng.standard_normal(500).astype(stored)
     further = (some.view(f"u{stored.itemsize}") + 1).view(stored)
     middles = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(some, further, strict=True)]
-    even = exact.rounded(np.array(middles), dtype)
+    even = exact.round_fractions(np.array(middles), dtype)
     assert not (even.view(f"u{stored.itemsize}") & 1).any()  # each was half way: the last bit is 0
     largest, tiny = Fraction(float(info.max)), Fraction(float(info.smallest_subnormal))
     half = (largest - Fraction(float(np.nextafter(info.max, stored.type(0))))) / 2
     edges = [largest + half - tiny, largest + half, tiny / 2, tiny / 2 + tiny / 1000, -tiny * 3 / 2, Fraction(0)]
     wanted = [float(info.max), np.inf, 0.0, float(tiny), -2 * float(tiny), 0.0]
-    assert exact.rounded(np.array(edges), dtype).astype(np.float64).tolist() == wanted
+    assert exact.round_fractions(np.array(edges), dtype).astype(np.float64).tolist() == wanted
 
 
-def test_exact_stands_alone() -> None:
+def test_exact_imports_no_other_implementation() -> None:
     path = Path(exact.__file__)
     library = {"collections", "contextlib", "decimal", "fractions", "functools", "typing"}
     assert imports_of(path) <= {*library, "numpy", "ml_dtypes", "se_spec"}
     assert "from ." not in path.read_text()
 
 
-def test_exact_refuses_what_is_not_finite_and_what_does_not_fit() -> None:
+def test_exact_refuses_non_finite_and_misshapen_inputs() -> None:
     spec = SESpec(2, hidden=1)
     parameters = se_numpy.initialize(spec, seed=0)
     with pytest.raises(InputError, match="x holds NaN or inf"):
@@ -255,9 +258,7 @@ def to_bfloat16(array: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(("channels", "hidden"), SHAPES)
-def test_probes_show_weights_and_maps_that_are_rounded_and_pixels_that_are_dropped(
-    channels: int, hidden: int, part: str
-) -> None:
+def test_probes_reveal_rounded_weights_rounded_maps_and_dropped_pixels(channels: int, hidden: int, part: str) -> None:
     for spec in specs(channels, hidden):
         x, _, parameters = probe(spec, part=part, precision="float32")
         y = se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last")
@@ -293,7 +294,7 @@ def test_probes_show_weights_and_maps_that_are_rounded_and_pixels_that_are_dropp
 
 
 @pytest.mark.parametrize("precision", BITS)
-def test_probes_use_every_channel_and_every_hidden_unit_and_reach_far(precision: str) -> None:
+def test_probes_use_all_channels_and_hidden_units_and_exceed_every_kink(precision: str) -> None:
     parts = [part for of, part in PROBES if of == precision]
     for (channels, hidden), part in itertools.product(SHAPES[1:-1], parts):
         for spec in specs(channels, hidden):
@@ -314,7 +315,7 @@ def test_probes_use_every_channel_and_every_hidden_unit_and_reach_far(precision:
                 assert (one != other).mean() > 0.5
 
 
-def test_probes_are_the_same_everywhere_and_another_for_another_seed() -> None:
+def test_probes_are_reproducible_and_depend_on_the_seed() -> None:
     spec = SESpec(12, hidden=5, bias=True)
     digest = hashlib.sha256()
     for precision, part in PROBES:
@@ -325,7 +326,7 @@ def test_probes_are_the_same_everywhere_and_another_for_another_seed() -> None:
     assert digest.hexdigest() == "639c5e3bcad2fa7c3563e58e12ac7ccfdfb3c8cd8d6d3275f69f0e4f2f553cfd"
 
 
-def test_probes_refuse_what_they_do_not_know() -> None:
+def test_probes_refuse_unknown_arguments() -> None:
     spec = SESpec(4, hidden=2)
     with pytest.raises(SpecError, match="part='squeeze' is not allowed; it must be reduce or expand in bfloat16"):
         probe(spec, part="squeeze", precision="bfloat16")

@@ -1,4 +1,4 @@
-"""Every known mistake is found wherever it makes a difference, and called by its name; so are mistakes of strangers."""
+"""Every known mistake is detected and named wherever it is detectable, in the catalogue's form and in foreign code."""
 
 import warnings
 from collections import Counter
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from evidence.fault_detection import SPECS, differing, judged, survives
+from evidence.fault_detection import SPECS, detectable_faults, escapes, judge_fault
 from se_conformance import check
 from se_conformance.cases import DTYPES
-from se_conformance.faults import CATALOGUE, EQUIVALENT, broken
+from se_conformance.faults import CATALOGUE, EQUIVALENT, inject
 from se_conformance.localization import ORDER
-from se_parity.implementations import TARGETS, Target, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import SESpec
 
 from ..conftest import COMPILED_QUICKLY, REQUESTED
@@ -24,7 +24,7 @@ from .wrong_blocks import WRONG
 LOUD = SESpec(16, hidden=4, bias=True)
 
 
-def test_the_catalogue_says_of_each_fault_what_where_and_what_to_do() -> None:
+def test_every_fault_has_a_sentence_a_source_and_a_remedy() -> None:
     assert len(CATALOGUE) >= 80
     for name, fault in CATALOGUE.items():
         assert name == fault.name
@@ -34,35 +34,35 @@ def test_the_catalogue_says_of_each_fault_what_where_and_what_to_do() -> None:
         assert fault.stage in ORDER, name
         assert fault.dtypes, name
         assert set(fault.dtypes) <= set(DTYPES), name
-        assert any(fault.applies(spec) for spec in SPECS), f"{name} is seen on none of the blocks"
+        assert any(fault.applies(spec) for spec in SPECS), f"{name} is detectable on none of the blocks"
     assert not EQUIVALENT.keys() & CATALOGUE.keys()
     assert all(EQUIVALENT.values())
 
 
-def test_a_block_without_a_fault_passes_everywhere() -> None:
+def test_block_without_a_fault_passes() -> None:
     for dtype in DTYPES:
         for spec in SPECS:
-            block = broken(spec, (), dtype)
+            block = inject((), spec, dtype)
             verdict = check(block.function(), spec, vjp=block.vjp, dtype=dtype, intermediates="float32")
             assert verdict.passed, str(verdict)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_fault_is_found_on_every_block_on_which_it_makes_a_difference(dtype: str) -> None:
-    pairs = list(differing(SPECS, dtype))
-    assert not [(fault.name, str(spec)) for spec, fault in pairs if survives(fault, spec, dtype)]
+def test_every_detectable_fault_is_detected(dtype: str) -> None:
+    pairs = list(detectable_faults(SPECS, dtype))
+    assert not [(fault.name, str(spec)) for spec, fault in pairs if escapes(fault, spec, dtype)]
     assert {fault.name for _, fault in pairs} == {fault.name for fault in CATALOGUE.values() if dtype in fault.dtypes}
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["a third", "all"])
-def test_every_fault_is_called_by_its_name(step: int) -> None:
-    """Each on one block here; ``make faults`` looks at all blocks and dtypes."""
+def test_every_fault_is_named(step: int) -> None:
+    """Injects each fault into one block; ``make faults`` uses all blocks and dtypes."""
     places: Counter[int] = Counter()
     wrong = []
     for fault in list(CATALOGUE.values())[::step]:
         spec = next(spec for spec in SPECS if fault.applies(spec))
         dtype = "float32" if "float32" in fault.dtypes else fault.dtypes[0]
-        causes = judged(fault, spec, dtype).causes
+        causes = judge_fault(fault, spec, dtype).causes
         place = causes.index(fault.name) + 1 if fault.name in causes else 0
         places[place] += 1
         if place not in (1, 2, 3):
@@ -80,7 +80,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("first", "second", "spec"), PAIRS, ids=lambda value: value if isinstance(value, str) else "")
 def test_two_faults_at_once_are_both_named(first: str, second: str, spec: SESpec) -> None:
-    block = broken(spec, (CATALOGUE[first], CATALOGUE[second]), "float32")
+    block = inject((CATALOGUE[first], CATALOGUE[second]), spec, "float32")
     verdict = check(block.function(), spec, intermediates="float32")
     assert set(verdict.causes[:2]) == {first, second}
     assert verdict.diagnosis is not None
@@ -88,10 +88,10 @@ def test_two_faults_at_once_are_both_named(first: str, second: str, spec: SESpec
     assert f"{verdict.causes[0]} and {verdict.causes[1]}, together" in str(verdict)
 
 
-def test_what_is_equivalent_passes() -> None:
-    """Hidden units in another order, in both weights; and the mean as a sum of x / n."""
+def test_equivalent_blocks_pass() -> None:
+    """Hidden units may have another order, if both weights have it."""
     spec = LOUD
-    block = broken(spec, (), "float32")
+    block = inject((), spec, "float32")
     order = np.arange(spec.hidden)[::-1]
 
     def permuted(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_what_is_equivalent_passes() -> None:
     assert check(permuted, spec).passed
 
 
-def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -> None:
+def test_wrong_blocks_are_at_least_forty_and_half_of_them_use_frameworks() -> None:
     assert len(WRONG) >= 40
     assert 2 * sum(one.framework != "numpy" for one in WRONG) >= len(WRONG)
     assert {one.cause for one in WRONG} <= set(CATALOGUE)
@@ -117,18 +117,18 @@ def test_the_blocks_of_strangers_are_many_and_half_of_them_are_in_frameworks() -
 
 
 WITHOUT_ONEDNN = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "0"}
-"""A plain function cannot be taken apart, so the judge cannot tell what oneDNN does to an empty batch in it."""
-HOMES = {
-    "numpy": Target("numpy", "numpy", "", ()),
-    "torch": TARGETS["torch"],
-    "keras": Target("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
-    "jax": Target("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
+"""The judge cannot look into a plain function, so that oneDNN's mistakes on an empty batch would count."""
+IMPLEMENTATION_OF = {
+    "numpy": Implementation("numpy", "numpy", "", ()),
+    "torch": IMPLEMENTATIONS["torch"],
+    "keras": Implementation("keras", "keras", "keras", ("keras", "tensorflow"), {}, WITHOUT_ONEDNN),
+    "jax": Implementation("jax", "flax", "flax", ("flax",), {}, COMPILED_QUICKLY),
 }
-"""In whose process a framework's blocks are judged."""
+"""The implementation in whose process the blocks of a framework are judged."""
 
 
-class Named(NamedTuple):
-    """What the judge said of a stranger's block."""
+class Judgement(NamedTuple):
+    """The judge's verdict on an independent block."""
 
     cause: str
     spec: str
@@ -136,24 +136,24 @@ class Named(NamedTuple):
     causes: tuple[str, ...]
 
 
-def judge_all(framework: str, step: int) -> list[Named]:
-    """Every ``step``-th of a framework's blocks, in this process."""
+def judge_all(framework: str, step: int) -> list[Judgement]:
+    """Judges every ``step``-th block of a framework in this process."""
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # theirs
+        warnings.simplefilter("ignore")  # warnings of the blocks
         for one in [one for one in WRONG if one.framework == framework][::step]:
             verdict = check(one.function, one.spec, vjp=one.vjp, dtype=one.dtype)
-            found.append(Named(one.cause, str(one.spec), verdict.passed, verdict.causes))
+            found.append(Judgement(one.cause, str(one.spec), verdict.passed, verdict.causes))
     return found
 
 
 @pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a quarter", "all"])
-def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Named]]"]]:
-    """All frameworks at once, each in a process of its own."""
+def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Judgement]]"]]:
+    """Judges the blocks of all frameworks at once, each in a process of its own."""
     asked = {"numpy", *REQUESTED}
-    homes = {name: home for name, home in HOMES.items() if home.family in asked and not home.missing}
+    homes = {name: home for name, home in IMPLEMENTATION_OF.items() if home.family in asked and not home.missing}
     workers = {name: Worker(home) for name, home in homes.items()}
-    yield {name: worker.begin(judge_all, name, request.param) for name, worker in workers.items()}
+    yield {name: worker.submit_call(judge_all, name, request.param) for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
 
@@ -167,7 +167,7 @@ def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[N
         pytest.param("jax", marks=pytest.mark.framework("flax")),
     ],
 )
-def test_mistakes_written_by_somebody_else_are_found_and_named(framework: str, answers: dict) -> None:
+def test_mistakes_of_independent_blocks_are_found_and_named(framework: str, answers: dict) -> None:
     found = answers[framework].result()
     assert not [one for one in found if one.passed]
     assert not [one for one in found if one.cause not in one.causes[:3]]

@@ -1,4 +1,4 @@
-"""The judge as its users meet it: what passes, what fails and why, what is said, what is refused. NumPy alone."""
+"""The judge's interface: what passes, what fails and why, what the verdict prints, what is refused. NumPy alone."""
 
 import itertools
 import json
@@ -15,9 +15,9 @@ import pytest
 import se_conformance
 from se_conformance import check, trial
 from se_conformance.cases import DTYPES
-from se_conformance.comparison import Precision, judged
-from se_conformance.diagnosis import Distance
-from se_conformance.faults import CATALOGUE, broken
+from se_conformance.comparison import Precision, compare_arrays
+from se_conformance.distance import Distance
+from se_conformance.faults import CATALOGUE, inject
 from se_conformance.verdict import Finding, Verdict
 from se_spec import HardSigmoid, LeakyReLU, SESpec, SpecError
 
@@ -140,7 +140,7 @@ def test_a_pass_says_what_was_not_run() -> None:
     assert "2-D not run, 3-D not run" in str(verdict)
 
 
-def test_a_right_block_may_be_warned_by_numpy() -> None:
+def test_numpy_warnings_do_not_fail_a_right_block() -> None:
     def warned(x: Array, parameters: Arrays) -> Array:  # inf - inf, where the input holds inf; warnings are errors here
         z = mean(x)
         h = relu(z @ parameters["reduce.weight"].T + parameters["reduce.bias"])
@@ -154,7 +154,7 @@ def test_a_right_block_may_be_warned_by_numpy() -> None:
 SILU = Block(activation=lambda u: u * sigmoid(u))
 
 
-def test_a_wrong_block_is_told_where_how_much_and_why() -> None:
+def test_verdict_names_place_size_and_cause_of_a_mistake() -> None:
     verdict = check(SILU, SPEC, excitation=SILU.excitation)
     text = str(verdict)
     assert not verdict.passed
@@ -183,7 +183,7 @@ def test_a_wrong_block_is_told_where_how_much_and_why() -> None:
         (SESpec(6, single_projection=True, gain=2.0), "float64", 1, 1),
     ],
 )
-def test_the_line_that_reproduces_it_does(spec: SESpec, dtype: str, rank: int, seed: int) -> None:
+def test_reproduction_line_of_the_verdict_gives_the_same_inputs(spec: SESpec, dtype: str, rank: int, seed: int) -> None:
     def not_applied(x: Array, parameters: Arrays) -> Array:
         return x
 
@@ -203,7 +203,7 @@ def test_the_line_that_reproduces_it_does(spec: SESpec, dtype: str, rank: int, s
     )
 
 
-def test_the_cause_is_not_looked_for_where_nobody_asks() -> None:
+def test_diagnose_false_skips_the_diagnosis() -> None:
     verdict = check(SILU, SPEC, excitation=SILU.excitation, diagnose=False)
     assert not verdict.passed
     assert (verdict.causes, verdict.stage, verdict.diagnosis) == ((), "", None)
@@ -216,7 +216,7 @@ def test_the_cause_is_not_looked_for_where_nobody_asks() -> None:
 
 
 @pytest.mark.parametrize("block", [RIGHT, SILU], ids=["right", "wrong"])
-def test_two_verdicts_are_the_same_to_the_letter(block: Block) -> None:
+def test_verdict_is_deterministic(block: Block) -> None:
     first, second = (check(block, SPEC, block.vjp, block.excitation) for _ in range(2))
     assert first.to_json() == second.to_json()
     assert str(first) == str(second)
@@ -338,7 +338,7 @@ MISBEHAVING = {
 
 
 @pytest.mark.parametrize("name", MISBEHAVING)
-def test_a_verdict_whatever_it_does(name: str) -> None:
+def test_any_behaviour_of_the_function_gives_a_verdict(name: str) -> None:
     function, message, cause = MISBEHAVING[name]
     verdict = check(function, SPEC)
     assert not verdict.passed
@@ -350,12 +350,12 @@ def test_a_verdict_whatever_it_does(name: str) -> None:
     strict(verdict.to_json())
 
 
-def test_ctrl_c_stops_it() -> None:
+def test_keyboard_interrupt_is_not_caught() -> None:
     with pytest.raises(KeyboardInterrupt):
         check(raises(KeyboardInterrupt()), SPEC)
 
 
-def test_what_draws_lots_is_called_not_deterministic() -> None:
+def test_nondeterministic_block_is_diagnosed() -> None:
     rng = np.random.default_rng(0)
     noisy = check(returns(lambda y: np.where(rng.random(y.shape) < 0.5, 2 * y, 0).astype(y.dtype)), SPEC)
     assert noisy.causes == ("not deterministic",)
@@ -364,7 +364,7 @@ def test_what_draws_lots_is_called_not_deterministic() -> None:
     assert dimmed.causes == ("not deterministic",)
 
 
-def test_samples_that_see_each_other_are_found() -> None:
+def test_dependence_between_samples_is_found() -> None:
     def batch(x: Array, parameters: Arrays) -> Array:
         with np.errstate(all="ignore"):
             gates = RIGHT.excitation(x, parameters)
@@ -416,7 +416,7 @@ GRADIENTS = {
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_gradients_of_another_form_are_told(name: str) -> None:
+def test_gradients_of_a_wrong_form_are_reported(name: str) -> None:
     vjp, message = GRADIENTS[name]
     verdict = check(RIGHT, SPEC, vjp=vjp)
     assert not verdict.passed
@@ -439,8 +439,8 @@ def test_a_wrong_gradient_is_named() -> None:
     assert {one.quantity for one in verdict.failures} == {"d reduce.bias"}
 
 
-def test_float64_that_was_float32_on_the_way_is_recognised_by_its_bound() -> None:
-    """In whatever order and wherever: no variant has just these roundings."""
+def test_float32_intermediates_in_float64_are_diagnosed() -> None:
+    """Roundings anywhere and in any order are recognised, though no variant has exactly these."""
 
     def narrow(array: Array) -> Array:
         return array.astype("float32").astype(array.dtype)
@@ -460,7 +460,7 @@ def test_float64_that_was_float32_on_the_way_is_recognised_by_its_bound() -> Non
     assert more.causes[:1] != ("float64 computed in float32",)
 
 
-def test_a_gate_may_keep_its_axes() -> None:
+def test_gate_may_have_spatial_axes_of_length_one() -> None:
     last = check(RIGHT, SPEC, excitation=lambda x, p: RIGHT.excitation(x, p)[:, None, None])
     block = Block(data_format="channels_first")
     first = check(
@@ -484,9 +484,7 @@ def test_a_gate_may_keep_its_axes() -> None:
         (lambda x, p: 0.9 * RIGHT.excitation(x, p), "g["),
     ],
 )
-def test_where_the_block_is_right_and_its_gate_is_not_the_gate_is_blamed(
-    excitation: Callable[..., Any], message: str
-) -> None:
+def test_wrong_excitation_of_a_right_block_fails(excitation: Callable[..., Any], message: str) -> None:
     verdict = check(RIGHT, SPEC, excitation=excitation)
     assert not verdict.passed
     assert message in str(verdict)
@@ -506,7 +504,7 @@ PLAIN = SESpec(8, hidden=3)
         ("gate", Block(gate=lambda v: sigmoid(v) ** 1.3)),
     ],
 )
-def test_the_stage_is_told_by_the_gate_alone(stage: str, block: Block) -> None:
+def test_excitation_localizes_the_failing_stage(stage: str, block: Block) -> None:
     verdict = check(block, PLAIN, excitation=block.excitation)
     assert verdict.diagnosis is not None
     assert not verdict.diagnosis.agrees
@@ -528,7 +526,7 @@ def test_the_stage_is_told_by_the_gate_alone(stage: str, block: Block) -> None:
         ),
     ],
 )
-def test_where_no_gate_is_handed_out_y_over_x_tells_the_stage(stage: str, block: Block, spec: SESpec) -> None:
+def test_quotient_of_y_and_x_localizes_the_failing_stage(stage: str, block: Block, spec: SESpec) -> None:
     def function(x: Array, parameters: Arrays) -> Array:
         y = spec.gain * block(x, parameters) + (x if spec.residual else 0)
         if stage == "unknown":  # another gate at each position
@@ -574,14 +572,14 @@ UNKNOWN = [
     ("reduce", SPEC, Block(activation=lambda u: relu(u) ** 1.5)),
     ("reduce", SPEC, Block(activation=lambda u: u * sigmoid(1.1 * u))),
 ]
-"""Mistakes that are near one of the catalogue, and are not it."""
+"""Mistakes that are near a fault of the catalogue and are not that fault."""
 
 
 @pytest.mark.parametrize(
     ("stage", "spec", "block"),
     [pytest.param(*one, marks=[pytest.mark.slow] if number % 3 else []) for number, one in enumerate(UNKNOWN)],
 )
-def test_what_only_resembles_a_known_mistake_is_not_called_by_its_name(stage: str, spec: SESpec, block: Block) -> None:
+def test_mistake_that_only_resembles_a_fault_is_not_named(stage: str, spec: SESpec, block: Block) -> None:
     verdict = check(block, spec)
     assert verdict.diagnosis is not None
     assert not verdict.diagnosis.agrees, str(verdict)
@@ -591,7 +589,7 @@ def test_what_only_resembles_a_known_mistake_is_not_called_by_its_name(stage: st
     assert not any(word in str(verdict) for word in ("agrees with", "resembles"))
 
 
-def test_whatever_a_cause_agrees_with_is_within_its_bound() -> None:
+def test_named_cause_is_within_the_bound_of_the_block() -> None:
     """The same block, off by more and more: it agrees as long as rounding may be the reason, and no longer."""
     agrees = []
     for error in (0, 1e-7, 3e-3, 1e-2, 1e-1):
@@ -609,7 +607,7 @@ def test_whatever_a_cause_agrees_with_is_within_its_bound() -> None:
         ("expand", lambda p: {"expand.bias": p["expand.bias"][::-1]}),
     ],
 )
-def test_a_wrong_projection_is_told_by_the_gate_alone(stage: str, change: Callable[[Arrays], Arrays]) -> None:
+def test_excitation_localizes_a_wrong_projection(stage: str, change: Callable[[Arrays], Arrays]) -> None:
     def excitation(x: Array, parameters: Arrays) -> Array:
         return RIGHT.excitation(x, {**parameters, **change(parameters)})
 
@@ -619,7 +617,7 @@ def test_a_wrong_projection_is_told_by_the_gate_alone(stage: str, change: Callab
     assert verdict.stage == stage
 
 
-def test_the_scale_is_blamed_where_the_gate_is_right() -> None:
+def test_failing_stage_is_scale_where_the_gate_is_right() -> None:
     def wrong(x: Array, parameters: Arrays) -> Array:
         return (1.7 * RIGHT(x, parameters)).astype(x.dtype)
 
@@ -638,7 +636,7 @@ def test_the_scale_is_blamed_where_the_gate_is_right() -> None:
         ([0.0, 2.0], 0.0, [0.0, 2.5], 3.0),
     ],
 )
-def test_a_variants_distance_is_what_is_left_beyond_the_bound(
+def test_distance_counts_only_what_exceeds_the_bound(
     got: list[float], bound: float, variant: list[float], expected: float
 ) -> None:
     distance = Distance(np.array(got), np.array([0.0, 2.0]), np.full(2, bound))
@@ -659,8 +657,8 @@ HARD = SESpec(16, hidden=4, bias=True, gate="hard_sigmoid")
         (SLOPE, "activation is silu"),
     ],
 )
-def test_two_mistakes_are_named_together(pair: tuple[str, str]) -> None:
-    function = broken(HARD, tuple(CATALOGUE[name] for name in pair), "float32").function()
+def test_two_simultaneous_mistakes_are_named_together(pair: tuple[str, str]) -> None:
+    function = inject(tuple(CATALOGUE[name] for name in pair), HARD, "float32").function()
     verdict = check(function, HARD)
     assert set(verdict.causes[:2]) == set(pair)
     assert verdict.diagnosis is not None
@@ -683,9 +681,7 @@ def bfloat16(values: Array) -> Array:
 
 
 @pytest.mark.parametrize(("products", "operand"), [("tf32", tf32), ("bfloat16", bfloat16)])
-def test_products_of_less_precision_are_found_and_may_be_declared(
-    products: str, operand: Callable[[Array], Array]
-) -> None:
+def test_low_precision_products_fail_unless_declared(products: str, operand: Callable[[Array], Array]) -> None:
     block = Block(operand=lambda values: operand(np.ascontiguousarray(values)))
     verdict = check(block, WIDE, excitation=block.excitation)
     assert not verdict.passed
@@ -697,7 +693,7 @@ def test_products_of_less_precision_are_found_and_may_be_declared(
     assert 0 < declared.worst_ratio <= 1
 
 
-def test_a_declared_precision_excuses_no_more() -> None:
+def test_declared_precision_excuses_nothing_else() -> None:
     assert not check(SILU, WIDE, products="bfloat16").passed
 
 
@@ -716,8 +712,8 @@ def test_intermediates_that_are_rounded_must_be_declared(dtype: str) -> None:
 # nothing judged is no pass
 
 
-def test_a_comparison_on_which_no_bound_says_anything_is_no_pass() -> None:
-    one = judged("y", np.ones(3), np.ones(3), np.full(3, np.inf), np.ones(3))
+def test_verdict_without_conclusive_elements_does_not_pass() -> None:
+    one = compare_arrays("y", np.ones(3), np.ones(3), np.full(3, np.inf), np.ones(3))
     assert (one.conclusive, one.inconclusive, one.passed) == (0, 3, True)
     verdict = Verdict(SPEC, "float16", 0, (2,), Precision(), "channels_last")
     verdict.findings, verdict.ran = [Finding(2, "uneven map", "y", one)], [(2, "uneven map")]
@@ -729,7 +725,7 @@ def test_a_comparison_on_which_no_bound_says_anything_is_no_pass() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "gain"), [("float32", 1e39), ("float16", 1e30)])
-def test_an_output_beyond_the_largest_number_is_no_pass(dtype: str, gain: float) -> None:
+def test_overflowing_output_does_not_pass(dtype: str, gain: float) -> None:
     def seven(x: Array, parameters: Arrays) -> Array:  # but NaN in the samples that hold NaN or inf
         bad = ~np.isfinite(x.astype("float64")).all(tuple(range(1, x.ndim)), keepdims=True)
         return np.where(bad, np.nan, np.full_like(x, 7)).astype(x.dtype)
@@ -737,7 +733,7 @@ def test_an_output_beyond_the_largest_number_is_no_pass(dtype: str, gain: float)
     assert not check(seven, SESpec(8, hidden=3, gain=gain, gate="identity"), dtype=dtype, diagnose=False).passed
 
 
-def test_a_gain_of_nothing_is_judged() -> None:
+def test_gain_of_zero_is_judged() -> None:
     def seven(x: Array, parameters: Arrays) -> Array:
         bad = ~np.isfinite(x).all((1, 2, 3), keepdims=True)
         return np.where(bad, np.nan, np.full_like(x, 7))
@@ -765,7 +761,7 @@ def listed(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("line", ["one position", "2: one position", "one pos*"])
-def test_a_known_deviation_is_excused_and_told(line: str, listed: Callable[[str], Path]) -> None:
+def test_known_deviation_is_excused_and_printed(line: str, listed: Callable[[str], Path]) -> None:
     assert not check(refuses_one_position, SPEC).passed
     verdict = check(refuses_one_position, SPEC, deviations=listed(f"# ours\n\n{line}  # maps of one position, #7\n"))
     verdict.raise_if_failed()
@@ -775,7 +771,7 @@ def test_a_known_deviation_is_excused_and_told(line: str, listed: Callable[[str]
     assert verdict.worst_ratio <= 1
 
 
-def test_a_deviation_excuses_nothing_else(listed: Callable[[str], Path]) -> None:
+def test_deviation_excuses_no_other_trial(listed: Callable[[str], Path]) -> None:
     assert not check(refuses_one_position, SPEC, deviations=listed("3: one position  # another rank")).passed
     assert not check(refuses_one_position, SPEC, deviations=listed("one row  # another trial")).passed
     verdict = check(refuses_one_position, SPEC, ranks=(2, 3), deviations=listed("3: one position  # issue 7"))
@@ -783,15 +779,15 @@ def test_a_deviation_excuses_nothing_else(listed: Callable[[str], Path]) -> None
     assert set(verdict.known) == {(3, "one position")}
 
 
-def test_a_deviation_must_not_outlive_its_reason(listed: Callable[[str], Path]) -> None:
+def test_stale_deviation_fails(listed: Callable[[str], Path]) -> None:
     verdict = check(RIGHT, SPEC, deviations=listed("one position  # mended long ago\n3: NaN  # not run here\n"))
     assert not verdict.passed
     assert verdict.failures == []
     assert verdict.to_dict()["outlived"] == ["one position"]
-    assert "outlived line 1 of the deviations, 'one position'" in str(verdict)
+    assert "stale    line 1 of the deviations, 'one position'" in str(verdict)
 
 
-def test_where_all_is_excused_nothing_was_judged(listed: Callable[[str], Path]) -> None:
+def test_verdict_does_not_pass_if_every_trial_is_excused(listed: Callable[[str], Path]) -> None:
     assert not check(lambda x, p: x, SPEC, deviations=listed("*  # all known")).passed
 
 
@@ -837,7 +833,7 @@ def test_a_deviation_needs_a_reason(line: str, listed: Callable[[str], Path]) ->
     ],
     ids=str,
 )
-def test_an_argument_that_is_not_allowed_is_refused_with_what_is(options: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_refused_and_valid_values_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as refused:
         check(**{"function": RIGHT, "spec": SPEC, **options})
     assert message in str(refused.value)
@@ -860,7 +856,7 @@ def test_a_mistake_beyond_channel_512_is_found() -> None:
     assert check(RIGHT, SESpec(512, hidden=32)).passed
 
 
-def test_a_small_mistake_beyond_channel_512_is_found_and_not_explained_away() -> None:
+def test_small_mistake_beyond_channel_512_is_found() -> None:
     factor = np.where(np.arange(520) < 512, 1, 1.001).astype("float32")
     verdict = check(lambda x, p: RIGHT(x, p) * factor, SESpec(520, hidden=8))
     assert not verdict.passed
@@ -909,14 +905,14 @@ def test_a_mistake_from_the_second_call_on_is_found() -> None:
 # what it costs
 
 
-def test_it_is_quick() -> None:
+def test_check_is_fast() -> None:
     start = time.process_time()
     check(RIGHT, WIDE, RIGHT.vjp, RIGHT.excitation)
     check(SILU, WIDE)
     assert time.process_time() - start < 4.0  # two of them
 
 
-def test_a_mistake_of_no_known_kind_takes_no_long_search() -> None:
+def test_diagnosis_of_an_unknown_mistake_is_fast() -> None:
     start = time.process_time()
     assert not check(lambda x, p: np.full_like(x, 7), WIDE).passed
     assert time.process_time() - start < 5.0
@@ -926,7 +922,7 @@ def fresh(code: str) -> str:
     return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
 
 
-def test_the_import_is_quick() -> None:
+def test_import_is_fast() -> None:
     code = "import time; start = time.perf_counter(); import se_conformance; print(time.perf_counter() - start)"
     assert min(float(fresh(code)) for _ in range(5)) < 0.3  # the least: others may be at work
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, in projects of its own: three lines judge a block, and nothing happens unless they are there."""
+"""The pytest plugin, tested in temporary projects; it does nothing unless its fixture is used."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def run_pytest(project: Path, code: str, *arguments: object) -> subprocess.Compl
     return subprocess.run(command(*arguments), capture_output=True, **options(project))
 
 
-def test_a_right_block_passes_in_three_lines(project: Path) -> None:
+def test_fixture_passes_a_right_block(project: Path) -> None:
     code = (
         PASSES + "\ndef test_the_verdict_comes_back(se_check):\n    assert se_check(block, SPEC, ranks=(1,)).passed\n"
     )
@@ -68,7 +68,7 @@ def test_a_right_block_passes_in_three_lines(project: Path) -> None:
     assert "2 passed" in run.stdout
 
 
-def test_a_wrong_block_fails_with_all_that_is_known(project: Path) -> None:
+def test_failed_test_shows_the_whole_verdict(project: Path) -> None:
     run = run_pytest(project, FAILS)
     assert run.returncode == 1
     assert "1 failed" in run.stdout
@@ -86,7 +86,7 @@ def test_a_wrong_block_fails_with_all_that_is_known(project: Path) -> None:
     assert "Traceback" not in run.stdout
 
 
-def test_an_argument_that_is_not_allowed_is_an_error_of_the_test(project: Path) -> None:
+def test_invalid_argument_is_an_error_of_the_test(project: Path) -> None:
     run = run_pytest(project, "from block import *\ndef test_it(se_check):\n    se_check(block, SPEC, dtype='int8')\n")
     assert run.returncode == 1
     assert "SpecError: dtype='int8' is not allowed" in run.stdout
@@ -118,9 +118,9 @@ def test_known_deviations_by_option_and_by_configuration(project: Path) -> None:
     )
     assert from_below.returncode == 0, from_below.stdout  # relative to the root, wherever pytest is called
 
-    outlived = run_pytest(project, PASSES)
-    assert outlived.returncode == 1
-    assert "outlived line 1 of the deviations, 'NaN'" in outlived.stdout
+    stale = run_pytest(project, PASSES)
+    assert stale.returncode == 1
+    assert "stale    line 1 of the deviations, 'NaN'" in stale.stdout
 
     (project / "none.txt").write_text("")
     assert run_pytest(project, PASSES, "--se-deviations", "none.txt").returncode == 0  # the option goes first
@@ -136,7 +136,7 @@ def test_a_deviation_without_a_reason_is_refused(project: Path) -> None:
     assert "is not a file" in missing.stdout
 
 
-def test_the_report_grows_by_a_line_for_each_verdict(project: Path) -> None:
+def test_report_gets_a_line_for_each_verdict(project: Path) -> None:
     both = PASSES + FAILS.replace("test_my_block", "test_another")
     assert run_pytest(project, both, "--se-report", "report.jsonl").returncode == 1
     assert run_pytest(project, PASSES, "--se-report", "report.jsonl").returncode == 0
@@ -205,14 +205,14 @@ def test_a_line_of_the_report_is_one_write(project: Path) -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_it_is_installed_under_its_name() -> None:
+def test_plugin_is_installed_as_an_entry_point() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     assert list(declared.values()) == [NAME]
     installed = {point.name: point.value for point in entry_points(group="pytest11") if point.value == NAME}
     assert installed in ({}, declared)
 
 
-def test_it_loads_nothing_until_it_is_asked(project: Path) -> None:
+def test_plugin_imports_nothing_until_the_fixture_is_used(project: Path) -> None:
     code = f"import sys, {NAME}\nprint([m for m in ('numpy', 'se_numpy', 'se_conformance.judge') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], **options(project)) == "[]\n"
     (project / "conftest.py").write_text(
@@ -228,7 +228,7 @@ def test_it_loads_nothing_until_it_is_asked(project: Path) -> None:
     assert "held ['numpy', 'se_conformance.judge', 'se_numpy']" in judged.stdout  # the probe sees
 
 
-def test_its_options_are_told_by_help(project: Path) -> None:
+def test_help_lists_the_options(project: Path) -> None:
     run = run_pytest(project, PLAIN, "--help")
     for word in ("--se-deviations=FILE", "--se-report=FILE", "se_deviations (string)"):
         assert word in run.stdout

@@ -1,4 +1,4 @@
-"""The frozen vectors: the packaged files are what the generator makes, whoever reads them, and no fault goes unseen."""
+"""The frozen vectors: the generator reproduces the packaged files, every reader can use them, no change is missed."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ import pytest
 import se_numpy
 from se_conformance import vectors
 from se_conformance.cases import round_to
-from se_conformance.vectors import MANIFEST, TENSORS
-from se_conformance.vectors.judge import wrong_with
+from se_conformance.vectors import MANIFEST, TENSORS, frozen
+from se_conformance.vectors.judge import find_error
 from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_generator_makes_the_packaged_files_to_the_byte(tmp_path: Path) -> None:
+def test_generator_reproduces_the_packaged_files_bytewise(tmp_path: Path) -> None:
     names = vectors.write(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [MANIFEST, TENSORS]  # and nothing temporary
     for name in (MANIFEST, TENSORS):
@@ -40,7 +40,7 @@ def test_the_generator_makes_the_packaged_files_to_the_byte(tmp_path: Path) -> N
     assert vectors.write(tmp_path / "new") == names  # over what is there
 
 
-def test_the_packaged_vectors_are_small_and_cover_what_a_block_can_be() -> None:
+def test_packaged_vectors_are_small_and_cover_every_field_of_the_spec() -> None:
     assert sum((PACKAGED / name).stat().st_size for name in (MANIFEST, TENSORS)) < 64_000
     loaded = vectors.load()
     specs = [vector.spec for vector in loaded]
@@ -65,7 +65,7 @@ def test_the_oracle_gives_the_answers_of_a_vector(vector: vectors.Vector) -> Non
 
 
 def near(stored: np.ndarray, oracle: np.ndarray) -> None:
-    """Within the half unit in the last place that storing costs, and the oracle's own rounding."""
+    """Checks that the oracle is within half a unit in the last place, and its own rounding, of the stored answer."""
     assert stored.shape == oracle.shape
     assert stored.any()
     info = ml_dtypes.finfo(stored.dtype)
@@ -74,7 +74,7 @@ def near(stored: np.ndarray, oracle: np.ndarray) -> None:
     assert (np.abs(stored.astype(np.float64) - oracle) <= half + 1e-15 * np.abs(oracle).max()).all()
 
 
-def test_json_and_safetensors_alone_read_them(tmp_path: Path) -> None:
+def test_vectors_are_readable_with_json_and_safetensors_alone(tmp_path: Path) -> None:
     code = """
 import hashlib, json, pathlib, safetensors, sys
 folder = pathlib.Path(sys.argv[1])
@@ -106,7 +106,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [Path.unlink, cut, flip])
 @pytest.mark.parametrize("name", [MANIFEST, TENSORS])
-def test_a_file_that_is_missing_cut_or_changed_is_refused(name: str, harm: Callable[[Path], Any], copy: Path) -> None:
+def test_missing_truncated_or_changed_file_is_refused(name: str, harm: Callable[[Path], Any], copy: Path) -> None:
     assert len(vectors.load(copy)) == len(vectors.load())
     harm(copy / name)
     with pytest.raises(LayoutError, match=f"{name}.*install se-suite again"):
@@ -142,14 +142,14 @@ def one_tensor_less(manifest: dict[str, Any]) -> None:
     ("harm", "said", "said_when_signed"),
     [
         (drop, "manifest_sha256", "count of vectors"),
-        (drop_and_count, "manifest_sha256", "tensors that no vector takes"),
+        (drop_and_count, "manifest_sha256", "tensors that no vector uses"),
         (change_gate, "manifest_sha256", None),
         (other_format, "not of format 1", "not of format 1"),
         (other_tensor, "manifest_sha256", "sha256 of the tensor 0"),
         (one_tensor_less, "manifest_sha256", "only one of file and manifest"),
     ],
 )
-def test_a_manifest_that_is_changed_is_refused(
+def test_changed_manifest_is_refused(
     harm: Callable[[dict[str, Any]], None], said: str, said_when_signed: str | None, copy: Path
 ) -> None:
     manifest = json.loads((copy / MANIFEST).read_text())
@@ -165,24 +165,24 @@ def test_a_manifest_that_is_changed_is_refused(
             vectors.load(copy)
 
 
-def test_a_file_that_is_no_manifest_is_refused(copy: Path) -> None:
+def test_file_that_is_no_manifest_is_refused(copy: Path) -> None:
     for text in ("[]", "{", "{}"):
         (copy / MANIFEST).write_text(text)
         with pytest.raises(LayoutError, match=r"manifest\.json is not"):
             vectors.load(copy)
 
 
-def test_bfloat16_goes_through_safetensors_to_the_bit() -> None:
+def test_bfloat16_survives_safetensors_bitwise() -> None:
     values = round_to(np.array([[1.5, -0.0, np.inf], [2.0**-133, 3.0, -7.0]]), "bfloat16")
-    (back,) = vectors._unpacked(vectors._packed({"a": values})).values()
+    (back,) = frozen._unpack(frozen._pack({"a": values})).values()
     assert back.dtype == values.dtype
     assert back.tobytes() == values.tobytes()
     many = {str(k): np.full(3, k, np.float32) for k in range(40)}
-    assert vectors._packed(many) == vectors._packed(dict(reversed(many.items())))
+    assert frozen._pack(many) == frozen._pack(dict(reversed(many.items())))
 
 
 @pytest.mark.parametrize("vector", vectors.load(), ids=lambda vector: vector.name)
-def test_a_vector_tells_its_activation_and_its_gate_from_others(vector: vectors.Vector) -> None:
+def test_vector_distinguishes_its_activation_and_gate_from_others(vector: vectors.Vector) -> None:
     spec = vector.spec
     others = [spec.replace(gate=gate) for gate in ("sigmoid", "hard_sigmoid", "tanh") if gate != spec.gate]
     if not spec.single_projection and (vector.dtype != "bfloat16" or vector.name.startswith("activation")):
@@ -192,4 +192,4 @@ def test_a_vector_tells_its_activation_and_its_gate_from_others(vector: vectors.
         def wrong(x: np.ndarray, parameters: dict[str, np.ndarray], spec: SESpec, other: SESpec = other) -> np.ndarray:
             return se_numpy.squeeze_excitation(x, other, parameters, data_format="channels_last").astype(x.dtype)
 
-        assert wrong_with(wrong, vector), other
+        assert find_error(wrong, vector), other

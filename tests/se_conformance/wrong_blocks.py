@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation blocks that are wrong, each written out as such code is found in the world.
+"""Squeeze-and-Excitation blocks that are wrong, each written as such code is found in public repositories.
 
 They share nothing with ``se_conformance`` and nothing with the oracle, so that a judge of blocks does not only confirm
 its own catalogue. Each has one mistake and is otherwise right, in its own precision: half is widened to float32 once

@@ -8,7 +8,7 @@ import pytest
 
 import se_numpy
 from se_conformance.cases import round_to
-from se_parity.implementations import load
+from se_parity.implementations import load_module
 from se_spec import InputError, ParameterError, parameters
 from se_spec.networks import Stage
 
@@ -179,7 +179,7 @@ def test_op_by_op_and_compiled_are_the_oracles(api):
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     network = build(api, net, values)
     assert difference(network.forward(network.state, last(x)), want) < 1e-12
-    assert difference(load("flax").network(net, "float64", api=api, mode="jit")(values)(last(x)), want) < 1e-12
+    assert difference(load_module("flax").network(net, "float64", api=api, mode="jit")(values)(last(x)), want) < 1e-12
 
 
 @both

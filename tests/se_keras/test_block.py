@@ -13,7 +13,7 @@ import pytest
 
 from se_conformance import Case, Inputs, Result, compare, reference
 from se_conformance.cases import DTYPES, round_to
-from se_parity.implementations import TARGETS, Target, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import HardSigmoid, InputError, LeakyReLU, ParameterError, SESpec, ShapeError
 
 from ..conftest import KERAS_BACKENDS, OnDemand
@@ -141,8 +141,10 @@ def test_n1_a_float16_mean_neither_stalls_nor_overflows(on, value, side):
 
 @pytest.mark.skipif("keras jax" not in KERAS_BACKENDS, reason="needs JAX")
 def test_n6_jax_without_float64_refuses_it():
-    target = TARGETS["keras jax"]
-    worker = Worker(Target("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"}))
+    target = IMPLEMENTATIONS["keras jax"]
+    worker = Worker(
+        Implementation("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"})
+    )
     try:
         assert worker.call(errors_in_float64) == ["InputError"] * 5
     finally:

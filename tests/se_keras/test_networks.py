@@ -12,7 +12,7 @@ import pytest
 
 import se_numpy
 from se_conformance.cases import round_to
-from se_parity.implementations import dtype_of, load
+from se_parity.implementations import dtype_of, load_module
 from se_spec import InputError, ParameterError, ShapeError, parameters
 
 from ..conftest import KERAS_BACKENDS, OnDemand
@@ -44,13 +44,13 @@ three_kinds = pytest.mark.parametrize("net", [INCEPTION, BOTTLENECKS, ZEROS], id
 
 
 def model_of(net, values, dtype="float64"):
-    model = load("keras").empty_network(net, dtype)
+    model = load_module("keras").empty_network(net, dtype)
     se_keras.set_parameters(model, values)
     return model
 
 
 def logits_of(net, values, x):
-    return load("keras").network(net, dtype_of(values))(values)(x)
+    return load_module("keras").network(net, dtype_of(values))(values)(x)
 
 
 def numpy(tensor):
@@ -90,7 +90,7 @@ OTHERS = {backend: cases for backend, cases in OTHERS.items() if backend in KERA
 def elsewhere(workers):
     """What other backends answer; all is begun at once, to be computed beside what this process does."""
     return {
-        (backend, name): workers(backend).begin(answer, *given)
+        (backend, name): workers(backend).submit_call(answer, *given)
         for backend, cases in OTHERS.items()
         for name, given in cases.items()
     }

@@ -367,7 +367,7 @@ def test_no_correct_block_of_the_covering_array_is_refused() -> None:
 
 def test_a_short_soak_raises_no_alarm_and_uses_a_visible_part_of_the_bound() -> None:
     """docs/SOAK.md has what many more runs reach."""
-    tallies = soak.batch("numpy", "", {}, list(range(300)), False)
+    tallies = soak.run_batch("numpy", "", {}, list(range(300)), False)
     assert not [alarm for tally in tallies.values() for alarm in tally.alarms]
     assert sum(tally.runs for tally in tallies.values()) == 300
     for dtype, least in {"float64": 0.05, "float32": 0.2, "bfloat16": 0.5, "float16": 0.5}.items():
@@ -381,7 +381,7 @@ def test_a_soak_sees_a_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         correct_blocks, "run", lambda spec, inputs, style: right(spec.replace(gain=spec.gain * 1.01), inputs, style)
     )
-    tallies = soak.batch("numpy", "", {}, list(range(40)), False)
+    tallies = soak.run_batch("numpy", "", {}, list(range(40)), False)
     alarms = [alarm for tally in tallies.values() for alarm in tally.alarms]
     assert len(alarms) >= 10
     assert "seed 1" in " ".join(alarms)

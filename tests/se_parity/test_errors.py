@@ -132,7 +132,7 @@ def test_k2_parameters_that_do_not_fit_are_named_all_at_once(name: str) -> None:
             assert fact in str(caught.value)
 
 
-def test_x6_the_oracle_must_be_told_its_layout() -> None:
+def test_x6_oracle_requires_a_data_format() -> None:
     x, parameters = np.ones((1, 3, 6)), se_numpy.initialize(SPEC, seed=0)
     with pytest.raises(TypeError, match="data_format"):
         se_numpy.squeeze_excitation(x, SPEC, parameters)

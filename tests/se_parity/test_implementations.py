@@ -1,4 +1,4 @@
-"""A target's process: what is raised there arrives with its text, and no process takes a whole GPU for itself."""
+"""Workers: exceptions of their processes arrive with type and text, and no process allocates a whole GPU."""
 
 import os
 import pickle
@@ -10,7 +10,7 @@ import types
 import pytest
 
 import se_parity.implementations as targets
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_parity.implementations.process import RemoteTraceback, WorkerError
 from se_spec import ShapeError
 
@@ -105,14 +105,14 @@ def read_environment(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def worker():
-    """Of any target: no framework is imported until a target is asked."""
-    started = Worker(TARGETS["torch"])
+    """Starts a worker; no framework is imported until its implementation runs."""
+    started = Worker(IMPLEMENTATIONS["torch"])
     yield started
     started.close()
 
 
 @pytest.mark.parametrize("kind", RAISED)
-def test_what_cannot_be_sent_arrives_with_type_text_and_traceback(worker: Worker, kind: str) -> None:
+def test_exception_that_cannot_be_pickled_arrives_with_type_text_and_traceback(worker: Worker, kind: str) -> None:
     with pytest.raises(WorkerError) as caught:
         worker.call(raise_it, kind)
     assert RAISED[kind][1] in str(caught.value)
@@ -123,7 +123,7 @@ def test_what_cannot_be_sent_arrives_with_type_text_and_traceback(worker: Worker
 @pytest.mark.parametrize(
     "error", [ValueError("a", 2), ShapeError("rank 2, expected 4"), KeyError("x"), OSError(2, "?")]
 )
-def test_what_can_be_sent_arrives_as_it_is(worker: Worker, error: Exception) -> None:
+def test_exception_that_can_be_pickled_arrives_unchanged(worker: Worker, error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         worker.call(raise_error, error)
     assert type(caught.value) is type(error)
@@ -145,7 +145,7 @@ def test_exception_imports_no_module_into_the_process_that_asked(worker: Worker)
     assert "wave" not in sys.modules
 
 
-def test_argument_that_cannot_be_pickled_is_the_error_and_the_process_goes_on(worker: Worker) -> None:
+def test_argument_that_cannot_be_pickled_is_an_error_and_the_process_continues(worker: Worker) -> None:
     with pytest.raises((TypeError, pickle.PicklingError, AttributeError), match="pickle"):
         worker.call(len, [os])
     assert worker.call(len, [1]) == 1
@@ -157,8 +157,8 @@ def test_argument_that_cannot_be_pickled_is_the_error_and_the_process_goes_on(wo
     ids=["killed", "aborted", "exited"],
 )
 def test_process_that_ends_is_named_in_every_answer(end, argument: int, said: str) -> None:
-    worker = Worker(TARGETS["torch"])
-    futures = [worker.begin(end, argument), worker.begin(os.getpid)]
+    worker = Worker(IMPLEMENTATIONS["torch"])
+    futures = [worker.submit_call(end, argument), worker.submit_call(os.getpid)]
     for future in futures:
         with pytest.raises(WorkerError, match=said):
             future.result()
@@ -167,9 +167,9 @@ def test_process_that_ends_is_named_in_every_answer(end, argument: int, said: st
     worker.close()
 
 
-def test_closing_cancels_what_was_not_begun(worker: Worker) -> None:
-    short = Worker(TARGETS["torch"])
-    futures = [short.begin(os.getpid) for _ in range(50)]
+def test_closing_cancels_calls_that_have_not_started(worker: Worker) -> None:
+    short = Worker(IMPLEMENTATIONS["torch"])
+    futures = [short.submit_call(os.getpid) for _ in range(50)]
     short.close()
     assert all(future.done() for future in futures)
 
@@ -178,13 +178,13 @@ def test_processes_share_a_gpu(worker: Worker, monkeypatch: pytest.MonkeyPatch) 
     assert worker.call(read_environment, "XLA_PYTHON_CLIENT_PREALLOCATE") == "false"
     assert worker.call(read_environment, "TF_FORCE_GPU_ALLOW_GROWTH") == "true"
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # a user's own wish
-    own = Worker(TARGETS["torch"])
+    own = Worker(IMPLEMENTATIONS["torch"])
     assert own.call(read_environment, "XLA_PYTHON_CLIENT_PREALLOCATE") == "true"
     own.close()
 
 
 @pytest.mark.framework("torch")
-def test_compiler_s_own_error_arrives(worker: Worker) -> None:
+def test_compiler_error_arrives(worker: Worker) -> None:
     with pytest.raises(Exception, match="never to be compiled"):
         worker.call(compile_what_cannot_be)
 
@@ -200,6 +200,6 @@ def compile_what_cannot_be() -> None:
     torch.compile(lambda x: outside(x) + 1, fullgraph=True, backend="eager")(torch.ones(2))
 
 
-def test_every_target_is_of_a_module_that_exists() -> None:
-    for target in TARGETS.values():
+def test_every_implementation_has_a_module() -> None:
+    for target in IMPLEMENTATIONS.values():
         assert os.path.exists(os.path.join(os.path.dirname(targets.__file__), f"{target.module}.py"))

@@ -11,7 +11,7 @@ import pytest
 import se_numpy
 from se_conformance import Case, Result, compare, difference, reference
 from se_conformance.cases import DTYPES, FACTORS, covering_array
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_spec import SESpec
 
 from ..conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
@@ -22,12 +22,12 @@ CHEAP = [
 every_strength = pytest.mark.parametrize(
     "strength", [pytest.param(2, id="pairs"), pytest.param(3, id="triples", marks=pytest.mark.slow)]
 )
-"""Which combinations of values the cases hold."""
+"""The combinations of values that the cases cover."""
 some_or_all = pytest.mark.parametrize(
     "few", [pytest.param(True, id="some"), pytest.param(False, id="all", marks=pytest.mark.slow)]
 )
-"""Of the cases that are compiled each."""
-JITTED = {name for name, target in TARGETS.items() if target.options.get("mode") == "jit"}
+"""The factors of cases that are compiled one by one."""
+JITTED = {name for name, target in IMPLEMENTATIONS.items() if target.options.get("mode") == "jit"}
 COSTLY = [
     pytest.param(target.name + (" jit" if target.name in JITTED else ""), marks=pytest.mark.framework(target.family))
     for target in requested_targets()
@@ -36,7 +36,7 @@ COSTLY = [
 
 
 def special_cases() -> list[Case]:
-    """What the covering array leaves out: sizes at the edge, and a wide block."""
+    """Makes cases that the covering array omits: extreme sizes and a wide block."""
     spec = SESpec(12, hidden=5, bias=True)
     return [
         replace(case, dtype=dtype)
@@ -56,7 +56,7 @@ def special_cases() -> list[Case]:
     ]
 
 
-def test_covering_array_holds_every_triple_and_no_row_too_many() -> None:
+def test_covering_array_covers_every_triple_in_few_rows() -> None:
     cases = covering_array()
     rows = [[factor_of(case, name) for name in FACTORS] for case in cases]
     for columns in itertools.combinations(range(len(FACTORS)), 3):
@@ -66,7 +66,7 @@ def test_covering_array_holds_every_triple_and_no_row_too_many() -> None:
     assert len(cases) < 300
 
 
-def test_cases_pass_three_and_six_and_stay_off_kinks() -> None:
+def test_cases_exceed_three_and_six_and_avoid_kinks() -> None:
     for case in covering_array():
         inputs = case.inputs()
         assert case._reveals(inputs)
@@ -80,7 +80,7 @@ def test_cases_pass_three_and_six_and_stay_off_kinks() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @every_strength
 @pytest.mark.parametrize("name", CHEAP)
-def test_matches_the_oracle_on_every(name: str, strength: int, dtype: str, answers, cells: Cells) -> None:
+def test_matches_the_oracle_for_every_value(name: str, strength: int, dtype: str, answers, cells: Cells) -> None:
     cases = [case for case in covering_array(strength) if case.dtype == dtype]
     faults = [fault for case in cases for fault in judged(name, case, answers[name, case], cells)]
     assert not faults, report(faults)
@@ -103,7 +103,7 @@ def test_compiled_and_exported_match_the_oracle(name: str, few: bool, answers, c
 
 
 @pytest.mark.parametrize("name", [name for name in COSTLY if name.values[0].endswith(" jit")])
-def test_what_is_jitted_is_compiled_as_users_have_it(name: str, workers) -> None:
+def test_jitted_cases_are_compiled_with_users_settings(name: str, workers) -> None:
     assert [worker_of(workers, one).call(jax_optimizes) for one in (name, name.removesuffix(" jit"))] == [True, False]
 
 
@@ -170,7 +170,7 @@ def answers(workers, request: pytest.FixtureRequest) -> Answers:
     plan += [(name, case, {}) for name in names(COSTLY) for case in compiled_cases(name, few=not is_slow)]
     return {
         (name, case): worker_of(workers, name).submit(
-            case.spec, case.inputs(), gradients=TARGETS[name.removesuffix(" jit")].gradients, **options
+            case.spec, case.inputs(), gradients=IMPLEMENTATIONS[name.removesuffix(" jit")].gradients, **options
         )
         for name, case, options in plan
     }
@@ -209,7 +209,7 @@ def compiled_cases(name: str, few: bool) -> list[Case]:
 
 
 def judged(name: str, case: Case, future: "Future[Result]", cells: Cells) -> list[str]:
-    """What is wrong with an answer, in lines that say how to see it again; counts the case if nothing is."""
+    """Describes what is wrong with an answer and how to reproduce it; counts the case if nothing is."""
     inputs = case.inputs()
     try:
         got = future.result()

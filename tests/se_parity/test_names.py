@@ -1,4 +1,4 @@
-"""The same name means the same thing in every module: the table of public names, looped over."""
+"""Every public name exists in every module and means the same."""
 
 import importlib
 
@@ -36,7 +36,7 @@ def module_rows(*, with_block: bool = False) -> list:
 
 
 @pytest.mark.parametrize("name", module_rows())
-def test_every_public_name_is_there_and_documented(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
     module = importlib.import_module(name)
     for public in TABLE[name]:
         assert getattr(module, public).__doc__, f"{name}.{public}"
@@ -56,7 +56,7 @@ def test_a_block_is_made_from_a_spec_or_from_channels_and_fields(name: str) -> N
 
 
 @pytest.mark.parametrize("name", module_rows(with_block=True))
-def test_k1_parameters_go_in_and_come_out_by_the_same_two_names(name: str) -> None:
+def test_k1_parameters_are_set_and_read_by_the_same_two_functions(name: str) -> None:
     module = importlib.import_module(name)
     spec = SESpec(12, hidden=5, bias=True)
     parameters = se_numpy.initialize(spec, seed=0)

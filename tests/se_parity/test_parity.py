@@ -1,4 +1,4 @@
-"""``se-parity`` can say yes, no and nothing; and draws its picture."""
+"""``se-parity``: its exit status for agreement, difference and nothing compared, its messages and its picture."""
 
 import importlib
 import io
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from se_parity import photographs
+from se_parity import datasets
 from se_parity.__main__ import main
-from se_parity.implementations import TARGETS, Worker
+from se_parity.implementations import IMPLEMENTATIONS, Worker
 
 pytestmark = pytest.mark.framework("conformance")
 
@@ -28,13 +28,13 @@ def console():
 
 @pytest.fixture
 def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "TARGETS", {"torch": TARGETS["torch"]})
+    monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
 
 
 @pytest.mark.framework("torch")
 @pytest.mark.usefixtures("_torch_alone")
-def test_the_same_is_0_and_a_picture(parity, console, tmp_path: Path) -> None:
+def test_exit_status_is_0_if_all_agree_and_a_picture_is_written(parity, console, tmp_path: Path) -> None:
     assert parity.parity(console, tmp_path / "new" / "gates.png") == 0
     text = console.export_text()
     assert "│ torch " in text
@@ -45,7 +45,9 @@ def test_the_same_is_0_and_a_picture(parity, console, tmp_path: Path) -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.usefixtures("_torch_alone")
-def test_a_difference_of_one_in_a_million_is_1(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_status_is_1_for_a_relative_difference_of_one_in_a_million(
+    parity, console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = parity.reference
 
     def off(*arguments, **options):
@@ -59,9 +61,9 @@ def test_a_difference_of_one_in_a_million_is_1(parity, console, monkeypatch: pyt
     assert "torch: paper in float64: y[" in text
 
 
-def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = TARGETS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
-    monkeypatch.setattr(parity, "TARGETS", {"elsewhere": absent})
+def test_exit_status_is_2_if_nothing_is_installed(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = IMPLEMENTATIONS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
+    monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"elsewhere": absent})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
     assert parity.parity(console, None) == 2
     text = console.export_text()
@@ -69,11 +71,11 @@ def test_nothing_to_compare_is_2_and_names_what_is_missing(parity, console, monk
     assert "pip install 'se-suite[torch]'" in text
 
 
-class Stating:
-    """A worker that has answered and only states its versions."""
+class StubWorker:
+    """A worker that only states its versions."""
 
     def __init__(self, name: str, said: str) -> None:
-        self.target, self.said = TARGETS[name], said
+        self.implementation, self.said = IMPLEMENTATIONS[name], said
 
     def versions(self) -> str:
         return self.said
@@ -85,12 +87,12 @@ class Stating:
 @pytest.mark.parametrize(
     ("name", "device", "said", "fault"),
     [
-        ("keras jax", "cuda", "keras 3.15.1 on jax 0.11.2 (cpu)", "DEVICE=cuda was asked for, and it ran as keras"),
-        ("nnx", "cuda", "jax 0.11.2, flax 0.12.10 (cpu)", "DEVICE=cuda was asked for"),
+        ("keras jax", "cuda", "keras 3.15.1 on jax 0.11.2 (cpu)", "DEVICE=cuda was requested, and it ran as keras"),
+        ("nnx", "cuda", "jax 0.11.2, flax 0.12.10 (cpu)", "DEVICE=cuda was requested"),
         ("keras torch", "cuda", "keras 3.15.1 on torch 2.11.0 (gpu)", ""),
         ("torch", "cuda", "torch 2.11.0 (cuda)", ""),
         ("onnxruntime", "cuda", "onnxruntime 1.31.1 (cpu)", ""),
-        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (gpu)", "DEVICE=cpu was asked for"),
+        ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (gpu)", "DEVICE=cpu was requested"),
         ("nnx", "cpu", "jax 0.11.2, flax 0.12.10 (cpu)", ""),
     ],
 )
@@ -98,8 +100,8 @@ def test_row_that_ran_on_another_device_differs(
     parity, monkeypatch: pytest.MonkeyPatch, name: str, device: str, said: str, fault: str
 ) -> None:
     monkeypatch.setenv("DEVICE", device)
-    row = parity.Row(name)
-    parity.finish(row, Stating(name, said))
+    row = parity.ParityRow(name)
+    parity.finish_row(row, StubWorker(name, said))
     assert row.verdict == ("DIFFERS" if fault else "same")
     assert fault in "".join(row.faults)
     assert row.version == said
@@ -115,12 +117,12 @@ def test_row_that_ran_on_another_device_differs(
 )
 @pytest.mark.framework("torch")
 @pytest.mark.usefixtures("_torch_alone")
-def test_error_of_an_implementation_is_printed_as_it_said_it(
+def test_error_of_an_implementation_is_printed_verbatim(
     parity, console, monkeypatch: pytest.MonkeyPatch, call: tuple, facts: list[str]
 ) -> None:
     class Failing(Worker):
         def submit(self, *_: object, **__: object):
-            return self.begin(*call)
+            return self.submit_call(*call)
 
     monkeypatch.setattr(parity, "Worker", Failing)
     monkeypatch.setattr(parity, "DTYPES", ("float64",))
@@ -131,7 +133,7 @@ def test_error_of_an_implementation_is_printed_as_it_said_it(
         assert fact in text
 
 
-def test_run_without_matplotlib_says_that_there_is_no_picture(
+def test_run_without_matplotlib_prints_that_there_is_no_picture(
     parity, console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -155,10 +157,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_photographs_are_real_and_patches_are_invertible() -> None:
-    images = photographs.photographs()
+    images = datasets.load_photographs()
     assert images.shape == (2, 424, 640, 3)
     assert images.std() > 0.3
-    patches = photographs.to_patches(images)
+    patches = datasets.to_patches(images)
     assert patches.shape == (2, 53, 80, 192)
     np.testing.assert_array_equal(patches[1, 2, 3], images[1, 16:24, 24:32].ravel())
-    np.testing.assert_array_equal(photographs.to_pixels(patches), images)
+    np.testing.assert_array_equal(datasets.to_pixels(patches), images)

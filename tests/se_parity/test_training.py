@@ -1,4 +1,4 @@
-"""The same course of training in four frameworks, on real images: the same losses, the same weights at the end."""
+"""Training in four frameworks on real images gives the same losses and the same final weights."""
 
 from concurrent.futures import Future
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import se_numpy
-from se_parity.digits import batches, digits, small_network
-from se_parity.training import TRAINERS, Course, Trained, train
+from se_parity.datasets import draw_batches, load_digits, small_network
+from se_parity.training import TRAINERS, SGDConfig, TrainingResult, train
 from se_spec import NetworkSpec
 from se_spec.networks import ConvStep, Head, Residual, Shortcut, Stage, Stem
 
@@ -16,7 +16,7 @@ from ..conftest import COMPILED_FULLY
 pytestmark = pytest.mark.framework("torch", "keras", "flax", "conformance")
 
 STEPS = 30
-COURSE = Course()
+COURSE = SGDConfig()
 NETS = {
     "post-activation": small_network(momentum=0.75),
     "pre-activation": NetworkSpec(
@@ -40,8 +40,8 @@ every_net = pytest.mark.parametrize("net", ["post-activation", pytest.param("pre
 
 
 def given(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
-    data = digits("float64")
-    return list(batches(data.x, data.labels, steps))
+    data = load_digits("float64")
+    return list(draw_batches(data.x, data.labels, steps))
 
 
 def start(net: str) -> dict[str, np.ndarray]:
@@ -49,12 +49,14 @@ def start(net: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained(workers, request) -> dict[tuple[str, str], "Future[Trained]"]:
+def trained(workers, request) -> dict[tuple[str, str], "Future[TrainingResult]"]:
     """Every trainer on every network that is asked for, in the background."""
     asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     nets = {one.params["net"] for one in asked} | {"post-activation"}
     return {
-        (trainer, net): workers(target, **COMPILED_FULLY).begin(train, trainer, NETS[net], start(net), COURSE, given())
+        (trainer, net): workers(target, **COMPILED_FULLY).submit_call(
+            train, trainer, NETS[net], start(net), COURSE, given()
+        )
         for trainer, target in TRAINERS.items()
         for net in nets
     }
@@ -66,7 +68,7 @@ def is_variance(name: str) -> bool:
 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
-def test_m11_losses_and_weights_are_pytorchs(trainer: str, net: str, trained) -> None:
+def test_m11_losses_and_weights_match_pytorchs(trainer: str, net: str, trained) -> None:
     want, got = trained["torch", net].result(), trained[trainer, net].result()
     assert len(want.losses) == len(got.losses) == STEPS
     np.testing.assert_allclose(got.losses, want.losses, rtol=1e-9, atol=0)
@@ -79,8 +81,8 @@ def test_m11_losses_and_weights_are_pytorchs(trainer: str, net: str, trained) ->
 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
-def test_m11_running_variances_are_of_n_but_for_torchs(trainer: str, net: str, trained) -> None:
-    """From 1, after t steps, torch's is momentum**t + n / (n - 1) times what the others' has beyond that."""
+def test_m11_running_variances_divide_by_n_except_in_torch(trainer: str, net: str, trained) -> None:
+    """After t steps torch's variance is momentum**t + n / (n - 1) times the others' excess over momentum**t."""
     want, got = trained["torch", net].result().parameters, trained[trainer, net].result().parameters
     rest, count = NETS[net].momentum ** STEPS, positions(NETS[net])
     for name in filter(is_variance, want):
@@ -90,7 +92,7 @@ def test_m11_running_variances_are_of_n_but_for_torchs(trainer: str, net: str, t
 
 
 def positions(net: NetworkSpec) -> dict[str, int]:
-    """Of each batch norm: images times height times width."""
+    """Images times height times width for each batch norm."""
     from se_spec.networks import output_sizes
 
     return {name: 32 * height * width for name, (height, width) in output_sizes(net.layers, (8, 8)).items()}
@@ -102,19 +104,19 @@ def test_training_learns(net: str, trained) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
+def test_m11_one_step_follows_the_rule_of_the_spec() -> None:
     """The gradient that a step tells, against central differences of the loss; then momentum, from a second step."""
     net, (batch, again) = "post-activation", given(2)
     before = start(net)
-    course = Course(learning_rate=0.125, momentum=0.5, weight_decay=0.25)
-    first = train("torch", NETS[net], before, course, [batch]).parameters
+    config = SGDConfig(learning_rate=0.125, momentum=0.5, weight_decay=0.25)
+    first = train("torch", NETS[net], before, config, [batch]).parameters
     random = np.random.default_rng(0)
     learnable = [name for name in before if not name.endswith((".mean", ".variance"))]
     direction = {name: random.standard_normal(before[name].shape) for name in learnable}
 
     def loss(t: float, at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
         moved = {name: at[name] + t * direction[name] for name in learnable}
-        return train("torch", NETS[net], {**at, **moved}, course, [batch]).losses[0]
+        return train("torch", NETS[net], {**at, **moved}, config, [batch]).losses[0]
 
     def slope(at: dict[str, np.ndarray], batch: tuple[np.ndarray, np.ndarray]) -> float:
         return (loss(1e-8, at, batch) - loss(-1e-8, at, batch)) / 2e-8  # so small that few values cross a ReLU's kink
@@ -122,20 +124,20 @@ def test_m11_one_step_is_the_rule_that_the_spec_gives() -> None:
     def along(arrays: dict[str, np.ndarray]) -> float:
         return sum(float((arrays[name] * direction[name]).sum()) for name in learnable)
 
-    velocity = {name: (before[name] - first[name]) / course.learning_rate for name in learnable}
-    gradient = along(velocity) - course.weight_decay * along(before)
+    velocity = {name: (before[name] - first[name]) / config.learning_rate for name in learnable}
+    gradient = along(velocity) - config.weight_decay * along(before)
     assert gradient == pytest.approx(slope(before, batch), rel=1e-4)
 
-    second = train("torch", NETS[net], before, course, [batch, again]).parameters
-    after = {name: (first[name] - second[name]) / course.learning_rate for name in learnable}
-    expected = course.momentum * along(velocity) + slope(first, again) + course.weight_decay * along(first)
+    second = train("torch", NETS[net], before, config, [batch, again]).parameters
+    after = {name: (first[name] - second[name]) / config.learning_rate for name in learnable}
+    expected = config.momentum * along(velocity) + slope(first, again) + config.weight_decay * along(first)
     assert along(after) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_comparison_sees_a_decay_that_is_not_of_the_gradient(workers, trained) -> None:
+def test_comparison_detects_decoupled_weight_decay(workers, trained) -> None:
     """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
     net = "post-activation"
-    without = Course(weight_decay=0.0)
+    without = SGDConfig(weight_decay=0.0)
     other = workers("torch", **COMPILED_FULLY).call(train, "torch", NETS[net], start(net), without, given())
     want = trained["torch", net].result()
     assert abs(np.array(other.losses) / want.losses - 1).max() > 1e-5

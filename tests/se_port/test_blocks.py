@@ -16,7 +16,7 @@ import pytest
 
 import se_numpy
 import se_port
-from evidence.peer_blocks import get
+from evidence.peer_blocks import import_object
 from evidence.peer_networks import of_torch
 from evidence.peer_networks.network import Network, find_blocks_or_none, gate_error, zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
@@ -189,7 +189,7 @@ def test_file_that_is_a_block_is_read_in_a_named_layout(name):
     path, arguments, options = ALONE[name]
     layout = name.partition(",")[0]
     block = of_torch.read_block(
-        get(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind())
+        import_object(path)(*arguments, **options), "", {**TIMM, **TORCHVISION}.get(path, of_torch.Kind())
     )
     answer = block.evaluate(5)
     found = se_port.find_blocks(answer.tensors, layout, block.activation, block.gate)

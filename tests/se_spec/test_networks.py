@@ -555,23 +555,23 @@ def test_a_block_waits_for_no_network() -> None:
 
 @pytest.mark.framework("conformance")
 def test_what_is_too_far_off_is_told() -> None:
-    from evidence.network_errors import Row
+    from evidence.network_errors import NetworkRow
 
-    right = Row("resnet18", network("resnet18"), double={"torch": 1e-15}, single={"torch": 1e-7, "nnx": 2e-7})
+    right = NetworkRow("resnet18", network("resnet18"), double={"torch": 1e-15}, single={"torch": 1e-7, "nnx": 2e-7})
     assert right.faults == []
     for wrong in (2e-9, float("nan")):
-        assert len(Row("resnet18", network("resnet18"), double={"torch": wrong}).faults) == 1
+        assert len(NetworkRow("resnet18", network("resnet18"), double={"torch": wrong}).faults) == 1
     for wrong in (2.1e-7, float("nan")):
-        (fault,) = Row("resnet18", network("resnet18"), single={"torch": 1e-7, "nnx": wrong}).faults
+        (fault,) = NetworkRow("resnet18", network("resnet18"), single={"torch": 1e-7, "nnx": wrong}).faults
         assert "nnx in float32" in fault
 
 
 @pytest.mark.framework("torch", "conformance")
 def test_networks_are_judged_in_their_processes(workers: Any, tmp_path: Path) -> None:
-    from evidence.network_errors import Row, judge, questions
+    from evidence.network_errors import NetworkRow, judge_network, make_cases
 
-    row = Row("se_resnet20", network("se_resnet20"))
-    judge(row, {"torch": workers("torch")}, questions(row, seeds=2, images=1, folder=tmp_path))
+    row = NetworkRow("se_resnet20", network("se_resnet20"))
+    judge_network(row, {"torch": workers("torch")}, make_cases(row, seeds=2, images=1, folder=tmp_path))
     assert not list(tmp_path.iterdir())
     assert 0 < row.double["torch"] < 1e-13 < 1e-9 < row.single["torch"] < 1e-5
 

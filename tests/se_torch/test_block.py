@@ -17,7 +17,7 @@ import se_numpy
 import se_spec
 from se_conformance import Case, Result, compare, reference
 from se_conformance.cases import DTYPES, FACTORS, round_to
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import ParameterError, SESpec
 
 from ..conftest import OnDemand
@@ -40,7 +40,7 @@ FAMILIES = [
 few_and_all = pytest.mark.parametrize(
     "families", [FAMILIES[::5], pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["few", "all"]
 )
-ONNX = [] if TARGETS["onnxruntime"].missing else ["onnxruntime"]
+ONNX = [] if IMPLEMENTATIONS["onnxruntime"].missing else ["onnxruntime"]
 
 
 torch, se_torch, onnxruntime = OnDemand("torch"), OnDemand("se_torch"), OnDemand("onnxruntime")

@@ -10,7 +10,7 @@ import pytest
 
 import se_numpy
 from se_conformance import Case
-from se_parity.implementations import TARGETS
+from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import HardSigmoid, LeakyReLU, ParameterError, SESpec
 
 from ..conftest import OnDemand
@@ -380,7 +380,7 @@ def test_torchvision_extracts_features_of_a_network():
     torch.testing.assert_close(extractor(x)["stage1.block0.se.scale"], kept[0])
 
 
-ONNX = pytest.mark.skipif(bool(TARGETS["onnxruntime"].missing), reason="needs onnx, onnxscript and onnxruntime")
+ONNX = pytest.mark.skipif(bool(IMPLEMENTATIONS["onnxruntime"].missing), reason="needs onnx, onnxscript and onnxruntime")
 
 
 @ONNX

@@ -1,4 +1,4 @@
-"""What the tables say, to be seen at a glance."""
+"""Heat maps of the tables."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,16 +20,16 @@ TO_FLOOR = (
     ("flax", "ours NNX", "jax.jit"),
     ("onnxruntime", "ours", "onnxruntime"),
 )
-"""What is drawn over what memory allows; the page's table has the others, too."""
+"""The blocks that are drawn over the memory floor; the page's table has all."""
 
 
 def ratios(every: list[Line], path: Path) -> None:
-    """A row for each of ours, a column for each shape; blue where we are faster than the fastest peer."""
+    """Draws a row for each of our blocks and a column for each shape; blue where ours is faster than every peer."""
     _draw(((one, _name(one), one.ratio) for one in every), "our time over the fastest peer's", path)
 
 
 def peers(every: list[Line], path: Path) -> None:
-    """The same against each peer."""
+    """Draws the same for each peer."""
     each = ((one, f"{_name(one)} / {peer}", one.over(peer)) for one in every for peer in one.peers)
     _draw(each, "our time over each peer's", path)
 

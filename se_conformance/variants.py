@@ -1,0 +1,87 @@
+"""One faulty variant of the block beside the records of the judged block."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .calls import CallResult, call_function, call_vjp
+from .comparison import Result
+from .distance import EXPLAINED_DISTANCE, MAX_DISTANCE, relative_distance
+from .faults import Block
+from .records import TrialRecord
+
+Function = Callable[..., Any]
+VariantDistance = Callable[[Block, TrialRecord, Function], float]
+"""``(variant, record, variant.function()) -> distance``; the function is passed on, since a variant may keep state."""
+
+
+def forward_distance(variant: Block, record: TrialRecord, function: Function) -> float:
+    """How far the variant's y is from the block's on one trial, 0 to ``MAX_DISTANCE``."""
+    call = call_function(function, record.trial.inputs)
+    if form_of(call) != form_of(record.forward):
+        return MAX_DISTANCE
+    if call.y is None or record.forward.y is None:
+        return 0.0
+    x = record.trial.inputs.x
+    if call.y.shape != x.shape:
+        comparable = call.y.size == x.size and np.isfinite(call.y.astype(np.float64)).all()
+        return relative_distance(record.forward.y, call.y) if comparable else 0.0
+    return record.distance(call.y)
+
+
+def gradient_distance(variant: Block, record: TrialRecord, function: Function) -> float:
+    """How far the variant's gradients are from the block's on one trial: the largest of their distances."""
+    if record.backward is None or not record.trial.gradients:
+        return 0.0
+    call, gradients = call_gradients(variant, record)
+    if form_of(call) != form_of(record.backward):
+        return MAX_DISTANCE
+    return max((distance(gradients[name]) for name, distance in record.gradient_distances.items()), default=0.0)
+
+
+def forward_agrees(variant: Block, records: list[TrialRecord]) -> bool:
+    """Whether the variant returns on every trial, in order, what the block returned."""
+    function = variant.function()
+    for record in records:
+        call = call_function(function, record.trial.inputs)
+        if form_of(call) != form_of(record.forward):
+            return False
+        if call.y is None or record.forward.y is None:
+            continue
+        if call.y.shape == record.trial.inputs.x.shape:
+            agrees = record.distance.agrees(call.y)
+        else:
+            agrees = forward_distance(variant, record, function) <= EXPLAINED_DISTANCE
+        if not agrees:
+            return False
+    return True
+
+
+def gradients_agree(variant: Block, records: list[TrialRecord]) -> bool:
+    """Whether the variant's gradients are the block's on every trial on which they were judged."""
+    for record in records:
+        if record.backward is None or not record.trial.gradients:
+            continue
+        call, gradients = call_gradients(variant, record)
+        if form_of(call) != form_of(record.backward):
+            return False
+        if not all(distance.agrees(gradients[name]) for name, distance in record.gradient_distances.items()):
+            return False
+    return True
+
+
+def call_gradients(variant: Block, record: TrialRecord) -> tuple[CallResult, dict[str, np.ndarray]]:
+    """Calls the variant's vjp: the call, and dx and the parameters' gradients by the names of ``Result.arrays``."""
+    call, dparameters = call_vjp(variant.vjp, record.trial.inputs, "channels_last")
+    return call, dict(Result(dx=call.y, dparameters=dparameters).arrays())
+
+
+def form_of(call: CallResult) -> tuple[Any, ...]:
+    """What a call did apart from numbers, and from the texts of exceptions, which differ between frameworks."""
+    if call.raised:
+        return ("raised",)
+    modified = {"x" if name == "x" else "a parameter" for name in call.modified}
+    if call.y is None:
+        return ("nothing", call.returned == "NoneType", modified)
+    return (call.y.shape, call.y.dtype.name, modified)
