@@ -60,7 +60,7 @@ class Errors:
     example: str = ""
 
     def add(self, other: "Errors") -> None:
-        """Adds the errors of further values."""
+        """Add the errors of further values."""
         for exponent, numbers in other.worst.items():
             known = self.worst.setdefault(int(exponent), numbers)
             self.worst[int(exponent)] = list(map(max, known, numbers))
@@ -88,7 +88,7 @@ class Exact:
             self.inverse = 1 / size
 
     def errors(self, got: np.ndarray) -> Errors:
-        """Computes the errors of a backend's results."""
+        """Compute the errors of a backend's results."""
         found = Errors(count=len(got))
         wide = got.astype(self.values.dtype)
         with np.errstate(invalid="ignore"):
@@ -117,7 +117,7 @@ def _largest(error: np.ndarray, inverse: np.ndarray) -> list[float]:
 
 
 def exact_values(function: str, x: np.ndarray) -> np.ndarray:
-    """Computes a function of float64 or longdouble values in their precision."""
+    """Compute a function of float64 or longdouble values in their precision."""
     with np.errstate(all="ignore"):
         match function:
             case "sigmoid":
@@ -229,7 +229,7 @@ BACKENDS = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "xla": 
 
 @functools.cache
 def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
-    """Loads the functions of each backend by (backend, function), and a note on each that it refuses."""
+    """Load the functions of each backend by (backend, function), and a note on each that it refuses."""
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         return {}, ["float64: long double is no longer than float64 here"]
     known, notes = {}, []
@@ -247,7 +247,7 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
 
 
 def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
-    """Measures every backend and function on sorted values."""
+    """Measure every backend and function on sorted values."""
     known = functions(dtype)[0]
     with np.errstate(all="ignore"):
         wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
@@ -257,7 +257,7 @@ def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
 
 
 def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
-    """Yields the values of a part in the order of their bits; for float64 a sample."""
+    """Yield the values of a part in the order of their bits; for float64 a sample."""
     if dtype == "float64":
         rng = np.random.default_rng(0)
         anything = rng.integers(0, 2**64, 2**19, dtype=np.uint64).view(np.float64)
@@ -270,7 +270,7 @@ def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
 
 
 def run_part(dtype: str, part: int, path: Path) -> None:
-    """Measures a part and writes the result atomically."""
+    """Measure a part and write the result atomically."""
     total: dict[str, Errors] = {}
     for x in chunks(dtype, part):
         for key, errors in measure(dtype, x).items():
@@ -314,7 +314,7 @@ def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
 
 
 def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, Any]:
-    """Makes a row of the table; ``flushes`` is whether a subnormal result became 0."""
+    """Make a row of the table; ``flushes`` is whether a subnormal result became 0."""
     known = FORMATS[dtype]
 
     def largest(column: int, lowest: int) -> float | None:
@@ -349,7 +349,7 @@ def first_exponent(e: int) -> int:
 
 
 def up(number: float, digits: int) -> float | None:
-    """Rounds up to ``digits`` digits; a negative number becomes 0, and infinity None, which JSON can hold.
+    """Round up to ``digits`` digits; a negative number becomes 0, and infinity None, which JSON can hold.
 
     >>> up(1.23401, 3), up(0.5, 3)
     (1.24, 0.5)
@@ -375,7 +375,7 @@ def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
 
 
 def workers(processes: int) -> ProcessPoolExecutor:
-    """Starts processes in which each backend has one thread and no accelerator, and JAX has float64."""
+    """Start processes in which each backend has one thread and no accelerator, and JAX has float64."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_configure)
 
 
@@ -391,7 +391,7 @@ def _configure() -> None:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.json"))
     parser.add_argument(

@@ -52,7 +52,7 @@ STYLES = {
 
 
 def run(spec: SESpec, inputs: Inputs, style: Style) -> Result:
-    """Computes y, the gate and gradients; x and dy are channels last."""
+    """Compute y, the gate and gradients; x and dy are channels last."""
     with np.errstate(all="ignore"):
         return _run(spec, inputs, style)
 

@@ -54,20 +54,20 @@ class FaultTrial:
 
 
 def try_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[FaultTrial]:
-    """Injects every fault, in each of its forms, into every block on which it is detectable in ``dtype``."""
+    """Inject every fault, in each of its forms, into every block on which it is detectable in ``dtype``."""
     for spec, fault in detectable_faults(specs, dtype):
         yield FaultTrial(fault, judge_fault(fault, spec, dtype))
 
 
 def detectable_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
-    """Yields the blocks and the faults of ``try_faults``."""
+    """Yield the blocks and the faults of ``try_faults``."""
     for spec in specs:
         for named in CATALOGUE.values():
             yield from ((spec, fault) for fault in named.variants() if fault.is_detectable(spec, dtype))
 
 
 def judge_fault(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
-    """Judges a block with this fault, whose intermediates are in float32 otherwise."""
+    """Judge a block with this fault, whose intermediates are in float32 otherwise."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
     return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
@@ -83,7 +83,7 @@ def escapes(fault: Fault, spec: SESpec, dtype: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 0 if all are found, 95 % named first and all among the first three, else 1.
+    """Run the command line; exit status 0 if all are found, 95 % named first and all among the first three, else 1.
 
     It is 2 if nothing was judged.
     """

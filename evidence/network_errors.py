@@ -74,7 +74,7 @@ class NetworkRow:
 
 
 def rows(names: Iterable[str] = ()) -> list[NetworkRow]:
-    """Makes a row for each named network, or for all; networks that differ only in training share a row."""
+    """Make a row for each named network, or for all; networks that differ only in training share a row."""
     found: dict[NetworkSpec, NetworkRow] = {}
     for name in names or NETWORKS:
         net = network(name)
@@ -93,7 +93,7 @@ class NetworkCase(NamedTuple):
 
 
 def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCase:
-    """Draws parameters and images of (64, 96), neither square nor centred; for CIFAR more images, of (24, 32).
+    """Draw parameters and images of (64, 96), neither square nor centred; for CIFAR more images, of (24, 32).
 
     Batch norms change every channel differently, but their statistics are near those of their inputs. Otherwise maps
     would grow from unit to unit, logits of gates would reach thousands, and float32 would keep three digits.
@@ -124,7 +124,7 @@ def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCa
 
 
 def make_cases(row: NetworkRow, seeds: int, images: int, folder: Path) -> list[NetworkCase]:
-    """Makes the cases of all seeds."""
+    """Make the cases of all seeds."""
     return [make_case(folder / f"{row.name}.{seed}.safetensors", row.net, seed, images) for seed in range(seeds)]
 
 
@@ -139,7 +139,7 @@ def mean_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def prefetch(rows: list[NetworkRow], make: Callable[[NetworkRow], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
-    """Yields the cases of each row, and makes the next row's while these are used."""
+    """Yield the cases of each row, and makes the next row's while these are used."""
     with ThreadPoolExecutor(1) as pool:
         coming = deque([pool.submit(make, rows[0])])
         for row in rows[1:]:
@@ -150,7 +150,7 @@ def prefetch(rows: list[NetworkRow], make: Callable[[NetworkRow], list[NetworkCa
 
 
 def judge_network(row: NetworkRow, workers: dict[str, Worker], cases: list[NetworkCase]) -> None:
-    """Fills a row, two processes at a time, JAX's first since it takes longest, and deletes the files."""
+    """Fill a row, two processes at a time, JAX's first since it takes longest, and deletes the files."""
     together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
     for name, worker in reversed(workers.items()):
         together[worker.implementation.process_key][name] = worker
@@ -168,7 +168,7 @@ def judge_network(row: NetworkRow, workers: dict[str, Worker], cases: list[Netwo
 
 
 def collect_logits(worker: Worker, net: NetworkSpec, cases: list[NetworkCase]) -> dict[str, list[np.ndarray]]:
-    """Collects the logits of an implementation by dtype and seed, and checks their dtype."""
+    """Collect the logits of an implementation by dtype and seed, and checks their dtype."""
     found = {}
     for dtype in DTYPES:  # a network is built once for each
         futures = [worker.logits(net, case.parameters, case.x.astype(dtype), mode="eager") for case in cases]
@@ -179,7 +179,7 @@ def collect_logits(worker: Worker, net: NetworkSpec, cases: list[NetworkCase]) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 1 if an error is too large, 2 if nothing was compared."""
+    """Run the command line; exit status 1 if an error is too large, 2 if nothing was compared."""
     parser = argparse.ArgumentParser("python -m evidence.network_errors", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: all)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="sets of weights and images (%(default)s)")
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
-    """Compares networks and prints the page; returns 1 if an error is too large, 2 if nothing was compared."""
+    """Compare networks and print the page; return 1 if an error is too large, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
     workers: dict[str, Worker] = {}
@@ -226,7 +226,7 @@ def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None
 def page(
     found: list[NetworkRow], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
 ) -> str:
-    """Formats the page in Markdown."""
+    """Format the page in Markdown."""
     names = [target.name for target in targets]
     lines = [
         "# Networks",

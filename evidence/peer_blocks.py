@@ -89,7 +89,7 @@ class PeerVerdict(NamedTuple):
 
 
 def judge(peer: Peer, dtype: str) -> PeerVerdict:
-    """Judges a peer in this process, which must be that of its target."""
+    """Judge a peer in this process, which must be that of its target."""
     from se_conformance import adapt, check
 
     with warnings.catch_warnings():
@@ -109,12 +109,12 @@ def judge(peer: Peer, dtype: str) -> PeerVerdict:
 
 
 def judge_named(name: str, target: str, dtype: str) -> PeerVerdict:
-    """Judges a peer by its name, which can be sent to another process."""
+    """Judge a peer by its name, which can be sent to another process."""
     return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
 
 def page(peers: Iterable[Peer]) -> str:
-    """Formats docs/PEERS.md for the installed peers, which run in one process per target."""
+    """Format docs/PEERS.md for the installed peers, which run in one process per target."""
     workers: dict[str, Worker] = {}
     table: list[tuple[Peer, list[PeerVerdict]]] = []
     try:
@@ -173,7 +173,7 @@ def _message(row: PeerVerdict) -> str:
 
 
 def import_object(path: str) -> Any:
-    """Imports an object by its dotted path."""
+    """Import an object by its dotted path."""
     module, _, name = path.rpartition(".")
     if module.partition(".")[0] in _ON_TORCHVISION:
         _declare_operators_of_torchvision()
@@ -195,7 +195,7 @@ _declared: list[Any] = []
 
 
 def _declare_operators_of_torchvision() -> None:
-    """Makes torchvision importable beside a torch for which its compiled library was not built.
+    """Make torchvision importable beside a torch for which its compiled library was not built.
 
     The wheel in the package index is built for CUDA, and beside a CPU build of torch its library does not load. Its
     blocks do not need the library, but its import refers to two operators that only the library declares.
@@ -226,7 +226,7 @@ def _torch(
     finding: str = "",
     **options: Any,
 ) -> Peer:
-    """Makes a peer from a PyTorch class and its arguments; an option such as ``"nn.SiLU"`` names a class of torch."""
+    """Make a peer from a PyTorch class and its arguments; an option such as ``"nn.SiLU"`` names a class of torch."""
 
     def make(dtype: str) -> Any:
         named = {
@@ -266,7 +266,7 @@ def _keras_mobilenet_v3(backend: str, *, finding: str = "") -> Peer:
 
 
 def _keras_efficientnet(backend: str, *, finding: str = "") -> Peer:
-    """Cuts squeeze to product out of a block of B0's second stage: 16 channels made 96, hidden a quarter of 16."""
+    """Cut squeeze to product out of a block of B0's second stage: 16 channels made 96, hidden a quarter of 16."""
 
     def make(dtype: str) -> Any:
         x = _map_of_keras(16, dtype)

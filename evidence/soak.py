@@ -66,7 +66,7 @@ class Tally:
     alarms: list[str] = field(default_factory=list)
 
     def merge(self, other: "Tally") -> None:
-        """Adds the results of other runs."""
+        """Add the results of other runs."""
         self.runs += other.runs
         self.gradients += other.gradients
         self.conclusive += other.conclusive
@@ -80,7 +80,7 @@ Tallies = dict[tuple[str, str], Tally]
 
 
 def draw_spec(rng: np.random.Generator) -> SESpec:
-    """Draws a spec of 1 to 2048 channels."""
+    """Draw a spec of 1 to 2048 channels."""
     channels = int(2 ** rng.uniform(0, 11))
     slope = float(np.round(rng.uniform(-0.5, 0.5), 2))
     activations = (*se_spec.nonlinearities.ACTIVATIONS, "relu", LeakyReLU(slope=slope))
@@ -102,7 +102,7 @@ def draw_spec(rng: np.random.Generator) -> SESpec:
 
 
 def draw_shape(rng: np.random.Generator, channels: int, dtype: str) -> tuple[int, ...]:
-    """Draws a shape of x, channels last: 1 to 4 samples, 1 to 3 spatial axes of 1 to 128, within the limit of bytes."""
+    """Draw a shape of x, channels last: 1 to 4 samples, 1 to 3 spatial axes of 1 to 128, within the limit of bytes."""
     bytes_each = {"float64": 8, "float32": 4}.get(dtype, 2)
     limit = MAX_BYTES if rng.random() < 1 / 16 else USUAL_BYTES
     while True:
@@ -113,7 +113,7 @@ def draw_shape(rng: np.random.Generator, channels: int, dtype: str) -> tuple[int
 
 
 def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], dtype: str) -> Inputs:
-    """Draws normal numbers at scales from 1e-3 to 1e3, some with an offset, with outliers, or constant on an axis."""
+    """Draw normal numbers at scales from 1e-3 to 1e3, some with an offset, with outliers, or constant on an axis."""
     x = rng.standard_normal(shape)
     match rng.integers(6):
         case 0:
@@ -132,7 +132,7 @@ def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], 
 
 
 def run_batch(name: str, module: str, options: dict[str, object], seeds: list[int], fixed: bool) -> Tallies:
-    """Runs many seeds in this process."""
+    """Run many seeds in this process."""
     tallies: Tallies = {}
     for seed in seeds:
         spec, inputs, dtype, exact = case(seed, fixed, dtypes_of(name))
@@ -167,7 +167,7 @@ def dtypes_of(name: str) -> tuple[str, ...]:
 
 
 def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
-    """Makes the case of a seed, and whether it is an exact probe, as one in 31 is.
+    """Make the case of a seed, and whether it is an exact probe, as one in 31 is.
 
     A fixed case has one of ``SHAPES`` shapes, and numbers drawn from the seed.
     """
@@ -182,13 +182,13 @@ def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Input
 
 
 def draw_probe(spec: SESpec, rank: int, dtype: str, seed: int) -> Inputs:
-    """Makes inputs on which sums are exact."""
+    """Make inputs on which sums are exact."""
     parts = probes.parts(dtype)
     return probes.probe_for(dtype, spec, part=parts[seed % len(parts)], rank=rank, seed=seed)
 
 
 def judge_result(got: Result, against: Reference, what: str) -> Tally:
-    """Compares one result with the oracle's."""
+    """Compare one result with the oracle's."""
     tally = Tally(runs=1, gradients=int(got.dx is not None and against.want.dx is not None))
     for one in compare(got, against):
         quantity = one.quantity.partition(" ")[0]
@@ -217,7 +217,7 @@ def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], 
 
 
 def soak(runs: int, console: "Console", out: Path | None) -> int:
-    """Runs the plan, two processes at a time; returns 1 if there was an alarm, 2 if nothing ran."""
+    """Run the plan, two processes at a time; returns 1 if there was an alarm, 2 if nothing ran."""
     from rich.progress import Progress
 
     begun = time.monotonic()
@@ -288,7 +288,7 @@ def report(tallies: Tallies, seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 0 without a false alarm, 1 with one, 2 if nothing ran."""
+    """Run the command line; exit status 0 without a false alarm, 1 with one, 2 if nothing ran."""
     from rich.console import Console
 
     parser = argparse.ArgumentParser("python -m evidence.soak", description="count false alarms on random blocks")

@@ -18,7 +18,7 @@ Colour = Callable[[str, str], str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Returns:
         The exit status: 0 if the block is right, 1 if something is wrong, 2 if nothing was judged or the command was
@@ -154,7 +154,7 @@ def _resolve_spec(options: argparse.Namespace) -> SESpec:
 
 
 def _import_target(target: str) -> Any:
-    """Imports ``module:name``; a path to an ONNX file stays a path."""
+    """Import ``module:name``; a path to an ONNX file stays a path."""
     if target.endswith(".onnx"):
         return Path(target)
     module, colon, name = target.partition(":")

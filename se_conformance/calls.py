@@ -29,7 +29,7 @@ class CallResult:
 
 
 def call_function(function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last") -> CallResult:
-    """Calls ``function(x, parameters)`` on copies."""
+    """Call ``function(x, parameters)`` on copies."""
     x, parameters = to_data_format(inputs.x, data_format), _copy_arrays(inputs.parameters)
     try:
         with np.errstate(all="ignore"):  # inf - inf in between is no mistake, even where warnings are errors
@@ -44,14 +44,14 @@ def call_function(function: Callable[..., Any], inputs: Inputs, data_format: str
 
 
 def call_excitation(excitation: Callable[..., Any], inputs: Inputs, data_format: str) -> CallResult:
-    """Calls ``excitation(x, parameters)`` on copies; ``y`` of the result is the gate, which has no spatial axes."""
+    """Call ``excitation(x, parameters)`` on copies; ``y`` of the result is the gate, which has no spatial axes."""
     return call_function(excitation, inputs._replace(x=to_data_format(inputs.x, data_format)))
 
 
 def call_vjp(
     vjp: Callable[..., Any], inputs: Inputs, data_format: str
 ) -> tuple[CallResult, dict[str, np.ndarray] | None]:
-    """Calls ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
+    """Call ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
     x, dy = to_data_format(inputs.x, data_format), to_data_format(inputs.dy, data_format)
     parameters = _copy_arrays(inputs.parameters)
     try:
@@ -76,7 +76,7 @@ def call_vjp(
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """Converts a value to a NumPy array of numbers; None if it is none."""
+    """Convert a value to a NumPy array of numbers; None if it is none."""
     if value is None or isinstance(value, (tuple, list, dict, str)):
         return None
     try:
@@ -87,12 +87,12 @@ def as_array(value: Any) -> np.ndarray | None:
 
 
 def to_channels_last(array: np.ndarray, data_format: str) -> np.ndarray:
-    """Returns a channels-last view; an array with too few axes comes back as it is."""
+    """Return a channels-last view; an array with too few axes comes back as it is."""
     return np.moveaxis(array, 1, -1) if data_format == "channels_first" and array.ndim > 2 else array
 
 
 def to_data_format(x: np.ndarray, data_format: str) -> np.ndarray:
-    """Copies a channels-last map into ``data_format``."""
+    """Copy a channels-last map into ``data_format``."""
     return np.array(np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, order="C")
 
 
@@ -103,7 +103,7 @@ def _copy_arrays(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _find_modified(
     inputs: Inputs, x: np.ndarray, parameters: dict[str, np.ndarray], data_format: str
 ) -> tuple[str, ...]:
-    """Names of the arguments that differ from the inputs after a call."""
+    """Name of the arguments that differ from the inputs after a call."""
     is_same = x.tobytes() == to_data_format(inputs.x, data_format).tobytes()
     changed = [name for name, array in inputs.parameters.items() if not _is_same(parameters.get(name), array)]
     added = [str(name) for name in parameters if name not in inputs.parameters]

@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
     parameters: dict[str, np.ndarray]
 
     def rounded(self, dtype: str) -> "Inputs":
-        """Rounds every array once to ``dtype``."""
+        """Round every array once to ``dtype``."""
         stored = {name: round_to(array, dtype) for name, array in self.parameters.items()}
         return Inputs(round_to(self.x, dtype), round_to(self.dy, dtype), stored)
 
@@ -83,7 +83,7 @@ class Case:
     spatial: tuple[int, ...] | None = None
 
     def inputs(self) -> Inputs:
-        """Draws x, dy and parameters until all arguments avoid kinks and exceed 3 and 6 where they can."""
+        """Draw x, dy and parameters until all arguments avoid kinks and exceed 3 and 6 where they can."""
         draws = (self._draw(seed) for seed in itertools.count(1000 * self.seed))
         return next(inputs for inputs in draws if self._reveals(inputs))
 
@@ -119,7 +119,7 @@ class Case:
 
 
 def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
-    """Makes cases in which every combination of values of any ``strength`` factors occurs at least once.
+    """Make cases in which every combination of values of any ``strength`` factors occurs at least once.
 
     Args:
         strength: 1 to 8 factors; 3 for triples.
@@ -138,7 +138,7 @@ def covering_array(strength: int = 3, seed: int = 0) -> list[Case]:
 
 
 def revealing_parameters(x: np.ndarray, spec: SESpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draws float64 parameters with which x (channels last) has hidden values of rms 4 and logits of rms 2.5.
+    """Draw float64 parameters with which x (channels last) has hidden values of rms 4 and logits of rms 2.5.
 
     Arguments of an activation that saturates have rms 1.5, so that gradients do not vanish.
     """
@@ -164,7 +164,7 @@ def gate_kinks(gate: se_spec.nonlinearities.Gate) -> tuple[float, ...]:
 
 
 def round_to(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Rounds an array once to a storage type of SPEC K-1."""
+    """Round an array once to a storage type of SPEC K-1."""
     if dtype == "bfloat16":
         import ml_dtypes
 
@@ -185,7 +185,7 @@ def _as_case(values: dict[str, Any], number: int) -> Case:
 
 @cache
 def _covering_rows(strength: int, seed: int) -> list[tuple[Any, ...]]:
-    """Builds rows greedily: each starts with an uncovered combination and takes the values that cover most others."""
+    """Build rows greedily: each starts with an uncovered combination and takes the values that cover most others."""
     levels = list(FACTORS.values())
     rng = random.Random(seed)
     uncovered = {
@@ -217,7 +217,7 @@ def _covering_rows(strength: int, seed: int) -> list[tuple[Any, ...]]:
 
 
 def _raise_one_position(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Gives each sample and channel one clear maximum, since half precision turns close ones into ties."""
+    """Give each sample and channel one clear maximum, since half precision turns close ones into ties."""
     n, channels = x.shape[0], x.shape[-1]
     flat = x.reshape(n, -1, channels)
     position = rng.integers(flat.shape[1], size=(n, 1, channels))

@@ -29,7 +29,7 @@ class Result(NamedTuple):
     dparameters: dict[str, np.ndarray] | None = None
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields names and arrays: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...; skips what is None."""
+        """Yield names and arrays: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...; skips what is None."""
         yield from ((name, array) for name in ("y", "g", "dx") if (array := getattr(self, name)) is not None)
         yield from ((f"d {name}", array) for name, array in (self.dparameters or {}).items())
 
@@ -105,7 +105,7 @@ def reference(
     gradients: bool = True,
     exact: bool = False,
 ) -> Reference:
-    """Computes the oracle's answer and its bounds in float64.
+    """Compute the oracle's answer and its bounds in float64.
 
     Args:
         inputs: x and dy (N, *space, C), and the canonical parameters.
@@ -147,7 +147,7 @@ def reference(
 
 
 def compare(got: Result, expected: Reference, *, partial: bool = False) -> list[Comparison]:
-    """Compares every quantity that was returned and is expected with its bound.
+    """Compare every quantity that was returned and is expected with its bound.
 
     Args:
         got: what an implementation returned.
@@ -176,7 +176,7 @@ def compare(got: Result, expected: Reference, *, partial: bool = False) -> list[
 
 
 def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray, span: np.ndarray) -> Comparison:
-    """Compares one array with the right one; where that is NaN or inf, the array must not be finite (N-3)."""
+    """Compare one array with the right one; where that is NaN or inf, the array must not be finite (N-3)."""
     if got.shape != want.shape:
         return Comparison(quantity, np.inf, np.inf, (), np.nan, np.nan, np.nan, 1, 0)
     got = got.astype(np.float64)
@@ -202,7 +202,7 @@ def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.n
 
 
 def allow_rounded_gate(expected: Reference, g: np.ndarray | None) -> Reference:
-    """Widens the gate's bound by one rounding where the block returns its gate in half precision."""
+    """Widen the gate's bound by one rounding where the block returns its gate in half precision."""
     want, bound = expected.want.g, expected.bound.g
     if g is None or want is None or bound is None or g.dtype.name not in ("bfloat16", "float16"):
         return expected
@@ -211,7 +211,7 @@ def allow_rounded_gate(expected: Reference, g: np.ndarray | None) -> Reference:
 
 
 def difference(got: np.ndarray, want: np.ndarray) -> float:
-    """Computes max|got - want| / max|want|.
+    """Compute max|got - want| / max|want|.
 
     Args:
         got: an array of any float dtype.

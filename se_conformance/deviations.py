@@ -31,7 +31,7 @@ class Deviation:
 
 
 def read_deviations(path: str | Path | None) -> list[Deviation]:
-    """Reads the lines of a file of known deviations; an empty list for no path.
+    """Read the lines of a file of known deviations; an empty list for no path.
 
     Raises:
         SpecError: the file does not exist, or a line has no reason.

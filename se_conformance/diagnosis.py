@@ -73,7 +73,7 @@ def diagnose(
     excitation: Callable[..., Any] | None,
     data_format: str,
 ) -> Diagnosis:
-    """Finds the likeliest causes of a failure, and the stage at which the block departs.
+    """Find the likeliest causes of a failure, and the stage at which the block departs.
 
     Args:
         records: every trial of one rank in the order in which it ran; at least one failed.
@@ -149,7 +149,7 @@ def _rank(
     dtype: str,
     distance: VariantDistance,
 ) -> Ranking:
-    """Scores variants over all records, smallest first; one failed trial screens out most of them before."""
+    """Score variants over all records, smallest first; one failed trial screens out most of them before."""
     failures = sum(record.failed for record in records)
     screen = _choose_screen(records)
     screened: Ranking = []
@@ -209,7 +209,7 @@ def _measure(
 
 
 def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
-    """Calls 16 times on one input: a stateful block drifts or converges; a random one has anticorrelated steps."""
+    """Call 16 times on one input: a stateful block drifts or converges; a random one has anticorrelated steps."""
     by_name = {record.trial.name: record for record in records}
     first, last = by_name["uneven map"].forward.y, by_name["uneven map again"].forward.y
     if first is None or last is None or first.tobytes() == last.tobytes():
@@ -225,7 +225,7 @@ def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_fo
 
 
 def _rank_half_accumulation(records: list[TrialRecord], dtype: str, variants: list[Fault]) -> Ranking:
-    """Names accumulation in half precision by where it fails: only where many numbers are added.
+    """Name accumulation in half precision by where it fails: only where many numbers are added.
 
     The order of the additions decides the numbers, so that no variant need be near.
     """
@@ -250,7 +250,7 @@ def _is_right_in_float32(records: list[TrialRecord], spec: SESpec) -> bool:
 
 
 def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec, dtype: str) -> Ranking:
-    """Scores two faults at once: a small failed trial screens the pairs, and the nearest run on all."""
+    """Score two faults at once: a small failed trial screens the pairs, and the nearest run on all."""
     screen = _choose_screen([record for record in records if record.failed and record.trial.exact] or records)
     x, y = screen.trial.inputs.x, screen.forward.y
     if y is None or x.size > LARGE_INPUT_ELEMENTS:

@@ -10,7 +10,7 @@ import numpy as np
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path that replaces ``path`` when the with block ends without an exception.
+    """Yield a temporary path that replaces ``path`` when the with block ends without an exception.
 
     Args:
         path: the file to write; its folder is made if it does not exist.
@@ -33,7 +33,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
-    """Writes parameters in float64, float32 or float16 to a safetensors file by their canonical names."""
+    """Write parameters in float64, float32 or float16 to a safetensors file by their canonical names."""
     import safetensors.numpy
 
     # safetensors writes the bytes of a transposed array in memory order, and reports nothing
@@ -43,7 +43,7 @@ def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
 
 
 def load_parameters(path: Path) -> dict[str, np.ndarray]:
-    """Reads the parameters that ``save_parameters`` wrote."""
+    """Read the parameters that ``save_parameters`` wrote."""
     import safetensors.numpy
 
     parameters: dict[str, np.ndarray] = safetensors.numpy.load_file(path)

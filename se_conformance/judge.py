@@ -33,7 +33,7 @@ def check(
     deviations: str | Path | None = None,
     diagnose: bool = True,
 ) -> Verdict:
-    """Judges a block against the oracle, to a bound derived for each input, and names what is wrong.
+    """Judge a block against the oracle, to a bound derived for each input, and names what is wrong.
 
     Args:
         function: ``function(x, parameters) -> y``, NumPy in and out: x and y of one shape, (N, *space, C) or
@@ -120,7 +120,7 @@ class TrialRunner:
         self.unjudged: dict[str, str] = {}
 
     def run(self, trial: Trial, expected: Reference, rank: int) -> list[Finding]:
-        """Calls the block on one trial and compares everything that it returns."""
+        """Call the block on one trial and compares everything that it returns."""
         x = trial.inputs.x
         forward = call_function(self.function, trial.inputs, self.data_format)
         record = TrialRecord(trial, expected, forward)
@@ -153,7 +153,7 @@ class TrialRunner:
         return findings + [Finding(rank, trial.name, entry.quantity, entry) for entry in record.comparisons]
 
     def diagnose(self) -> diagnosis.Diagnosis | None:
-        """Searches for the cause; None where no judged trial failed."""
+        """Search for the cause; None where no judged trial failed."""
         if not any(record.failed for record in self.records):
             return None
         return diagnosis.diagnose(self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format)

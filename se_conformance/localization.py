@@ -32,7 +32,7 @@ def failing_stage(
     excitation: Excitation | None,
     data_format: str,
 ) -> str:
-    """Finds the first stage that departs from the spec.
+    """Find the first stage that departs from the spec.
 
     Args:
         records: every trial of one rank in order; at least one failed, and not by its gradients alone.
@@ -123,7 +123,7 @@ def _is_gate_right(
 
 
 def _make_constant(inputs: Inputs, spec: SESpec) -> Inputs:
-    """Replaces each map by one position that holds its squeezed values."""
+    """Replace each map by one position that holds its squeezed values."""
     axes = tuple(range(1, inputs.x.ndim - 1))
     z = se_numpy.block.squeeze(inputs.x.astype(np.float64), spec.squeeze, axes)
     x = np.expand_dims(z, axes)
@@ -131,25 +131,25 @@ def _make_constant(inputs: Inputs, spec: SESpec) -> Inputs:
 
 
 def _make_absolute(inputs: Inputs) -> Inputs:
-    """Removes the signs of x, which some wrong statistics lose."""
+    """Remove the signs of x, which some wrong statistics lose."""
     return inputs._replace(x=np.abs(inputs.x))
 
 
 def _set_zero(inputs: Inputs, *names: str) -> Inputs:
-    """Sets parameters to zero."""
+    """Set parameters to zero."""
     zeros = {name: np.zeros_like(inputs.parameters[name]) for name in names if name in inputs.parameters}
     return inputs._replace(parameters={**inputs.parameters, **zeros})
 
 
 def _make_expand_identity(inputs: Inputs, spec: SESpec) -> Inputs:
-    """Makes each logit one hidden value."""
+    """Make each logit one hidden value."""
     weight = np.eye(spec.hidden)[np.arange(spec.channels) % spec.hidden]
     changed = {"expand.weight": round_to(weight, inputs.x.dtype.name)}
     return _set_zero(inputs._replace(parameters={**inputs.parameters, **changed}), "expand.bias")
 
 
 def _make_hidden_positive(inputs: Inputs, spec: SESpec) -> Inputs:
-    """Makes each logit one hidden value between 1/2 and 2, where relu and similar activations are linear."""
+    """Make each logit one hidden value between 1/2 and 2, where relu and similar activations are linear."""
     linear = _make_expand_identity(inputs, spec)
     x = np.abs(inputs.x.astype(np.float64)) + 0.5
     weight = np.abs(inputs.parameters["reduce.weight"].astype(np.float64))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options for known deviations and for the report."""
+    """Add the options for known deviations and for the report."""
     group = parser.getgroup("se-suite", "Squeeze-and-Excitation conformance")
     group.addoption("--se-deviations", metavar="FILE", help="known deviations, one trial per line and a reason after #")
     group.addoption("--se-report", metavar="FILE", help="append every verdict to FILE, one line of JSON each")
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def se_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
-    """Gives the test ``se_conformance.check``; a verdict that did not pass fails the test, others are returned."""
+    """Give the test ``se_conformance.check``; a verdict that did not pass fails the test, others are returned."""
     from se_conformance import check
 
     config = request.config

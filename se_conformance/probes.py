@@ -78,13 +78,13 @@ def parts(dtype: str) -> tuple[str, ...]:
 
 
 def probe_for(dtype: str, spec: SESpec, **options: Any) -> Inputs:
-    """Makes a probe in ``dtype``: float64 uses float32's, float16 bfloat16's. Options and errors as ``probe``."""
+    """Make a probe in ``dtype``: float64 uses float32's, float16 bfloat16's. Options and errors as ``probe``."""
     precision = "float32" if dtype in ("float64", "float32") else "bfloat16"
     return probe(spec, precision=precision, **options).rounded(dtype)
 
 
 def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: int = 3, seed: int = 0) -> Inputs:
-    """Makes inputs in ``precision``, channels last; they are the same on every machine.
+    """Make inputs in ``precision``, channels last; they are the same on every machine.
 
     No hidden value or logit is within 1e-3 of a kink. Where the widths allow it, hidden values exceed 6.5 and -3.5 and
     stay within 16, and logits exceed 3.5 in both directions and stay within 12. Every channel is used, as far as the
@@ -133,23 +133,23 @@ class _Random:
         self._random = random.Random(seed)
 
     def integers(self, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Draws int64 numbers from low to high - 1."""
+        """Draw int64 numbers from low to high - 1."""
         raw = np.frombuffer(self._random.randbytes(4 * math.prod(shape)), "<u4").astype(np.int64)
         return low + (raw >> 4).reshape(shape) % (high - low)
 
     def signs(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Draws -1 and 1."""
+        """Draw -1 and 1."""
         return 2 * self.integers(0, 2, shape) - 1
 
     def order(self, shape: tuple[int, ...], axis: int) -> np.ndarray:
-        """Draws permutations along an axis."""
+        """Draw permutations along an axis."""
         return self.integers(0, 2**28, shape).argsort(axis, kind="stable")
 
 
 def _draw_probe(
     spec: SESpec, part: str, precision: str, rank: int, samples: int, draw: _Random
 ) -> tuple[Inputs, list[bool]]:
-    """Draws one probe and evaluates the optional criteria, most important last; none if a kink is too near."""
+    """Draw one probe and evaluate the optional criteria, most important last; none if a kink is too near."""
     grid = _GRIDS[precision]
     fine, coarse = (FINE_STEPS, COARSE_STEPS) if precision == "float32" else (TINY_STEPS, TINY_STEPS)
     alive = not spec.bias and spec.activation in _VANISHING  # a sample whose hidden values all vanish has logits of 0
@@ -219,14 +219,14 @@ def _reveals_rounding(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) ->
 
 
 def _round_significand(values: np.ndarray, bits: int) -> np.ndarray:
-    """Rounds float64 values to ``bits`` significant bits."""
+    """Round float64 values to ``bits`` significant bits."""
     wide = values.astype(np.float64)
     shifted = wide * (2.0 ** (53 - bits) + 1.0)  # Veltkamp's splitting
     return shifted - (shifted - wide)
 
 
 def _feature_map(draw: _Random, shape: tuple[int, ...], z: np.ndarray, squeeze: str, grid: _Grid) -> np.ndarray:
-    """Makes an x whose squeezed values are z.
+    """Make an x whose squeezed values are z.
 
     One position, another for each channel, is the maximum, m + 2e. The mean is m, since the others differ from it by
     differences around a ring, which sum to 0.
@@ -243,7 +243,7 @@ def _feature_map(draw: _Random, shape: tuple[int, ...], z: np.ndarray, squeeze: 
 
 
 def _means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
-    """Draws squeezed values (n, channels): not 0, and different between samples and, while levels last, channels.
+    """Draw squeezed values (n, channels): not 0, and different between samples and, while levels last, channels.
 
     Those of the first channel are positive if a hidden unit must stay positive in every sample.
     """
@@ -258,7 +258,7 @@ def _means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np
 
 
 def _wide_means(draw: _Random, n: int, channels: int, grid: _Grid, alive: bool) -> np.ndarray:
-    """Draws squeezed values of 13 bits (n, channels): odd multiples of the step, between 1 and 4 in magnitude."""
+    """Draw squeezed values of 13 bits (n, channels): odd multiples of the step, between 1 and 4 in magnitude."""
     level = (draw.integers(0, 3 * 2**10, (channels,)) + 1031 * np.arange(n)[:, None]) % (3 * 2**10)
     z = draw.signs((n, channels)) * (2 * (2**10 + level) + 1)
     if alive:
@@ -276,7 +276,7 @@ def _layer(
     limit: int,
     target: _ProjectionTarget,
 ) -> _Layer:
-    """Draws weights for ``values`` (N, columns), which are multiples of ``unit``: some large, some small, others 0.
+    """Draw weights for ``values`` (N, columns), which are multiples of ``unit``: some large, some small, others 0.
 
     Rows whose sums are too large or too near to a kink are drawn again.
     """
@@ -317,7 +317,7 @@ def _layer(
 
 
 def _rows(draw: _Random, count: int, used: int, steps: int) -> np.ndarray:
-    """Draws integers (count, used): three large ones, odd if steps are fine, then small ones."""
+    """Draw integers (count, used): three large ones, odd if steps are fine, then small ones."""
     large = min(used, 3)
     rows = np.empty((count, used))
     rows[:, :large] = draw.integers(steps // 2, steps, (count, large)) | (steps == FINE_STEPS)

@@ -34,7 +34,7 @@ class Trial:
 
 
 def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> list[Trial]:
-    """Makes all trials of a spec in the order in which they run.
+    """Make all trials of a spec in the order in which they run.
 
     Args:
         spec: which block.
@@ -92,7 +92,7 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
 
 
 def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> Trial:
-    """Makes one trial again by the name that a verdict prints.
+    """Make one trial again by the name that a verdict prints.
 
     Args:
         name: the trial's name, as in ``"uneven map"``.
@@ -134,7 +134,7 @@ def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) 
 
 
 def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Gives weights one sign and hidden values 1 to 5, so that equal errors of all channels do not cancel."""
+    """Give weights one sign and hidden values 1 to 5, so that equal errors of all channels do not cancel."""
     z, size = x.mean(tuple(range(1, x.ndim - 1)))[0], np.abs(weights["reduce.weight"])
     hidden = rng.uniform(1.0, 5.0, len(size)) - weights.get("reduce.bias", 0.0)
     weights["reduce.weight"] = size * (hidden / (size @ z))[:, None]
@@ -143,7 +143,7 @@ def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.
 
 
 def _insert(inputs: Inputs, number: float) -> Inputs:
-    """Replaces one element of the second sample by ``number``."""
+    """Replace one element of the second sample by ``number``."""
     x = inputs.x.copy()
     x[(1, *(0,) * (x.ndim - 2), x.shape[-1] // 2)] = number
     return Inputs(x, inputs.dy, inputs.parameters)

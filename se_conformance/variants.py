@@ -72,7 +72,7 @@ def gradients_agree(variant: Block, records: list[TrialRecord]) -> bool:
 
 
 def call_gradients(variant: Block, record: TrialRecord) -> tuple[CallResult, dict[str, np.ndarray]]:
-    """Calls the variant's vjp: the call, and dx and the parameters' gradients by the names of ``Result.arrays``."""
+    """Call the variant's vjp: the call, and dx and the parameters' gradients by the names of ``Result.arrays``."""
     call, dparameters = call_vjp(variant.vjp, record.trial.inputs, "channels_last")
     return call, dict(Result(dx=call.y, dparameters=dparameters).arrays())
 

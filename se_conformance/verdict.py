@@ -123,7 +123,7 @@ class Verdict:
         return [finding for finding in self.findings if (finding.rank, finding.trial) not in left_out]
 
     def excuse(self, deviations: list[Deviation]) -> None:
-        """Excuses failed trials that the deviations list, and finds the lines that no failure needs any more."""
+        """Excuse failed trials that the deviations list, and finds the lines that no failure needs any more."""
         wrong = {(finding.rank, finding.trial) for finding in self.findings if not finding.passed}
         for deviation in deviations:
             covered = [(rank, trial) for rank, trial in self.ran if deviation.covers(rank, trial)]
@@ -132,7 +132,7 @@ class Verdict:
                 self.stale_deviations.append(deviation)
 
     def raise_if_failed(self) -> None:
-        """Raises an AssertionError that holds the verdict's text, unless the block passed."""
+        """Raise an AssertionError that holds the verdict's text, unless the block passed."""
         if not self.passed:
             raise AssertionError(str(self))
 
@@ -243,13 +243,13 @@ class Verdict:
 
 
 def _severity(finding: Finding) -> tuple[bool, bool, bool, float]:
-    """Sorts numbers before errors, finite ones first, and y before the gate and the gradients."""
+    """Sort numbers before errors, finite ones first, and y before the gate and the gradients."""
     is_finite = finding.comparison is not None and math.isfinite(finding.comparison.want)
     return finding.comparison is None, not is_finite, finding.quantity != "y", -finding.ratio
 
 
 def _shorten(line: str) -> str:
-    """Cuts the long messages of frameworks' exceptions."""
+    """Cut the long messages of frameworks' exceptions."""
     is_long = len(line) > LINE_CHARACTERS and " raised " in line
     return line[: LINE_CHARACTERS - 3] + "..." if is_long else line
 
@@ -276,5 +276,5 @@ def _comparison_to_dict(c: Comparison) -> dict[str, Any]:
 
 
 def _to_json_number(value: float) -> float | str:
-    """Converts inf and NaN, which JSON lacks, to strings."""
+    """Convert inf and NaN, which JSON lacks, to strings."""
     return value if abs(value) < float("inf") else str(value)

@@ -10,7 +10,7 @@ NOTHING = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Returns:
         The exit status: 0 if all implementations agree, 1 if one differs, 2 if nothing was compared or the command was

@@ -24,7 +24,7 @@ class Digits(NamedTuple):
 
 
 def load_digits(dtype: str = "float32") -> Digits:
-    """Loads the 1,797 images that scikit-learn ships, with a fixed split.
+    """Load the 1,797 images that scikit-learn ships, with a fixed split.
 
     >>> x, labels, x_held_out, labels_held_out = load_digits()
     >>> x.shape, x_held_out.shape, np.bincount(labels_held_out).tolist()
@@ -40,7 +40,7 @@ def load_digits(dtype: str = "float32") -> Digits:
 
 
 def small_network(**overrides: Any) -> NetworkSpec:
-    """Makes SE-ResNet-8 for 8 x 8 images: SE-ResNet-20 with one unit per stage and reduction 4.
+    """Make SE-ResNet-8 for 8 x 8 images: SE-ResNet-20 with one unit per stage and reduction 4.
 
     >>> net = small_network()
     >>> net.parameter_count(), net.macs(), net.added_by_se()
@@ -54,7 +54,7 @@ def small_network(**overrides: Any) -> NetworkSpec:
 def draw_batches(
     x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields ``steps`` batches; each epoch has a new order, and images that do not fill a batch are left out."""
+    """Yield ``steps`` batches; each epoch has a new order, and images that do not fill a batch are left out."""
     random, order = np.random.default_rng(seed), np.zeros(0, np.int64)
     for _ in range(steps):
         if len(order) < BATCH:
@@ -64,7 +64,7 @@ def draw_batches(
 
 
 def load_photographs() -> np.ndarray:
-    """Loads the two photographs that scikit-learn ships, (2, 424, 640, 3), in [-1, 1], without the last 3 rows."""
+    """Load the two photographs that scikit-learn ships, (2, 424, 640, 3), in [-1, 1], without the last 3 rows."""
     from sklearn.datasets import load_sample_images
 
     images = np.stack(load_sample_images().images).astype(np.float64)
@@ -73,7 +73,7 @@ def load_photographs() -> np.ndarray:
 
 
 def to_patches(images: np.ndarray) -> np.ndarray:
-    """Converts pixels (N, H, W, 3) to a feature map (N, H/8, W/8, 192): a channel is a pixel of the patch and a colour.
+    """Convert pixels (N, H, W, 3) to a feature map (N, H/8, W/8, 192): a channel is a pixel of the patch and a colour.
 
     >>> to_patches(np.zeros((2, 424, 640, 3))).shape
     (2, 53, 80, 192)
@@ -84,7 +84,7 @@ def to_patches(images: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(patches: np.ndarray) -> np.ndarray:
-    """Converts a feature map of ``to_patches`` back to pixels.
+    """Convert a feature map of ``to_patches`` back to pixels.
 
     >>> images = np.arange(2 * 16 * 24 * 3.0).reshape(2, 16, 24, 3)
     >>> bool((to_pixels(to_patches(images)) == images).all())

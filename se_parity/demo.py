@@ -33,7 +33,7 @@ MIN_ACCURACY = 0.97
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 1 if a prediction differs from the oracle's, or the accuracy is too low."""
+    """Run the command line; exit status 1 if a prediction differs from the oracle's, or the accuracy is too low."""
     parser = argparse.ArgumentParser("python -m se_parity.demo", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--framework", choices=[*TRAINERS, "flax"], default="torch", help="the framework that trains (%(default)s)"
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) -> int:
-    """Trains, saves, runs everywhere, compares with and without SE, and draws; see ``main``."""
+    """Train, saves, runs everywhere, compares with and without SE, and draws; see ``main``."""
     data, net, weights = load_digits(), small_network(), folder / "se_resnet8.safetensors"
     os.environ.update(IMPLEMENTATIONS[TRAINERS[trainer]].environment)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -99,7 +99,7 @@ def accuracy(logits: np.ndarray, data: Digits) -> float:
 def run_everywhere(
     net: NetworkSpec, parameters: Parameters, oracle: Logits, data: Digits, progress: Progress, console: Console
 ) -> bool:
-    """Runs the saved weights in every implementation in turn, and returns whether all predict what the oracle does."""
+    """Run the saved weights in every implementation in turn, and returns whether all predict what the oracle does."""
     want = oracle.values
     table = Table(title=f"the same weights on {len(want)} held-out digits", title_justify="left")
     for heading in ("implementation", "accuracy", "other predictions", "logit error", "time"):
@@ -133,7 +133,7 @@ def run_everywhere(
 def compare_without_se(
     trainer: str, seeds: int, epochs: int, data: Digits, progress: Progress, console: Console
 ) -> None:
-    """Trains with SE and without from the same seeds, and prints the difference with its standard error."""
+    """Train with SE and without from the same seeds, and prints the difference with its standard error."""
     nets = [small_network(), small_network(se=None)]
     workers = [Worker(IMPLEMENTATIONS[TRAINERS[trainer]]) for _ in nets]
     futures = [
@@ -163,7 +163,7 @@ def compare_without_se(
 
 
 def describe_effect(differences: list[float]) -> str:
-    """Describes the effect of SE from differences of accuracy, in points, one per seed.
+    """Describe the effect of SE from differences of accuracy, in points, one per seed.
 
     >>> describe_effect([0.2, -0.2, 0.4, 0.0, -0.4])
     'SE changes the accuracy by +0.00 ± 0.14 points (mean and its standard error): nothing that these seeds can show'
@@ -179,7 +179,7 @@ def describe_effect(differences: list[float]) -> str:
 
 
 def train_and_time(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tuple[float, float]:
-    """Trains from a seed, and returns the accuracy and the seconds, in which the first steps count as others."""
+    """Train from a seed; return the accuracy and the seconds, the first steps included."""
     data, starts = load_digits(), []
 
     def timed_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -193,7 +193,7 @@ def train_and_time(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tu
 
 
 def draw(gates: dict[str, np.ndarray], labels: np.ndarray, folder: Path, console: Console) -> None:
-    """Draws the pictures, and prints which channels each digit opens most."""
+    """Draw the pictures, and print which channels each digit opens most."""
     early, *_, late = gates
     plots.save_gates_per_class(folder / "gates_per_class.png", {name: gates[name] for name in (early, late)}, labels)
     plots.save_channels_per_class(folder / "channels_per_class.png", gates[late], labels, late)

@@ -52,7 +52,7 @@ class ParityRow:
         return self.note or ("DIFFERS" if self.faults else "same")
 
     def add(self, preset: str, dtype: str, comparisons: list[Comparison]) -> None:
-        """Adds comparisons; each column keeps its largest error."""
+        """Add comparisons; each column keeps its largest error."""
         for one in comparisons:
             key = ("d" if one.quantity.startswith("d") else "y", dtype)
             self.worst[key] = max(one.error, self.worst.get(key, 0.0))
@@ -65,7 +65,7 @@ class ParityRow:
 
 
 def parity(console: Console, picture: Path | None) -> int:
-    """Runs everything and prints the table; returns 0 if all agree, 1 if one differs, 2 if nothing was compared."""
+    """Run everything and print the table; return 0 if all agree, 1 if one differs, 2 if nothing was compared."""
     start = time.monotonic()
     inputs = {(name, dtype): make_inputs(name, dtype) for name in PRESETS for dtype in DTYPES}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -88,7 +88,7 @@ def parity(console: Console, picture: Path | None) -> int:
 
 
 def draw(picture: Path, console: Console) -> None:
-    """Saves the picture of the gates, or prints that matplotlib is not installed."""
+    """Save the picture of the gates, or prints that matplotlib is not installed."""
     try:
         plots.save_gates(picture)
     except ModuleNotFoundError as error:
@@ -105,19 +105,19 @@ def spec_of(preset: str) -> SESpec:
 
 
 def compute_reference(preset: str, dtype: str, inputs: Inputs) -> Reference:
-    """Computes the oracle's answer and its bounds."""
+    """Compute the oracle's answer and its bounds."""
     return reference(inputs, spec_of(preset), dtype, gradients=dtype != "bfloat16")
 
 
 def make_inputs(preset: str, dtype: str) -> Inputs:
-    """Makes x from the photographs, dy from the other photograph, and seeded weights."""
+    """Make x from the photographs, dy from the other photograph, and seeded weights."""
     x = to_patches(load_photographs())
     weights = revealing_parameters(x, spec_of(preset), np.random.default_rng(PRESETS.index(preset)))
     return Inputs(x, x[::-1], weights).rounded(dtype)
 
 
 def check_oracle(inputs: dict[tuple[str, str], Inputs], references: dict[tuple[str, str], Reference]) -> ParityRow:
-    """Checks the oracle itself: channels first beside last, and its gradients beside central differences."""
+    """Check the oracle itself: channels first beside last, and its gradients beside central differences."""
     row = ParityRow("numpy (the oracle)", presets=len(PRESETS), version=f"numpy {np.__version__}")
     for name in PRESETS:
         (x, _, parameters), against = inputs[name, "float64"], references[name, "float64"]
@@ -157,7 +157,7 @@ def compare_implementations(
     progress: Progress,
     console: Console,
 ) -> list[ParityRow]:
-    """Runs every installed implementation, two processes at a time."""
+    """Run every installed implementation, two processes at a time."""
     rows = {target.name: ParityRow(target.name) for target in IMPLEMENTATIONS.values()}
     for target in IMPLEMENTATIONS.values():
         if target.missing:
@@ -215,7 +215,7 @@ def list_cases(target: Implementation) -> list[tuple[str, str]]:
 
 
 def print_table(rows: list[ParityRow], console: Console) -> None:
-    """Prints the table."""
+    """Print the table."""
     table = Table(title="largest difference from the oracle, relative to the largest value", title_justify="left")
     table.add_column("implementation", no_wrap=True)
     table.add_column("presets", justify="right")

@@ -16,7 +16,7 @@ from .datasets import load_photographs, to_patches, to_pixels
 
 
 def save_gates(path: Path) -> None:
-    """Draws each photograph, the photograph scaled by its gates, and the gates as bars; writes atomically."""
+    """Draw each photograph, the photograph scaled by its gates, and the gates as bars; writes atomically."""
     images = load_photographs()
     x, spec = to_patches(images), SESpec.preset("paper", 192)
     parameters = revealing_parameters(x, spec, np.random.default_rng(3))
@@ -42,7 +42,7 @@ def save_gates(path: Path) -> None:
 
 
 def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.ndarray) -> None:
-    """Draws a panel per block: the mean gate of each channel, a line per class, as in section 7.2 of the paper.
+    """Draw a panel per block: the mean gate of each channel, a line per class, as in section 7.2 of the paper.
 
     Args:
         path: the PNG file to write.
@@ -61,7 +61,7 @@ def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.nd
 
 
 def save_channels_per_class(path: Path, g: np.ndarray, labels: np.ndarray, name: str) -> None:
-    """Draws which channels a class opens and closes: the mean gate less the channel's mean over all classes.
+    """Draw which channels a class opens and closes: the mean gate less the channel's mean over all classes.
 
     Channels are sorted by the class that opens them most. Arguments as ``save_gates_per_class``; g is (N, C).
     """
@@ -79,7 +79,7 @@ def save_channels_per_class(path: Path, g: np.ndarray, labels: np.ndarray, name:
 
 
 def above_average(g: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Computes the mean gate per class and channel, less the channel's mean over the classes.
+    """Compute the mean gate per class and channel, less the channel's mean over the classes.
 
     >>> above_average(np.array([[0.1, 0.5], [0.3, 0.5], [0.6, 0.5]]), np.array([0, 0, 1])).round(2)
     array([[-0.2,  0. ],
@@ -93,7 +93,7 @@ def above_average(g: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _figure(
     path: Path, rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields a figure and its panels, and writes it atomically when the with block ends."""
+    """Yield a figure and its panels, and writes it atomically when the with block ends."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "PERFORMANCE.md"
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m evidence.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=[*HOMES, "peaks", "imports", "networks"], metavar="PART")
     parser.add_argument(
@@ -53,11 +53,11 @@ def main() -> None:
             results["homes"][part] = _run_home(asked, environment(HOMES[part]))
         write_text(RESULTS, json.dumps(results, separators=(",", ":")).replace('{"shape"', '\n{"shape"') + "\n")
     write_text(PAGE, report.page(results, PAGE.parent))
-    print("the README's table:", report.summary(results), sep="\n\n")
+    print("the README's ranges:", *report.summary(results), sep="\n")
 
 
 def machine() -> dict[str, str]:
-    """Describes the machine and the date."""
+    """Describe the machine and the date."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     return {
@@ -76,7 +76,7 @@ def _run_home(arguments: list[str], environment: dict[str, str]) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+    """Write a text file atomically."""
     with write_atomically(path) as temporary:
         temporary.write_text(text)
 

@@ -49,7 +49,7 @@ Times = dict[str, dict[str, list[int]]]
 def measure(
     ways: Iterable[str] = (*WAYS, *TRAINING), rounds: int = 45, size: int = 224, names: dict[str, str] = NETS
 ) -> dict[str, Times]:
-    """Times every way in a process of its own.
+    """Time every way in a process of its own.
 
     Raises:
         AssertionError: logits differ from the oracle's, or first losses differ between trainers.
@@ -73,7 +73,7 @@ def measure(
 
 
 def cells(times: Times) -> list[str]:
-    """Formats a row: medians, and the median and quartiles over the rounds of the time that SE adds."""
+    """Format a row: medians, and the median and quartiles over the rounds of the time that SE adds."""
     without, with_se = (Timing(**times[key]) for key in ("without", "with"))
     added = [a / b - 1.0 for a, b in zip(with_se.processor, without.processor, strict=True)]
     low, middle, high = statistics.quantiles(added, n=4)
@@ -87,7 +87,7 @@ def _load_networks(names: dict[str, str]) -> dict[str, NetworkSpec]:
 
 
 def _time_inference(target: str, changed: dict[str, str], rounds: int, size: int, names: dict[str, str]) -> Times:
-    """Verifies both networks and times them in turns; runs in the implementation's process."""
+    """Verify both networks and time them in turns, in the implementation's process."""
     x = np.random.default_rng(0).normal(0.0, 1.0, (1, size, size, 3)).astype(np.float32)
     calls: dict[str, Callable[[], object]] = {}
     for key, net in _load_networks(names).items():
@@ -103,7 +103,7 @@ def _time_inference(target: str, changed: dict[str, str], rounds: int, size: int
 
 
 def _time_training(trainer: str, rounds: int, size: int, names: dict[str, str]) -> tuple[Times, list[float]]:
-    """Times training steps; returns the times and the losses of the first step; runs in the trainer's process."""
+    """Time training steps; returns the times and the losses of the first step; runs in the trainer's process."""
     random = np.random.default_rng(0)
     x, labels = random.normal(0.0, 1.0, (IMAGES, size, size, 3)).astype(np.float32), random.integers(0, 1000, IMAGES)
     config = SGDConfig(learning_rate=2.0**-10)

@@ -52,13 +52,13 @@ class Task(NamedTuple):
         return f"{self.dtype} {'training' if self.training else 'forward'}"
 
     def draw(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Draws x and dy, channels first, and the parameters, in the dtype."""
+        """Draw x and dy, channels first, and the parameters, in the dtype."""
         random = np.random.default_rng(0)
         x, dy = (round_to(random.standard_normal(self.shape, np.float32), self.dtype) for _ in range(2))
         return x, dy, self.parameters()
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Draws the parameters in the dtype."""
+        """Draw the parameters in the dtype."""
         return {name: round_to(value, self.dtype) for name, value in se_numpy.initialize(self.spec, seed=0).items()}
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ def floor(task: Task) -> dict[str, Callable[[], Any]]:
 
 
 def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None:
-    """Checks the answer of a run.
+    """Check the answer of a run.
 
     Raises:
         AssertionError: the answer is wrong; the message holds its error.
@@ -102,7 +102,7 @@ def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None
 
 
 def oracle_answer(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
-    """Computes the oracle's answer for the first samples: y, and dx for a training step."""
+    """Compute the oracle's answer for the first samples: y, and dx for a training step."""
     x, dy, parameters = task.draw()
     x, dy = x[:samples], dy[:samples]
     known = {"y": se_numpy.squeeze_excitation(x, task.spec, parameters, data_format="channels_first")}

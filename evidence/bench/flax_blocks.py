@@ -23,7 +23,7 @@ class Nnx(nnx.Module):
         self.expand = nnx.Linear(channels // 16, channels, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the block to x, channels last."""
+        """Apply the block to x, channels last."""
         g = nnx.sigmoid(self.expand(nnx.relu(self.reduce(x.mean((1, 2))))))
         return x * g[:, None, None]
 
@@ -35,7 +35,7 @@ class Linen(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the block to x, channels last."""
+        """Apply the block to x, channels last."""
         options = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.dtype}
         h = linen.relu(linen.Dense(x.shape[-1] // 16, name="reduce", **options)(x.mean((1, 2))))
         g = linen.sigmoid(linen.Dense(x.shape[-1], name="expand", **options)(h))
@@ -43,13 +43,13 @@ class Linen(linen.Module):
 
 
 def plain(kernels: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Applies the block in three lines of JAX."""
+    """Apply the block in three lines of JAX."""
     h = jax.nn.relu(x.mean((1, 2)) @ kernels["reduce"])
     return x * jax.nn.sigmoid(h @ kernels["expand"])[:, None, None]
 
 
 def runs(task: Task) -> Runs:
-    """Makes the runs of a task; NNX's state is split outside ``jax.jit``, or left to ``nnx.jit``."""
+    """Make the runs of a task; NNX's state is split outside ``jax.jit``, or left to ``nnx.jit``."""
     x, dy, parameters = task.draw()
     x, dy = (jnp.asarray(np.ascontiguousarray(np.moveaxis(value, 1, -1)), task.dtype) for value in (x, dy))
     kernels = {name: jnp.asarray(parameters[f"{name}.weight"].T, task.dtype) for name in ("reduce", "expand")}

@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 
 def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """Yields a line for each of our blocks, in order."""
+    """Yield a line for each of our blocks, in order."""
     for one in tasks:
         task = Task(tuple(one["shape"]), one["dtype"], one["training"])
         times: dict[str, dict[str, Timing]] = {}
@@ -104,7 +104,7 @@ def ratios_of(
     who: str | None = None,
     peer: str | None = None,
 ) -> Callable[[Results], dict[str, float]]:
-    """Makes a function that computes the ratios to the best peer, or to ``peer``."""
+    """Make a function that computes the ratios to the best peer, or to ``peer``."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
@@ -121,7 +121,7 @@ def ratios_of(
 
 
 def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
-    """Makes a function that computes the ratios of PyTorch's forward pass to the memory floor."""
+    """Make a function that computes the ratios of PyTorch's forward pass to the memory floor."""
 
     def measured(results: Results) -> dict[str, float]:
         return {

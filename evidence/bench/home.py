@@ -78,13 +78,13 @@ def environment(home: Home, keeps: bool = True) -> dict[str, str]:
 
 
 def tasks(home: Home) -> list[Task]:
-    """Makes the tasks of a process, small ones first."""
+    """Make the tasks of a process, small ones first."""
     kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
     return [Task(shape, *kind) for kind in kinds for shape in SHAPES]
 
 
 def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]]:
-    """Verifies and times every block on every task."""
+    """Verify and time every block on every task."""
     module = import_module(f"evidence.bench.{home.module}")
     measured = []
     for task in todo:
@@ -103,7 +103,7 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
 def peaks(
     home: Home, shape: tuple[int, ...] = SHAPES[-1], only: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Measures the peak memory that a training step adds, in sizes of x, by dtype and block."""
+    """Measure the peak memory that a training step adds, in sizes of x, by dtype and block."""
     found: dict[str, dict[str, float]] = {}
     for dtype in home.dtypes:
         task = Task(shape, dtype, training=True)
@@ -116,7 +116,7 @@ def peaks(
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=HOMES)
     parser.add_argument(

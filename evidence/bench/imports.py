@@ -28,7 +28,7 @@ PEAK = "[print(line.split()[1]) for line in open('/proc/self/status') if line.st
 
 
 def measure(rounds: int = 5) -> dict[str, list[float]]:
-    """Measures each statement: medians of wall seconds, processor seconds and peak MiB."""
+    """Measure each statement: medians of wall seconds, processor seconds and peak MiB."""
     found: dict[str, list[tuple[float, float, float]]] = {one: [] for one in STATEMENTS}
     turns, order = random.Random(0), list(STATEMENTS)
     for _ in range(rounds):

@@ -18,7 +18,7 @@ def _ours(x: Any) -> Any:
 
 
 def _tutorial(x: Any) -> Any:
-    """Applies dense layers to the mean, as most tutorials do."""
+    """Apply dense layers to the mean, as most tutorials do."""
     channels = x.shape[-1]
     g = layers.GlobalAveragePooling2D()(x)
     g = layers.Dense(channels // 16, activation="relu", use_bias=False)(g)
@@ -27,7 +27,7 @@ def _tutorial(x: Any) -> Any:
 
 
 def _applications(x: Any) -> Any:
-    """Applies 1 x 1 convolutions to the reshaped mean, as ``keras.applications.efficientnet`` does."""
+    """Apply 1 x 1 convolutions to the reshaped mean, as ``keras.applications.efficientnet`` does."""
     channels = x.shape[-1]
     g = layers.Reshape((1, 1, channels))(layers.GlobalAveragePooling2D()(x))
     g = layers.Conv2D(channels // 16, 1, padding="same", activation="relu", use_bias=False)(g)
@@ -39,7 +39,7 @@ BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial,
 
 
 def runs(task: Task) -> Runs:
-    """Makes the runs of a task by block and mode; ours is timed as a model, like the others, and as a layer."""
+    """Make the runs of a task by block and mode; ours is timed as a model, like the others, and as a layer."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(task.dtype)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def measure_peak(call: Callable[[], object]) -> int:
-    """Measures the peak of a call in bytes above the memory before it."""
+    """Measure the peak of a call in bytes above the memory before it."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed before is reused and not counted
     Path("/proc/self/clear_refs").write_text("5")  # this resets the peak

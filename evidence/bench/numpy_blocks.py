@@ -8,7 +8,7 @@ from .blocks import Run, Runs, Task
 
 
 def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
-    """Computes the block in five lines without checks."""
+    """Compute the block in five lines without checks."""
     z = x.mean((2, 3))
     h = np.maximum(z @ parameters["reduce.weight"].T, 0.0)
     g = 1.0 / (1.0 + np.exp(-(h @ parameters["expand.weight"].T)))
@@ -16,7 +16,7 @@ def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def runs(task: Task) -> Runs:
-    """Makes the runs of a task, forward alone."""
+    """Make the runs of a task, forward alone."""
     x, _, parameters = task.draw()
     x = x.astype(np.float64)
     doubles = {name: value.astype(np.float64) for name, value in parameters.items()}

@@ -13,7 +13,7 @@ from .torch_blocks import arrays, make_block
 
 
 def runs(task: Task) -> Runs:
-    """Makes the runs of a task in float32, forward alone."""
+    """Make the runs of a task in float32, forward alone."""
     found = {}
     for name in ("ours", "tutorial"):
         block, (x, _) = make_block(name, "NCHW", task), arrays(task, "NCHW")

@@ -24,12 +24,12 @@ TO_FLOOR = (
 
 
 def ratios(every: list[Line], path: Path) -> None:
-    """Draws a row for each of our blocks and a column for each shape; blue where ours is faster than every peer."""
+    """Draw a row for each of our blocks and a column for each shape; blue where ours is faster than every peer."""
     _draw(((one, _name(one), one.ratio) for one in every), "our time over the fastest peer's", path)
 
 
 def peers(every: list[Line], path: Path) -> None:
-    """Draws the same for each peer."""
+    """Draw the same for each peer."""
     each = ((one, f"{_name(one)} / {peer}", one.over(peer)) for one in every for peer in one.peers)
     _draw(each, "our time over each peer's", path)
 

@@ -56,7 +56,7 @@ one piece with the seven convolutions before it. The row *apart* is without such
 
 
 def page(results: Results, folder: Path) -> str:
-    """Formats the page, and writes the pictures to the folder."""
+    """Format the page, and write the pictures to the folder."""
     machine, homes, every = results.get("machine", {}), results["homes"], list(_every(results))
     parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
@@ -86,29 +86,29 @@ def page(results: Results, folder: Path) -> str:
     return "".join(parts)
 
 
-SUMMARY = {
-    "PyTorch, forward, NCHW / channels_last": [("torch", "NCHW", False), ("torch", "channels_last", False)],
-    "PyTorch, training, NCHW / channels_last": [("torch", "NCHW", True), ("torch", "channels_last", True)],
-    "Flax under `jax.jit`, forward / training": [("flax", "jax.jit", False), ("flax", "jax.jit", True)],
-    "Keras on TensorFlow, forward, eager / XLA": [("keras tensorflow", how, False) for how in ("eager", "XLA")],
-}
+SUMMARY = (
+    ("float32", [("torch", "NCHW", False), ("torch", "channels_last", False)]),
+    ("float32", [("torch", "NCHW", True), ("torch", "channels_last", True)]),
+    ("bfloat16", [("torch", "NCHW", True), ("torch", "channels_last", True)]),
+    ("float32", [("flax", "jax.jit", False), ("flax", "jax.jit", True)]),
+    ("float32", [("keras tensorflow", "XLA", False)]),
+)
+"""Dtype and (home, way, training) of the README's five ranges: PyTorch forward, training, in bfloat16; Flax; Keras."""
 
 
-def summary(results: Results) -> str:
-    """Formats the README's table: the range over all shapes but the smallest."""
+def summary(results: Results) -> list[str]:
+    """Format the ranges that the README gives, over all shapes but the smallest: PyTorch, Flax and Keras."""
     other = ("ours layer", "ours in place")
-    every = [one for one in _every(results) if one.task.shape in SHAPES[1:] and one.who not in other]
-
-    def extent(dtype: str, home: str, how: str, training: bool) -> str:
-        wanted = (home, how, dtype, training)
-        found = [one.ratio for one in every if (one.home, one.how, one.task.dtype, one.task.training) == wanted]
-        return f"{min(found):.2f} to {max(found):.2f}"
-
-    rows = (
-        [what, *(" / ".join(extent(dtype, *way) for way in ways) for dtype in ("float32", "bfloat16"))]
-        for what, ways in SUMMARY.items()
-    )
-    return "".join(_table(["", "float32", "bfloat16"], rows))
+    every = [line for line in _every(results) if line.task.shape in SHAPES[1:] and line.who not in other]
+    ranges = []
+    for dtype, ways in SUMMARY:
+        ratios = [
+            line.ratio
+            for line in every
+            if line.task.dtype == dtype and (line.home, line.how, line.task.training) in ways
+        ]
+        ranges.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+    return ranges
 
 
 def _every(results: Results) -> Iterator[Line]:
@@ -212,7 +212,7 @@ def _growth(results: Results) -> Iterator[str]:
 
 
 def _first_of_ours(name: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
-    """Yields one line for each task: that of our first block."""
+    """Yield one line for each task: that of our first block."""
     done = set()
     for one in lines(name, tasks):
         if one.how != "nnx.jit" and one.task not in done:

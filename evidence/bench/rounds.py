@@ -25,7 +25,7 @@ class Timing(NamedTuple):
 
 
 def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """Times callables in as many rounds as fit into ``seconds``; one call before each turn is not timed."""
+    """Time callables in as many rounds as fit into ``seconds``; one call before each turn is not timed."""
     takes = {name: _time_once(run) for name, run in runs.items()}
     calls = {name: max(1, int(TURN_SECONDS / taken)) for name, taken in takes.items()}
     whole = sum((calls[name] + 1) * taken for name, taken in takes.items())
@@ -35,7 +35,7 @@ def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> di
 def in_turns(
     runs: Mapping[str, Callable[[], object]], rounds: int, calls: Mapping[str, int], before: int
 ) -> dict[str, Timing]:
-    """Times ``calls`` calls of each callable in every round, after ``before`` untimed ones, in shuffled order."""
+    """Time ``calls`` calls of each callable in every round, after ``before`` untimed ones, in shuffled order."""
     timings = {name: Timing([], []) for name in runs}
     turns, order = random.Random(0), list(runs)
     for _ in range(rounds):

@@ -29,7 +29,7 @@ class Tutorial(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the block; the gate is expanded to the shape of x."""
+        """Apply the block; the gate is expanded to the shape of x."""
         n, c = x.shape[:2]
         return x * self.fc(self.pool(x).view(n, c)).view(n, c, 1, 1).expand_as(x)
 
@@ -54,12 +54,12 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def runs(task: Task) -> Runs:
-    """Makes the runs of four blocks in both layouts, and of ours in place."""
+    """Make the runs of four blocks in both layouts, and of ours in place."""
     return _runs(task, lambda block: block) | ({} if task.training else _in_place(task))
 
 
 def compiled(task: Task) -> Runs:
-    """Makes the runs of the four blocks under torch.compile; a graph break is an error."""
+    """Make the runs of the four blocks under torch.compile; a graph break is an error."""
     torch.compiler.reset()
     return _runs(task, lambda block: torch.compile(block, fullgraph=True, dynamic=False))
 
@@ -74,7 +74,7 @@ def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
 
 
 def _in_place(task: Task) -> Runs:
-    """Makes the runs in place; zeros are timed, since they stay zeros, and x serves for the answer."""
+    """Make the runs in place; zeros are timed, since they stay zeros, and x serves for the answer."""
     found = {}
     for layout in LAYOUTS:
         block, (x, dy) = make_block("ours", layout, task), arrays(task, layout)
@@ -91,7 +91,7 @@ def floor(task: Task) -> dict[str, Callable[[], Any]]:
 
 
 def make_block(name: str, layout: str, task: Task) -> nn.Module:
-    """Makes a block with the task's weights."""
+    """Make a block with the task's weights."""
     block = BLOCKS[name](task.shape[1]).to(getattr(torch, task.dtype))
     weights = [value for value in block.parameters() if value.ndim > 1]
     values = task.parameters()
@@ -102,7 +102,7 @@ def make_block(name: str, layout: str, task: Task) -> nn.Module:
 
 
 def arrays(task: Task, layout: str) -> list[Tensor]:
-    """Makes the tensors x and dy."""
+    """Make the tensors x and dy."""
     options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
     return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.draw()[:2]]
 

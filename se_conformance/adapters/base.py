@@ -12,7 +12,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def shapes_of(parameters: Arrays) -> dict[str, tuple[int, ...]]:
-    """Maps each parameter's name to its shape."""
+    """Map each parameter's name to its shape."""
     return {name: array.shape for name, array in parameters.items()}
 
 
@@ -43,7 +43,7 @@ class AdaptedBlock:
     find_contradictions: Callable[[np.ndarray], list[str]] | None = None
 
     def __call__(self, x: np.ndarray, parameters: Arrays) -> object:
-        """Calls ``run``: an array in the dtype that the block returned, or whatever else it returned."""
+        """Call ``run``: an array in the dtype that the block returned, or whatever else it returned."""
         return self.run(x, parameters)
 
     def prepare(self, spec: SESpec, dtype: str) -> None:

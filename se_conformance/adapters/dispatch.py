@@ -31,7 +31,7 @@ _FRAMEWORKS = {  # Keras first: on the torch backend its layers are torch module
 
 
 def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str | None = None) -> AdaptedBlock:
-    """Adapts a block of a framework to what ``check`` judges: functions of NumPy arrays.
+    """Adapt a block of a framework to what ``check`` judges: functions of NumPy arrays.
 
     Parameters are matched by their shapes. Where the hidden width equals the channel count, they are matched by their
     order (torch, Keras, ONNX) or by their names (Flax: reduce and expand, fc1 and fc2, Dense_0 and Dense_1, ...).
@@ -79,7 +79,7 @@ def resolve_callables(
     excitation: Callable[..., Any] | None = None,
     data_format: str | None = None,
 ) -> Callables:
-    """Finds the functions that ``check`` calls; arguments of the caller override those of an adapted block.
+    """Find the functions that ``check`` calls; arguments of the caller override those of an adapted block.
 
     Args:
         function: a function, or a block that ``adapt`` accepts.

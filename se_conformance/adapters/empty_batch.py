@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def find_contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str) -> list[str]:
-    """Traces ``function`` on x of ``shape`` and runs each of its operations alone on zeros.
+    """Trace ``function`` on x of ``shape`` and runs each of its operations alone on zeros.
 
     Args:
         function: a function of one tensor.

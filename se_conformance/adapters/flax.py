@@ -20,12 +20,12 @@ Values = dict[str, jax.Array]
 
 
 def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """Adapts an NNX module; its parameters are given in x's dtype."""
+    """Adapt an NNX module; its parameters are given in x's dtype."""
     return _make_adapted(_Nnx(block, names), block, data_format)
 
 
 def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """Adapts a linen module; its parameters are given in x's dtype."""
+    """Adapt a linen module; its parameters are given in x's dtype."""
     return _make_adapted(_Linen(block, names), block, data_format)
 
 

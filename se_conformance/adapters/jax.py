@@ -7,7 +7,7 @@ from se_spec import SpecError
 
 
 def refuse_float64(dtype: str) -> None:
-    """Refuses float64 where JAX would silently compute it in float32.
+    """Refuse float64 where JAX would silently compute it in float32.
 
     Raises:
         SpecError: JAX has no float64; the message names the setting.

@@ -18,7 +18,7 @@ BACKEND = keras.backend.backend()
 
 
 def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """Adapts a layer or model; it must have been built in the dtype that is judged."""
+    """Adapt a layer or model; it must have been built in the dtype that is judged."""
     adapter = _Block(block, names, data_format)
     find_contradictions = adapter.find_contradictions if BACKEND == "tensorflow" else None
     return AdaptedBlock(
@@ -77,7 +77,7 @@ class _Block:
         }
 
     def find_contradictions(self, x: np.ndarray) -> list[str]:
-        """Finds the TensorFlow operations in the block that contradict TensorFlow on x, an empty batch."""
+        """Find the TensorFlow operations in the block that contradict TensorFlow on x, an empty batch."""
         from .empty_batch import find_contradictions
 
         return find_contradictions(self.block, x.shape, x.dtype.name)
@@ -138,7 +138,7 @@ _VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def _variables(block: Any) -> Iterator[tuple[str, Any]]:
-    """Yields weights by path in creation order; a repeated path gets a number at its end."""
+    """Yield weights by path in creation order; a repeated path gets a number at its end."""
     seen: dict[str, int] = {}
     for variable in block.weights:
         number = seen[variable.path] = seen.get(variable.path, 0) + 1
@@ -146,7 +146,7 @@ def _variables(block: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
-    """Builds a copy of the layer, on a map of two spatial axes if it accepts one."""
+    """Build a copy of the layer, on a map of two spatial axes if it accepts one."""
     first = None
     for rank in (2, 1, 3):
         space = (None,) * rank
@@ -163,7 +163,7 @@ def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
 
 
 def _layers(block: Any) -> Iterator[Any]:
-    """Yields all layers of the block that compute something, itself included."""
+    """Yield all layers of the block that compute something, itself included."""
     inner = getattr(block, "layers", None) or getattr(block, "_layers", [])
     if not isinstance(block, (keras.Model, keras.layers.InputLayer)):
         yield block
@@ -181,7 +181,7 @@ def _refuse_dtype(block: Any, dtype: str) -> None:
 
 
 def _refuse_fixed_size(block: Any, data_format: str) -> None:
-    """Refuses a functional model whose Input has a fixed batch or spatial size."""
+    """Refuse a functional model whose Input has a fixed batch or spatial size."""
     inputs = getattr(block, "inputs", None) or []
     if not inputs:
         return

@@ -43,11 +43,11 @@ class NativeParameter:
         return replace(self, rows="in" if self.rows == "out" else "out")
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """Converts a canonical array to the stored shape; a view where that is possible."""
+        """Convert a canonical array to the stored shape; a view where that is possible."""
         return (array if self.rows == "out" else array.T).reshape(self.shape)
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """Converts a stored array to the canonical shape."""
+        """Convert a stored array to the canonical shape."""
         shape = self.canonical_shape
         return array.reshape(shape) if self.rows == "out" else array.reshape(shape[::-1]).T
 
@@ -55,7 +55,7 @@ class NativeParameter:
 def match(
     expected: Shapes, native: Sequence[NativeParameter], names: Mapping[str, str] | None, *, ordered: bool
 ) -> dict[str, NativeParameter]:
-    """Matches every canonical parameter to one native parameter, and leaves none over.
+    """Match every canonical parameter to one native parameter, and leaves none over.
 
     Args:
         expected: canonical names and shapes.
@@ -109,7 +109,7 @@ def _match_by_name(
 
 
 def find_by_suffix(native: Sequence[NativeParameter], name: str) -> list[NativeParameter]:
-    """Finds the parameters of that name, else those whose path ends with it."""
+    """Find the parameters of that name, else those whose path ends with it."""
     exact = [parameter for parameter in native if parameter.name == name]
     return exact or [parameter for parameter in native if parameter.name.endswith(("/" + name, "." + name))]
 
@@ -136,7 +136,7 @@ def _match_by_shape(
 
 
 def _find_transposed(found: dict[str, NativeParameter], native: Sequence[NativeParameter], ordered: bool) -> list[str]:
-    """Finds weights that have each other's shape, since both are stored in the other orientation."""
+    """Find weights that have each other's shape, since both are stored in the other orientation."""
     reduce, expand = found.get("reduce.weight"), found.get("expand.weight")
     if reduce is None or expand is None:
         return []
@@ -166,7 +166,7 @@ def _words(name: str) -> list[str]:
 
 
 def _strip_common_words(a: list[str], b: list[str]) -> tuple[list[str], list[str]]:
-    """Removes the words that both names begin and end with."""
+    """Remove the words that both names begin and end with."""
     for end in (0, -1):
         while a and b and a[end] == b[end]:
             a, b = (a[1:], b[1:]) if end == 0 else (a[:-1], b[:-1])

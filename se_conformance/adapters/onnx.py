@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 
 def adapt_onnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """Adapts a model: y is its first output, its parameters are the initializers that its products and sums use."""
+    """Adapt a model: y is its first output, its parameters are the initializers that its products and sums use."""
     if isinstance(block, (str, os.PathLike)):
         if not Path(block).is_file():
             raise SpecError(f"{os.fspath(block)!r} is not a file")
@@ -64,7 +64,7 @@ class _Model:
         return session.run(None, {session.get_inputs()[0].name: x})[0]
 
     def find_contradictions(self, x: np.ndarray) -> list[str]:
-        """Runs ONNX's reference evaluator, which may give an empty batch the right shape where onnxruntime fails."""
+        """Run ONNX's reference evaluator, which may give an empty batch the right shape where onnxruntime fails."""
         evaluator = ReferenceEvaluator(self.model)
         try:
             y = evaluator.run(None, {evaluator.input_names[0]: x})[0]
@@ -97,7 +97,7 @@ class _Initializer(NativeParameter):
 
 
 def _parameters(graph: Any) -> Iterator[_Initializer]:
-    """Yields initializers of floats in the order in which nodes use them; single numbers only if added as a bias.
+    """Yield initializers of floats in the order in which nodes use them; single numbers only if added as a bias.
 
     A reshaped or transposed initializer is followed by the indices of its elements.
     """
@@ -155,7 +155,7 @@ def _transpose(places: np.ndarray, node: Any, constants: Arrays) -> np.ndarray:
 
 
 def _reshape(places: np.ndarray, node: Any, constants: Arrays) -> np.ndarray:
-    """Reshapes; Squeeze, Unsqueeze and Flatten keep the order of elements, too."""
+    """Reshape; Squeeze, Unsqueeze and Flatten keep the order of elements, too."""
     operator, values = node.op_type, constants.get(node.input[1]) if len(node.input) > 1 else None
     if operator == "Flatten":
         return places.reshape(int(np.prod(places.shape[: _attributes(node).get("axis", 1)])), -1)

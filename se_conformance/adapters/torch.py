@@ -16,7 +16,7 @@ from .matching import NativeParameter, match
 
 
 def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
-    """Adapts a module, which runs in eval mode and in x's dtype."""
+    """Adapt a module, which runs in eval mode and in x's dtype."""
     adapter = _Block(block, names)
     return AdaptedBlock(adapter.run, adapter.vjp, own_excitation(block, adapter.excitation), data_format, adapter.reset)
 
@@ -57,7 +57,7 @@ class _Block:
     def _load_parameters(
         self, x: np.ndarray, parameters: Arrays
     ) -> tuple[Any, torch.Tensor, dict[str, NativeParameter]]:
-        """Loads the parameters into the copy; on a CPU tensors share the arrays' memory, so that changes show."""
+        """Load the parameters into the copy; on a CPU tensors share the arrays' memory, so that changes show."""
         x_tensor = _to_tensor(x)
         block = self._copy(x_tensor.dtype)
         weights, device = dict(block.named_parameters()), x_tensor.device

@@ -48,7 +48,7 @@ class Block:
         self.around: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda function: function
 
     def run(self, x: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """Computes y and the gate in float64."""
+        """Compute y and the gate in float64."""
         wide = {name: array.astype(np.float64) for name, array in parameters.items()}
         p, x = self.parameters(wide), self.input(x.astype(np.float64))
         with np.errstate(all="ignore"):
@@ -57,7 +57,7 @@ class Block:
             return self.output(self.scale(x, g, z), x), g
 
     def function(self) -> Callable[[Array, Parameters], Array]:
-        """Returns ``function(x, parameters) -> y``, whose arrays are in ``dtype``."""
+        """Return ``function(x, parameters) -> y``, whose arrays are in ``dtype``."""
 
         def call(x: Array, parameters: Parameters) -> Array:
             return round_to(self.run(x, parameters)[0], self.dtype)
@@ -65,13 +65,13 @@ class Block:
         return self.around(call)
 
     def vjp(self, x: Array, dy: Array, parameters: Parameters) -> tuple[Array, Parameters]:
-        """Computes dx and dparameters; all arrays are in ``dtype``."""
+        """Compute dx and dparameters; all arrays are in ``dtype``."""
         wide = {name: array.astype(np.float64) for name, array in parameters.items()}
         dx, dparameters = self.gradients(x.astype(np.float64), dy.astype(np.float64), self.parameters(wide))
         return round_to(dx, self.dtype), {name: round_to(dparameters[name], self.dtype) for name in parameters}
 
     def excitation(self, x: Array, parameters: Parameters) -> Array:
-        """Computes the gate, (N, C), in float32, or in float64 for float64."""
+        """Compute the gate, (N, C), in float32, or in float64 for float64."""
         return self.run(x, parameters)[1].astype("float64" if self.dtype == "float64" else "float32")
 
     def _squeeze(self, x: Array) -> Array:
@@ -114,5 +114,5 @@ class Block:
 
 
 def broadcast_gate(g: Array, x: Array) -> Array:
-    """Adds spatial axes to a gate (N, C), so that it broadcasts to x; a gate that has them is unchanged."""
+    """Add spatial axes to a gate (N, C), so that it broadcasts to x; a gate that has them is unchanged."""
     return g if g.ndim == x.ndim else np.expand_dims(g, tuple(range(1, x.ndim - 1)))

@@ -21,7 +21,7 @@ def _wrap_function(make: Callable[[Block, Function], Function]) -> Change:
 
 
 def _change_output(wrong: FaultyStage) -> Change:
-    """Returns ``wrong(y, x)`` instead of y."""
+    """Return ``wrong(y, x)`` instead of y."""
     return _wrap_function(lambda block, f: lambda x, p: wrong(f(x, p), x))
 
 
@@ -79,7 +79,7 @@ def _cache_squeeze(block: Block, f: Function) -> Function:
 
 
 def _average_over_calls(block: Block, f: Function) -> Function:
-    """Replaces the squeezed values by their running average over calls."""
+    """Replace the squeezed values by their running average over calls."""
     cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 

@@ -74,16 +74,16 @@ class Fault:
         return dtype in self.dtypes and self.applies(spec) and (dtype in ("float64", "float32") or self.half(spec))
 
     def variants(self) -> tuple["Fault", ...]:
-        """Returns one fault for each form; all have this name."""
+        """Return one fault for each form; all have this name."""
         return (self, *(replace(self, change=form, forms=()) for form in self.forms))
 
     def block(self, spec: SESpec, dtype: str = "float64") -> Block:
-        """Makes a block with this mistake."""
+        """Make a block with this mistake."""
         return inject((self,), spec, dtype)
 
 
 def inject(faults: tuple[Fault, ...], spec: SESpec, dtype: str = "float64") -> Block:
-    """Makes a block into which these faults are injected, one after the other."""
+    """Make a block into which these faults are injected, one after the other."""
     block = Block(spec, dtype)
     for fault in faults:
         fault.change(block)
@@ -91,7 +91,7 @@ def inject(faults: tuple[Fault, ...], spec: SESpec, dtype: str = "float64") -> B
 
 
 def change_spec(**changed: Any) -> Change:
-    """Gives fields of the spec other values; a value may be a function of the spec."""
+    """Give fields of the spec other values; a value may be a function of the spec."""
 
     def change(block: Block) -> None:
         values = {name: value(block.spec) if callable(value) else value for name, value in changed.items()}
@@ -101,7 +101,7 @@ def change_spec(**changed: Any) -> Change:
 
 
 def replace_stage(name: str, wrong: FaultyStage) -> Change:
-    """Calls ``wrong(block, right, *arguments)`` in place of the stage ``right``."""
+    """Call ``wrong(block, right, *arguments)`` in place of the stage ``right``."""
 
     def change(block: Block) -> None:
         right = getattr(block, name)
@@ -111,7 +111,7 @@ def replace_stage(name: str, wrong: FaultyStage) -> Change:
 
 
 def combine(*changes: Change) -> Change:
-    """Applies several changes, one after the other."""
+    """Apply several changes, one after the other."""
 
     def change(block: Block) -> None:
         for apply in changes:

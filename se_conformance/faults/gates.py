@@ -40,7 +40,7 @@ def _other_gate(kind: str, source: str) -> Fault:
 
 
 def _foreign_gate(kind: str, function: FaultyStage, source: str) -> Fault:
-    """Uses a function that no spec has as a gate."""
+    """Use a function that no spec has as a gate."""
     return Fault(
         f"gate is {kind}",
         "gate",

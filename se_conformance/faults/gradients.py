@@ -11,7 +11,7 @@ from .fault import Applies, Change, Fault, FaultyStage, always, has_hard_gate, h
 
 
 def _change_parameter_gradients(wrong: FaultyStage) -> Change:
-    """Changes the gradient of each parameter."""
+    """Change the gradient of each parameter."""
 
     def change(block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
         dx, found = right(x, dy, p)
@@ -21,7 +21,7 @@ def _change_parameter_gradients(wrong: FaultyStage) -> Change:
 
 
 def _differentiate_as(**changed: object) -> Change:
-    """Computes the gradients of another spec."""
+    """Compute the gradients of another spec."""
 
     def wrong(block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters) -> tuple[Array, Parameters]:
         spec = block.spec
@@ -48,7 +48,7 @@ def _constant_slope(block: Block, right: FaultyStage, v: Array) -> Array:
 def _spread_over_positions(
     block: Block, right: FaultyStage, x: Array, dy: Array, p: Parameters
 ) -> tuple[Array, Parameters]:
-    """Spreads the maximum's gradient over all positions, as if it were a mean's."""
+    """Spread the maximum's gradient over all positions, as if it were a mean's."""
     dx, found = right(x, dy, p)
     g = block.run(x, p)[1]
     direct = dy * (block.spec.gain * broadcast_gate(g, x)) + (dy if block.spec.residual else 0.0)

@@ -13,7 +13,7 @@ WIDE = ("float64", "float32")
 
 
 def _accumulate_in(dtype: str) -> Change:
-    """Adds the terms of the mean one after the other and rounds each partial sum."""
+    """Add the terms of the mean one after the other and rounds each partial sum."""
 
     def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
         if block.spec.squeeze == "max":
@@ -29,19 +29,19 @@ def _accumulate_in(dtype: str) -> Change:
 
 
 def _round_to_tf32(values: Array) -> Array:
-    """Rounds to TF32, which has ten bits after the leading one."""
+    """Round to TF32, which has ten bits after the leading one."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
 
 
 def _truncate_to_tf32(values: Array) -> Array:
-    """Truncates to TF32."""
+    """Truncate to TF32."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.trunc(np.ldexp(mantissa, 11)), exponent - 11)
 
 
 def _round_operands(round_operand: FaultyStage) -> Change:
-    """Rounds the operands of both products."""
+    """Round the operands of both products."""
 
     def product(name: str) -> FaultyStage:
         def wrong(block: Block, right: FaultyStage, h: Array, p: Parameters) -> Array:
@@ -58,7 +58,7 @@ def _round_operands(round_operand: FaultyStage) -> Change:
 
 
 def _round_stage(name: str, dtype: str) -> Change:
-    """Rounds the result of one stage."""
+    """Round the result of one stage."""
     return replace_stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
 
 

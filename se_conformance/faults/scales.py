@@ -11,13 +11,13 @@ from .fault import Applies, Fault, FaultyStage, always, change_spec, replace_sta
 
 
 def _broadcast_along_width(block: Block, right: FaultyStage, x: Array, g: Array, z: Array) -> Array:
-    """Multiplies (N, *space, C) by (N, C) without new axes, which NumPy aligns with the last axes."""
+    """Multiply (N, *space, C) by (N, C) without new axes, which NumPy aligns with the last axes."""
     y = x * block.spec.gain * g
     return y + x if block.spec.residual else y
 
 
 def _broadcast_along_axis_one(block: Block, right: FaultyStage, x: Array, g: Array, z: Array) -> Array:
-    """Applies g[:, :, None, None] to a channels-last map, so that gates lie along axis 1."""
+    """Apply g[:, :, None, None] to a channels-last map, so that gates lie along axis 1."""
     y = x * block.spec.gain * g.reshape(*g.shape, *(1 for _ in range(x.ndim - 2)))
     return y + x if block.spec.residual else y
 
@@ -32,7 +32,7 @@ def _leave_ungated_from(limit: int) -> FaultyStage:
 
 
 def _scale_where(keep: FaultyStage) -> FaultyStage:
-    """Scales a part of the map and returns x on the rest."""
+    """Scale a part of the map and returns x on the rest."""
 
     def wrong(block: Block, right: FaultyStage, y: Array, x: Array) -> Array:
         return np.where(keep(x), right(y, x), x)

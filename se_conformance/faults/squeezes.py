@@ -10,7 +10,7 @@ from .fault import Applies, Fault, FaultyStage, always, change_spec, has_mean, r
 
 
 def _replace_mean(wrong: FaultyStage) -> FaultyStage:
-    """Replaces the mean in a squeeze that has one."""
+    """Replace the mean in a squeeze that has one."""
 
     def change(block: Block) -> None:
         right = block.squeeze
@@ -62,7 +62,7 @@ def _mean_over_trailing_axes(x: Array) -> Array:
 
 
 def _misread_layout(block: Block) -> None:
-    """Takes axis 1 for the channels, in the squeeze and in the scaling."""
+    """Take axis 1 for the channels, in the squeeze and in the scaling."""
     block.squeeze = _mean_over_trailing_axes
     block.scale = lambda x, g, z: (
         x * block.spec.gain * g.reshape(*g.shape, *(1 for _ in range(x.ndim - 2))) + (x if block.spec.residual else 0.0)
@@ -100,13 +100,13 @@ def _mean_of_even_part(x: Array) -> Array:
 
 
 def _reshape_channels_first(x: Array) -> Array:
-    """Reshapes (N, C, *space) to (N, positions, C), which mixes the pixels of several channels."""
+    """Reshape (N, C, *space) to (N, positions, C), which mixes the pixels of several channels."""
     moved = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     return moved.reshape(len(x), _position_count(x), x.shape[-1]).mean(1)
 
 
 def _reshape_channels_last(x: Array) -> Array:
-    """Reshapes (N, *space, C) to (N, C, positions)."""
+    """Reshape (N, *space, C) to (N, C, positions)."""
     return x.reshape(len(x), x.shape[-1], _position_count(x)).mean(2)
 
 

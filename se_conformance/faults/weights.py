@@ -9,7 +9,7 @@ from .fault import Applies, Change, Fault, FaultyStage, combine, has_two_project
 
 
 def _change_parameter(name: str, wrong: FaultyStage) -> Change:
-    """Changes one parameter."""
+    """Change one parameter."""
     return replace_stage("parameters", lambda block, right, p: {**right(p), name: wrong(right(p)[name])})
 
 
@@ -18,23 +18,23 @@ def _change_parameters(wrong: FaultyStage) -> Change:
 
 
 def _reshape_transpose(w: Array) -> Array:
-    """Reshapes the transpose to the shape of the original."""
+    """Reshape the transpose to the shape of the original."""
     return w.T.reshape(w.shape)
 
 
 def _transpose_reshaped(w: Array) -> Array:
-    """Reshapes the original to the shape of the transpose, and transposes that."""
+    """Reshape the original to the shape of the transpose, and transposes that."""
     return w.reshape(w.shape[::-1]).T
 
 
 def _sort_by_size(p: Parameters) -> Parameters:
-    """Sorts reduce's hidden units by the size of their weights, as for pruning, and leaves expand's."""
+    """Sort reduce's hidden units by the size of their weights, as for pruning, and leaves expand's."""
     order = np.argsort(-np.abs(p["reduce.weight"]).sum(1), kind="stable")
     return {name: p[name][order] for name in ("reduce.weight", "reduce.bias") if name in p}
 
 
 def _shuffle_by_groups(w: Array) -> Array:
-    """Shuffles rows by groups of two, as a channel shuffle does."""
+    """Shuffle rows by groups of two, as a channel shuffle does."""
     half = (len(w) + 1) // 2
     order = np.argsort(np.concatenate([2 * np.arange(half), 2 * np.arange(len(w) - half) + 1]), kind="stable")
     return w[order]

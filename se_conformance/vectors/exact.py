@@ -37,7 +37,7 @@ class Exact(NamedTuple):
 
 
 def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> Exact:
-    """Computes the block exactly where the spec's functions are rational, else to 1e-60 of each function's value.
+    """Compute the block exactly where the spec's functions are rational, else to 1e-60 of each function's value.
 
     Args:
         x: the feature map, (N, *space, C), of any float dtype.
@@ -71,7 +71,7 @@ def block(x: np.ndarray, spec: SESpec, parameters: Mapping[str, np.ndarray]) -> 
 
 
 def round_fractions(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Rounds fractions once to a storage type of SPEC K-1, half to even; large values become inf, 0 becomes +0.
+    """Round fractions once to a storage type of SPEC K-1, half to even; large values become inf, 0 becomes +0.
 
     >>> round_fractions(np.array([Fraction(1, 3), Fraction(2**24 + 1), Fraction(10**6)]), "float16").tolist()
     [0.333251953125, inf, inf]
@@ -87,7 +87,7 @@ def round_fractions(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def activate(u: Fraction, name: Activation) -> Fraction:
-    """Applies the activation to one hidden value (A-1 to A-8)."""
+    """Apply the activation to one hidden value (A-1 to A-8)."""
     match name:
         case "relu":
             return max(u, ZERO)
@@ -107,7 +107,7 @@ def activate(u: Fraction, name: Activation) -> Fraction:
 
 
 def gate(v: Fraction, name: Gate) -> Fraction:
-    """Applies the gate to one logit (G-1 to G-5); ``hard_sigmoid`` has the slope 1/6 exactly."""
+    """Apply the gate to one logit (G-1 to G-5); ``hard_sigmoid`` has the slope 1/6 exactly."""
     match name:
         case "sigmoid":
             return _sigmoid(v)
@@ -139,7 +139,7 @@ def _squeeze(flat: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _encode(value: Fraction, width: int, mantissa: int) -> int:
-    """Computes the bits of the nearest float; a carry of the significand increments the exponent by itself."""
+    """Compute the bits of the nearest float; a carry of the significand increments the exponent by itself."""
     if value == 0:
         return 0
     top, bottom = abs(value.numerator), value.denominator
@@ -157,7 +157,7 @@ def _encode(value: Fraction, width: int, mantissa: int) -> int:
 
 
 def _set_digits(count: int) -> AbstractContextManager[decimal.Context]:
-    """Sets decimal arithmetic to ``count`` digits and any exponent, whatever the caller has set."""
+    """Set decimal arithmetic to ``count`` digits and any exponent, whatever the caller has set."""
     return decimal.localcontext(decimal.Context(prec=count, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX))
 
 
@@ -166,14 +166,14 @@ def _to_decimal(value: Fraction) -> Decimal:
 
 
 def _sigmoid(v: Fraction) -> Fraction:
-    """Computes the sigmoid from exp(-|v|), which is at most 1."""
+    """Compute the sigmoid from exp(-|v|), which is at most 1."""
     with _set_digits(DIGITS):
         e = (-abs(_to_decimal(v))).exp()
         return Fraction((e if v < 0 else 1) / (1 + e))
 
 
 def _tanh(v: Fraction) -> Fraction:
-    """Computes (1 - e) / (1 + e) with e = exp(-2 |v|), with as many additional digits as 1 - e cancels."""
+    """Compute (1 - e) / (1 + e) with e = exp(-2 |v|), with as many additional digits as 1 - e cancels."""
     lost = max(0, v.denominator.bit_length() - v.numerator.bit_length()) // 3
     with _set_digits(DIGITS + lost):
         e = (-2 * abs(_to_decimal(v))).exp()
@@ -181,7 +181,7 @@ def _tanh(v: Fraction) -> Fraction:
 
 
 def _normal_cdf(u: Fraction) -> Fraction:
-    """Computes 1/2 + density * sum of u^(2k+1) / (2k+1)!!, whose terms have one sign; for abs(u) up to a hundred.
+    """Compute 1/2 + density * sum of u^(2k+1) / (2k+1)!!, whose terms have one sign; for abs(u) up to a hundred.
 
     For u < 0 the two terms cancel to about exp(-u^2 / 2), so that more digits are carried.
     """
@@ -195,7 +195,7 @@ def _normal_cdf(u: Fraction) -> Fraction:
 
 
 def _twice_tanh_argument(u: Fraction) -> Fraction:
-    """Computes 2 sqrt(2/pi) (u + 0.044715 u^3) of A-5."""
+    """Compute 2 sqrt(2/pi) (u + 0.044715 u^3) of A-5."""
     with _set_digits(DIGITS):
         root = (2 / _pi(DIGITS)).sqrt()
     return 2 * Fraction(root) * (u + Fraction(44715, 10**6) * u**3)
@@ -203,7 +203,7 @@ def _twice_tanh_argument(u: Fraction) -> Fraction:
 
 @cache
 def _pi(digits: int) -> Decimal:
-    """Computes pi by Euler's series: pi / 2 is the sum of k! / (2k+1)!!."""
+    """Compute pi by Euler's series: pi / 2 is the sum of k! / (2k+1)!!."""
     with _set_digits(digits + 10):
         total, term, k = Decimal(0), Decimal(2), 1
         while total + term != total:

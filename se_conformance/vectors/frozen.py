@@ -52,7 +52,7 @@ class Vector:
 
 
 def load(folder: str | Path | None = None) -> list[Vector]:
-    """Reads the vectors of a folder, or those of the package, and checks every byte.
+    """Read the vectors of a folder, or those of the package, and checks every byte.
 
     Args:
         folder: holds ``manifest.json`` and ``vectors.safetensors``; None for the package's.
@@ -79,7 +79,7 @@ def load(folder: str | Path | None = None) -> list[Vector]:
 
 
 def write(folder: str | Path) -> list[str]:
-    """Computes all vectors, writes both files atomically, and returns the vectors' names."""
+    """Compute all vectors, writes both files atomically, and returns the vectors' names."""
     folder = Path(folder)
     vectors = [_make_vector(recipe, dtype) for recipe in _recipes() for dtype in recipe.dtypes]
     tensors, entries = _share_tensors(vectors)
@@ -140,7 +140,7 @@ def _recipes() -> Iterator[_Recipe]:
 
 
 def _make_vector(recipe: _Recipe, dtype: str) -> Vector:
-    """Makes a probe and its exact answer; float64 uses the probe of float32."""
+    """Make a probe and its exact answer; float64 uses the probe of float32."""
     x, _, parameters = probe_for(dtype, recipe.spec, part=recipe.part, rank=recipe.rank, samples=recipe.samples)
     answer = exact.block(x, recipe.spec, parameters)
     wide = "float64" if dtype == "float64" else "float32"
@@ -190,7 +190,7 @@ def _manifest_sha256(manifest: dict[str, Any]) -> str:
 
 
 def _as_text(manifest: dict[str, Any]) -> str:
-    """Formats the manifest as JSON with a line for each field, each vector and each tensor."""
+    """Format the manifest as JSON with a line for each field, each vector and each tensor."""
     lines = []
     for name, value in manifest.items():
         if isinstance(value, list):
@@ -211,7 +211,7 @@ def _pack(tensors: dict[str, np.ndarray]) -> bytes:
 
 
 def _unpack(data: bytes) -> dict[str, np.ndarray]:
-    """Reads tensors with ``deserialize``, since older versions of ``safetensors.numpy.load`` lack bfloat16."""
+    """Read tensors with ``deserialize``, since older versions of ``safetensors.numpy.load`` lack bfloat16."""
     import safetensors
 
     return {name: _as_array(tensor) for name, tensor in safetensors.deserialize(data)}

@@ -15,7 +15,7 @@ from .frozen import Vector
 
 
 def find_error(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], Any], vector: Vector) -> str:
-    """Compares ``function(x, parameters, spec)`` with a vector.
+    """Compare ``function(x, parameters, spec)`` with a vector.
 
     Args:
         function: returns y, (N, *space, C), in the vector's dtype.

@@ -20,7 +20,7 @@ from .base import NetworkBuilder, Predictor
 
 
 def run(spec: SESpec, inputs: Inputs, *, api: str, mode: str = "eager", gradients: bool = True) -> Result:
-    """Computes y, the gate and gradients, op by op or under one jit."""
+    """Compute y, the gate and gradients, op by op or under one jit."""
     forward, gate, state = _API[api](spec, inputs.parameters, inputs.x.dtype)
 
     def outputs(state: Any, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -69,7 +69,7 @@ _API = {"nnx": _nnx, "linen": _linen}
 
 
 def network(net: NetworkSpec, dtype: str, *, api: str, mode: str = "eager") -> NetworkBuilder:
-    """Builds a network that runs op by op or under one jit."""
+    """Build a network that runs op by op or under one jit."""
     forward, state_of = _NETWORK[api](net, dtype)
     compiled = jax.jit(forward) if mode == "jit" else forward
 
@@ -102,7 +102,7 @@ def _linen_network(net: NetworkSpec, dtype: str) -> Network:
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_flax.SENet:
-    """Makes an NNX network without initial parameters."""
+    """Make an NNX network without initial parameters."""
     model: se_flax.SENet = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype=dtype, rngs=nnx.Rngs(0)))
     return model
 

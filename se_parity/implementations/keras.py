@@ -20,7 +20,7 @@ BACKEND = keras.backend.backend()
 
 
 def run(spec: SESpec, inputs: Inputs, *, mode: str = "eager", gradients: bool = True) -> Result:
-    """Computes y, the gate and gradients of the functional block inside a model."""
+    """Compute y, the gate and gradients of the functional block inside a model."""
     model = model_of(spec, inputs.parameters, len(inputs.x.shape), inputs.x.dtype.name)
     layer = model.get_layer("se")
     x, dy = ops.convert_to_tensor(inputs.x), ops.convert_to_tensor(inputs.dy)
@@ -34,7 +34,7 @@ def run(spec: SESpec, inputs: Inputs, *, mode: str = "eager", gradients: bool = 
 
 
 def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: str) -> keras.Model:
-    """Makes a functional model of one block named ``se`` that holds these parameters and accepts any spatial size."""
+    """Make a functional model of one block named ``se`` that holds these parameters and accepts any spatial size."""
     x = keras.Input((*(None for _ in range(rank - 2)), spec.channels), dtype=dtype)
     model = keras.Model(x, se_keras.squeeze_excitation(x, spec=spec, name="se"))
     se_keras.set_parameters(model, parameters, name="se")
@@ -42,7 +42,7 @@ def model_of(spec: SESpec, parameters: dict[str, np.ndarray], rank: int, dtype: 
 
 
 def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> NetworkBuilder:
-    """Builds a network that accepts any image size, eager or compiled."""
+    """Build a network that accepts any image size, eager or compiled."""
     model = empty_network(net, dtype)
     forward = _jit(model) if mode == "jit" else _forward(model, mode)
 
@@ -54,7 +54,7 @@ def network(net: NetworkSpec, dtype: str, *, mode: str = "eager") -> NetworkBuil
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_keras.SENet:
-    """Makes a network whose parameters are 0; drawing them would have JAX compile an operation for each shape."""
+    """Make a network whose parameters are 0; drawing them would have JAX compile an operation for each shape."""
 
     def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
         return ops.zeros(shape, dtype)

@@ -21,7 +21,7 @@ from .torch import block_of, empty_network, to_array, to_tensor
 
 
 def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
-    """Computes y and the gate; the model is traced at another size, so that a fixed size would show."""
+    """Compute y and the gate; the model is traced at another size, so that a fixed size would show."""
     block = _WithGate(block_of(spec, inputs.parameters, to_tensor(inputs.x).dtype))
     rank = inputs.x.ndim
     session = _session(block, (2, spec.channels, *range(4, 2 + rank)), [axis for axis in range(rank) if axis != 1])
@@ -30,7 +30,7 @@ def run(spec: SESpec, inputs: Inputs, *, gradients: bool = True) -> Result:
 
 
 def network(net: NetworkSpec, dtype: str) -> NetworkBuilder:
-    """Builds a network, which is exported for each height and width."""
+    """Build a network, which is exported for each height and width."""
     model = empty_network(net, dtype).eval()
 
     def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
@@ -44,7 +44,7 @@ def network(net: NetworkSpec, dtype: str) -> NetworkBuilder:
 def _session(
     model: torch.nn.Module, shape: tuple[int, ...], dynamic: list[int]
 ) -> Callable[[torch.Tensor], list[np.ndarray]]:
-    """Exports a model traced at ``shape``, of which the axes in ``dynamic`` may change, and loads it."""
+    """Export a model traced at ``shape``, of which the axes in ``dynamic`` may change, and loads it."""
     example = torch.ones(shape, dtype=next(model.parameters()).dtype)
     shapes = {axis: torch.export.Dim(f"axis{axis}") for axis in dynamic}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

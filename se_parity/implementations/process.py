@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Stores all parts of an exception that can be sent."""
+        """Store all parts of an exception that can be sent."""
         try:
             pickled = pickle.dumps(error)
         except Exception:
@@ -51,7 +51,7 @@ class Failure(NamedTuple):
         return cls(pickled, name, _text(error), _traceback(error))
 
     def to_error(self) -> BaseException:
-        """Restores the exception if its class is loaded here, else makes a ``WorkerError``."""
+        """Restore the exception if its class is loaded here, else makes a ``WorkerError``."""
         error = self._unpickle() or WorkerError(f"{self.kind}: {self.text}")
         error.__cause__ = RemoteTraceback(self.traceback)
         return error
@@ -90,7 +90,7 @@ class Process:
         self._end = ""
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
-        """Submits a call; its exception becomes a ``WorkerError`` if it cannot be sent or the process ends."""
+        """Submit a call; its exception becomes a ``WorkerError`` if it cannot be sent or the process ends."""
         outer: Future[Any] = Future()
         try:
             inner = self._pool.submit(_call, function, arguments)
@@ -101,7 +101,7 @@ class Process:
         return outer
 
     def close(self) -> None:
-        """Ends the process and cancels calls that have not started."""
+        """End the process and cancel calls that have not started."""
         self._pool.shutdown(cancel_futures=True)
 
     def _pass_on(self, outer: "Future[Any]", inner: "Future[Any]") -> None:
@@ -120,7 +120,7 @@ class Process:
             outer.set_result(inner.result())
 
     def _to_end_error(self, error: BrokenProcessPool) -> WorkerError:
-        """Describes how the process ended; the first description is kept, since a broken pool kills the process."""
+        """Describe how the process ended; the first description is kept, since a broken pool kills the process."""
         process = self._context.processes[-1]
         process.join(GRACE_SECONDS)  # its pipe closes before its exit code is there
         self._end = self._end or _describe_end(process.exitcode, error)
@@ -142,7 +142,7 @@ class _RecordingContext(SpawnContext):
 
 
 def _call(function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-    """Runs in the other process: returns the result, or the exception as a ``Failure``."""
+    """Run in the other process: returns the result, or the exception as a ``Failure``."""
     try:
         return function(*arguments)
     except BaseException as error:

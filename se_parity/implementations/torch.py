@@ -20,7 +20,7 @@ torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions on a GPU are T
 def run(
     spec: SESpec, inputs: Inputs, *, layout: str = "contiguous", mode: str = "eager", gradients: bool = True
 ) -> Result:
-    """Computes y, the gate and gradients, eager or compiled, in either memory format."""
+    """Compute y, the gate and gradients, eager or compiled, in either memory format."""
     x, dy = (to_tensor(array, layout) for array in inputs[:2])
     block = block_of(spec, inputs.parameters, x.dtype)
     torch.compiler.reset()  # all blocks share one forward, and the ninth would exceed the recompile limit
@@ -36,14 +36,14 @@ def run(
 def block_of(
     spec: SESpec, parameters: dict[str, np.ndarray], dtype: torch.dtype | None = None
 ) -> se_torch.SqueezeExcitation:
-    """Makes a block that holds these parameters in ``dtype``."""
+    """Make a block that holds these parameters in ``dtype``."""
     block = se_torch.SqueezeExcitation(spec, device=device(), dtype=dtype)
     se_torch.set_parameters(block, parameters)
     return block
 
 
 def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: str = "eager") -> NetworkBuilder:
-    """Builds a network in either memory format, eager or compiled."""
+    """Build a network in either memory format, eager or compiled."""
     model = empty_network(net, dtype).eval()
     if layout == "channels_last":
         model.to(memory_format=torch.channels_last)
@@ -62,12 +62,12 @@ def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: s
 
 
 def empty_network(net: NetworkSpec, dtype: str) -> se_torch.SENet:
-    """Makes a network without initial parameters."""
+    """Make a network without initial parameters."""
     return se_torch.SENet(net, device="meta", dtype=getattr(torch, dtype)).to_empty(device=device())
 
 
 def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
-    """Converts a channels-last array to a channels-first tensor; ``layout`` is its memory format."""
+    """Convert a channels-last array to a channels-first tensor; ``layout`` is its memory format."""
     first = np.ascontiguousarray(np.moveaxis(array, -1, 1))
     if first.dtype == ml_dtypes.bfloat16:
         tensor = torch.from_numpy(first.view(np.int16)).view(torch.bfloat16)
@@ -80,7 +80,7 @@ def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """Converts a channels-first tensor to a channels-last array."""
+    """Convert a channels-first tensor to a channels-last array."""
     return np.moveaxis(_numpy(tensor), 1, -1)
 
 

@@ -36,7 +36,7 @@ class Worker:
 
     @classmethod
     def share(cls, started: Iterable["Worker"], implementation: Implementation) -> "Worker":
-        """Makes a worker in the process of a started one, if the two may share it, else in a process of its own.
+        """Make a worker in the process of a started one, if the two may share it, else in a process of its own.
 
         NNX and linen compile the same operations, and in one process each of these once.
         """
@@ -46,7 +46,7 @@ class Worker:
         return cls(implementation, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
-        """Submits one block and input; ``changed`` overrides options of the implementation."""
+        """Submit one block and input; ``changed`` overrides options of the implementation."""
         options = {**self.implementation.options, "gradients": gradients, **changed}
         return self._process.submit(_run, self.implementation.module, spec, inputs, options)
 
@@ -59,7 +59,7 @@ class Worker:
         repeats: int = 0,
         **changed: str,
     ) -> "Future[Logits]":
-        """Submits a network at inference: its logits for images (N, H, W, C), in their dtype, and the median time.
+        """Submit a network at inference: its logits for images (N, H, W, C), in their dtype, and the median time.
 
         Parameters may be a file of ``files.save_parameters``; then they are not sent through a pipe, and are cast to
         that dtype in the other process.
@@ -68,11 +68,11 @@ class Worker:
         return self._process.submit(_logits, self.implementation.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Calls an importable function in the worker's process and waits for its result."""
+        """Call an importable function in the worker's process and waits for its result."""
         return self._process.submit(function, *arguments).result()
 
     def submit_call(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
-        """Submits a call of an importable function in the worker's process."""
+        """Submit a call of an importable function in the worker's process."""
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
@@ -80,7 +80,7 @@ class Worker:
         return str(self.call(_versions, self.implementation.module))
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.close()
 
 
@@ -97,7 +97,7 @@ def _configure(environment: dict[str, str]) -> None:
 
 
 def load_module(module: str) -> Any:
-    """Imports an implementation's module, and with it the framework, in this process."""
+    """Import an implementation's module, and with it the framework, in this process."""
     return importlib.import_module(f"{__package__}.{module}")
 
 

@@ -50,7 +50,7 @@ class TrainingResult(NamedTuple):
 
 
 def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Starts a training session of one of ``TRAINERS`` in the dtype of the parameters."""
+    """Start a training session of one of ``TRAINERS`` in the dtype of the parameters."""
     module: Any = importlib.import_module(f"{__package__}.{trainer}")
     session: TrainingSession = module.start(net, parameters, config)
     return session
@@ -59,7 +59,7 @@ def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDCon
 def train(
     trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig, batches: Batches
 ) -> TrainingResult:
-    """Trains on all batches."""
+    """Train on all batches."""
     session = start(trainer, net, parameters, config)
     losses = [session.step(x, labels) for x, labels in batches]
     return TrainingResult(losses, session.parameters())

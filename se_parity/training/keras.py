@@ -28,7 +28,7 @@ class SGD(keras.optimizers.SGD):
 
 
 def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Starts a session whose steps are calls of ``train_on_batch``."""
+    """Start a session whose steps are calls of ``train_on_batch``."""
     dtype = dtype_of(parameters)
     with _set_floatx(dtype):
         model = empty_network(net, dtype)
@@ -45,7 +45,7 @@ def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> Traini
 
 @contextmanager
 def _set_floatx(dtype: str) -> Iterator[None]:
-    """Sets Keras' ``floatx``, the dtype of losses, for a while."""
+    """Set Keras' ``floatx``, the dtype of losses, for a while."""
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
     try:

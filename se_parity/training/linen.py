@@ -15,7 +15,7 @@ from .base import Parameters, SGDConfig, TrainingSession
 
 
 def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Starts a session under ``jax.jit``; optax adds the weight decay before the momentum."""
+    """Start a session under ``jax.jit``; optax adds the weight decay before the momentum."""
     model = se_flax.linen.SENet(net, param_dtype=dtype_of(parameters))
     variables = se_flax.linen.set_parameters(model, parameters)
     decay = optax.add_decayed_weights(config.weight_decay)

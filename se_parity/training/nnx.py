@@ -17,7 +17,7 @@ from .base import Parameters, SGDConfig, TrainingSession
 
 
 def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Starts a session under ``nnx.jit``; optax adds the weight decay before the momentum."""
+    """Start a session under ``nnx.jit``; optax adds the weight decay before the momentum."""
     model = empty_network(net, dtype_of(parameters))
     se_flax.set_parameters(model, parameters)
     model.train()

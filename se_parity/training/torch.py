@@ -15,7 +15,7 @@ from .base import Parameters, SGDConfig, TrainingSession
 
 
 def start(net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Starts a session with PyTorch's SGD, which adds the weight decay to the gradient."""
+    """Start a session with PyTorch's SGD, which adds the weight decay to the gradient."""
     model = empty_network(net, dtype_of(parameters)).train()
     se_torch.set_parameters(model, parameters)
     optimizer = torch.optim.SGD(
