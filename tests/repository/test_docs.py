@@ -100,7 +100,7 @@ FAMILIES = {
     **{f"se_conformance.adapters.{name}": ["flax"] for name in ("flax", "jax")},
     "se_conformance.adapters.torch": ["torch"],
     "se_conformance.adapters.onnx": ["torch", "conformance"],
-    **{f"se_parity.{name}": ["conformance"] for name in ("demo", "digits", "photographs", "plots")},
+    **{f"se_parity.{name}": ["conformance"] for name in ("demo", "datasets", "plots")},
     "se_parity.training.torch": ["torch", "conformance"],
     "se_parity.training.keras": ["keras", "conformance"],
     "se_parity.training.nnx": ["flax", "conformance"],
