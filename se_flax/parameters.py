@@ -17,7 +17,7 @@ import se_spec
 from se_spec import InputError, NetworkSpec, ParameterError, SESpec
 
 STATISTICS = ("mean", "var")
-"""What training tracks and no gradient reaches, by Flax's names."""
+"""Flax's names of the statistics, which training tracks and no gradient reaches."""
 
 _FLAX = {"weight": "kernel", "offset": "bias", "variance": "var"}
 _CANONICAL = {"kernel": "weight", "var": "variance"}
@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 def to_tree(
     parameters: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, stack: Shape = ()
 ) -> dict[Path, np.ndarray]:
-    """Canonical parameters by path: ``{("reduce", "kernel"): (C, R), ("reduce", "bias"): (R,), ...}`` (SPEC K-2).
+    """Map canonical parameters to paths: ``{("reduce", "kernel"): (C, R), ("reduce", "bias"): (R,), ...}`` (SPEC K-2).
 
     Args:
         parameters: canonical arrays.
@@ -49,7 +49,7 @@ def to_tree(
 
 
 def to_paths(spec: SESpec | NetworkSpec) -> list[Path]:
-    """The paths of a spec's parameters, in canonical order."""
+    """List the paths of a spec's parameters, in canonical order."""
     return [_to_path(name) for name in se_spec.parameters.shapes(spec)]
 
 
@@ -59,7 +59,7 @@ def _to_path(name: str) -> Path:
 
 
 def stack_of(targets: Mapping[Path, Any], spec: SESpec | NetworkSpec) -> Shape:
-    """The axes that targets have before those of the spec: of blocks that ``vmap`` or ``scan`` made, else none."""
+    """Return the axes before those of the spec, which ``vmap`` and ``scan`` add; empty for a single block."""
     for name, shape in se_spec.parameters.shapes(spec).items():
         target = targets.get(_to_path(name))
         if target is not None and hasattr(target, "shape"):
@@ -74,12 +74,12 @@ def _turn(array: np.ndarray, stacked: int, orders: Mapping[int, Shape]) -> np.nd
 
 
 def to_jax(array: np.ndarray, dtype: Any) -> jax.Array:
-    """The array in a dtype (K-3); errors as ``check_dtype_supported``."""
+    """Convert an array to a dtype (K-3); errors as ``check_dtype_supported``."""
     return jnp.asarray(array.astype(check_dtype_supported(dtype)))
 
 
 def to_jax_like(array: np.ndarray, target: Any) -> jax.Array:
-    """The array in the dtype of a target, on the devices and in the memory where the target lies."""
+    """Convert an array to the target's dtype, on the target's devices and in its kind of memory."""
     value = array.astype(check_dtype_supported(target.dtype))
     abstract = isinstance(target, jax.ShapeDtypeStruct)
     if isinstance(target, jax.core.Tracer) or not (abstract or getattr(target, "committed", False)):
@@ -88,7 +88,7 @@ def to_jax_like(array: np.ndarray, target: Any) -> jax.Array:
 
 
 def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) -> None:
-    """Every target there, of its shape, and of floats (K-2).
+    """Check that every target exists, has its shape and holds floats (K-2).
 
     Args:
         tree: the arrays by path.
@@ -115,18 +115,18 @@ def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) 
 
 
 def beside(paths: Iterable[Path]) -> list[Path]:
-    """The paths, and those that their layers would have with a bias or a scale."""
+    """Add the paths that the same layers would have with a bias or a scale."""
     kinds = ("kernel", "scale", "bias", *STATISTICS)
     return list(dict.fromkeys((*layer, kind) for *layer, own in paths for kind in (own, *kinds)))
 
 
 def unboxed(value: Any) -> Any:
-    """The array in a box such as ``nn.Partitioned``; everything else as it is."""
+    """Return the array inside a box such as ``nn.Partitioned``; return anything else unchanged."""
     return jax.tree.leaves(value)[0] if isinstance(value, AxisMetadata) else value
 
 
 def check_dtype_supported(dtype: Any) -> np.dtype:
-    """The dtype, or an error where JAX would silently make it another (N-6).
+    """Return the dtype; refuse one that JAX would silently replace (N-6).
 
     Raises:
         InputError: float64 without ``jax_enable_x64``, or not a dtype that the spec knows.
@@ -141,7 +141,7 @@ def check_dtype_supported(dtype: Any) -> np.dtype:
 
 
 def from_tree(*trees: Mapping[str, Any], spec: SESpec | NetworkSpec | None = None) -> dict[str, np.ndarray]:
-    """The inverse of ``to_tree``, from nested trees; the arrays are copies.
+    """Convert nested trees to canonical parameters, the inverse of ``to_tree``; the arrays are copies.
 
     Args:
         trees: parameters or their gradients, and statistics if there are any.

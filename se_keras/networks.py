@@ -31,7 +31,7 @@ def senet(
     name: str | None = None,
     dtype: Any = None,
 ) -> "SENet":
-    """A new network, from images to logits.
+    """Build a network that maps images to logits.
 
     Args:
         net: which network.
@@ -77,7 +77,7 @@ def senet(
 
 @_registered
 class SENet(keras.Model):
-    """What ``senet`` makes: a functional model that knows its spec, and refuses images that it does not define.
+    """The functional model of ``senet``: it has a ``spec`` and refuses images for which the spec is not defined.
 
     Keras saves and clones it as any functional model, changed layers and all.
 
@@ -93,7 +93,7 @@ class SENet(keras.Model):
 
     @property
     def spec(self) -> NetworkSpec:
-        """Which network it is."""
+        """The network's spec."""
         return self.get_layer(kinds.INPUT).spec
 
     def __call__(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
@@ -162,7 +162,7 @@ def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> A
 
 
 def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
-    """Keras' own, which resolve_padding as SAME or not at all; other padding is a layer before it (M-2)."""
+    """Build Keras' convolution, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
     area = layer.kernel * layer.kernel
     same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
     if not same and any(layer.padding):
@@ -186,7 +186,7 @@ def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> A
 
 @_registered
 class Images(keras.layers.Layer):
-    """What comes in, as it is. The network's spec stands here, where Keras' saving and cloning keep it."""
+    """The identity. It holds the network's spec, which Keras' saving and cloning keep here."""
 
     def __init__(self, spec: NetworkSpec | dict[str, Any], **options: Any) -> None:
         super().__init__(**options)
@@ -205,7 +205,7 @@ class Images(keras.layers.Layer):
 
 @_registered
 class Conv2D(keras.layers.Conv2D):
-    """Keras', which may be TF32 on the jax backend."""
+    """Keras' convolution without TF32, which it may use on the jax backend."""
 
     def call(self, x: Any) -> Any:
         with full_precision():
@@ -214,7 +214,7 @@ class Conv2D(keras.layers.Conv2D):
 
 @_registered
 class ReLU(keras.layers.ReLU):
-    """Keras', and NaN where x is: with oneDNN, TensorFlow drops it where a convolution's bias comes before (N-3)."""
+    """Keras' ReLU that keeps NaN, which TensorFlow with oneDNN drops after a convolution's bias (N-3)."""
 
     def call(self, x: Any) -> Any:
         return restore_nan(x, super().call(x))
@@ -222,7 +222,7 @@ class ReLU(keras.layers.ReLU):
 
 @_registered
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras', which computes float64 in float32 on the jax and torch backends.
+    """Batch norm in float64 too, which Keras' own computes in float32 on the jax and torch backends.
 
     Its variance is the mean of squared distances; Keras takes on the torch backend a difference of means, which cancel.
     The running one is that of n, where torch's is that of n - 1.
@@ -246,7 +246,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @_registered
 class Pooling(keras.layers.Layer):
-    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2).
+    """Window maxima that ignore padding, or averages that count its zeros or not (M-2).
 
     Keras' own pad as SAME, count no padding, and on the torch backend repeat the map's edge instead of zeros.
     """
@@ -297,7 +297,7 @@ class Pooling(keras.layers.Layer):
 
 @_registered
 class ZeroChannels(keras.layers.Layer):
-    """Channels of zeros before and after."""
+    """Zero channels added before and after."""
 
     def __init__(self, before: int, after: int, **options: Any) -> None:
         super().__init__(**options)
@@ -312,7 +312,7 @@ class ZeroChannels(keras.layers.Layer):
 
 @_registered
 class GlobalPooling(keras.layers.GlobalAveragePooling2D):
-    """Keras', whose mean is float32 on the jax and torch backends."""
+    """Global mean in float64 too, which Keras' own computes in float32 on the jax and torch backends."""
 
     def call(self, x: Any) -> Any:
         return ops.cast(mean(widen(x), (1, 2)), x.dtype)

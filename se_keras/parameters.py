@@ -1,4 +1,4 @@
-"""Canonical NumPy parameters into and out of Keras layers and models: a kernel is its weight with the axes reversed.
+"""Transfer of canonical NumPy parameters into and out of Keras; a kernel is its weight with the axes reversed.
 
 Of a convolution, whose weight is (O, I, k, k) and whose kernel (k, k, I, O), the last two keep their order.
 """
@@ -45,7 +45,7 @@ def set_parameters(
 
 
 def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None = None) -> dict[str, np.ndarray]:
-    """Its parameters as canonical NumPy arrays, copied, in their own dtype; a kernel with LoRA is given as it is used.
+    """Copy a layer's parameters to canonical NumPy arrays of the same dtype; LoRA is merged into its kernel.
 
     Arguments and errors as ``set_parameters``.
 
@@ -83,14 +83,14 @@ def _block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
 
 
 def _layers(model: Any) -> Iterator[Any]:
-    """The layer itself, and all within it."""
+    """Iterate over the layer and all layers inside it."""
     yield model
     for layer in getattr(model, "layers", []):
         yield from _layers(layer)
 
 
 def _values(block: SqueezeExcitation | SENet) -> dict[str, Any]:
-    """Variables by canonical name, in order; None where a layer has no such variable."""
+    """Collect variables by canonical name, in order; None for a layer without such a variable."""
     if isinstance(block, SqueezeExcitation):
         return {key: _value(block, key) for key in se_spec.parameters.shapes(block.spec)}
     layers = {layer.name: layer for layer in block.layers}
@@ -110,7 +110,7 @@ def _value(layer: keras.layers.Layer, key: str) -> Any:
 
 
 def _checked(key: str, value: Any, shape: tuple[int, ...]) -> Any:
-    """The variable, or what is computed of it, that holds this parameter and nothing else."""
+    """Return the variable, or the tensor computed from it, that holds this parameter alone."""
     if value is None:
         raise ParameterError(f"the layer of {key} has no such parameter: it is quantized, or another layer's")
     tensor = value.value if isinstance(value, keras.Variable) else value
@@ -127,7 +127,7 @@ def _assignable(key: str, value: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _placed(array: np.ndarray, variable: Any) -> Any:
-    """The array on the devices of the variable, and as sharded; Keras' own ``assign`` knows its distribution alone."""
+    """Place an array as the variable is sharded; Keras' own ``assign`` knows Keras' distribution alone."""
     if keras.backend.backend() != "jax":
         return array
     return importlib.import_module("jax").device_put(array, variable.value.sharding)

@@ -38,7 +38,7 @@ def convolution(
 
 
 def batch_norm(x: Array, scale: Array, offset: Array, mean: Array, variance: Array, epsilon: float) -> Array:
-    """With the running statistics; all four (C,).
+    """Batch norm with running statistics; all four parameters are (C,).
 
     >>> x = np.array([1.0, 3.0]).reshape(1, 1, 1, 2)
     >>> batch_norm(x, np.array([2.0]), np.array([5.0]), np.array([1.0]), np.array([15.0]), 1.0)  # (x - 1) / 4 * 2 + 5
@@ -49,12 +49,12 @@ def batch_norm(x: Array, scale: Array, offset: Array, mean: Array, variance: Arr
 
 
 def relu(x: Array) -> Array:
-    """NaN stays."""
+    """Rectify x and keep NaN."""
     return np.maximum(x, 0.0)
 
 
 def max_pool(x: Array, kernel: int, stride: int, padding: Padding) -> Array:
-    """The maximum in each window, minus infinity in the padding; NaN where one is in the window.
+    """Maximum of each window, which ignores padding; NaN if the window holds one.
 
     >>> max_pool(-np.arange(16.0).reshape(1, 1, 4, 4), 3, 2, (0, 1))  # Caffe's: the second window is over the border
     array([[[[ -0.,  -2.],
@@ -64,7 +64,7 @@ def max_pool(x: Array, kernel: int, stride: int, padding: Padding) -> Array:
 
 
 def avg_pool(x: Array, kernel: int, stride: int, padding: Padding, *, count_padding: bool) -> Array:
-    """The mean in each window; of all its k * k positions, or of those within the map.
+    """Mean of each window: over all k * k positions, or over those inside the map.
 
     >>> x = np.full((1, 1, 2, 2), 36.0)
     >>> avg_pool(x, 3, 2, (1, 1), count_padding=True), avg_pool(x, 3, 2, (1, 1), count_padding=False)
@@ -82,12 +82,12 @@ def global_pool(x: Array) -> Array:
 
 
 def zero_channels(x: Array, before: int, after: int) -> Array:
-    """Channels of zeros on both sides."""
+    """Add channels of zeros on both sides."""
     return np.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
 
 
 def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """(N, C) and a weight (O, C) give (N, O).
+    """Linear map: (N, C) and a weight (O, C) give (N, O).
 
     >>> dense(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([0.0, 100.0]))
     array([[ 11., 117.]])
@@ -97,7 +97,7 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def _windows(x: Array, kernel: int, stride: int, padding: Padding, value: float) -> Iterator[Array]:
-    """For each position within the window, row by row, the map (N, C, H', W') of what stands there."""
+    """Yield the map (N, C, H', W') of each position within the window, row by row."""
     before_and_after = [resolve_padding(length, kernel, stride, padding) for length in x.shape[2:]]
     height, width = (output_length(length, kernel, stride, padding) for length in x.shape[2:])
     x = np.pad(x, [(0, 0), (0, 0), *before_and_after], constant_values=value)

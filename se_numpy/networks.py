@@ -16,7 +16,7 @@ from .nonlinearities import Array
 
 
 def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> Array:
-    """The logits that a network gives at inference: batch norm by its running statistics, dropout the identity.
+    """Compute a network's logits at inference: batch norm uses its running statistics, dropout is the identity.
 
     Args:
         x: images, any float type; (N, C, H, W) or (N, H, W, C), with C = ``net.channels``.
@@ -44,7 +44,7 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
 
 
 def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> dict[str, Array]:
-    """The gate of every block, by the layer's name, float64 (N, C). Arguments and errors as ``senet``.
+    """Compute the gate of every block, by the layer's name, float64 (N, C). Arguments and errors as ``senet``.
 
     >>> from se_spec import network
     >>> import se_numpy
@@ -62,14 +62,14 @@ def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
 
 
 Step = tuple[kinds.Layer, tuple[Array, dict[str, Array]], Array]
-"""A layer; its first input, channels first, and its own parameters; what it gives."""
+"""A layer, its first input (channels first), its own parameters, and its result."""
 Amend = Callable[[kinds.Layer, Array, dict[str, Array]], None]
 
 
 def walk(
     x: np.ndarray, net: NetworkSpec, parameters: Parameters, data_format: str, amend: Amend = lambda *step: None
 ) -> Iterator[Step]:
-    """Every layer in order; maps that no later layer takes are let go.
+    """Compute every layer in order; a map is freed after its last use.
 
     ``amend(layer, entry, own)`` may change a layer's own parameters, given its first input, before it is computed.
     """
@@ -90,7 +90,7 @@ def walk(
 
 @np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
 def _result(layer: kinds.Layer, inputs: list[Array], own: dict[str, Any]) -> Array:
-    """What one layer makes of its inputs and its own parameters."""
+    """Compute one layer from its inputs and its own parameters."""
     x = inputs[0]
     match layer:
         case kinds.Convolution():

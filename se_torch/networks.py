@@ -24,7 +24,7 @@ from .block import SqueezeExcitation
 
 
 class SENet(nn.Module):
-    """From images to logits.
+    """A network that maps images to logits.
 
     Args:
         net: which network.
@@ -66,12 +66,12 @@ class SENet(nn.Module):
                 _draw_weight(module)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, and forget all statistics (SPEC M-10), as after ``model.to_empty(device=...)``."""
+        """Draw all parameters and reset all statistics (SPEC M-10), as needed after ``model.to_empty(device=...)``."""
         for module in self.modules():
             _draw(module)
 
     def __prepare_scriptable__(self) -> GraphModule:
-        """The network as a flat graph, which ``torch.jit.script`` compiles."""
+        """Return the network as a flat graph, which ``torch.jit.script`` compiles."""
         return symbolic_trace(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class SENet(nn.Module):
 
 
 def _place(module: nn.Module, path: str, layer: nn.Module) -> None:
-    """Make ``layer`` the submodule at a path, with what leads there."""
+    """Make ``layer`` the submodule at a path, and create the modules on the way."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in module._modules:
@@ -144,7 +144,7 @@ def _convolution(layer: kinds.Convolution, options: dict[str, Any]) -> nn.Conv2d
 
 
 def _batch_norm(layer: kinds.BatchNorm, options: dict[str, Any]) -> nn.BatchNorm2d:
-    """Its running variance is that of n - 1, where Keras and Flax take n; torch's momentum is the new value's share."""
+    """Build a batch norm. Its running variance divides by n - 1, Keras' and Flax's by n; momentum is the new share."""
     module = nn.BatchNorm2d(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)
     if not layer.scale:
         module.register_parameter("weight", None)
@@ -152,7 +152,7 @@ def _batch_norm(layer: kinds.BatchNorm, options: dict[str, Any]) -> nn.BatchNorm
 
 
 def _draw(module: nn.Module) -> None:
-    """Draw new parameters, and forget the statistics (M-10)."""
+    """Draw new parameters and reset the statistics (M-10)."""
     if isinstance(module, nn.BatchNorm2d):
         module.reset_running_stats()
         if module.weight is not None:
@@ -178,7 +178,7 @@ class SameConvolution(nn.Conv2d):
 
 
 class Pooling(nn.Module):
-    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
 
     def __init__(self, layer: kinds.Pooling) -> None:
         super().__init__()
@@ -210,14 +210,14 @@ class Addition(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """Maps one behind the other along the channels."""
+    """Concatenation of maps along the channels."""
 
     def forward(self, *maps: Tensor) -> Tensor:
         return torch.cat(maps, 1)
 
 
 class ZeroChannels(nn.Module):
-    """Channels of zeros before and after."""
+    """Zero channels added before and after."""
 
     def __init__(self, layer: kinds.ZeroChannels) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class GlobalPooling(nn.Module):
 
 
 def _pad(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, mode: str) -> Tensor:
-    """x with zeros around it (``constant``), or with its border repeated (``replicate``)."""
+    """Pad x with zeros (``constant``), or by repeating its border (``replicate``)."""
     if padding == "same":
         if torch.jit.is_tracing():
             return _scripted_pad_same()(x, kernel, stride, mode)
@@ -248,7 +248,7 @@ def _pad(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, mode: str)
 
 @torch.fx.wrap
 def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
-    """x with TensorFlow's padding SAME around it, of a size that a graph does not know (SPEC M-2)."""
+    """Pad x by TensorFlow's SAME, for sizes that a graph does not know (SPEC M-2)."""
     top, bottom = same_padding(x.shape[2], kernel, stride)
     left, right = same_padding(x.shape[3], kernel, stride)
     return F.pad(x, [left, right, top, bottom], mode)
@@ -256,5 +256,5 @@ def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
 
 @cache
 def _scripted_pad_same() -> Any:
-    """``pad_same`` for ``torch.jit.trace``, which would take its amounts for constants."""
+    """Script ``pad_same`` for ``torch.jit.trace``, which would record its amounts as constants."""
     return torch.jit.script(pad_same)

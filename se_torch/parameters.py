@@ -1,4 +1,4 @@
-"""Canonical NumPy parameters into and out of PyTorch modules.
+"""Transfer of canonical NumPy parameters into and out of PyTorch modules.
 
 The names in the state_dict are the canonical ones, but that batch norm has torch's own.
 """
@@ -38,7 +38,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
-    """Its parameters as canonical NumPy arrays, copied, in their own dtype; bfloat16 as ``ml_dtypes.bfloat16``.
+    """Copy a module's parameters to canonical NumPy arrays of the same dtype; bfloat16 is ``ml_dtypes.bfloat16``.
 
     A sharded parameter (``DTensor``) is gathered, so every process must call this.
 
@@ -56,7 +56,7 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
 
 
 def _targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
-    """Its own parameters and running statistics by canonical name, also of one that is compiled."""
+    """Collect a module's parameters and running statistics by canonical name, compiled modules included."""
     module: Any = getattr(block, "_orig_mod", block)
     shapes = se_spec.parameters.shapes(block.spec)
     paths = {name: _torch_path(name) for name in shapes}

@@ -28,7 +28,7 @@ from .block import FAN_IN_UNIFORM, SqueezeExcitation, uniform
 
 
 class SENet(nn.Module):
-    """From images to logits.
+    """A network that maps images to logits.
 
     Args:
         spec: which network.
@@ -188,7 +188,7 @@ class ReLU(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
 
     layer: kinds.Pooling
 
@@ -202,9 +202,9 @@ class Pooling(nn.Module):
 
 
 def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
-    """For each position within the window the map of what stands there, minus infinity in the padding.
+    """List the map of each position within the window, minus infinity in the padding.
 
-    Of some windows nn.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
+    ``nn.max_pool`` drops NaN of some windows, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
     """
     kernel, stride = layer.kernel, layer.stride
     rows, columns = (resolve_padding(length, kernel, stride, layer.padding) for length in x.shape[1:3])
@@ -225,14 +225,14 @@ class Addition(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """Maps one behind the other along the channels."""
+    """Concatenation of maps along the channels."""
 
     def __call__(self, *maps: jax.Array) -> jax.Array:
         return jnp.concatenate(maps, -1)
 
 
 class ZeroChannels(nn.Module):
-    """Channels of zeros before and after."""
+    """Zero channels added before and after."""
 
     layer: kinds.ZeroChannels
 
@@ -261,10 +261,10 @@ def _dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
 
 
 def _padding(padding: kinds.Padding) -> Any:
-    """In Flax's words."""
+    """Convert padding to Flax's form."""
     return "SAME" if padding == "same" else (padding, padding)
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    """At least float32."""
+    """Convert half precision to float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,4 +1,4 @@
-"""Canonical NumPy parameters as linen variables and back."""
+"""Transfer of canonical NumPy parameters to linen variables and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ from .networks import SENet
 def set_parameters(
     block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray], like: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The variables that hold canonical parameters (SPEC K-2, K-3).
+    """Convert canonical parameters to variables (SPEC K-2, K-3).
 
     Args:
         block: the module that they are for.
@@ -61,14 +61,14 @@ def set_parameters(
 
 
 def _place(path: Path) -> Path:
-    """The path with its collection before it."""
+    """Put the collection before the path."""
     return ("batch_stats" if path[-1] in STATISTICS else "params", *path)
 
 
 def get_parameters(
     variables: Mapping[str, Any], block: SqueezeExcitation | SENet | None = None
 ) -> dict[str, np.ndarray]:
-    """The canonical NumPy arrays that variables hold, copied, in their own dtype.
+    """Copy variables to canonical NumPy arrays of the same dtype.
 
     Args:
         variables: a block's or a network's, in boxes (``nn.Partitioned``) or without; what is split over the devices of

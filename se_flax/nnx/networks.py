@@ -25,7 +25,7 @@ from .block import FAN_IN_UNIFORM, SqueezeExcitation, cast_parameters, uniform
 
 
 class SENet(nnx.Module):
-    """From images to logits.
+    """A network that maps images to logits.
 
     Args:
         net: which network.
@@ -88,7 +88,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
 
 
 def _place(module: nnx.Module, path: str, layer: nnx.Module) -> None:
-    """Make ``layer`` the submodule at a path, with what leads there."""
+    """Make ``layer`` the submodule at a path, and create the modules on the way."""
     *parents, name = path.split(".")
     for parent in parents:
         if not hasattr(module, parent):
@@ -170,7 +170,7 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class Statistic(nnx.BatchStat):
-    """Training computes it in at least float32; stored it is in its own dtype, where JAX would warn of the cast."""
+    """Store a statistic in its own dtype; training computes it in at least float32, and JAX would warn of the cast."""
 
     def __setitem__(self, key: Any, value: jax.Array) -> None:
         super().__setitem__(key, value.astype(self.dtype))
@@ -184,7 +184,7 @@ class ReLU(nnx.Module):
 
 
 class Pooling(nnx.Module):
-    """Maxima over minus infinity, or averages over zeros that are counted or not (M-2)."""
+    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
 
     def __init__(self, layer: kinds.Pooling) -> None:
         self.layer = layer
@@ -199,9 +199,9 @@ class Pooling(nnx.Module):
 
 
 def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
-    """For each position within the window the map of what stands there, minus infinity in the padding.
+    """List the map of each position within the window, minus infinity in the padding.
 
-    Of some windows nnx.max_pool drops NaN, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
+    ``nnx.max_pool`` drops NaN of some windows, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
     """
     kernel, stride = layer.kernel, layer.stride
     rows, columns = (resolve_padding(length, kernel, stride, layer.padding) for length in x.shape[1:3])
@@ -222,14 +222,14 @@ class Addition(nnx.Module):
 
 
 class Concatenation(nnx.Module):
-    """Maps one behind the other along the channels."""
+    """Concatenation of maps along the channels."""
 
     def __call__(self, *maps: jax.Array) -> jax.Array:
         return jnp.concatenate(maps, -1)
 
 
 class ZeroChannels(nnx.Module):
-    """Channels of zeros before and after."""
+    """Zero channels added before and after."""
 
     def __init__(self, layer: kinds.ZeroChannels) -> None:
         self.layer = layer
@@ -262,10 +262,10 @@ class Dense(nnx.Linear):
 
 
 def _padding(padding: kinds.Padding) -> Any:
-    """In Flax's words."""
+    """Convert padding to Flax's form."""
     return "SAME" if padding == "same" else (padding, padding)
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    """At least float32."""
+    """Convert half precision to float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

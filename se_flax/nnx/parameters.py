@@ -1,4 +1,4 @@
-"""Canonical NumPy parameters into and out of NNX modules."""
+"""Transfer of canonical NumPy parameters into and out of NNX modules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
-    """Its parameters as canonical NumPy arrays, copied, in their own dtype.
+    """Copy a module's parameters to canonical NumPy arrays of the same dtype.
 
     Parameters that are split over the devices of this process come whole, those of blocks that ``nnx.vmap`` stacked
     with the axis of the stack first.
@@ -68,7 +68,7 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
 
 
 def _read_all(block: SqueezeExcitation | SENet) -> dict[Path, Any]:
-    """What stands at each path of the spec; an error where the module has parameters elsewhere."""
+    """Return the variable at each path of the spec; refuse a module that has parameters elsewhere."""
     found = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
     held = flatten_dict(nnx.to_pure_dict(nnx.state(block, nnx.Param)))
     others = [".".join(map(str, path)) for path in held if path not in found]
@@ -87,7 +87,7 @@ def _find(block: SqueezeExcitation | SENet, path: Path) -> Any:
 
 
 def _read(variable: Any) -> Any:
-    """What a variable holds; an array that a user put in its place as it is."""
+    """Return a variable's value; return an array that a user put in its place unchanged."""
     if not isinstance(variable, nnx.Variable):
         return variable
     return variable.get_value() if hasattr(variable, "get_value") else variable.value  # Flax 0.12.0
