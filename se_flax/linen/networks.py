@@ -204,7 +204,7 @@ class Pooling(nn.Module):
 def _windows(x: jax.Array, layer: kinds.Pooling) -> list[jax.Array]:
     """List the map of each position within the window, minus infinity in the padding.
 
-    ``nn.max_pool`` drops NaN of some windows, as XLA's reductions do; this keeps it, and is four times as fast on a CPU.
+    ``nn.max_pool`` drops NaN of some windows, as XLA does; this keeps it, and is four times as fast on a CPU.
     """
     kernel, stride = layer.kernel, layer.stride
     rows, columns = (resolve_padding(length, kernel, stride, layer.padding) for length in x.shape[1:3])
