@@ -226,9 +226,10 @@ def page(runs: Iterable[Run]) -> str:
         for name in FAMILIES:
             expected = PYTHONS if (resolution, name) == ("newest", "all") else PYTHONS[:1]
             for python in PYTHONS:
-                run = by_key.get(f"{resolution} {name} {python}", Run(resolution, name, python, problem="not run"))
-                if run.key not in by_key and python not in expected:
+                not_run = Run(resolution, name, python, problem="not run")
+                if not_run.key not in by_key and python not in expected:
                     continue
+                run = by_key.get(not_run.key, not_run)
                 versions = ", ".join(f"{one} {version}" for one, version in run.versions.items())
                 if run.problem:
                     cells = [versions or "–", run.problem.replace("|", "/"), "–"]

@@ -16,8 +16,9 @@ import numpy as np
 import se_numpy
 import se_spec
 from se_spec import HardSigmoid, LeakyReLU, SESpec
+from se_spec.formats import FORMATS
 
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPES = tuple(FORMATS)
 SPATIAL = {1: (35,), 2: (5, 7), 3: (2, 5, 3)}
 
 FACTORS: dict[str, tuple[Any, ...]] = {

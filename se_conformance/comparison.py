@@ -8,6 +8,7 @@ import numpy as np
 import se_numpy
 from se_numpy import error_bounds
 from se_spec import SESpec
+from se_spec.formats import FORMATS
 from se_spec.nonlinearities import HardSigmoid
 
 from .cases import Inputs
@@ -206,7 +207,7 @@ def allow_rounded_gate(expected: Reference, g: np.ndarray | None) -> Reference:
     want, bound = expected.want.g, expected.bound.g
     if g is None or want is None or bound is None or g.dtype.name not in ("bfloat16", "float16"):
         return expected
-    unit = error_bounds.FORMATS[g.dtype.name].unit
+    unit = FORMATS[g.dtype.name].unit
     return expected._replace(bound=expected.bound._replace(g=bound + unit * (np.abs(want) + bound)))
 
 

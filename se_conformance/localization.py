@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import se_numpy
-from se_numpy.error_bounds import FORMATS
 from se_spec import SESpec
+from se_spec.formats import FORMATS
 
 from .calls import call_excitation, to_channels_last
 from .cases import Inputs, round_to

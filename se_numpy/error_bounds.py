@@ -13,8 +13,7 @@ import numpy as np
 
 import se_spec
 from se_spec import SESpec, ShapeError, SpecError
-from se_spec.formats import FORMATS as FORMATS
-from se_spec.formats import Format
+from se_spec.formats import FORMATS, Format
 
 from . import sensitivities
 from .block import Parameters, Trace, mean, over_space, scaled, squeeze, trace

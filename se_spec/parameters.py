@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .errors import ParameterError
+from .formats import FORMATS
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = tuple(reversed(FORMATS))
 """The storage types that every implementation knows; bfloat16 in NumPy is ``ml_dtypes.bfloat16``."""
 
 

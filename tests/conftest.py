@@ -25,7 +25,8 @@ import pytest
 from se_conformance.cases import FACTORS, covering_array
 from se_parity.implementations import IMPLEMENTATIONS, SHARED_GPU, Implementation, Worker, device
 
-if importlib.util.find_spec("triton"):  # LLVM ends the process that imports it after TensorFlow
+# LLVM ends the process that imports triton after TensorFlow.
+if importlib.util.find_spec("triton") and importlib.util.find_spec("tensorflow"):
     importlib.import_module("triton")
 
 FAMILIES = {

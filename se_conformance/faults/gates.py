@@ -1,9 +1,11 @@
 """Faults of the gate; five different functions are called "hard sigmoid"."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from se_numpy.nonlinearities import activate, apply_gate, sigmoid
-from se_spec import HardSigmoid
+from se_spec import HardSigmoid, SESpec
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
@@ -27,27 +29,20 @@ def _other_hard_sigmoid(name: str, what: str, **numbers: float) -> Fault:
     )
 
 
-def _other_gate(kind: str, source: str) -> Fault:
+def _other_gate(kind: str, source: str, function: Callable[[Array], Array] | None = None) -> Fault:
+    """The gate is another of the spec's gates, or a function that no spec has as a gate."""
+
+    def is_other(spec: SESpec) -> bool:
+        return spec.gate != kind and not (kind == "hard_sigmoid" and has_hard_gate(spec))
+
     return Fault(
         f"gate is {kind}",
         "gate",
         f"the gate is {kind} instead of what the spec says",
         source,
         f"replace {kind} by the spec's gate",
-        change_spec(gate=kind),
-        lambda spec: spec.gate != kind and not (kind == "hard_sigmoid" and has_hard_gate(spec)),
-    )
-
-
-def _foreign_gate(kind: str, function: FaultyStage, source: str) -> Fault:
-    """Use a function that no spec has as a gate."""
-    return Fault(
-        f"gate is {kind}",
-        "gate",
-        f"the gate is {kind} instead of what the spec says",
-        source,
-        f"replace {kind} by the spec's gate",
-        replace_stage("gate", lambda block, right, v: function(v)),
+        change_spec(gate=kind) if function is None else replace_stage("gate", lambda block, right, v: function(v)),
+        is_other,
     )
 
 
@@ -118,14 +113,12 @@ GATES = (
     _other_gate("tanh", "attention blocks by habit"),
     _other_gate("relu", "Project-MONAI/MONAI residual blocks"),
     _other_gate("identity", "the gate forgotten"),
-    _foreign_gate("hard_swish", lambda v: activate(v, "hard_swish"), "Bisonai/mobilenetv3-tensorflow#11"),
-    _foreign_gate("silu", lambda v: activate(v, "silu"), "one name for both nonlinearities of an EfficientNet"),
-    _foreign_gate(
-        "hardtanh", lambda v: np.clip(v, -1.0, 1.0), "tanh by a cheaper function: hardtanh, torch's default ends"
-    ),
-    _foreign_gate("softplus", lambda v: np.logaddexp(0.0, v), "a gate that must be positive"),
-    _foreign_gate("elu", lambda v: np.where(v > 0.0, v, np.expm1(np.minimum(v, 0.0))), "attention blocks by habit"),
-    _foreign_gate("mish", lambda v: v * np.tanh(np.logaddexp(0.0, v)), "YOLOv4 code, whose every function is Mish"),
+    _other_gate("hard_swish", "Bisonai/mobilenetv3-tensorflow#11", lambda v: activate(v, "hard_swish")),
+    _other_gate("silu", "one name for both nonlinearities of an EfficientNet", lambda v: activate(v, "silu")),
+    _other_gate("hardtanh", "tanh by a cheaper function, torch's default ends", lambda v: np.clip(v, -1.0, 1.0)),
+    _other_gate("softplus", "a gate that must be positive", lambda v: np.logaddexp(0.0, v)),
+    _other_gate("elu", "attention blocks by habit", lambda v: np.where(v > 0.0, v, np.expm1(np.minimum(v, 0.0)))),
+    _other_gate("mish", "YOLOv4 code, whose every function is Mish", lambda v: v * np.tanh(np.logaddexp(0.0, v))),
     Fault(
         "hard_sigmoid without its 3: relu6(v) / 6",
         "gate",

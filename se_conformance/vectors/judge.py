@@ -7,6 +7,7 @@ import numpy as np
 
 from se_numpy import error_bounds
 from se_spec import SESpec
+from se_spec.formats import FORMATS
 
 from ..calls import call_function
 from ..cases import Inputs
@@ -40,7 +41,7 @@ def find_error(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
     r = error_bounds.rounding(vector.dtype, None, "dtype", "storage")
     bound = error_bounds.bounds(vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True).y
     want = vector.y.astype(np.float64)
-    bound = bound + error_bounds.FORMATS[vector.dtype].unit * np.abs(want)  # the expected y was rounded once
+    bound = bound + FORMATS[vector.dtype].unit * np.abs(want)  # the expected y was rounded once
     found = compare_arrays("y", call.y, want, bound, np.full_like(bound, np.inf))
     if found.passed:
         return ""

@@ -19,8 +19,6 @@ from .. import ops
 from ..nonlinearities import activate, apply_gate
 from ..parameters import check_dtype_supported
 
-FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
-
 
 class SqueezeExcitation(nn.Module):
     """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``, which ``apply(..., method="excitation")`` reaches.
@@ -76,7 +74,7 @@ class SqueezeExcitation(nn.Module):
         self._check(x)
         wide = self._widened(x)
         s = self._scale_factors(self._squeeze(wide))
-        return self._scale(_reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
+        return self._scale(ops.reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
@@ -125,29 +123,8 @@ class SqueezeExcitation(nn.Module):
             dtype=z.dtype,
             param_dtype=check_dtype_supported(self.param_dtype),
             precision=jax.lax.Precision.HIGHEST,
-            kernel_init=FAN_IN_UNIFORM,
-            bias_init=uniform(z.shape[-1]),
+            kernel_init=ops.FAN_IN_UNIFORM,
+            bias_init=ops.uniform(z.shape[-1]),
             name=name,
         )
         return dense(z)
-
-
-@jax.custom_jvp
-def _reconvert(wide: jax.Array, x: jax.Array) -> jax.Array:
-    """Convert bfloat16 x again instead of reusing ``wide``; otherwise XLA materialises the float32 copy."""
-    return jax.lax.optimization_barrier(x).astype(wide.dtype) if x.dtype == jnp.bfloat16 else wide
-
-
-@_reconvert.defjvp
-def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _reconvert(*primals), tangents[0]  # the tangent of wide, so that dx is summed in float32
-
-
-def uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
-    limit = fan_in**-0.5
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)  # K-4
-
-    return draw

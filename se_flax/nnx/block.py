@@ -22,8 +22,6 @@ from .. import ops
 from ..nonlinearities import activate, apply_gate
 from ..parameters import check_dtype_supported
 
-FAN_IN_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # K-4
-
 
 class SqueezeExcitation(nnx.Module):
     """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``.
@@ -71,20 +69,20 @@ class SqueezeExcitation(nnx.Module):
             nnx.Linear,
             use_bias=spec.bias,
             param_dtype=check_dtype_supported(param_dtype),
-            kernel_init=FAN_IN_UNIFORM,
+            kernel_init=ops.FAN_IN_UNIFORM,
             promote_dtype=cast_parameters,
             precision=jax.lax.Precision.HIGHEST,  # N-4
             rngs=rngs,
         )
         if not spec.single_projection:  # E-4
-            self.reduce = linear(spec.channels, spec.hidden, bias_init=uniform(spec.channels))
-        self.expand = linear(spec.hidden, spec.channels, bias_init=uniform(spec.hidden))
+            self.reduce = linear(spec.channels, spec.hidden, bias_init=ops.uniform(spec.channels))
+        self.expand = linear(spec.hidden, spec.channels, bias_init=ops.uniform(spec.hidden))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
         wide = self._widened(x)
         s = self._scale_factors(self._squeeze(wide))
-        return self._scale(_reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
+        return self._scale(ops.reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
@@ -123,17 +121,6 @@ class SqueezeExcitation(nnx.Module):
         return y + x if self.spec.residual else y  # C-3
 
 
-@jax.custom_jvp
-def _reconvert(wide: jax.Array, x: jax.Array) -> jax.Array:
-    """Convert bfloat16 x again instead of reusing ``wide``; otherwise XLA materialises the float32 copy."""
-    return jax.lax.optimization_barrier(x).astype(wide.dtype) if x.dtype == jnp.bfloat16 else wide
-
-
-@_reconvert.defjvp
-def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _reconvert(*primals), tangents[0]  # the tangent of wide, so that dx is summed in float32
-
-
 def _project(z: jax.Array, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Call the layer, which a user may have replaced or wrapped; return the result in z's dtype."""
     return layer(z).astype(z.dtype)
@@ -143,13 +130,3 @@ def cast_parameters(arrays: tuple[Any, ...], dtype: DTypeLike | None = None, **_
     """Cast a layer's x and parameters to its dtype, or else to that of x, where Flax would promote x too."""
     wanted = arrays[0].dtype if dtype is None else dtype
     return dtypes.promote_dtype(arrays, dtype=wanted)
-
-
-def uniform(fan_in: int) -> nnx.initializers.Initializer:
-    """Initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
-    limit = fan_in**-0.5
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)  # K-4
-
-    return draw

@@ -29,6 +29,7 @@ from ..small_networks import (
     refused_channels_last,
     weights_of,
 )
+from .trees import assert_restored_to_the_bit, bits
 
 pytestmark = pytest.mark.framework("flax")
 flax, jax, nnx, se_flax = OnDemand("flax"), OnDemand("jax"), OnDemand("flax.nnx"), OnDemand("se_flax")
@@ -129,10 +130,6 @@ def quickly(function):
 def last(x):
     """Channels last."""
     return np.moveaxis(x, 1, -1)
-
-
-def bits(tree):
-    return [(leaf.dtype, leaf.tobytes()) for leaf in map(np.asarray, jax.tree.leaves(tree))]
 
 
 def as_linen(state):
@@ -341,18 +338,8 @@ def test_m10_new_parameters_have_the_documented_distributions():
 
 @both
 def test_orbax_and_flax_bytes_restore_every_bit(api, tmp_path):
-    import orbax.checkpoint
-    from flax import serialization
-
     saved, other = (build(api, INCEPTION, weights_of(INCEPTION, seed), "bfloat16").state for seed in (1, 2))
-    assert bits(saved) != bits(other)
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "network", saved)
-        checkpointer.wait_until_finished()
-        assert bits(checkpointer.restore(tmp_path / "network", other)) == bits(saved)
-    if api == "nnx":  # to Flax's bytes through plain dicts
-        saved, other = nnx.to_pure_dict(saved), nnx.to_pure_dict(other)
-    assert bits(serialization.from_bytes(other, serialization.to_bytes(saved))) == bits(saved)
+    assert_restored_to_the_bit(api, saved, other, tmp_path / "network")
 
 
 # Training

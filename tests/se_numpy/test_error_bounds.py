@@ -14,8 +14,9 @@ from evidence import correct_blocks, soak
 from se_conformance.cases import DTYPES, Case, Inputs, covering_array
 from se_conformance.comparison import Precision, Result, compare, reference
 from se_numpy import error_bounds, sensitivities
-from se_numpy.error_bounds import FORMATS, error_bound, excitation_error_bound, rounded_to, rounding, vjp_error_bound
+from se_numpy.error_bounds import error_bound, excitation_error_bound, rounded_to, rounding, vjp_error_bound
 from se_spec import LeakyReLU, SESpec, ShapeError, SpecError
+from se_spec.formats import FORMATS
 from se_spec.parameters import shapes
 
 ROOT = Path(__file__).parents[2]

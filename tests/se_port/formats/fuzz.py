@@ -58,6 +58,17 @@ def mutate(data: bytes, number: int) -> bytes:
     return bytes(changed)
 
 
+def read_mutations(format: str, whole: bytes, path: Path, count: int) -> Iterator[tuple[bytes, dict[str, np.ndarray]]]:
+    """Write each mutation of a file to ``path``; yield the bytes and the tensors of those that the reader accepts."""
+    for number in range(count):
+        path.write_bytes(data := mutate(whole, number))
+        try:
+            tensors = dict(formats.read(path, format))
+        except FileFormatError:
+            continue
+        yield data, tensors
+
+
 def check_mutations(format: str, path: Path, count: int) -> None:
     """Read ``count`` mutations of a file, or of the files of a folder; some must be refused and some read."""
     command = [sys.executable, "-m", "tests.se_port.formats.fuzz", format, str(path), str(count)]
