@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from se_spec import LayoutError
 
 from .detect import blocks, networks
+from .graphs.paths import make_distinct
 from .preprocessing import preprocessing
 from .sources import SourceLike, open_source
 
@@ -21,6 +22,7 @@ class Inspection:
         bytes: size of all tensors together.
         networks: that the file may be; several can have the same names and shapes.
         blocks: every SE block by its path, if it can be read.
+        lookalikes: paths of parts of a graph that resemble a block, and why each is none.
         problem: what is wrong with the network that the file resembles, or with a block.
     """
 
@@ -30,6 +32,7 @@ class Inspection:
     bytes: int
     networks: tuple[networks.NetworkMatch, ...]
     blocks: dict[str, blocks.Found]
+    lookalikes: dict[str, str]
     problem: str
 
     def __str__(self) -> str:
@@ -51,6 +54,9 @@ class Inspection:
             lines.append(f"problem: {self.problem}")
         lines.append(f"SE blocks: {len(self.blocks)}")
         lines += [f"    {path or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()]
+        if self.lookalikes:
+            lines.append(f"no SE blocks, but alike: {len(self.lookalikes)}")
+            lines += [f"    {path}: {reason}" for path, reason in self.lookalikes.items()]
         return "\n".join(lines)
 
 
@@ -93,4 +99,7 @@ def inspect(source: SourceLike, layout: str = "auto") -> Inspection:
     except LayoutError as error:
         problem = problem or str(error)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, problem)
+    lookalikes = blocks.match_graphs(tensors)[1] if tensors.graphs else []
+    names = make_distinct([one.path or one.output for one in lookalikes])
+    reasons = dict(zip(names, (one.reason for one in lookalikes), strict=True))
+    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, reasons, problem)

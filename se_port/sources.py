@@ -10,6 +10,7 @@ import numpy as np
 from se_spec import LayoutError
 
 from . import formats
+from .graphs import Graph, read_graphs
 from .layouts.keras_names import to_model_names
 from .lazy_arrays import LazyArrays
 
@@ -23,16 +24,29 @@ class Source(LazyArrays):
     Args:
         makers: by name, the function that makes the array.
         format: of the file, a name in ``formats.FORMATS``; None for a mapping.
+        path: of the file; None for a mapping.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]], format: str | None = None) -> None:
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], np.ndarray]],
+        format: str | None = None,
+        path: Path | None = None,
+    ) -> None:
         super().__init__(makers)
-        self.format = format
+        self.format, self.path = format, path
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Each array's shape, by name; computed once, since some formats must read an array to know it."""
         return {name: array.shape for name, array in self.items()}
+
+    @cached_property
+    def graphs(self) -> list[Graph]:
+        """The graphs of the model, where the file has any with nodes; read once."""
+        if self.format is None or self.path is None:
+            return []
+        return [graph for graph in read_graphs(self.path, self.format) if graph.nodes]
 
 
 def open_source(source: SourceLike, format: str | None = None) -> Source:
@@ -50,7 +64,9 @@ def open_source(source: SourceLike, format: str | None = None) -> Source:
         format = format or formats.format_of(Path(source))
         tensors = formats.read(source, format)
         names = to_model_names(tensors) if format == "keras" else {name: name for name in tensors}
-        return Source({name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format)
+        return Source(
+            {name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format, Path(source)
+        )
     if not isinstance(source, Mapping):
         raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
     return Source({name: partial(_to_numpy, source, name) for name in source})

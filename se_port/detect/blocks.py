@@ -3,13 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from se_spec import LayoutError, SESpec
 
+from ..graphs import Lookalike, Match, match_blocks
+from ..graphs.paths import make_distinct
 from ..layouts.base import UNKNOWN, BlockLayout
 from ..layouts.block_mapping import NORM_LEAVES, BlockMapping
 from ..layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
@@ -19,6 +21,9 @@ from ..sources import Source
 Tensors = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 CHOICES = ("activation", "gate")
+GRAPH = "graph"
+"""The layout of a block that was found by its operations, whatever the names."""
+SHOWN_LOOKALIKES = 3
 PERCEPTRONS = ("mlp",)
 """Last elements of a path that are no block where the layout's names are common: CBAM's mlp also uses maxima."""
 
@@ -64,7 +69,7 @@ class Candidate(NamedTuple):
 
 
 def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any = None) -> dict[str, Found]:
-    """Find every block of a file.
+    """Find every block of a file: in its graph if it has one, else by names and shapes.
 
     Returns:
         Each block by its path in the file; where several have one path, by the name of its first layer.
@@ -73,6 +78,8 @@ def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any
         LayoutError: there is no such layout, no block, a block that can be read in two ways or is not of floats, or a
             block whose layout fixes another activation or gate than was given.
     """
+    if layout in ("auto", GRAPH) and source.graphs:
+        return find_in_graphs(source, activation, gate)
     groups: dict[frozenset[str], list[Candidate]] = {}
     for name, row in select_layouts(layout).items():
         for candidate in iterate_candidates(source.shapes, name, row, requested=name == layout):
@@ -93,6 +100,39 @@ def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any
     order = {name: index for index, name in enumerate(source)}
     paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].mapping.names.values()))
     return {path: _resolve(source, blocks[path], activation, gate) for path in paths}
+
+
+def match_graphs(source: Source) -> tuple[list[Match], list[Lookalike]]:
+    """Find the blocks of all graphs of a file, and what only resembles one."""
+    matches, lookalikes = [], []
+    for graph in source.graphs:
+        found, others = match_blocks(graph)
+        matches += found
+        lookalikes += others
+    paths = make_distinct([match.path for match in matches])
+    return [replace(match, path=path) for match, path in zip(matches, paths, strict=True)], lookalikes
+
+
+def find_in_graphs(source: Source, activation: Any = None, gate: Any = None) -> dict[str, Found]:
+    """Find every block of a file's graphs; nothing is unknown there.
+
+    Raises:
+        LayoutError: there is no block, or one has another activation or gate than was given.
+    """
+    matches, lookalikes = match_graphs(source)
+    if not matches:
+        parts = "".join(f"; {one.path or one.output}: {one.reason}" for one in lookalikes[:SHOWN_LOOKALIKES])
+        more = f"; {len(lookalikes)} parts resemble one{parts}" if lookalikes else ""
+        raise LayoutError(f"no SE block in the graph's {sum(len(graph.nodes) for graph in source.graphs)} nodes{more}")
+    for match in matches:
+        for name, given in zip(CHOICES, (activation, gate), strict=True):
+            if given is not None and given != getattr(match.spec, name):
+                raise LayoutError(
+                    f"{match.path} has the {name} {getattr(match.spec, name)!r}, as its graph says; given was {given!r}"
+                )
+    return {
+        match.path: Found(match.spec, match.parameters, (), (GRAPH,), match.names, match.changes) for match in matches
+    }
 
 
 def select_layouts(layout: str) -> dict[str, BlockLayout]:

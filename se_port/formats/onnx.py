@@ -1,12 +1,13 @@
-"""ONNX's ``.onnx``: the initializers of a model's graph, by their names (``onnx.proto`` of onnx/onnx).
+"""ONNX's ``.onnx``: the constants of a model's graph, by their names (``onnx.proto`` of onnx/onnx).
 
-``read`` returns ``ModelProto.graph.initializer``, whose data is in the model or, where an exporter writes more than
-2 GB, in a file beside it. Constants within nodes are left out. A graph with sparse initializers, or of a type that
-NumPy and ``ml_dtypes`` do not have, is refused, since those might be weights. Nothing is written: the file is a graph,
-and weights are none. The package ``onnx`` copies every tensor, so the wire format is decoded in ``_wire``.
+``read`` returns the initializers and the values of ``Constant`` nodes, those of branches too. Their data is in the
+model or, where an exporter writes more than 2 GB, in a file beside it. A graph with sparse initializers, or of a type
+that NumPy and ``ml_dtypes`` do not have, is refused, since those might be weights. Nothing is written: the file is a
+graph, and weights are none. The package ``onnx`` copies every tensor, so the wire format is decoded in ``_wire``.
+``graphs.onnx`` reads the nodes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +16,7 @@ import numpy as np
 
 from ._base import Tensors, count_bytes, refuse
 from ._buffers import array_from_buffer, decode_name, little_endian_dtype, map_file
-from ._wire import VARINT_BYTES, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
+from ._wire import VARINT_BYTES, Value, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
 
 NEEDS = ()
 
@@ -39,6 +40,12 @@ DTYPES = {
 RAW, FLOATS, INTS, LONGS, DOUBLES = 9, 4, 5, 7, 10
 """Fields of a tensor that may hold its data."""
 EXTERNAL = 1
+NODE, INITIALIZER, SPARSE_INITIALIZER = 1, 5, 15
+"""Fields of a graph."""
+GRAPH = 7
+"""Field of a model."""
+MAX_DEPTH = 32
+"""Of branches within branches."""
 
 
 def matches(path: Path, head: bytes) -> bool:
@@ -52,20 +59,15 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: the file is no such message, has an initializer twice, or data in another folder.
     """
-    model = iterate_fields(path, memoryview(map_file(path)))
-    graphs = [value for number, value in model if number == 7 and isinstance(value, memoryview)]
-    if len(graphs) != 1:
-        refuse(path, f"has {len(graphs)} graphs", "a ModelProto with one")
-    map_external = cache(lambda location: _map_external(path, location))
+    message = open_graph(path)
+    reader = TensorReader(path)
     tensors: dict[str, np.ndarray] = {}
-    for number, value in iterate_fields(path, graphs[0]):
-        if number == 15:
-            refuse(path, "has sparse initializers", "dense ones")
-        if number == 5 and isinstance(value, memoryview):
-            name, array = _read_tensor(path, value, map_external)
-            if not name or name in tensors:
-                refuse(path, f"has the initializer {name!r} twice or without a name", "each name once")
-            tensors[name] = array
+    for name, array, is_initializer in iterate_constants(path, message, reader):
+        if not is_initializer and (array.size < 2 or array.dtype.kind in "iub"):
+            continue  # a shape, an axis or a number of the code
+        if not name or name in tensors:
+            refuse(path, f"has the initializer {name!r} twice or without a name", "each name once")
+        tensors[name] = array
     if not tensors:
         refuse(path, "has no initializers", "a model with weights")
     return tensors
@@ -78,6 +80,74 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
         FileFormatError: always, since weights are no graph.
     """
     refuse(path, f"is a graph, which {len(tensors)} tensors do not make", "another format; or export the model itself")
+
+
+def open_graph(path: Path) -> memoryview:
+    """Map a model, and find the message of its graph.
+
+    Raises:
+        FileFormatError: the file is no model, or has no graph or several.
+    """
+    graphs = [value for number, value in open_model(path) if number == GRAPH and isinstance(value, memoryview)]
+    if len(graphs) != 1:
+        refuse(path, f"has {len(graphs)} graphs", "a ModelProto with one")
+    return graphs[0]
+
+
+def open_model(path: Path) -> Iterator[tuple[int, Value]]:
+    """Map a model and iterate its fields."""
+    return iterate_fields(path, memoryview(map_file(path)))
+
+
+def iterate_constants(
+    path: Path, graph: memoryview, reader: "TensorReader", depth: int = 0
+) -> Iterator[tuple[str, np.ndarray, bool]]:
+    """Yield name and array of every constant of a graph and its branches, and whether it is an initializer.
+
+    Raises:
+        FileFormatError: a tensor is sparse, or as ``TensorReader``; branches are nested more than 32 deep.
+    """
+    if depth > MAX_DEPTH:
+        refuse(path, "has branches within branches", f"at most {MAX_DEPTH} deep")
+    for number, value in iterate_fields(path, graph):
+        if number == SPARSE_INITIALIZER:
+            refuse(path, "has sparse initializers", "dense ones")
+        if not isinstance(value, memoryview):
+            continue
+        if number == INITIALIZER:
+            yield *reader.read(value), True
+        elif number == NODE:
+            operator, output, attributes = "", "", []
+            for part, content in iterate_fields(path, value):
+                if isinstance(content, memoryview):
+                    if part == 4:
+                        operator = decode_name(path, content)
+                    elif part == 2:
+                        output = decode_name(path, content)
+                    elif part == 5:
+                        attributes.append(content)
+            for attribute in attributes:
+                for part, content in iterate_fields(path, attribute):
+                    if part in (6, 11) and isinstance(content, memoryview):
+                        yield from iterate_constants(path, content, reader, depth + 1)
+                    elif part == 5 and operator == "Constant" and isinstance(content, memoryview):
+                        yield output, reader.read(content)[1], False
+
+
+class TensorReader:
+    """Reads the tensors of one model, in it or in files beside it, each of which is mapped once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map_external = cache(lambda location: _map_external(path, location))
+
+    def read(self, message: memoryview) -> tuple[str, np.ndarray]:
+        """Read a TensorProto: its name and a view of its values.
+
+        Raises:
+            FileFormatError: the message is broken, of a type that NumPy does not have, or its data is not there.
+        """
+        return _read_tensor(self._path, message, self._map_external)
 
 
 def _read_tensor(path: Path, message: memoryview, map_external: Callable[[str], memoryview]) -> tuple[str, np.ndarray]:
@@ -155,6 +225,10 @@ def _read_external(
 def _map_external(path: Path, location: str) -> memoryview:
     """Map a plain file in the model's own folder."""
     plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
-    if not plain or (path.parent / location).is_symlink() or not (path.parent / location).is_file():
-        refuse(path, f"has data in {location!r}", "the name of a file in the same folder, and no link")
-    return memoryview(map_file(path.parent / location))
+    data = path.parent / location
+    # In a cache of the Hugging Face hub both files are links into one folder.
+    if not plain or (data.is_symlink() and data.resolve().parent != path.resolve().parent):
+        refuse(path, f"has data in {location!r}", "the name of a file in the same folder")
+    if not data.is_file():
+        refuse(path, f"has its data in {location!r}, which is not there", "that file beside it")
+    return memoryview(map_file(data))

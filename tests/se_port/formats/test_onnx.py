@@ -152,9 +152,9 @@ HOSTILE = {
     "a drive": (graph(beside(location="C:data")), "has data in 'C:data'"),
     "no location": (graph(beside()), "has data in ''"),
     "a location with a 0": (graph(beside(location="data\0")), "has data in"),
-    "no such file": (graph(beside(location="other")), "has data in 'other'"),
-    "a link": (graph(beside(location="link")), "has data in 'link'"),
-    "a folder": (graph(beside(location="below")), "has data in 'below'"),
+    "no such file": (graph(beside(location="other")), "has its data in 'other', which is not there"),
+    "a link out of the folder": (graph(beside(location="link")), "has data in 'link'"),
+    "a folder": (graph(beside(location="below")), "has its data in 'below', which is not there"),
     "beyond the end": (graph(beside(location="data", offset="5")), "is in 4 of 8 bytes from 5"),
     "far beyond the end": (graph(beside(location="data", offset="9" * 19)), "of 8 bytes from"),
     "another length": (graph(beside(location="data", length="8")), "is in 8 of 8 bytes from 0"),
@@ -170,7 +170,7 @@ def test_hostile_file_is_refused(tmp_path: Path, data: bytes, wrong: str) -> Non
     (tmp_path / "data").write_bytes(bytes(8))
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "data").write_bytes(bytes(8))
-    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "below" / "data")
     path = tmp_path / "net.onnx"
     path.write_bytes(data)
     with pytest.raises(FileFormatError) as error:

@@ -1,0 +1,60 @@
+"""Paths of blocks in a graph."""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def common_path(weights: list[str], node: str) -> str:
+    """The module that has all these weights, or else the scope of a node.
+
+    Args:
+        weights: names of constants in the file; ``""`` is left out.
+        node: the name of the block's last node.
+
+    >>> common_path(["net.se.fc1.weight", "net.se.fc2.weight"], "/net/se/Mul")
+    'net.se'
+    >>> common_path(["block1a_se_reduce/kernel", "block1a_se_expand/kernel"], "multiply")
+    'block1a_se'
+    >>> common_path(["conv2d_96.w_0", "conv2d_97.w_0"], "Mul.7"), common_path(["onnx::Conv_9"], "/net/se/Mul")
+    ('Mul.7', 'net.se')
+    >>> common_path([], "/features/features.3/se/Mul")
+    'features.3.se'
+    """
+    names = [name for name in weights if name]
+    elements = [re.split(r"([./])", name) for name in names]
+    # The last two elements are a parameter and its layer.
+    shared = _common_start([parts[:-4] if len(names) == 1 else parts[:-1] for parts in elements])
+    path = "".join(shared).strip("./")
+    if path:
+        return path
+    if len(names) > 1:
+        prefix = "".join(_common_start(names))
+        start = prefix[: prefix.rfind("_") + 1]
+        if start and all(re.match(r"[A-Za-z]", name[len(start) :]) for name in names):
+            return start.rstrip("_")
+    if node.startswith("/"):  # PyTorch: each module with the names of those around it that are containers
+        scopes = node.strip("/").split("/")[:-1]
+        kept = [s for s, after in zip(scopes, [*scopes[1:], ""], strict=True) if not after.startswith(f"{s}.")]
+        return ".".join(kept) or node
+    return node.rpartition("/")[0] or node
+
+
+def _common_start(sequences: Sequence[Sequence[str]]) -> list[str]:
+    columns = zip(*sequences, strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+
+
+def make_distinct(paths: list[str]) -> list[str]:
+    """Number those that occur more than once.
+
+    >>> make_distinct(["se", "net", "se"])
+    ['se', 'net', 'se#2']
+    """
+    seen: Counter[str] = Counter()
+    distinct = []
+    for path in paths:
+        seen[path] += 1
+        distinct.append(path if seen[path] == 1 else f"{path}#{seen[path]}")
+    return distinct
