@@ -199,12 +199,12 @@ def preset(name: str, channels: int, overrides: dict[str, Any]) -> dict[str, Any
 
 
 def table() -> str:
-    """``PRESETS`` as the Markdown of docs/PRESETS.md."""
+    """Format ``PRESETS`` as the Markdown of docs/PRESETS.md."""
     lines = [
         "# Presets",
         "",
-        "`SESpec.preset(name, channels)`; printed by `python -m se_spec`. Fields that are not listed have the",
-        "defaults of `SESpec`. A width of – is the caller's to give (`hidden=...`).",
+        "`SESpec.preset(name, channels)` makes the spec of a named system; `python -m se_spec` prints this page. Fields",
+        "that are not listed have the defaults of `SESpec`. Where a width is –, the caller gives it (`hidden=...`).",
         "",
         "| preset | read from | widths at 64, 72, 100 | fields |",
         "|---|---|---|---|",

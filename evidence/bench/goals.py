@@ -1,4 +1,4 @@
-"""The goals: our time over the best peer's in the same run, and what limits us where a goal is missed."""
+"""The goals: our time over the fastest peer's in the same run, and the reasons where a goal is missed."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +19,7 @@ Results = dict[str, Any]
 
 
 class Line(NamedTuple):
-    """The time of one of our blocks on one task, beside its peers.
+    """The time of one of our blocks on one task, with the times of its peers.
 
     Args:
         home: the process that measured it.
@@ -152,32 +152,40 @@ def _short(task: Task, *more: str) -> str:
 
 
 PYTHON = (
-    "A quarter to a half of it is memory; the check of x, the parameters, and the rules for dtypes, autocast and "
-    "transformations are about as much Python as the tutorials' six calls of modules. Hooks and parametrizations go on "
-    "working."
+    "A quarter to a half of the time is memory access. The check of x, the parameters, and the rules for dtypes, "
+    "autocast and transformations are about as much Python as the tutorials' six calls of modules, and make hooks and "
+    "parametrizations work."
 )
 SAME = (
-    "The same operations in the same order as the tutorials' block. Where arrays lie in memory makes 0.05 to 0.1, and "
-    "the fastest of three that do the same is by chance some hundredths faster."
+    "The block runs the same operations in the same order as the tutorials' block. The addresses of arrays change a "
+    "ratio by 0.05 to 0.1, and the fastest of three equal blocks is by chance some hundredths faster."
 )
-GATE = "The gate's two products of matrices are a seventh of it, in the fastest peer as well."
+GATE = "The gate's two matrix products take a seventh of the time, in the fastest peer as well."
 ROWS = (
-    "Rows of 49 numbers: the products of dy and x, a quarter of it in NCHW, are summed row by row. By batch "
-    "normalization's kernel the whole would take 2 to 11 % less, no more than one run differs from the next. In pieces "
-    "and in place, as channels_last is computed, it is already a quarter less than with addcmul."
+    "The products of dy and x are summed in rows of 49 numbers, which takes a quarter of the time in NCHW. With batch "
+    "normalization's kernel the step would take 2 to 11 % less, which is not more than runs differ. The channels_last "
+    "step is computed in chunks and in place, and takes a quarter less than with addcmul."
 )
-CALLS = "A quarter of it is memory, the rest calls, and the peers' are as many."
+CALLS = "A quarter of the time is memory access, and the rest is calls, of which the peers have as many."
 HALF = (
-    "Below half a million elements gradients by hand take longer than autograd's, for which x is widened, as SPEC N-1 "
-    "has it; the peers round each product to bfloat16. Larger ones need two passes over dy and one over x, and no "
-    "array in float32; pieces, addcmul, bmm and vecdot are slower."
+    "Below half a million elements the hand-written gradients take longer than autograd's, which widen x (SPEC N-1); "
+    "the peers round each product to bfloat16. Larger maps need two passes over dy and one over x, and no array in "
+    "float32; chunks, addcmul, bmm and vecdot are slower."
 )
-TRACED = "The same operations for the same compiler."
-HEAP = "y, dx, the room of one piece, and what malloc keeps of smaller arrays."
-KERAS = "A call of a Keras model or layer costs what ten operations do; ours has one layer, and no operation to spare."
-JITTED = "The same operations for the same compiler; at the smallest shape it is NNX's state, flattened at each call."
-READS = "It reads x twice and writes y, and nothing else; the plain block writes x down in float32 in between."
-NETWORK = "Sixteen means and products over maps that convolutions have just left in the cache; op by op the calls, too."
+TRACED = "The block compiles the same operations with the same compiler."
+HEAP = "The memory is y, dx, the buffer of one chunk, and smaller arrays that malloc keeps."
+KERAS = (
+    "A call of a Keras model or layer takes the time of ten operations; our block has one layer, and no operation that "
+    "it could omit."
+)
+JITTED = (
+    "The block compiles the same operations with the same compiler; at the smallest shape NNX's state, which is "
+    "flattened at each call, takes the time."
+)
+READS = "The block only reads x twice and writes y; the plain block also writes a float32 copy of x."
+NETWORK = (
+    "SE adds sixteen means and products over maps that convolutions have left in the cache, and, op by op, their calls."
+)
 EAGER = partial(ratios_of, "torch", who="ours")
 GOALS = (
     Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
@@ -189,7 +197,7 @@ GOALS = (
     Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, floor_ratios(SHAPES[4:5]), GATE),
     Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
     Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
-    Goal("torch float32 training, memory of a step in terms of x, y and dx among it", 2.05, peak, HEAP),
+    Goal("torch float32 training, memory of a step in sizes of x, including y and dx", 2.05, peak, HEAP),
     Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), CALLS),
     Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
     Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
@@ -206,6 +214,6 @@ GOALS = (
     Goal("Flax float32 training", 1.0, ratios_of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
     Goal("Flax bfloat16 forward, 8 MB and more", 0.55, ratios_of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
     Goal("onnxruntime, over the tutorials' block", 1.0, ratios_of("onnxruntime", F32, SHAPES), TRACED),
-    Goal("NumPy oracle, over a textbook in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
+    Goal("NumPy oracle, over a textbook block in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
     Goal("what SE adds to ResNet-50, one image", 1.018, se_overhead, NETWORK),
 )

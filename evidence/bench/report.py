@@ -14,44 +14,45 @@ HEAD = """# How fast
 
 `make bench` wrote this page, its pictures and [every number](../evidence/bench/results/latest.json).
 
-Each framework has a process of its own, on one processor, with one thread. Whatever is timed has given the oracle's
-answer first. All blocks of a table take their turns in rounds, in an order drawn anew each time, after one call that is
-not timed. Times are processor time per call, medians over the rounds; a ratio is the median over the rounds of ours to
-the other's in the same round. The input is the same each time, so that small maps lie in a cache.
+Each framework runs in its own process, on one processor, with one thread. The answer of every block is compared with the
+oracle's before it is timed. All blocks of a table run in turns, in rounds whose order is drawn anew, after one call that is
+not timed. A time is processor time per call, as the median over the rounds. A ratio is the median over the rounds of our
+time to the other's time in the same round. All calls have the same input, so that small maps are in a cache.
 
-*In place* is ours with `inplace=True`, which overwrites x; no goal and no peer is measured by it.
+*In place* is our block with `inplace=True`, which overwrites x; no goal and no ratio to a peer uses it.
 
-malloc keeps what is freed (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_ARENA_MAX=1`). By default it
-gives arrays above 32 MB back to the system, and page faults of the next call are most of what is measured, for every
-block alike: a large forward pass takes four times as long. The peaks of memory are measured without that.
+malloc is set to keep freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_ARENA_MAX=1`). By default it
+returns arrays above 32 MB to the system, and the page faults of the next call dominate the time of every block: a large
+forward pass takes four times as long. Peaks of memory are measured with malloc's defaults.
 """
 EVERY = """
 ## Every block
 
-Ours in milliseconds of processor time (and by the clock); its ratio to the fastest peer, and which that is.
+A cell has our processor time in milliseconds, the wall time in parentheses, the ratio to the fastest peer, and its name.
 """
 FLOORS = """
-## How far from what memory allows
+## Distance from the memory floor
 
-Forward, float32 (float64 in NumPy): ours / the fastest peer, over a sum of x and a product with a number in the same
-process, PyTorch's there and NumPy's elsewhere.
+Each cell has the time of our block / that of the fastest peer for a forward pass in float32 (float64 in NumPy). Both are
+divided by the memory floor: the time of a sum of x and of a product of x with a number, in PyTorch in its own process, and
+in NumPy in the others.
 """
 PEAKS = """
-## Memory of a step of training
+## Memory of a training step
 
-What it adds at its highest, in arrays of x's size: y is one, dx another. Op by op, each product on the way back is an
-array as well; ours in PyTorch, and compilers, do without. bfloat16 is widened to be multiplied and summed: by XLA's
-compiler for CPUs for every block alike (dy and x in float32 are four of x's size), and in Keras without XLA for ours,
-which computes in float32 (SPEC N-1), more than for Keras' layers.
+The peak of the memory that a training step adds, in arrays of x's size; y is one, and dx another. Op by op, each product of
+the backward pass is an array as well; our block in PyTorch, and compilers, need none. bfloat16 is widened before products
+and sums: XLA's compiler for CPUs does so for every block (dy and x in float32 are four arrays of x's size), and in Keras
+without XLA our block, which computes in float32 (SPEC N-1), needs more than Keras' layers.
 """
 NETWORKS = f"""
 ## What SE adds to ResNet-50
 
-224 × 224, float32, processor time; the paper gives +1.8 % for one image on a CPU (section 5).
-A step of training is one with {added_by_se.IMAGES} images, and its update.
+Times are processor time for images of 224 × 224 in float32; the paper gives +1.8 % for one image on a CPU (section 5).
+A training step has {added_by_se.IMAGES} images and includes the update.
 
-Under JAX it is the network without SE that is slow: XLA's compiler for CPUs gives the mean at its end to YNNPACK in
-one piece with the seven convolutions before it. The row *apart* is without such pieces.
+Under JAX the network without SE is slow: XLA's compiler for CPUs fuses the mean at its end with the seven convolutions
+before it, and YNNPACK runs them as one operation. The row *apart* is without this fusion.
 """
 
 
@@ -61,7 +62,7 @@ def page(results: Results, folder: Path) -> str:
     parts = [HEAD, "\n", "; ".join(machine.values()) + ".\n"]
     versions = {name: version for home in homes.values() for name, version in home["versions"].items()}
     parts.append(", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".\n")
-    parts += ["\n## Where we want to be\n\n", *_goals(results)]
+    parts += ["\n## Goals\n\n", *_goals(results)]
     plots.ratios(every, folder / "performance_ratios.png")
     parts.append("\n![Ours over the fastest peer, by framework, type and shape](performance_ratios.png)\n")
     for dtypes in (("float32", "float64"), ("bfloat16",)):
@@ -93,7 +94,7 @@ SUMMARY = (
     ("float32", [("flax", "jax.jit", False), ("flax", "jax.jit", True)]),
     ("float32", [("keras tensorflow", "XLA", False)]),
 )
-"""Dtype and (home, way, training) of the README's five ranges: PyTorch forward, training, in bfloat16; Flax; Keras."""
+"""The dtype and (home, way, training) of the README's five ranges: PyTorch forward, training, bfloat16; Flax; Keras."""
 
 
 def summary(results: Results) -> list[str]:
@@ -128,7 +129,7 @@ def _goals(results: Results) -> Iterator[str]:
     for goal in GOALS:
         try:
             measured = goal.measured(results)
-        except KeyError:  # of a part that has not been run
+        except KeyError:  # raised for a part that has not been run
             continue
         worst = max(measured, key=measured.__getitem__)
         digits = max(2, len(f"{goal.limit:g}".partition(".")[2]))
@@ -140,7 +141,7 @@ def _goals(results: Results) -> Iterator[str]:
         if reached < len(measured):
             limited.setdefault(goal.limited_by, []).append(goal.what)
     yield from _table(["what, over the fastest peer of its layout or compiler", "goal", "measured", "reached"], rows)
-    yield "\nWhere it is not reached, what was tried and what is in the way:\n\n"
+    yield "\nWhere a goal is not reached, these are the reasons and what was tried:\n\n"
     for why, goals in limited.items():
         yield f"- {'; '.join(goals)}. *{why}*\n"
 
@@ -202,7 +203,8 @@ def _blocks(measured: dict[str, float], how: str) -> str:
 
 
 def _growth(results: Results) -> Iterator[str]:
-    yield "Nanoseconds per element as one extent grows, forward, from (8, 256, 28, 28): ours / the fastest peer.\n\n"
+    yield "A cell has nanoseconds per element of a forward pass, of our block / of the fastest peer, as one extent of\n"
+    yield "(8, 256, 28, 28) grows.\n\n"
     rows = []
     for name, home in results["homes"].items():
         for what, tasks in home.get("sweeps", {}).items():
@@ -230,7 +232,7 @@ def _pair(one: Line) -> str:
 
 
 def _imports(imports: dict[str, list[float]]) -> Iterator[str]:
-    yield "A fresh Python for each, medians of five.\n\n"
+    yield "Each statement runs in a fresh Python; the numbers are medians of five runs.\n\n"
     rows = (
         [f"`{name}`", f"{wall:.2f} s", f"{own:.2f} s", f"{peak:.0f} MiB"] for name, (wall, own, peak) in imports.items()
     )

@@ -15,8 +15,8 @@ class Evaluation(NamedTuple):
 
     Args:
         tensors: the parameters, named as in the network's file.
-        x: feature map, channels last.
-        gate: shape (N, C).
+        x: the feature map, channels last.
+        gate: the gate, shape (N, C).
     """
 
     tensors: dict[str, np.ndarray]
@@ -28,10 +28,10 @@ class Block(NamedTuple):
     """An SE block of a network, as the library's own module defines it.
 
     Args:
-        path: in the network.
+        path: its path in the network.
         kind: its class, or the layers that it is made of.
         names: its weights and biases in the network's file.
-        channels, hidden, bias, activation, gate: as of ``SESpec``; ``hidden`` is None for a single projection.
+        channels, hidden, bias, activation, gate: fields of ``SESpec``; ``hidden`` is None for a single projection.
         norm: whether there is a batch norm between the projections.
         evaluate: the function that draws parameters and an input from a seed, and evaluates the gate.
     """

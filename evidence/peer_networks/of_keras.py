@@ -63,7 +63,7 @@ def network(model: Any) -> Network:
 
 
 def name_of(weight: Any) -> str:
-    """Name of a weight in a file."""
+    """The name of a weight in a file."""
     return str(getattr(weight, "path", weight.name.removesuffix(":0")))
 
 
@@ -145,7 +145,7 @@ def _read_block(product: Step) -> Block | None:
 
 
 def _operation_name(operation: Any) -> str:
-    """Name of a layer's class, or of the function that Keras 2 made a layer of."""
+    """The name of a layer's class, or of the function that Keras 2 wrapped in a layer."""
     function = getattr(operation, "function", None)
     return type(operation).__name__ if function is None else str(function.__name__)
 
@@ -185,5 +185,5 @@ def _evaluate(inputs: Any, outputs: Any, seed: int) -> Evaluation:
         part.set_weights(values)
         y = np.asarray(part(x))
     if y.dtype != np.float64:
-        raise TypeError(f"asked in float64, answered in {y.dtype}")
+        raise TypeError(f"the block returned {y.dtype}, expected float64")
     return Evaluation(dict(zip(map(name_of, part.weights), values, strict=True)), x, gate_of(x, y))

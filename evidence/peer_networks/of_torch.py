@@ -129,7 +129,7 @@ def _nonlinearity(leaf: Any) -> Any:
 
 
 def _rank(leaves: list[Any]) -> int:
-    """Number of spatial axes, from the name of a layer's class, such as Conv3d; else 2."""
+    """The number of spatial axes, from the name of a layer's class, such as Conv3d; else 2."""
     found = [int(name[-2]) for name in (type(leaf).__name__ for leaf in leaves) if name.endswith(("1d", "2d", "3d"))]
     return found[0] if found else 2
 

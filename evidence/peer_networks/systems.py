@@ -19,12 +19,12 @@ class System:
     """A library with networks.
 
     Args:
-        name: of the distribution.
-        modules: that must be importable.
+        name: the name of the distribution.
+        modules: modules that must be importable.
         names: the function that lists its networks.
         make: the function that builds a network by its name.
         note: which of its networks are searched.
-        environment: variables of the process that builds them.
+        environment: environment variables of the process that builds them.
         limit: the largest relative error of a gate that is accepted.
     """
 
