@@ -5,8 +5,8 @@
 In float64 the largest error must be at most 1e-9 of the largest logit. In float32 there is no bound for so deep a
 network: PyTorch's own error on the same weights and images is the measure, and no error may be more than twice as large
 (medians over seeds, each of which draws weights and images). The error in float32 is the root mean square over the
-logits. The largest error would measure the classifier's sum alone: its 2,048 products have three times the error if they
-are added one after another and not in groups, and both orders are right.
+logits. The largest error would measure the classifier's sum alone: its 2,048 products have three times the error if
+they are added one after another and not in groups, and both orders are right.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class NetworkRow:
         ]
 
 
-def rows(names: Iterable[str] = ()) -> list[NetworkRow]:
+def make_rows(names: Iterable[str] = ()) -> list[NetworkRow]:
     """Make a row for each named network, or for all; networks that differ only in training share a row."""
     found: dict[NetworkSpec, NetworkRow] = {}
     for name in names or NETWORKS:
@@ -129,12 +129,12 @@ def make_cases(row: NetworkRow, seeds: int, images: int, folder: Path) -> list[N
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest error, relative to the largest value."""
+    """Compute the largest error, relative to the largest value."""
     return float(abs(got - want).max() / abs(want).max())
 
 
 def mean_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The root mean square error, relative to the root mean square of the logits."""
+    """Compute the root mean square error, relative to the root mean square of the logits."""
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
@@ -187,13 +187,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the file for the page")
     options = parser.parse_args(arguments)
     try:
-        chosen = rows(options.names)
+        chosen = make_rows(options.names)
     except SpecError as error:
         parser.error(str(error))
-    return networks(chosen, options.seeds, options.images, options.out, Console())
+    return compare_networks(chosen, options.seeds, options.images, options.out, Console())
 
 
-def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
+def compare_networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
     """Compare networks and print the page; return 1 if an error is too large, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
@@ -212,7 +212,7 @@ def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
     for worker in workers.values():
         worker.close()
-    text = page(chosen, targets, seeds, images, time.monotonic() - begun, ", ".join(versions))
+    text = format_page(chosen, targets, seeds, images, time.monotonic() - begun, ", ".join(versions))
     console.print(text, highlight=False, soft_wrap=True, markup=False)
     faults = [fault for row in chosen for fault in row.faults]
     for fault in faults:
@@ -223,7 +223,7 @@ def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None
     return 1 if faults else 0 if targets else 2
 
 
-def page(
+def format_page(
     found: list[NetworkRow], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
 ) -> str:
     """Format the page in Markdown."""

@@ -88,7 +88,7 @@ class PeerVerdict(NamedTuple):
         return "right" if self.passed else f"FAILS: {self.cause}"
 
 
-def judge(peer: Peer, dtype: str) -> PeerVerdict:
+def judge_peer(peer: Peer, dtype: str) -> PeerVerdict:
     """Judge a peer in this process, which must be that of its target."""
     from se_conformance import adapt, check
 
@@ -110,10 +110,10 @@ def judge(peer: Peer, dtype: str) -> PeerVerdict:
 
 def judge_named(name: str, target: str, dtype: str) -> PeerVerdict:
     """Judge a peer by its name, which can be sent to another process."""
-    return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
+    return judge_peer(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
 
-def page(peers: Iterable[Peer]) -> str:
+def format_page(peers: Iterable[Peer]) -> str:
     """Format docs/PEERS.md for the installed peers, which run in one process per target."""
     workers: dict[str, Worker] = {}
     table: list[tuple[Peer, list[PeerVerdict]]] = []
@@ -310,14 +310,14 @@ _MEAN_OF_KERAS = (
 )
 _SIXTH_OF_KERAS = (
     "The block rounds to float32 twice. Keras' `ops.mean` casts every dtype to float32 on this backend, also float64. "
-    "`ops.multiply` of a tensor and a Python number makes a float32 tensor of the number, here of the gate's 1/6, which "
-    "is too large by a relative 3e-8."
+    "`ops.multiply` of a tensor and a Python number makes a float32 tensor of the number, here of the gate's 1/6, "
+    "which is too large by a relative 3e-8."
 )
 _TWO_AXES = (
     "The block is made for images: it averages over axes 1 and 2 whatever the rank, so a volume has a gate for each "
     "position of its last axis, without an error. A comment in its code marks this as to be fixed."
 )
-_VIEW = "The block is right except on an empty batch: in `w.view(x.size(0), -1)` the size for -1 is ambiguous if N is 0."
+_VIEW = "The block is right except on an empty batch: in `w.view(x.size(0), -1)` -1 is ambiguous if N is 0."
 
 _TORCH = (
     _torch(_SE, "timm.SEModule", 64),
@@ -406,7 +406,7 @@ def main(arguments: list[str] | None = None) -> None:
     missing = dict.fromkeys(peer.modules[0] for peer in PEERS if not peer.installed)
     if out is not None and missing:
         sys.exit(f"{out} would lack rows: {', '.join(missing)} is not installed; without --out the others are printed")
-    text = page(PEERS)
+    text = format_page(PEERS)
     if out is None:
         print(text, end="")
         return

@@ -135,7 +135,7 @@ def run_batch(name: str, module: str, options: dict[str, object], seeds: list[in
     """Run many seeds in this process."""
     tallies: Tallies = {}
     for seed in seeds:
-        spec, inputs, dtype, exact = case(seed, fixed, dtypes_of(name))
+        spec, inputs, dtype, exact = make_case(seed, fixed, list_dtypes(name))
         gradients = seed % 3 == 0 and options.get("gradients", True) is True
         if name == "numpy":
             style_name, style = list(correct_blocks.STYLES.items())[seed % len(correct_blocks.STYLES)]
@@ -159,14 +159,14 @@ def run_batch(name: str, module: str, options: dict[str, object], seeds: list[in
     return tallies
 
 
-def dtypes_of(name: str) -> tuple[str, ...]:
-    """The dtypes in which an implementation computes every block; onnxruntime lacks many float64 kernels."""
+def list_dtypes(name: str) -> tuple[str, ...]:
+    """List the dtypes in which an implementation computes every block; onnxruntime lacks many float64 kernels."""
     if name == "onnxruntime":
         return ("float32", "float16")
     return IMPLEMENTATIONS[name].dtypes if name in IMPLEMENTATIONS else DTYPES
 
 
-def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
+def make_case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
     """Make the case of a seed, and whether it is an exact probe, as one in 31 is.
 
     A fixed case has one of ``SHAPES`` shapes, and numbers drawn from the seed.
@@ -201,7 +201,7 @@ def judge_result(got: Result, against: Reference, what: str) -> Tally:
     return tally
 
 
-def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
+def make_plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
     """Plan about ``runs`` runs: implementations, options, batches of seeds, and whether shapes are fixed."""
     work = []
     for name, share in SHARES.items():
@@ -223,7 +223,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
 
     begun = time.monotonic()
     tallies: Tallies = {}
-    work = plan(runs)
+    work = make_plan(runs)
     by_target = [list(group) for _, group in itertools.groupby(work, key=lambda batch: batch[0].name)]
     by_target.sort(key=lambda group: -sum(len(seeds) * (20 if target.costly else 1) for target, _, seeds, _ in group))
     running: dict[Future[Tallies], Worker] = {}
@@ -254,7 +254,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
                 if not left[worker]:
                     worker.close()
                     del left[worker]
-    page = report(tallies, time.monotonic() - begun)
+    page = format_page(tallies, time.monotonic() - begun)
     console.print(page, highlight=False, soft_wrap=True)
     if out is not None:
         with write_atomically(out) as temporary:
@@ -264,7 +264,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
     return int(any(tally.alarms for tally in tallies.values()))
 
 
-def report(tallies: Tallies, seconds: float) -> str:
+def format_page(tallies: Tallies, seconds: float) -> str:
     """Format the page in Markdown."""
     total = sum(tally.runs for tally in tallies.values())
     alarms = sum(len(tally.alarms) for tally in tallies.values())

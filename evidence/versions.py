@@ -242,8 +242,8 @@ def format_page(runs: Iterable[Run]) -> str:
         "",
         "Each row has the tests of one family in an environment with its extra alone. `make test-floors` installs",
         "exactly the lower bound of every direct dependency in `pyproject.toml`; `make test-newest` installs what pip",
-        "chooses without constraints. Both run the tests of `make test` and write this page. `onnx` is PyTorch's family",
-        "with ONNX; `all` has every extra and runs on every supported Python.",
+        "chooses without constraints. Both run the tests of `make test` and write this page. `onnx` is PyTorch's",
+        "family with ONNX; `all` has every extra and runs on every supported Python.",
     ]
     for resolution, title in zip(RESOLUTIONS, ("Lowest versions", "Newest versions"), strict=True):
         lines += ["", f"## {title}", "", "| family | Python | versions | passed | failed | processor, date |"]

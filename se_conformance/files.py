@@ -1,4 +1,4 @@
-"""Atomic writing of files, and parameters in safetensors files. Importing this module needs the standard library alone."""
+"""Atomic writing of files, and parameters in safetensors files; the import needs the standard library alone."""
 
 import os
 from collections.abc import Iterator

@@ -7,8 +7,8 @@ from .layouts.networks import NETWORK_LAYOUTS
 
 _PAGE = """# Porting
 
-`se_port` converts the weights of SE blocks and SENets: it reads a system's file into canonical parameters, and writes them
-as a file of any other system. `se-port layouts --markdown` prints this page.
+`se_port` converts the weights of SE blocks and SENets: it reads a system's file into canonical parameters, and writes
+them as a file of any other system. `se-port layouts --markdown` prints this page.
 
 The last column of the tables has one of four values:
 
@@ -28,8 +28,8 @@ A layout supports the listed networks, the same networks without SE, and variant
 _BLOCKS = """
 ## Blocks
 
-`find_blocks` finds these blocks anywhere in a file. Where the activation or the gate is –, the layout does not determine
-it, and the caller gives it.
+`find_blocks` finds these blocks anywhere in a file. Where the activation or the gate is –, the layout does not
+determine it, and the caller gives it.
 
 """
 

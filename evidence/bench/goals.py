@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import added_by_se
 from .blocks import SHAPES, Task
-from .rounds import Timing, ratio
+from .rounds import Timing, compute_ratio
 
 SMALL, SEVEN = (SHAPES[0],), SHAPES[1:3]
 REST = SHAPES[3:]
@@ -61,23 +61,23 @@ class Line(NamedTuple):
 
     def over(self, peer: str) -> float:
         """Our time over a peer's."""
-        return ratio(self.time, self.peers[peer])
+        return compute_ratio(self.time, self.peers[peer])
 
 
-def lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
+def iterate_lines(home: str, tasks: list[dict[str, Any]]) -> Iterator[Line]:
     """Yield a line for each of our blocks, in order."""
-    for one in tasks:
-        task = Task(tuple(one["shape"]), one["dtype"], one["training"])
+    for entry in tasks:
+        task = Task(tuple(entry["shape"]), entry["dtype"], entry["training"])
         times: dict[str, dict[str, Timing]] = {}
-        for name, measured in one["times"].items():
+        for name, measured in entry["times"].items():
             who, how = name.rsplit(", ", 1)
             times.setdefault(how, {})[who] = Timing(**measured)
         floor = sum(timing.median for timing in times.pop("floor").values()) if "floor" in times else None
-        for how, each in times.items():
-            peers = {who: timing for who, timing in each.items() if not who.startswith("ours")}
-            for who in each:
+        for how, timings in times.items():
+            peers = {who: timing for who, timing in timings.items() if not who.startswith("ours")}
+            for who in timings:
                 if who not in peers:
-                    yield Line(home, who, how, task, each[who], peers, floor)
+                    yield Line(home, who, how, task, timings[who], peers, floor)
 
 
 class Goal(NamedTuple):
@@ -96,7 +96,7 @@ class Goal(NamedTuple):
     limited_by: str = ""
 
 
-def ratios_of(
+def make_ratio_function(
     home: str,
     kind: tuple[str, bool],
     shapes: tuple[tuple[int, ...], ...],
@@ -108,46 +108,48 @@ def ratios_of(
 
     def measured(results: Results) -> dict[str, float]:
         return {
-            _short(one.task, one.who.removeprefix("ours").strip(), one.how if how is None else ""): (
-                one.ratio if peer is None else one.over(peer)
+            _format_label(line.task, line.who.removeprefix("ours").strip(), line.how if how is None else ""): (
+                line.ratio if peer is None else line.over(peer)
             )
-            for one in lines(home, results["homes"][home]["tasks"])
-            if one.task in [Task(shape, *kind) for shape in shapes]
-            and how in (None, one.how)
-            and who in (None, one.who)
+            for line in iterate_lines(home, results["homes"][home]["tasks"])
+            if line.task in [Task(shape, *kind) for shape in shapes]
+            and how in (None, line.how)
+            and who in (None, line.who)
         }
 
     return measured
 
 
-def floor_ratios(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
+def make_floor_ratio_function(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
     """Make a function that computes the ratios of PyTorch's forward pass to the memory floor."""
 
     def measured(results: Results) -> dict[str, float]:
         return {
-            _short(one.task): one.time.median / one.floor
-            for one in lines("torch", results["homes"]["torch"]["tasks"])
-            if one.task in [Task(shape) for shape in shapes] and (one.who, one.how) == ("ours", "NCHW") and one.floor
+            _format_label(line.task): line.time.median / line.floor
+            for line in iterate_lines("torch", results["homes"]["torch"]["tasks"])
+            if line.task in [Task(shape) for shape in shapes]
+            and (line.who, line.how) == ("ours", "NCHW")
+            and line.floor
         }
 
     return measured
 
 
-def peak(results: Results) -> dict[str, float]:
-    """The memory that a training step in PyTorch adds, in sizes of x; y is 1, dx is 1."""
+def read_peaks(results: Results) -> dict[str, float]:
+    """Read the memory that a training step in PyTorch adds, in sizes of x; y is 1, dx is 1."""
     return {how: results["peaks"]["torch"]["float32"][f"ours, {how}"] for how in (FIRST, LAST)}
 
 
-def se_overhead(results: Results) -> dict[str, float]:
-    """The time of SE-ResNet-50 over ResNet-50's for one image."""
+def compute_se_overhead(results: Results) -> dict[str, float]:
+    """Compute the time of SE-ResNet-50 over ResNet-50's for one image."""
     return {
-        way: ratio(Timing(**each["with"]), Timing(**each["without"]))
-        for way, each in results["networks"].items()
+        way: compute_ratio(Timing(**times["with"]), Timing(**times["without"]))
+        for way, times in results["networks"].items()
         if way in added_by_se.WAYS
     }
 
 
-def _short(task: Task, *more: str) -> str:
+def _format_label(task: Task, *more: str) -> str:
     return " ".join(["x".join(map(str, task.shape)), *filter(None, more)])
 
 
@@ -186,34 +188,61 @@ READS = "The block only reads x twice and writes y; the plain block also writes 
 NETWORK = (
     "SE adds sixteen means and products over maps that convolutions have left in the cache, and, op by op, their calls."
 )
-EAGER = partial(ratios_of, "torch", who="ours")
+EAGER = partial(make_ratio_function, "torch", who="ours")
 GOALS = (
     Goal("torch float32 forward, small", 0.85, EAGER(F32, SMALL), PYTHON),
     Goal("torch float32 forward, 7x7, channels_last", 0.85, EAGER(F32, SEVEN, LAST), PYTHON),
     Goal("torch float32 forward, 7x7, NCHW", 1.0, EAGER(F32, SEVEN, FIRST), SAME),
     Goal("torch float32 forward, larger, NCHW", 1.0, EAGER(F32, REST, FIRST), SAME),
     Goal("torch float32 forward, larger, channels_last", 1.0, EAGER(F32, REST, LAST), SAME),
-    Goal("torch float32 forward over the floor of memory, 50 MB and more", 1.1, floor_ratios(SHAPES[5:]), SAME),
-    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, floor_ratios(SHAPES[4:5]), GATE),
+    Goal(
+        "torch float32 forward over the floor of memory, 50 MB and more",
+        1.1,
+        make_floor_ratio_function(SHAPES[5:]),
+        SAME,
+    ),
+    Goal("torch float32 forward over the floor of memory, 25 MB", 1.25, make_floor_ratio_function(SHAPES[4:5]), GATE),
     Goal("torch float32 training, NCHW", 0.8, EAGER(F32_TRAINING, SHAPES[1:], FIRST), ROWS),
     Goal("torch float32 training, channels_last", 0.55, EAGER(F32_TRAINING, SHAPES[1:], LAST), ROWS),
-    Goal("torch float32 training, memory of a step in sizes of x, including y and dx", 2.05, peak, HEAP),
+    Goal("torch float32 training, memory of a step in sizes of x, including y and dx", 2.05, read_peaks, HEAP),
     Goal("torch bfloat16 forward", 0.6, EAGER(BF16, SHAPES), CALLS),
     Goal("torch bfloat16 training, 56x56", 0.75, EAGER(BF16_TRAINING, SMALL + SHAPES[6:], peer="tutorial"), HALF),
     Goal("torch bfloat16 training, others", 0.6, EAGER(BF16_TRAINING, SHAPES[1:6], peer="tutorial"), HALF),
-    Goal("torch compiled, float32 forward", 1.0, ratios_of("torch compiled", F32, SHAPES), TRACED),
-    Goal("torch compiled, float32 training", 1.0, ratios_of("torch compiled", F32_TRAINING, SHAPES), TRACED),
-    Goal("Keras eager, small, the layer", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours layer"), KERAS),
-    Goal("Keras eager, small, as a model", 0.5, ratios_of("keras tensorflow", F32, SMALL, "eager", "ours"), KERAS),
-    Goal("Keras eager, others", 1.0, ratios_of("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
-    Goal("Keras tf.function", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
-    Goal("Keras XLA", 1.0, ratios_of("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
-    Goal("Keras on JAX", 1.0, ratios_of("keras jax", F32, SHAPES), TRACED),
-    Goal("Keras on PyTorch, eager", 1.0, ratios_of("keras torch", F32, SHAPES, "eager"), KERAS),
-    Goal("Flax float32 forward", 1.0, ratios_of("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax float32 training", 1.0, ratios_of("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED),
-    Goal("Flax bfloat16 forward, 8 MB and more", 0.55, ratios_of("flax", BF16, REST, "jax.jit", peer="plain"), READS),
-    Goal("onnxruntime, over the tutorials' block", 1.0, ratios_of("onnxruntime", F32, SHAPES), TRACED),
-    Goal("NumPy oracle, over a textbook block in float64", 2.0, ratios_of("numpy", ("float64", False), SHAPES), PYTHON),
-    Goal("what SE adds to ResNet-50, one image", 1.018, se_overhead, NETWORK),
+    Goal("torch compiled, float32 forward", 1.0, make_ratio_function("torch compiled", F32, SHAPES), TRACED),
+    Goal("torch compiled, float32 training", 1.0, make_ratio_function("torch compiled", F32_TRAINING, SHAPES), TRACED),
+    Goal(
+        "Keras eager, small, the layer",
+        0.5,
+        make_ratio_function("keras tensorflow", F32, SMALL, "eager", "ours layer"),
+        KERAS,
+    ),
+    Goal(
+        "Keras eager, small, as a model",
+        0.5,
+        make_ratio_function("keras tensorflow", F32, SMALL, "eager", "ours"),
+        KERAS,
+    ),
+    Goal("Keras eager, others", 1.0, make_ratio_function("keras tensorflow", F32, SHAPES[1:], "eager"), KERAS),
+    Goal("Keras tf.function", 1.0, make_ratio_function("keras tensorflow", F32, SHAPES, "tf.function"), TRACED),
+    Goal("Keras XLA", 1.0, make_ratio_function("keras tensorflow", F32, SHAPES, "XLA"), TRACED),
+    Goal("Keras on JAX", 1.0, make_ratio_function("keras jax", F32, SHAPES), TRACED),
+    Goal("Keras on PyTorch, eager", 1.0, make_ratio_function("keras torch", F32, SHAPES, "eager"), KERAS),
+    Goal("Flax float32 forward", 1.0, make_ratio_function("flax", F32, SHAPES, "jax.jit", peer="plain"), JITTED),
+    Goal(
+        "Flax float32 training", 1.0, make_ratio_function("flax", F32_TRAINING, SHAPES, "jax.jit", peer="plain"), JITTED
+    ),
+    Goal(
+        "Flax bfloat16 forward, 8 MB and more",
+        0.55,
+        make_ratio_function("flax", BF16, REST, "jax.jit", peer="plain"),
+        READS,
+    ),
+    Goal("onnxruntime, over the tutorials' block", 1.0, make_ratio_function("onnxruntime", F32, SHAPES), TRACED),
+    Goal(
+        "NumPy oracle, over a textbook block in float64",
+        2.0,
+        make_ratio_function("numpy", ("float64", False), SHAPES),
+        PYTHON,
+    ),
+    Goal("what SE adds to ResNet-50, one image", 1.018, compute_se_overhead, NETWORK),
 )

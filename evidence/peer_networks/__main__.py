@@ -25,11 +25,11 @@ _HEAD = """# SE blocks of other libraries' networks
 
 `python -m evidence.peer_networks --out docs/PORT_PEERS.md` wrote this page. Each network is built by its own system,
 and its SE blocks are known from its own modules. Every block has drawn weights. `find_blocks` receives the names and
-arrays of the whole network and nothing else. *Missed* counts blocks that it does not find, and *extra* counts paths that
-it reports although they are no blocks. The gate of each block's own module, for a drawn map in float64, is compared with
-the oracle's for the parameters that were found; only an activation or a gate that a file does not hold is given. The
-*difference* is the largest of all blocks, relative to the block's largest gate. Systems whose requirements conflict were
-installed with `pip install --no-deps`.
+arrays of the whole network and nothing else. *Missed* counts blocks that it does not find, and *extra* counts paths
+that it reports although they are no blocks. The gate of each block's own module, for a drawn map in float64, is
+compared with the oracle's for the parameters that were found; only an activation or a gate that a file does not hold is
+given. The *difference* is the largest of all blocks, relative to the block's largest gate. Systems whose requirements
+conflict were installed with `pip install --no-deps`.
 """
 BY_NAME = {system.name: system for system in SYSTEMS}
 BATCH = 200
@@ -143,7 +143,7 @@ def _silence() -> None:
         os.dup2(nowhere, stream)
 
 
-def page(rows: Iterable[Row], minutes: float) -> str:
+def format_page(rows: Iterable[Row], minutes: float) -> str:
     """Format the page, in Markdown."""
     rows = list(rows)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in FRAMEWORKS)
@@ -164,8 +164,8 @@ def page(rows: Iterable[Row], minutes: float) -> str:
     for row in rows:
         for kind, differences in sorted(row.kinds.items()):
             lines.append(f"| {' | '.join(kind)} | {len(differences)} | {max(differences):.1e} |")
-    lines += ["", "## Not built", "", "These networks need a package that is not installed, a download or a configuration."]
-    lines.append("")
+    reason = "These networks need a package that is not installed, a download or a configuration."
+    lines += ["", "## Not built", "", reason, ""]
     for row in rows:
         for reason, failed in row.failed.items():
             lines.append(f"- {row.system.name}, {', '.join(failed)}: {reason}")
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
                 rows.append(check_system(system, options.processes, progress))
                 if not console.is_terminal:
                     console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
-    text = page(rows, (time.monotonic() - start) / 60)
+    text = format_page(rows, (time.monotonic() - start) / 60)
     if options.out:
         with write_atomically(options.out) as temporary:
             temporary.write_text(text)

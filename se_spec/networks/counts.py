@@ -19,7 +19,7 @@ def resolve_padding(length: int, kernel: int, stride: int, padding: Padding) -> 
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME before and after an axis: the least padding that gives ceil(length / stride) windows.
+    """Compute TensorFlow's SAME padding before and after an axis: the least that gives ceil(length / stride) windows.
 
     >>> same_padding(224, 7, 2)
     (2, 3)
@@ -40,7 +40,7 @@ def output_length(length: int, kernel: int, stride: int, padding: Padding) -> in
 
 
 def output_sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
-    """Height and width of each layer's result, by the layer's name; (1, 1) after global pooling.
+    """Compute height and width of each layer's result, by the layer's name; (1, 1) after global pooling.
 
     Raises:
         ShapeError: a map vanishes, or the inputs of one layer have different sizes; the message names the layer.

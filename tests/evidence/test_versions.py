@@ -1,4 +1,4 @@
-"""``evidence.versions`` reads pyproject.toml, counts the tests that ran, and its page shows every failure and problem."""
+"""``versions`` reads pyproject.toml, counts the tests that ran, and writes a page with all failures and problems."""
 
 import subprocess
 import sys
