@@ -16,7 +16,13 @@ GATES = ("sigmoid", "tanh", "relu", "identity", "hard_sigmoid")
 
 @dataclass(frozen=True)
 class LeakyReLU:
-    """``h if h > 0 else slope * h`` (SPEC A-6). torch's default slope is 0.01, Keras layers' 0.3, Keras ops' 0.2.
+    """``h if h > 0 else slope * h`` (SPEC A-6).
+
+    Args:
+        slope: any finite number. torch's default is 0.01, that of Keras' layer 0.3, that of Keras' operation 0.2.
+
+    Raises:
+        SpecError: the slope is not a finite number.
 
     >>> LeakyReLU(slope=0.01)
     LeakyReLU(slope=0.01)
@@ -32,6 +38,10 @@ class LeakyReLU:
 class HardSigmoid:
     """``min(max(slope * v + offset, low), high)`` (SPEC G-5).
 
+    Args:
+        slope, offset: finite numbers, as systems have them below.
+        low, high: limits of the result, ``low`` below ``high``.
+
     ========================================  =============  ==============
     system                                    slope, offset  low, high
     ========================================  =============  ==============
@@ -45,6 +55,9 @@ class HardSigmoid:
 
     Raises:
         SpecError: a number is not finite, or ``low`` is not below ``high``.
+
+    >>> HardSigmoid(slope=0.2, offset=0.5)
+    HardSigmoid(slope=0.2, offset=0.5, low=0.0, high=1.0)
     """
 
     slope: float

@@ -1,7 +1,7 @@
 """Canonical parameters: their names, order and shapes, in the paper's orientation (SPEC K-1 to K-4).
 
-Every implementation sets and returns parameters as a plain ``dict[str, numpy.ndarray]``: W1 is ``reduce.weight`` (R, C) and W2 is
-``expand.weight`` (C, R), each output unit a row.
+Every implementation sets and returns parameters as a plain ``dict[str, numpy.ndarray]``: W1 is ``reduce.weight`` (R, C)
+and W2 is ``expand.weight`` (C, R), with a row for each output unit.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def shapes(spec: HasParameters) -> dict[str, tuple[int, ...]]:
 
 
 def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that every name is used once, every target is filled, every shape is right and every array has floats (K-2).
+    """Check that every name is known, none is missing, every shape is right and every array has floats (K-2).
 
     Args:
         parameters: name -> array with ``shape`` and ``dtype``.

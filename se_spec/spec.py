@@ -29,7 +29,7 @@ class SESpec:
 
     Args:
         channels: C, at least 1.
-        reduction: ratio r; hidden is ``max(1, C // r)`` (W-1). It is None where ``hidden`` or ``single_projection`` is given.
+        reduction: ratio r; hidden is ``max(1, C // r)`` (W-1). None if ``hidden`` or ``single_projection`` is given.
         hidden: R, at least 1; may exceed C. The attribute is always the integer.
         single_projection: one C -> C projection, no bottleneck and no activation (effective SE); hidden is C (E-4).
         bias: whether both projections have biases; the paper's section 6 and the tutorials have none (E-5).
@@ -42,7 +42,7 @@ class SESpec:
         residual: whether x is added to the result (MONAI's residual form).
 
     Raises:
-        SpecError: a field has a value that is not allowed; the message has the field, the value and the allowed values.
+        SpecError: a field has a value that is not allowed; the message has the allowed values.
 
     >>> SESpec(64, reduction=8).hidden, SESpec(64, hidden=12).hidden, SESpec(8).hidden
     (8, 12, 1)
@@ -86,11 +86,11 @@ class SESpec:
         (SESpec(64, hidden=12, gate='tanh'), SESpec(64, single_projection=True))
         """
         shown = [str(self.channels)]
-        for field_ in dataclasses.fields(self)[1:]:
-            value = getattr(self, field_.name)
-            derived = field_.name == "hidden" and (self.single_projection or self.reduction is not None)
-            if value is not None and value != field_.default and not derived:
-                shown.append(f"{field_.name}={value!r}")
+        for entry in dataclasses.fields(self)[1:]:
+            value = getattr(self, entry.name)
+            derived = entry.name == "hidden" and (self.single_projection or self.reduction is not None)
+            if value is not None and value != entry.default and not derived:
+                shown.append(f"{entry.name}={value!r}")
         if self.single_projection:
             shown = [part for part in shown if part != "activation='identity'"]
         return f"SESpec({', '.join(shown)})"
@@ -122,7 +122,7 @@ class SESpec:
 
     @classmethod
     def coerce(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
-        """Return the spec that the arguments of ``SqueezeExcitation(spec)`` or ``SqueezeExcitation(64, reduction=8)`` mean.
+        """Return the spec for the arguments of ``SqueezeExcitation(spec)`` or ``SqueezeExcitation(64, reduction=8)``.
 
         Raises:
             SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.

@@ -11,6 +11,14 @@ from .validation import not_negative, positive_integer, positive_number
 def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:
     """Compute ``channels // reduction``, as in the paper, Caffe, Cadene, senet.pytorch, smp and MONAI (W-2).
 
+    Args:
+        channels: C, at least 1.
+        reduction: the ratio r, at least 1.
+        minimum: the least width; ``SESpec(reduction=...)`` has 1.
+
+    Returns:
+        The hidden width R, at least 1.
+
     Raises:
         SpecError: an argument is not a positive integer, or the width comes out as 0.
 
@@ -24,6 +32,14 @@ def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:
 def truncated_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
     """Compute ``int(channels * ratio)``, as Keras EfficientNet, nfnets and MXNet do (W-3).
 
+    Args:
+        channels: C, at least 1.
+        ratio: a number above 0.
+        minimum: the least width: 1 in Keras, nfnets and efficientnet_pytorch, 0 in MXNet.
+
+    Returns:
+        The hidden width R, at least 1.
+
     Raises:
         SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
 
@@ -36,6 +52,14 @@ def truncated_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
 
 def rounded_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
     """Compute ``round(channels * ratio)``, halves to even: timm EfficientNet, pycls, torchvision RegNet (W-4).
+
+    Args:
+        channels: C, at least 1.
+        ratio: a number above 0.
+        minimum: the least width.
+
+    Returns:
+        The hidden width R, at least 1.
 
     Raises:
         SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
@@ -51,6 +75,15 @@ def make_divisible(value: float, divisor: int = 8, *, minimum: int | None = None
     """Round to the nearest multiple of ``divisor``, plus ``divisor`` if that is below ``limit * value`` (W-5).
 
     This is MobileNet's rule, and with ``limit=0`` that of timm's ``SEModule``.
+
+    Args:
+        value: the width before rounding, at least 0.
+        divisor: at least 1.
+        minimum: the least width, at least 1; None is ``divisor``.
+        limit: the least share of ``value`` that rounding may leave, at least 0.
+
+    Returns:
+        The width, a multiple of ``divisor`` or ``minimum``.
 
     Raises:
         SpecError: ``divisor`` or ``minimum`` is not a positive integer, ``value`` or ``limit`` is negative.

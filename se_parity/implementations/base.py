@@ -95,11 +95,11 @@ IMPLEMENTATIONS = {
 
 
 def device() -> str:
-    """The device: ``cuda`` if the environment variable DEVICE is that, ``cpu`` by default."""
+    """Return the device: ``cuda`` if the environment variable DEVICE is that, ``cpu`` by default."""
     return os.environ.get("DEVICE", "cpu")
 
 
 def dtype_of(parameters: dict[str, np.ndarray]) -> str:
-    """The dtype that all parameters of a network have."""
+    """Return the dtype that all parameters of a network have."""
     (dtype,) = {value.dtype.name for value in parameters.values()}
     return dtype

@@ -76,7 +76,7 @@ class Worker:
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
-        """The versions and the device, as in ``torch 2.13.0 (cpu)``."""
+        """Return the versions and the device, as in ``torch 2.13.0 (cpu)``."""
         return str(self.call(_versions, self.implementation.module))
 
     def close(self) -> None:

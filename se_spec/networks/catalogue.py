@@ -182,7 +182,15 @@ NETWORKS = (*_WITH_SE, *_PLAIN, "chainer.se_resnet_n18_r16", "chainer.se_resnet_
 
 
 def network(name: str, **overrides: Any) -> NetworkSpec:
-    """Make a named network; ``overrides`` replace some of its fields, such as ``num_classes`` or ``channels``.
+    """Make a named network.
+
+    Args:
+        name: a name in ``NETWORKS``, such as ``"se_resnet50"``.
+        **overrides: fields of the network or of its body that are replaced: ``num_classes``, ``channels`` (of the
+            image), ``se`` (None, a ``SESpec`` or a dict of its fields), ...
+
+    Returns:
+        The network; equal names and overrides give equal networks.
 
     Raises:
         SpecError: no such name, no such field, or a value that is not allowed.

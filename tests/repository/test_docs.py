@@ -100,6 +100,7 @@ FAMILIES = {
     **{f"se_conformance.adapters.{name}": ["flax"] for name in ("flax", "jax")},
     "se_conformance.adapters.torch": ["torch"],
     "se_conformance.adapters.onnx": ["torch", "conformance"],
+    "se_port.verification": ["torch"],
     **{f"se_parity.{name}": ["conformance"] for name in ("demo", "datasets", "plots")},
     "se_parity.training.torch": ["torch", "conformance"],
     "se_parity.training.keras": ["keras", "conformance"],
