@@ -1,10 +1,11 @@
-"""How far the backends' exp, sigmoid, tanh and erf are from exact: every float32, bfloat16 and float16, some float64.
+"""Measures the errors of the backends' exp, sigmoid, tanh and erf: every float32, bfloat16 and float16, some float64.
 
-``python -m evidence.accuracy`` writes the table. An error |got - exact| is measured in unit roundoffs u of the
-dtype, and a row says, for several b, the smallest a with |error| <= (a |exact| + b) u, once for all values and once for
-those where exact is a normal number; its curve is the largest error / (u |exact|) by the exponent of exact. Exact is
-float64, itself a few 2**-29 of float32's u off; for float64 it is long double, and mpmath for erf. Measured are vector
-loops over one op: an array's last elements, which fill no vector, or an op fused with others may come out otherwise.
+``python -m evidence.accuracy`` writes the table. An error |got - exact| is measured in unit roundoffs u of the dtype.
+For several b, a row has the smallest a with |error| <= (a |exact| + b) u, once for all values and once for those where
+exact is a normal number; its curve is the largest error / (u |exact|) by the exponent of exact. Exact values are
+computed in float64, whose error is a few 2**-29 of float32's u; for float64 in long double, and for erf by mpmath. The
+measured loops are vectorised and have one operation: an array's last elements, which fill no vector, and an operation
+that is fused with others may have other errors.
 """
 
 import argparse
@@ -106,17 +107,17 @@ class Exact:
                 found.zero = max(found.zero, float(np.abs(here).max(where=finite, initial=0)))
             elif exponent < OVERFLOW and finite.any():
                 kept = slice(None) if finite.all() else finite  # a copy only where needed
-                found.add(Errors({exponent: _largest(error[run][kept], self.inverse[run][kept])}))
+                found.add(Errors({exponent: _find_largest(error[run][kept], self.inverse[run][kept])}))
         return found
 
 
-def _largest(error: np.ndarray, inverse: np.ndarray) -> list[float]:
+def _find_largest(error: np.ndarray, inverse: np.ndarray) -> list[float]:
     spare = np.empty_like(error)
     rows = (np.multiply(np.subtract(error, b, out=spare), inverse, out=spare).max() for b in OFFSETS)
     return [*map(float, rows), float(error.max())]
 
 
-def exact_values(function: str, x: np.ndarray) -> np.ndarray:
+def compute_exact(function: str, x: np.ndarray) -> np.ndarray:
     """Compute a function of float64 or longdouble values in their precision."""
     with np.errstate(all="ignore"):
         match function:
@@ -169,7 +170,7 @@ def _torch(dtype: str) -> dict[str, Function]:
     torch.set_num_threads(1)
 
     def wrap(op: Callable[[Any], Any]) -> Function:
-        if dtype == "bfloat16":  # which NumPy and torch hand each other as integers only
+        if dtype == "bfloat16":  # NumPy and torch exchange bfloat16 only as integers
             return lambda x: (
                 op(torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)).view(torch.int16).numpy().view(x.dtype)
             )
@@ -228,7 +229,7 @@ BACKENDS = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "xla": 
 
 
 @functools.cache
-def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
+def load_functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
     """Load the functions of each backend by (backend, function), and a note on each that it refuses."""
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         return {}, ["float64: long double is no longer than float64 here"]
@@ -248,15 +249,15 @@ def functions(dtype: str) -> tuple[dict[tuple[str, str], Function], list[str]]:
 
 def measure(dtype: str, x: np.ndarray) -> dict[str, Errors]:
     """Measure every backend and function on sorted values."""
-    known = functions(dtype)[0]
+    known = load_functions(dtype)[0]
     with np.errstate(all="ignore"):
         wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
         names = {name.split()[0] for _, name in known}  # the first word: NumPy's sigmoid has several forms
-        exact = {name: Exact(x, exact_values(name, wide), dtype) for name in names}
+        exact = {name: Exact(x, compute_exact(name, wide), dtype) for name in names}
         return {f"{backend}|{name}": exact[name.split()[0]].errors(known[backend, name](x)) for backend, name in known}
 
 
-def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
+def iterate_chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
     """Yield the values of a part in the order of their bits; for float64 a sample."""
     if dtype == "float64":
         rng = np.random.default_rng(0)
@@ -272,17 +273,21 @@ def chunks(dtype: str, part: int) -> Iterator[np.ndarray]:
 def run_part(dtype: str, part: int, path: Path) -> None:
     """Measure a part and write the result atomically."""
     total: dict[str, Errors] = {}
-    for x in chunks(dtype, part):
+    for x in iterate_chunks(dtype, part):
         for key, errors in measure(dtype, x).items():
             total.setdefault(key, Errors()).add(errors)
-    found = {"setting": setting(), "notes": functions(dtype)[1], "rows": {key: asdict(e) for key, e in total.items()}}
+    found = {
+        "setting": describe_setting(),
+        "notes": load_functions(dtype)[1],
+        "rows": {key: asdict(e) for key, e in total.items()},
+    }
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(found))
 
 
 @functools.cache
-def setting() -> dict[str, Any]:
-    """The versions that were measured and the processor, by which backends choose their code."""
+def describe_setting() -> dict[str, Any]:
+    """Describe the measured versions and the processor, by which backends choose their code."""
     found = np.show_config(mode="dicts")["SIMD Extensions"]
     installed = {
         name: [f"{n} {importlib.metadata.version(n)}" for n in needs]
@@ -296,12 +301,12 @@ def setting() -> dict[str, Any]:
     }
 
 
-def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
-    """Combines the parts into the table of the JSON file."""
+def make_table(state: Path, dtypes: list[str]) -> dict[str, Any]:
+    """Combine the parts into the table of the JSON file."""
     rows, notes = [], []
     for dtype in dtypes:
         total: dict[str, Errors] = {}
-        parts = [json.loads(path_of(state, dtype, part).read_text()) for part in range(PARTS[dtype])]
+        parts = [json.loads(locate_part(state, dtype, part).read_text()) for part in range(PARTS[dtype])]
         for key in parts[0]["rows"]:
             total[key] = Errors()
             for part in parts:
@@ -309,27 +314,27 @@ def table(state: Path, dtypes: list[str]) -> dict[str, Any]:
         notes += parts[0]["notes"]
         for key in sorted(total, key=lambda key: (list(NEEDS).index(key.split("|")[0]), key)):
             backend, function = key.split("|")
-            rows.append(row(dtype, backend, function, total[key]))
-    return {"about": __doc__, **setting(), "left out": notes, "rows": rows}
+            rows.append(make_row(dtype, backend, function, total[key]))
+    return {"about": __doc__, **describe_setting(), "left out": notes, "rows": rows}
 
 
-def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, Any]:
+def make_row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, Any]:
     """Make a row of the table; ``flushes`` is whether a subnormal result became 0."""
     known = FORMATS[dtype]
 
     def largest(column: int, lowest: int) -> float | None:
-        return up(max((n[column] for e, n in errors.worst.items() if e >= lowest), default=0.0), 4)
+        return round_up(max((n[column] for e, n in errors.worst.items() if e >= lowest), default=0.0), 4)
 
     curve: dict[int, float] = {}
     for e, numbers in errors.worst.items():
-        pool = first_exponent(e) if dtype == "float64" else e
+        pool = pool_exponent(e) if dtype == "float64" else e
         curve[pool] = max(curve.get(pool, 0.0), numbers[0])
     below = [n[0] for e, n in errors.worst.items() if known.lowest - known.digits + 1 < e < known.lowest]
     return {
         "dtype": dtype,
         "backend": backend,
         "function": function,
-        "version": setting()["versions"][backend],
+        "version": describe_setting()["versions"][backend],
         "count": errors.count,
         "a": {str(b): largest(column, -9999) for column, b in enumerate(OFFSETS)},
         "a_normal": {str(b): largest(column, known.lowest) for column, b in enumerate(OFFSETS)},
@@ -339,16 +344,16 @@ def row(dtype: str, backend: str, function: str, errors: Errors) -> dict[str, An
         "nan_lost": errors.nan_lost,
         "mismatch": errors.mismatch,
         "example": errors.example,
-        "curve": {str(e): up(number, 3) for e, number in sorted(curve.items())},
+        "curve": {str(e): round_up(number, 3) for e, number in sorted(curve.items())},
     }
 
 
-def first_exponent(e: int) -> int:
-    """The first of the exponents that share an entry of float64's curve, whose sample is too small far from 0."""
+def pool_exponent(e: int) -> int:
+    """Return the first of the exponents that share an entry of float64's curve; few sampled values are far from 0."""
     return 64 if e > 64 else -1022 if -1022 <= e < -64 else e
 
 
-def up(number: float, digits: int) -> float | None:
+def round_up(number: float, digits: int) -> float | None:
     """Round up to ``digits`` digits; a negative number becomes 0, and infinity None, which JSON can hold.
 
     >>> up(1.23401, 3), up(0.5, 3)
@@ -361,20 +366,20 @@ def up(number: float, digits: int) -> float | None:
     return near if near >= number else float(f"{near + 10.0**-step:.{digits - 1}e}")
 
 
-def path_of(state: Path, dtype: str, part: int) -> Path:
-    """The file of a part's results."""
+def locate_part(state: Path, dtype: str, part: int) -> Path:
+    """Return the file of a part's results."""
     return state / f"{dtype}-{part:02}.json"
 
 
-def missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
-    """The parts that are not measured yet, or were with other versions."""
+def list_missing_parts(state: Path, dtypes: list[str]) -> list[tuple[str, int]]:
+    """List the parts that are not measured yet, or were measured with other versions."""
     every = [(dtype, part) for dtype in dtypes for part in range(PARTS[dtype])]
-    paths = {pair: path_of(state, *pair) for pair in every}
+    paths = {pair: locate_part(state, *pair) for pair in every}
     found = {pair: json.loads(path.read_text())["setting"] for pair, path in paths.items() if path.exists()}
-    return [pair for pair in every if found.get(pair) != setting()]
+    return [pair for pair in every if found.get(pair) != describe_setting()]
 
 
-def workers(processes: int) -> ProcessPoolExecutor:
+def start_workers(processes: int) -> ProcessPoolExecutor:
     """Start processes in which each backend has one thread and no accelerator, and JAX has float64."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_configure)
 
@@ -401,16 +406,16 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
-    todo = missing_parts(options.state, options.dtypes)
+    todo = list_missing_parts(options.state, options.dtypes)
     begun = time.monotonic()
-    with workers(options.processes) as pool:
-        running = [pool.submit(run_part, *pair, path_of(options.state, *pair)) for pair in todo]
+    with start_workers(options.processes) as pool:
+        running = [pool.submit(run_part, *pair, locate_part(options.state, *pair)) for pair in todo]
         for done, future in enumerate(as_completed(running), 1):
             future.result()
             left = (time.monotonic() - begun) / done * (len(todo) - done) / 60
             print(f"{done} of {len(todo)} parts, {100 * done // len(todo)} %, {left:.0f} minutes left", flush=True)
-    document = table(options.state, options.dtypes)
-    lines = ",\n".join(json.dumps(one) for one in document.pop("rows"))
+    document = make_table(options.state, options.dtypes)
+    lines = ",\n".join(json.dumps(entry) for entry in document.pop("rows"))
     with write_atomically(options.out) as temporary:
         temporary.write_text(json.dumps(document, indent=1)[:-2] + f',\n "rows": [\n{lines}\n]}}\n')
 

@@ -21,7 +21,7 @@ ROUNDED_INTERMEDIATES = Precision()
 
 @dataclass(frozen=True)
 class Style:
-    """How a correct block rounds.
+    """The orders of sums, forms of functions and precisions of a correct block.
 
     Args:
         mean: ``"sum/n"``, ``"x/n"`` (each multiplied by 1/n first), ``"sequential"``, ``"kahan"``, ``"blocked"``.

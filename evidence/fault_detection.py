@@ -55,11 +55,11 @@ class FaultTrial:
 
 def try_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[FaultTrial]:
     """Inject every fault, in each of its forms, into every block on which it is detectable in ``dtype``."""
-    for spec, fault in detectable_faults(specs, dtype):
+    for spec, fault in iterate_detectable_faults(specs, dtype):
         yield FaultTrial(fault, judge_fault(fault, spec, dtype))
 
 
-def detectable_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
+def iterate_detectable_faults(specs: Iterable[SESpec], dtype: str) -> Iterator[tuple[SESpec, Fault]]:
     """Yield the blocks and the faults of ``try_faults``."""
     for spec in specs:
         for named in CATALOGUE.values():
@@ -73,13 +73,13 @@ def judge_fault(fault: Fault, spec: SESpec, dtype: str) -> Verdict:
     return check(block.function(), spec, vjp, dtype=dtype, ranks=(fault.rank,), intermediates="float32")
 
 
-def escapes(fault: Fault, spec: SESpec, dtype: str) -> bool:
+def is_undetected(fault: Fault, spec: SESpec, dtype: str) -> bool:
     """Whether no trial detects the fault; trials end with the first that does."""
     block = fault.block(spec, dtype)
     vjp = block.vjp if fault.stage == "gradient" else None
     runner = TrialRunner(block.function(), vjp, None, spec, dtype, "channels_last")
     cases = trials_with_references(spec, dtype, fault.rank, 0, FLOAT32_INTERMEDIATES, vjp is not None)
-    return all(one.passed for trial, expected in cases for one in runner.run(trial, expected, fault.rank))
+    return all(result.passed for trial, expected in cases for result in runner.run(trial, expected, fault.rank))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,14 +95,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     missed = done = first = third = 0
     for dtype in options.dtype or ["float32"]:
-        for one in try_faults(SPECS if options.all else SPECS[:2], dtype):
+        for found in try_faults(SPECS if options.all else SPECS[:2], dtype):
             done += 1
-            missed += not one.detected
-            first += one.place == 1
-            third += 1 <= one.place <= 3
-            if one.place != 1:
-                word = "not found" if not one.detected else f"named as {', '.join(one.verdict.causes[:3]) or 'nothing'}"
-                print(f"{one.fault.name}, {one.verdict.spec}, {dtype}: {word}")
+            missed += not found.detected
+            first += found.place == 1
+            third += 1 <= found.place <= 3
+            if found.place != 1:
+                word = (
+                    "not found"
+                    if not found.detected
+                    else f"named as {', '.join(found.verdict.causes[:3]) or 'nothing'}"
+                )
+                print(f"{found.fault.name}, {found.verdict.spec}, {dtype}: {word}")
     print(f"{done - missed} of {done} found, {first} named first, {third} among the first three")
     if not done:
         return 2

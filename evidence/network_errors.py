@@ -2,11 +2,11 @@
 
 ``python -m evidence.network_errors --out docs/NETWORKS.md`` writes a page; names as arguments restrict it to these.
 
-In float64 the error must be within 1e-9 of the largest logit. In float32 there is no bound for so deep a network:
-PyTorch's own error on the same weights and images is the measure, and no error may be more than twice as large (medians
-over seeds, each with weights and images of its own). The error is the root mean square over the logits; the largest
-error would measure the classifier's sum alone, where 2,048 products added one after another are three times as far off
-as in groups, and either is right.
+In float64 the largest error must be at most 1e-9 of the largest logit. In float32 there is no bound for so deep a
+network: PyTorch's own error on the same weights and images is the measure, and no error may be more than twice as large
+(medians over seeds, each of which draws weights and images). The error in float32 is the root mean square over the
+logits. The largest error would measure the classifier's sum alone: its 2,048 products have three times the error if
+they are added one after another and not in groups, and both orders are right.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SEEDS = 5
 IMAGES = 2
 """Images per seed."""
 CIFAR_FACTOR = 5
-"""Networks for CIFAR, which have ten logits, get so many times more images."""
+"""The factor on the number of images for CIFAR networks, which have ten logits only."""
 JUDGED = tuple(target for target in IMPLEMENTATIONS.values() if not target.costly)
 
 
@@ -59,21 +59,21 @@ class NetworkRow:
 
     @property
     def faults(self) -> list[str]:
-        """Describes errors that are too large; NaN is."""
+        """Descriptions of the errors that are too large, NaN included."""
         found = [
             f"{self.name}: {target} in float64 is {error:.1e} off, more than {LIMIT:.0e}"
             for target, error in self.double.items()
             if not error <= LIMIT
         ]
-        own = self.single.get("torch", math.inf)
+        of_torch = self.single.get("torch", math.inf)
         return found + [
-            f"{self.name}: {target} in float32 is {error:.1e} off, more than {ALLOWANCE:g} times torch's {own:.1e}"
+            f"{self.name}: {target} in float32 is {error:.1e} off, more than {ALLOWANCE:g} times torch's {of_torch:.1e}"
             for target, error in self.single.items()
-            if not error <= ALLOWANCE * own
+            if not error <= ALLOWANCE * of_torch
         ]
 
 
-def rows(names: Iterable[str] = ()) -> list[NetworkRow]:
+def make_rows(names: Iterable[str] = ()) -> list[NetworkRow]:
     """Make a row for each named network, or for all; networks that differ only in training share a row."""
     found: dict[NetworkSpec, NetworkRow] = {}
     for name in names or NETWORKS:
@@ -103,19 +103,19 @@ def make_case(path: Path, net: NetworkSpec, seed: int, images: int) -> NetworkCa
     x = random.normal(0.3, 1.0, (*shape, net.channels)).astype(np.float32)
     parameters = se_numpy.initialize(net, seed=seed)
 
-    def adjust_statistics(layer: Layer, entry: np.ndarray, own: dict[str, np.ndarray]) -> None:
+    def adjust_statistics(layer: Layer, entry: np.ndarray, values: dict[str, np.ndarray]) -> None:
         if isinstance(layer, BatchNorm):
-            shape, spread = own["mean"].shape, float(entry.std())
+            shape, spread = values["mean"].shape, float(entry.std())
             drawn = {
                 "scale": random.uniform(0.5, 1.5, shape),
                 "offset": random.normal(0.0, 0.2, shape),
                 "mean": float(entry.mean()) + random.normal(0.0, 0.2 * spread, shape),
                 "variance": spread**2 * random.uniform(0.5, 1.5, shape),
             }
-            for name in own:
-                kept = parameters[f"{layer.name}.{name}"]
-                kept[...] = drawn[name]
-                own[name] = kept.astype(np.float64)
+            for name in values:
+                parameter = parameters[f"{layer.name}.{name}"]
+                parameter[...] = drawn[name]
+                values[name] = parameter.astype(np.float64)
 
     steps = se_numpy.networks.walk(x, net, parameters, "channels_last", adjust_statistics)
     want = deque(steps, maxlen=1).pop()[2]
@@ -129,52 +129,52 @@ def make_cases(row: NetworkRow, seeds: int, images: int, folder: Path) -> list[N
 
 
 def largest_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest error, relative to the largest value."""
+    """Compute the largest error, relative to the largest value."""
     return float(abs(got - want).max() / abs(want).max())
 
 
 def mean_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The root mean square error, relative to the root mean square of the logits."""
+    """Compute the root mean square error, relative to the root mean square of the logits."""
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
 
 
 def prefetch(rows: list[NetworkRow], make: Callable[[NetworkRow], list[NetworkCase]]) -> Iterator[list[NetworkCase]]:
-    """Yield the cases of each row, and makes the next row's while these are used."""
+    """Yield the cases of each row, and make the next row's while these are used."""
     with ThreadPoolExecutor(1) as pool:
-        coming = deque([pool.submit(make, rows[0])])
+        pending = deque([pool.submit(make, rows[0])])
         for row in rows[1:]:
-            made = coming.popleft().result()
-            coming.append(pool.submit(make, row))
-            yield made
-        yield coming.popleft().result()
+            cases = pending.popleft().result()
+            pending.append(pool.submit(make, row))
+            yield cases
+        yield pending.popleft().result()
 
 
 def judge_network(row: NetworkRow, workers: dict[str, Worker], cases: list[NetworkCase]) -> None:
-    """Fill a row, two processes at a time, JAX's first since it takes longest, and deletes the files."""
-    together: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
+    """Fill a row, two processes at a time, JAX's first since it takes longest, and delete the files."""
+    by_process: dict[tuple[str, ...], dict[str, Worker]] = defaultdict(dict)
     for name, worker in reversed(workers.items()):
-        together[worker.implementation.process_key][name] = worker
+        by_process[worker.implementation.process_key][name] = worker
     with ThreadPoolExecutor(2) as pool:
-        each = pool.map(
-            lambda some: {name: collect_logits(some[name], row.net, cases) for name in some}, together.values()
+        parts = pool.map(
+            lambda group: {name: collect_logits(group[name], row.net, cases) for name in group}, by_process.values()
         )
-        answers = {name: got for some in each for name, got in some.items()}
+        logits = {name: got for part in parts for name, got in part.items()}
     for case in cases:
         case.parameters.unlink()
     for name in workers:
-        double, single = (list(zip(answers[name][dtype], cases, strict=True)) for dtype in DTYPES)
+        double, single = (list(zip(logits[name][dtype], cases, strict=True)) for dtype in DTYPES)
         row.double[name] = float(np.max([largest_error(got, case.want) for got, case in double]))
         row.single[name] = float(np.median([mean_error(got, case.want) for got, case in single]))
 
 
 def collect_logits(worker: Worker, net: NetworkSpec, cases: list[NetworkCase]) -> dict[str, list[np.ndarray]]:
-    """Collect the logits of an implementation by dtype and seed, and checks their dtype."""
+    """Collect the logits of an implementation by dtype and seed, and check their dtype."""
     found = {}
     for dtype in DTYPES:  # a network is built once for each
         futures = [worker.logits(net, case.parameters, case.x.astype(dtype), mode="eager") for case in cases]
         found[dtype] = [future.result().values for future in futures]
         if odd := {got.dtype.name for got in found[dtype]} - {dtype}:
-            raise TypeError(f"{worker.implementation.name} answered in {', '.join(odd)}, expected {dtype}")
+            raise TypeError(f"{worker.implementation.name} returned {', '.join(odd)}, expected {dtype}")
     return found
 
 
@@ -187,13 +187,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the file for the page")
     options = parser.parse_args(arguments)
     try:
-        chosen = rows(options.names)
+        chosen = make_rows(options.names)
     except SpecError as error:
         parser.error(str(error))
-    return networks(chosen, options.seeds, options.images, options.out, Console())
+    return compare_networks(chosen, options.seeds, options.images, options.out, Console())
 
 
-def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
+def compare_networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None, console: Console) -> int:
     """Compare networks and print the page; return 1 if an error is too large, 2 if nothing was compared."""
     begun = time.monotonic()
     targets = [target for target in JUDGED if not target.missing]
@@ -204,15 +204,15 @@ def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
         TemporaryDirectory() as folder,
     ):
-        asked = prefetch(chosen, lambda row: make_cases(row, seeds, images, Path(folder)))
-        for row, each in progress.track(zip(chosen, asked, strict=True), len(chosen), description="networks"):
-            judge_network(row, workers, each)
+        prepared = prefetch(chosen, lambda row: make_cases(row, seeds, images, Path(folder)))
+        for row, cases in progress.track(zip(chosen, prepared, strict=True), len(chosen), description="networks"):
+            judge_network(row, workers, cases)
             if not console.is_terminal:
                 console.print(f"{row.name}: {'; '.join(row.faults) or 'same'}", highlight=False, soft_wrap=True)
     versions = dict.fromkeys(worker.versions() for worker in workers.values())
     for worker in workers.values():
         worker.close()
-    text = page(chosen, targets, seeds, images, time.monotonic() - begun, ", ".join(versions))
+    text = format_page(chosen, targets, seeds, images, time.monotonic() - begun, ", ".join(versions))
     console.print(text, highlight=False, soft_wrap=True, markup=False)
     faults = [fault for row in chosen for fault in row.faults]
     for fault in faults:
@@ -223,7 +223,7 @@ def networks(chosen: list[NetworkRow], seeds: int, images: int, out: Path | None
     return 1 if faults else 0 if targets else 2
 
 
-def page(
+def format_page(
     found: list[NetworkRow], targets: list[Implementation], seeds: int, images: int, seconds: float, versions: str
 ) -> str:
     """Format the page in Markdown."""
@@ -232,19 +232,19 @@ def page(
         "# Networks",
         "",
         "`make networks` builds every network that `se_spec.network` names in every implementation, with the same",
-        f"drawn weights and statistics, and compares the logits with the oracle's: {seeds} seeds, each with weights",
-        f"and {images} images of its own, of 64 × 96 ({CIFAR_FACTOR * images} of 24 × 32 for CIFAR). In float64 the "
-        "largest",
-        f"error of all must be within {LIMIT:.0e} of the largest logit; in float32 the root mean square, as the median",
-        f"of the seeds, at most {ALLOWANCE:g} times PyTorch's own. All run op by op: JAX compiles each operation, not",
-        "the whole (`make test` and `make demo` do that).",
+        f"drawn weights and statistics, and compares the logits with the oracle's. Each of {seeds} seeds draws weights",
+        f"and {images} images of 64 × 96 ({CIFAR_FACTOR * images} of 24 × 32 for CIFAR). In float64 the largest error "
+        "of all seeds",
+        f"must be at most {LIMIT:.0e} of the largest logit. In float32 the root mean square error, as the median over",
+        f"the seeds, must be at most {ALLOWANCE:g} times PyTorch's. All networks run op by op: JAX compiles each",
+        "operation alone. `make test` and `make demo` also compile whole networks.",
         "",
         f"{seconds / 60:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
         "",
-        "## What they are",
+        "## Sizes",
         "",
-        "Parameters are the learnable ones; multiply-adds those of convolutions and dense layers for one image of the",
-        "source's size. *Added by SE* is against the same network without.",
+        "The table counts learnable parameters, and the multiply-adds of convolutions and dense layers for one image",
+        "of the source's size. *Added by SE* compares a network with the same network without SE.",
         "",
         "| network | the same at inference | parameters | GMACs | parameters added by SE | multiply-adds added by SE |",
         "|---|---|--:|--:|--:|--:|",

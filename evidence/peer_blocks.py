@@ -88,7 +88,7 @@ class PeerVerdict(NamedTuple):
         return "right" if self.passed else f"FAILS: {self.cause}"
 
 
-def judge(peer: Peer, dtype: str) -> PeerVerdict:
+def judge_peer(peer: Peer, dtype: str) -> PeerVerdict:
     """Judge a peer in this process, which must be that of its target."""
     from se_conformance import adapt, check
 
@@ -96,24 +96,24 @@ def judge(peer: Peer, dtype: str) -> PeerVerdict:
         warnings.simplefilter("ignore")  # warnings of the libraries
         block = adapt(peer.make(dtype), data_format=peer.data_format)
     verdict = check(block, peer.spec, dtype=dtype, ranks=peer.ranks)
-    failed = {one.trial for one in verdict.failures}
+    failed = {failure.trial for failure in verdict.failures}
     names = tuple(dict.fromkeys(trial for _, trial in verdict.ran if trial in failed))
     found, cause = verdict.diagnosis, ""
     if found is not None and not verdict.passed:
         cause = "none of the catalogue" + (f", departs at {found.stage}" if found.stage != "unknown" else "")
         if found.agrees:  # a fault that it only resembles is no cause
-            cause = " and ".join(one.name for one in found.causes[: 2 if found.together else 1])
-    has_numbers = any(one.comparison is not None for one in verdict.failures)
+            cause = " and ".join(fault.name for fault in found.causes[: 2 if found.together else 1])
+    has_numbers = any(failure.comparison is not None for failure in verdict.failures)
     message = verdict.failures[0].message if verdict.failures and not has_numbers else ""
     return PeerVerdict(verdict.passed, verdict.worst_ratio, cause, names, len(verdict.ran), message)
 
 
 def judge_named(name: str, target: str, dtype: str) -> PeerVerdict:
     """Judge a peer by its name, which can be sent to another process."""
-    return judge(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
+    return judge_peer(next(peer for peer in PEERS if (peer.name, peer.target) == (name, target)), dtype)
 
 
-def page(peers: Iterable[Peer]) -> str:
+def format_page(peers: Iterable[Peer]) -> str:
     """Format docs/PEERS.md for the installed peers, which run in one process per target."""
     workers: dict[str, Worker] = {}
     table: list[tuple[Peer, list[PeerVerdict]]] = []
@@ -128,17 +128,17 @@ def page(peers: Iterable[Peer]) -> str:
     finally:
         for worker in workers.values():
             worker.close()
-    return "\n".join([*_head(versions), *(_line(*each) for each in table), *_findings(table)]) + "\n"
+    return "\n".join([*_head(versions), *(_line(*row) for row in table), *_findings(table)]) + "\n"
 
 
 def _head(versions: list[str]) -> list[str]:
     return [
         "# Blocks of other libraries, judged",
         "",
-        "Written by `python -m evidence.peer_blocks --out docs/PEERS.md`: what `check` of this project says of each",
-        "block, forward and backward, in four dtypes: `right` where every error is within what rounding can do. Each",
-        "block is judged as what its own library means it to be, and in half precision each of its intermediates may",
-        "be rounded. Run with " + "; ".join(dict.fromkeys(versions)) + ".",
+        "`python -m evidence.peer_blocks --out docs/PEERS.md` wrote this page. It has the verdict of `check` on each",
+        "block in four dtypes, for outputs and gradients: `right` if every error is within the bound of rounding. Each",
+        "block is compared with the spec that its own library documents, and in half precision each of its",
+        "intermediates may be rounded. Versions: " + "; ".join(dict.fromkeys(versions)) + ".",
         "",
         f"| block | version | judged as | {' | '.join(DTYPES)} |",
         f"|{'---|' * (3 + len(DTYPES))}",
@@ -156,11 +156,11 @@ def _findings(table: list[tuple[Peer, list[PeerVerdict]]]) -> list[str]:
     for peer, rows in table:
         failed = [(dtype, row) for dtype, row in zip(DTYPES, rows, strict=True) if not row.passed]
         if failed:
-            said = "; ".join(
+            verdicts = "; ".join(
                 f"{dtype}: {len(row.failed)} of {row.ran} trials fail ({_trials(row)}){_message(row)}, {row.cause}"
                 for dtype, row in failed
             )
-            text += ["", f"**{peer.title}.** {peer.finding or 'Not explained yet.'} The judge: {said}."]
+            text += ["", f"**{peer.title}.** {peer.finding or 'Not explained yet.'} The judge: {verdicts}."]
     return text
 
 
@@ -300,22 +300,24 @@ _REGNET = "transformers.models.regnet.modeling_regnet.RegNetSELayer"
 _QWEN = "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni.SqueezeExcitationBlock"
 
 _HARD_SIGMOID_OF_TORCH = (
-    "The output is right; the gradients are no better than float32. `torch.nn.functional.hardsigmoid` multiplies by "
-    "1/6 in its backward pass on the CPU, and makes the float64 constant from `1.0f / 6.0f`: 3e-8 too much."
+    "The output is right; the gradients are only as accurate as float32. The backward pass of "
+    "`torch.nn.functional.hardsigmoid` on the CPU multiplies by 1/6, and computes this float64 constant as "
+    "`1.0f / 6.0f`, which is too large by a relative 3e-8."
 )
 _MEAN_OF_KERAS = (
-    "Keras' `ops.mean`, which the pooling layer calls, casts to float32 on this backend, float64 too, and back: the "
-    "squeeze has an error of 1e-7, and with it all that follows. With another mean the block passes."
+    "Keras' `ops.mean`, which the pooling layer calls, casts every dtype to float32 on this backend, also float64: the "
+    "squeeze and all later stages have an error of 1e-7. With another mean the block passes."
 )
 _SIXTH_OF_KERAS = (
-    "Two roundings to float32. Keras' `ops.mean` casts to it on this backend, float64 too; and `ops.multiply` of a "
-    "tensor and a Python number makes a float32 tensor of the number, here the 1/6 of the gate: 3e-8 too much."
+    "The block rounds to float32 twice. Keras' `ops.mean` casts every dtype to float32 on this backend, also float64. "
+    "`ops.multiply` of a tensor and a Python number makes a float32 tensor of the number, here of the gate's 1/6, "
+    "which is too large by a relative 3e-8."
 )
 _TWO_AXES = (
-    "Made for images: it means over axes 1 and 2 whatever the rank, so a volume has a gate for each position of its "
-    "last axis, and no error says so. A comment in its code asks for the fix."
+    "The block is made for images: it averages over axes 1 and 2 whatever the rank, so a volume has a gate for each "
+    "position of its last axis, without an error. A comment in its code marks this as to be fixed."
 )
-_VIEW = "Right, but for an empty batch: `w.view(x.size(0), -1)` cannot tell what -1 stands for where N is 0."
+_VIEW = "The block is right except on an empty batch: in `w.view(x.size(0), -1)` -1 is ambiguous if N is 0."
 
 _TORCH = (
     _torch(_SE, "timm.SEModule", 64),
@@ -397,14 +399,14 @@ PEERS = (*_TORCH, *_KERAS)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser("python -m evidence.peer_blocks", description="judge blocks of other libraries")
     parser.add_argument("--out", type=Path, help="a file to write instead of printing")
     out: Path | None = parser.parse_args(arguments).out
     missing = dict.fromkeys(peer.modules[0] for peer in PEERS if not peer.installed)
     if out is not None and missing:
         sys.exit(f"{out} would lack rows: {', '.join(missing)} is not installed; without --out the others are printed")
-    text = page(PEERS)
+    text = format_page(PEERS)
     if out is None:
         print(text, end="")
         return

@@ -113,7 +113,7 @@ def draw_shape(rng: np.random.Generator, channels: int, dtype: str) -> tuple[int
 
 
 def draw_inputs(rng: np.random.Generator, spec: SESpec, shape: tuple[int, ...], dtype: str) -> Inputs:
-    """Draw normal numbers at scales from 1e-3 to 1e3, some with an offset, with outliers, or constant on an axis."""
+    """Draw normal numbers at scales from 1e-3 to 1e3; some have an offset, outliers, or are constant along an axis."""
     x = rng.standard_normal(shape)
     match rng.integers(6):
         case 0:
@@ -135,7 +135,7 @@ def run_batch(name: str, module: str, options: dict[str, object], seeds: list[in
     """Run many seeds in this process."""
     tallies: Tallies = {}
     for seed in seeds:
-        spec, inputs, dtype, exact = case(seed, fixed, dtypes_of(name))
+        spec, inputs, dtype, exact = make_case(seed, fixed, list_dtypes(name))
         gradients = seed % 3 == 0 and options.get("gradients", True) is True
         if name == "numpy":
             style_name, style = list(correct_blocks.STYLES.items())[seed % len(correct_blocks.STYLES)]
@@ -159,14 +159,14 @@ def run_batch(name: str, module: str, options: dict[str, object], seeds: list[in
     return tallies
 
 
-def dtypes_of(name: str) -> tuple[str, ...]:
-    """The dtypes in which an implementation computes every block; onnxruntime lacks many float64 kernels."""
+def list_dtypes(name: str) -> tuple[str, ...]:
+    """List the dtypes in which an implementation computes every block; onnxruntime lacks many float64 kernels."""
     if name == "onnxruntime":
         return ("float32", "float16")
     return IMPLEMENTATIONS[name].dtypes if name in IMPLEMENTATIONS else DTYPES
 
 
-def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
+def make_case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Inputs, str, bool]:
     """Make the case of a seed, and whether it is an exact probe, as one in 31 is.
 
     A fixed case has one of ``SHAPES`` shapes, and numbers drawn from the seed.
@@ -176,7 +176,7 @@ def case(seed: int, fixed: bool, dtypes: tuple[str, ...]) -> tuple[SESpec, Input
     spec = draw_spec(rng)
     shape = draw_shape(rng, spec.channels, dtype)
     if seed % 31 == 7 and not fixed and spec.channels <= 512:
-        with contextlib.suppress(SpecError):  # every draw comes too near to a kink
+        with contextlib.suppress(SpecError):  # raised if every draw is too close to a kink
             return spec, draw_probe(spec, len(shape) - 2, dtype, seed), dtype, True
     return spec, draw_inputs(np.random.default_rng((seed, 1)), spec, shape, dtype), dtype, False
 
@@ -190,18 +190,19 @@ def draw_probe(spec: SESpec, rank: int, dtype: str, seed: int) -> Inputs:
 def judge_result(got: Result, against: Reference, what: str) -> Tally:
     """Compare one result with the oracle's."""
     tally = Tally(runs=1, gradients=int(got.dx is not None and against.want.dx is not None))
-    for one in compare(got, against):
-        quantity = one.quantity.partition(" ")[0]
-        tally.worst[quantity] = max(one.ratio, tally.worst.get(quantity, 0.0))
-        tally.conclusive += one.conclusive
-        tally.inconclusive += one.inconclusive
-        if not one.passed:
-            tally.alarms.append(f"{what}: {one.quantity} at {one.where}: {one.got!r}, {one.want!r} ± {one.bound:.1e}")
+    for found in compare(got, against):
+        quantity = found.quantity.partition(" ")[0]
+        tally.worst[quantity] = max(found.ratio, tally.worst.get(quantity, 0.0))
+        tally.conclusive += found.conclusive
+        tally.inconclusive += found.inconclusive
+        if not found.passed:
+            values = f"{found.got!r}, {found.want!r} ± {found.bound:.1e}"
+            tally.alarms.append(f"{what}: {found.quantity} at {found.where}: {values}")
     return tally
 
 
-def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
-    """Plans about ``runs`` runs: implementations, options, batches of seeds, and whether shapes are fixed."""
+def make_plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], bool]]:
+    """Plan about ``runs`` runs: implementations, options, batches of seeds, and whether shapes are fixed."""
     work = []
     for name, share in SHARES.items():
         target = IMPLEMENTATIONS.get(name, Implementation("numpy", "numpy", "", ()))
@@ -213,22 +214,22 @@ def plan(runs: int) -> list[tuple[Implementation, dict[str, object], list[int], 
         seeds = list(range(min(SHAPES, runs)))
         if target.costly or target.name in EAGER:
             work.append((target, options, seeds, True))
-    return [each for each in work if not each[0].missing]
+    return [batch for batch in work if not batch[0].missing]
 
 
 def soak(runs: int, console: "Console", out: Path | None) -> int:
-    """Run the plan, two processes at a time; returns 1 if there was an alarm, 2 if nothing ran."""
+    """Run the plan, two processes at a time; return 1 if there was an alarm, 2 if nothing ran."""
     from rich.progress import Progress
 
     begun = time.monotonic()
     tallies: Tallies = {}
-    work = plan(runs)
-    by_target = [list(group) for _, group in itertools.groupby(work, key=lambda each: each[0].name)]
-    by_target.sort(key=lambda group: -sum(len(each[2]) * (20 if each[0].costly else 1) for each in group))
+    work = make_plan(runs)
+    by_target = [list(group) for _, group in itertools.groupby(work, key=lambda batch: batch[0].name)]
+    by_target.sort(key=lambda group: -sum(len(seeds) * (20 if target.costly else 1) for target, _, seeds, _ in group))
     running: dict[Future[Tallies], Worker] = {}
     left: Counter[Worker] = Counter()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("runs", total=sum(len(each[2]) for each in work))
+        task = progress.add_task("runs", total=sum(len(seeds) for _, _, seeds, _ in work))
         done = 0
         while by_target or running:
             while by_target and len(left) < 2:
@@ -253,7 +254,7 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
                 if not left[worker]:
                     worker.close()
                     del left[worker]
-    page = report(tallies, time.monotonic() - begun)
+    page = format_page(tallies, time.monotonic() - begun)
     console.print(page, highlight=False, soft_wrap=True)
     if out is not None:
         with write_atomically(out) as temporary:
@@ -263,16 +264,17 @@ def soak(runs: int, console: "Console", out: Path | None) -> int:
     return int(any(tally.alarms for tally in tallies.values()))
 
 
-def report(tallies: Tallies, seconds: float) -> str:
-    """A page of Markdown."""
+def format_page(tallies: Tallies, seconds: float) -> str:
+    """Format the page in Markdown."""
     total = sum(tally.runs for tally in tallies.values())
     alarms = sum(len(tally.alarms) for tally in tallies.values())
     lines = [
         "# What correct implementations use of their bound",
         "",
-        f"`make soak`: {total:,} runs in {seconds / 60:.0f} minutes on 2 processors, {alarms} false alarms. One run is",
-        "one random block on one random input. Worst ratio of difference to bound; above 1 it would be a false alarm.",
-        "*Inconclusive* are elements on which the bound says nothing.",
+        f"`make soak` ran correct blocks {total:,} times in {seconds / 60:.0f} minutes on 2 processors; {alarms} runs",
+        "were false alarms. One run is one random block on one random input. The columns y, gate, dx and parameters",
+        "have the largest ratio of a difference to its bound; a ratio above 1 is a false alarm. *Inconclusive* is the",
+        "share of elements whose bound is too large to decide.",
         "",
         "| implementation | dtype | runs | with gradients | y | gate | dx | parameters | inconclusive | alarms |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",

@@ -1,8 +1,9 @@
 """Run each family's tests on the lowest or the newest versions that pyproject.toml admits; write docs/VERSIONS.md.
 
-``python -m evidence.versions floors`` installs exactly the lower bound of every direct dependency, ``newest`` what pip
-finds with no constraint; each family has an environment of its own, ``.venv-floors-FAMILY-3.11``. Needs the standard
-library alone. What pip is configured to, as a cap on a package, holds here too, and shows in the versions.
+``python -m evidence.versions floors`` installs exactly the lower bound of every direct dependency; ``newest`` installs
+what pip chooses without constraints. Each family has its own environment, ``.venv-floors-FAMILY-3.11``. This module
+needs the standard library alone. pip's configuration, such as a cap on a package, applies here too; the page lists the
+versions that were installed.
 """
 
 import argparse
@@ -22,20 +23,27 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from se_conformance.files import write_atomically
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "VERSIONS.md"
 RESULTS = Path(__file__).parent / "versions.json"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = ("floors", "newest")
-SHOWN_FAILURES = 5
-OPTIONS = ("--numprocesses=logical", "--dist=loadfile", "-m", "not slow", "--ignore=tests/cuda")
-"""Of pytest, unless others are given."""
-OLD_DEPENDENCIES = ("-Wdefault::DeprecationWarning", "-Wdefault::PendingDeprecationWarning")
-"""Old versions of our dependencies use what their own, newer dependencies deprecate."""
+MAX_FAILURES_SHOWN = 5
+PYTEST_OPTIONS = ("--numprocesses=logical", "--dist=loadfile", "-m", "not slow", "--ignore=tests/cuda")
+"""The options of pytest, unless others are given."""
+FLOORS_OPTIONS = ("-Wdefault::DeprecationWarning", "-Wdefault::PendingDeprecationWarning")
+"""Additional options for floors: old versions of dependencies use features that their newer dependencies deprecate."""
 
 
 class Family(NamedTuple):
-    """What is installed together, and which tests then run: ``targets`` is their ``SE_TARGETS``."""
+    """The extras that are installed together, and the tests that then run.
+
+    Args:
+        extras: names of extras in pyproject.toml.
+        targets: the value of ``SE_TARGETS`` for the tests.
+    """
 
     extras: tuple[str, ...]
     targets: str
@@ -55,7 +63,20 @@ FAMILIES = {
 
 @dataclass
 class Run:
-    """One family on one set of versions; ``problem`` says why no test ran."""
+    """The result of one family on one set of versions.
+
+    Args:
+        resolution: a name in ``RESOLUTIONS``.
+        family: a name in ``FAMILIES``.
+        python: the version of Python.
+        versions: the installed version of each direct dependency.
+        passed: the number of tests that passed.
+        failed: the number of tests that failed.
+        failures: the names of the tests that failed.
+        problem: the reason why no test ran; empty if tests ran.
+        processor: the model of the processor.
+        date: the day in ISO format.
+    """
 
     resolution: str
     family: str
@@ -70,7 +91,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its place among the results; a later run takes it."""
+        """The key among the results; a later run with the same key replaces this one."""
         return f"{self.resolution} {self.family} {self.python}"
 
     @property
@@ -79,28 +100,28 @@ class Run:
         return bool(self.passed) and not self.failed and not self.problem
 
 
-def requirements(project: dict[str, Any], family: Family) -> list[str]:
-    """The direct dependencies of a family and of its tests, as pyproject.toml has them."""
+def list_requirements(project: dict[str, Any], family: Family) -> list[str]:
+    """List the direct dependencies of a family and of its tests, as they stand in pyproject.toml."""
     extras = project["project"]["optional-dependencies"]
     names = list(family.extras)
     if names == ["all"]:
         names = re.findall(r"[\w-]+", extras["all"][0].partition("[")[2])
-    listed = [*project["project"]["dependencies"], *(one for name in names for one in extras[name])]
-    return list(dict.fromkeys([*listed, *read_group(project, "test")]))
+    requirements = [*project["project"]["dependencies"], *(line for name in names for line in extras[name])]
+    return list(dict.fromkeys([*requirements, *list_group(project, "test")]))
 
 
-def read_group(project: dict[str, Any], name: str) -> list[str]:
-    """A dependency group, with the groups that it includes."""
-    found: list[str] = []
+def list_group(project: dict[str, Any], name: str) -> list[str]:
+    """List a dependency group, with the groups that it includes."""
+    requirements: list[str] = []
     for entry in project["dependency-groups"][name]:
-        found += [entry] if isinstance(entry, str) else read_group(project, entry["include-group"])
-    return found
+        requirements += [entry] if isinstance(entry, str) else list_group(project, entry["include-group"])
+    return requirements
 
 
-def floor_of(requirement: str) -> str:
-    """A requirement pinned to its lower bound.
+def pin_to_floor(requirement: str) -> str:
+    """Pin a requirement to its lower bound.
 
-    >>> floor_of("torch>=2.8")
+    >>> pin_to_floor("torch>=2.8")
     'torch==2.8'
     """
     found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(,.*)?", requirement.replace(" ", ""))
@@ -109,50 +130,51 @@ def floor_of(requirement: str) -> str:
     return f"{found[1]}=={found[2]}"
 
 
-def name_of(requirement: str) -> str:
-    """The distribution, as pip lists it in lower case with hyphens."""
+def normalize_name(requirement: str) -> str:
+    """Extract the name of the distribution, in lower case with hyphens, as pip lists it.
+
+    >>> normalize_name("ml_dtypes>=0.5.1")
+    'ml-dtypes'
+    """
     return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of this version that starts; None if there is none."""
+    """Find an interpreter of this version that starts and has ``venv``; return None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [sys.executable, shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python3"))]
-    question = [
-        "-c",
-        "import sys; print(*sys.version_info[:2], sep='.'); import venv",
-    ]
+    probe = ["-c", "import sys; print(*sys.version_info[:2], sep='.'); import venv"]
     for candidate in filter(None, candidates):
-        answer = subprocess.run([str(candidate), *question], capture_output=True, text=True)
-        if answer.returncode == 0 and answer.stdout.strip() == version:
+        done = subprocess.run([str(candidate), *probe], capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.strip() == version:
             return str(candidate)
     return None
 
 
 def run_family(resolution: str, name: str, python: str, pytest_options: list[str]) -> Run:
-    """Install, test and count; an environment that cannot be made is a problem that the result names."""
-    run = Run(resolution, name, python, processor=processor(), date=date.today().isoformat())
+    """Install a family, run its tests and count them; an environment that cannot be made is the run's ``problem``."""
+    run = Run(resolution, name, python, processor=read_processor(), date=date.today().isoformat())
     interpreter = find_python(python)
     if interpreter is None:
         run.problem = f"no Python {python} on this machine"
         return run
     family, project = FAMILIES[name], tomllib.loads((ROOT / "pyproject.toml").read_text())
-    direct = requirements(project, family)
+    direct = list_requirements(project, family)
     environment = ROOT / f".venv-{resolution}-{name}-{python}"
     try:
-        install(interpreter, environment, family, [floor_of(one) for one in direct] if resolution == "floors" else [])
-        run.versions = installed_versions(environment, direct)
+        install(interpreter, environment, family, list(map(pin_to_floor, direct)) if resolution == "floors" else [])
+        run.versions = list_versions(environment, direct)
         run.passed, run.failures = run_tests(environment, family, pytest_options)
         run.failed = len(run.failures)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout or "").strip().splitlines()
-        errors = [line for line in said if line.startswith("ERROR:")] or said[-1:]
+        lines = (error.stderr or error.stdout or "").strip().splitlines()
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
         run.problem = f"{errors[0] if errors else error}".removeprefix("ERROR: ")
     return run
 
 
 def install(interpreter: str, environment: Path, family: Family, constraints: list[str]) -> None:
-    """A new environment with the project, its extras and the test tools; wheels alone, so that nothing is compiled."""
+    """Make an environment with the project, its extras and the test tools; from wheels, so that nothing is compiled."""
     subprocess.run([interpreter, "-m", "venv", "--clear", environment], check=True, capture_output=True, text=True)
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--quiet", "pip>=25.1"], check=True, capture_output=True, text=True)
@@ -164,16 +186,20 @@ def install(interpreter: str, environment: Path, family: Family, constraints: li
         subprocess.run([*command, "--group", "test"], cwd=ROOT, check=True, capture_output=True, text=True)
 
 
-def installed_versions(environment: Path, direct: Iterable[str]) -> dict[str, str]:
-    """The version of each direct dependency."""
+def list_versions(environment: Path, direct: Iterable[str]) -> dict[str, str]:
+    """List the installed version of each direct dependency."""
     command = [str(environment / "bin" / "python"), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
-    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    versions = {name_of(one["name"]): one["version"] for one in listed}
-    return {name_of(one): versions[name_of(one)] for one in direct}
+    packages = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    versions = {normalize_name(package["name"]): package["version"] for package in packages}
+    return {name: versions[name] for name in map(normalize_name, direct)}
 
 
 def run_tests(environment: Path, family: Family, options: list[str]) -> tuple[int, list[str]]:
-    """How many tests passed, and the names of those that failed; a run that collects nothing is an error."""
+    """Run the tests; return how many passed and the names of those that failed.
+
+    Raises:
+        CalledProcessError: pytest collected no test, or did not end normally.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [str(environment / "bin" / "python"), "-m", "pytest", "-q", f"--junitxml={report}", *options]
@@ -190,7 +216,7 @@ def run_tests(environment: Path, family: Family, options: list[str]) -> tuple[in
 
 
 def read_report(xml: str) -> tuple[int, list[str]]:
-    """The passed and the failed of a JUnit report; an error outside a test's body is a failure."""
+    """Read a JUnit report: the number of passed tests, and the failed ones; an error in a fixture is a failure."""
     passed, failures = 0, []
     for case in ET.fromstring(xml).iter("testcase"):
         kinds = {child.tag for child in case}
@@ -201,23 +227,23 @@ def read_report(xml: str) -> tuple[int, list[str]]:
     return passed, list(dict.fromkeys(failures))
 
 
-def processor() -> str:
-    """The model of this machine's processor."""
+def read_processor() -> str:
+    """Read the model of this machine's processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(": ", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def page(runs: Iterable[Run]) -> str:
-    """docs/VERSIONS.md; a family that no run tested is said to be that."""
+def format_page(runs: Iterable[Run]) -> str:
+    """Format docs/VERSIONS.md; a family without a run has the row *not run*."""
     by_key = {run.key: run for run in runs}
     lines = [
         "# Versions that the tests were run on",
         "",
-        "Each row is a family's tests in an environment that holds its extra alone. `make test-floors` installs",
-        "exactly the lower bound of every direct dependency in `pyproject.toml`, `make test-newest` what pip finds",
-        "with no constraint. Both run the tests of `make test`, and write this page. `onnx` is PyTorch's family with",
-        "ONNX; `all` is every extra, and is tried on every Python there is.",
+        "Each row has the tests of one family in an environment with its extra alone. `make test-floors` installs",
+        "exactly the lower bound of every direct dependency in `pyproject.toml`; `make test-newest` installs what pip",
+        "chooses without constraints. Both run the tests of `make test` and write this page. `onnx` is PyTorch's",
+        "family with ONNX; `all` has every extra and runs on every supported Python.",
     ]
     for resolution, title in zip(RESOLUTIONS, ("Lowest versions", "Newest versions"), strict=True):
         lines += ["", f"## {title}", "", "| family | Python | versions | passed | failed | processor, date |"]
@@ -230,53 +256,52 @@ def page(runs: Iterable[Run]) -> str:
                 if not_run.key not in by_key and python not in expected:
                     continue
                 run = by_key.get(not_run.key, not_run)
-                versions = ", ".join(f"{one} {version}" for one, version in run.versions.items())
+                versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
                 if run.problem:
                     cells = [versions or "–", run.problem.replace("|", "/"), "–"]
                 else:
                     cells = [versions, f"{run.passed:,}", str(run.failed)]
                 when = ", ".join(filter(None, (run.processor, run.date))) or "–"
                 lines.append(f"| {name} | {python} | {' | '.join(cells)} | {when} |")
-                failures += [f"- {name}, Python {python}: `{one}`" for one in run.failures[:SHOWN_FAILURES]]
-                if len(run.failures) > SHOWN_FAILURES:
-                    failures.append(f"- {name}, Python {python}: {len(run.failures) - SHOWN_FAILURES} more")
+                failures += [f"- {name}, Python {python}: `{test}`" for test in run.failures[:MAX_FAILURES_SHOWN]]
+                if len(run.failures) > MAX_FAILURES_SHOWN:
+                    failures.append(f"- {name}, Python {python}: {len(run.failures) - MAX_FAILURES_SHOWN} more")
         lines += ["", "Failed:", "", *failures] if failures else []
     return "\n".join(lines) + "\n"
 
 
 def load_runs() -> dict[str, Run]:
-    """What earlier commands found."""
-    listed = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    return {run.key: run for run in (Run(**one) for one in listed)}
+    """Load the results of earlier commands, by ``Run.key``."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return {run.key: run for run in (Run(**result) for result in results)}
 
 
 def save_runs(runs: dict[str, Run]) -> None:
-    """The numbers, and the page that is made of them."""
+    """Write the results, and the page that shows them."""
     for path, text in (
         (RESULTS, json.dumps([asdict(runs[key]) for key in sorted(runs)], indent=1) + "\n"),
-        (PAGE, page(runs.values())),
+        (PAGE, format_page(runs.values())),
     ):
-        whole = path.with_suffix(".part")
-        whole.write_text(text)
-        whole.replace(path)
+        with write_atomically(path) as temporary:
+            temporary.write_text(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 0 if every run was green, 1 if not."""
+    """Run the command line; return 0 if every run was green, else 1."""
     given = sys.argv[1:] if arguments is None else arguments
     given, options = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="What follows -- is given to pytest.")
-    parser.add_argument("resolution", choices=(*RESOLUTIONS, "page"), help="page: write it from the numbers there are")
-    parser.add_argument("--only", action="append", choices=FAMILIES, help="may be repeated (all families)")
-    parser.add_argument("--python", action="append", choices=PYTHONS, help="may be repeated (the lowest)")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Arguments after -- go to pytest.")
+    parser.add_argument("resolution", choices=(*RESOLUTIONS, "page"), help="page: write the page from earlier results")
+    parser.add_argument("--only", action="append", choices=FAMILIES, help="a family; may be repeated (default: all)")
+    parser.add_argument("--python", action="append", choices=PYTHONS, help="may be repeated (default: the lowest)")
     chosen = parser.parse_args(given)
     runs = load_runs()
     green = True
     for name in () if chosen.resolution == "page" else chosen.only or FAMILIES:
         for python in chosen.python or PYTHONS[:1]:
             print(f"== {chosen.resolution}: {name} on Python {python}", flush=True)
-            told = [*(options or OPTIONS), *(OLD_DEPENDENCIES if chosen.resolution == "floors" else ())]
-            run = run_family(chosen.resolution, name, python, told)
+            more = FLOORS_OPTIONS if chosen.resolution == "floors" else ()
+            run = run_family(chosen.resolution, name, python, [*(options or PYTEST_OPTIONS), *more])
             print(f"== {name}: {run.problem or f'{run.passed} passed, {run.failed} failed'}", flush=True)
             runs = {**load_runs(), run.key: run}
             green &= run.is_green

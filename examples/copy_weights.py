@@ -1,4 +1,4 @@
-"""The same block in four frameworks, with the same weights, on the same input: four answers, one result."""
+"""Compares a block in four frameworks, with the same weights on the same input, with the oracle."""
 
 import os
 

@@ -1,7 +1,7 @@
-"""Eight devices give what one gives: JAX meshes over batch, rows, columns, channels and hidden units, NNX and linen.
+"""Eight devices give the results of one: JAX meshes over batch, rows, columns, channels and hidden units.
 
-Outputs, gradients and ten steps of training are compared in float64; each line says how far they are from one device's.
-The eight devices are virtual, so that the script runs on any machine.
+Blocks and networks of NNX and linen are trained for ten steps in float64; each line has the errors of outputs,
+gradients and trained state relative to one device's. The devices are virtual, so that the script runs on any machine.
 """
 
 import os
@@ -42,26 +42,26 @@ IMAGES, LOGITS = RNG.standard_normal((8, 16, 16, 3)), RNG.standard_normal((8, 10
 
 
 def nnx_functions(spec, **options):
-    """A block of NNX as a function of its state and x, and its state."""
+    """Return an NNX block as a function of its state and x, and its state."""
     block = se_flax.SqueezeExcitation(spec, param_dtype="float64", rngs=nnx.Rngs(0), **options)
     graph, state = nnx.split(block)
     return lambda state, x: nnx.merge(graph, state)(x), state
 
 
 def linen_functions(spec, **options):
-    """A block of linen, the same."""
+    """Return a linen block as a function of its variables and x, and its variables."""
     block = se_flax.linen.SqueezeExcitation(spec, param_dtype="float64", **options)
     return block.apply, block.init(jax.random.key(0), X)
 
 
 def nnx_network(net):
-    """A network of NNX in training: its batch norms use the statistics of the whole batch."""
+    """Return an NNX network in training mode, and its state; batch norms use the statistics of the whole batch."""
     graph, state, rest = nnx.split(se_flax.SENet(net, param_dtype="float64", rngs=nnx.Rngs(0)), nnx.Param, ...)
     return lambda state, x: nnx.merge(graph, state, rest, copy=True)(x), state
 
 
 def linen_network(net):
-    """A network of linen, the same."""
+    """Return a linen network in training mode, and its parameters."""
     model = se_flax.linen.SENet(net, param_dtype="float64")
     variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
 
@@ -72,7 +72,7 @@ def linen_network(net):
 
 
 def train(forward, state, x, target):
-    """The outputs and gradients of the first step, and the state after ten."""
+    """Train for ten steps; return outputs and gradients of the first step, and the state after the last."""
 
     def loss(state, x):
         y = forward(state, x)
@@ -93,7 +93,7 @@ def train(forward, state, x, target):
 
 
 def compare(name, api, got, want):
-    """Print how far outputs, gradients and the trained state are from one device's, and assert that it is nothing."""
+    """Print the errors of outputs, gradients and trained state relative to one device's, and assert their limit."""
     columns = []
     for one, other in zip(got, want, strict=True):
         pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
@@ -103,12 +103,12 @@ def compare(name, api, got, want):
 
 
 def make_mesh(kind, shape=(2, 2, 2)):
-    """Devices with three axes; ``kind`` says who decides about shardings, XLA or the types of arrays."""
+    """Make a mesh with three axes of type ``kind``: XLA decides about shardings, or the types of arrays do."""
     return jax.make_mesh(shape, ("a", "b", "c"), axis_types=(kind,) * 3, devices=jax.devices()[: prod(shape)])
 
 
 def split_by_jit(functions, kind, split):
-    """Divide the map by a mesh; the parameters lie on every device."""
+    """Divide the map by a mesh; the parameters are on every device."""
     mesh, (forward, state) = make_mesh(kind), functions(SPEC)
     with jax.set_mesh(mesh):
         x, target = (jax.device_put(array, NamedSharding(mesh, split)) for array in (X, TARGET))
@@ -125,14 +125,14 @@ def split_hidden_units(kind):
     splits = {"reduce": {"kernel": P(None, "c"), "bias": P("c")}, "expand": {"kernel": P("c", None), "bias": P()}}
     shardings = jax.tree.map(partial(NamedSharding, mesh), splits)
     nnx.update(block, jax.device_put(nnx.to_pure_dict(state), shardings))
-    se_flax.set_parameters(block, parameters)  # which keeps the shardings
+    se_flax.set_parameters(block, parameters)  # this keeps the shardings
     assert block.reduce.kernel[...].sharding.spec == P(None, "c")
     graph, state = nnx.split(block)
 
     def forward(state, x):
         return nnx.merge(graph, state)(x)
 
-    if kind == AxisType.Explicit:  # a product over a split axis has no type of its own: in here XLA decides
+    if kind == AxisType.Explicit:  # the sharding of a product over a split axis is ambiguous: XLA decides
         forward = jax.sharding.auto_axes(forward, out_sharding=P("a"))
     with jax.set_mesh(mesh):
         x, target = (jax.device_put(array, NamedSharding(mesh, P("a"))) for array in (X, TARGET))
@@ -140,7 +140,7 @@ def split_hidden_units(kind):
 
 
 def split_by_shard_map(functions):
-    """Each device runs the block on its part of the maps; ``axis_name`` makes the squeeze one over all parts."""
+    """Run the block on each device's part of the maps; with ``axis_name`` the squeeze is computed over all parts."""
     forward, state = functions(SPEC, axis_name=("b", "c"))
     parts = P("a", "b", "c")
     mapped = jax.shard_map(forward, mesh=make_mesh(AxisType.Auto), in_specs=(P(), parts), out_specs=parts)
@@ -149,14 +149,14 @@ def split_by_shard_map(functions):
 
 def split_network(functions, shape, split):
     """Divide images by a mesh; XLA exchanges the rows and columns that convolutions need at the borders."""
-    # Four: XLA has a thread for each virtual device, and would lack one for convolutions where all eight wait.
+    # XLA has a thread for each virtual device; if all eight wait, no thread is left for convolutions. So four are used.
     mesh, (forward, state) = make_mesh(AxisType.Auto, shape), functions(NET)
     x = jax.device_put(IMAGES, NamedSharding(mesh, split))
     return train(forward, jax.device_put(state, NamedSharding(mesh, P())), x, LOGITS)
 
 
 def main():
-    """Print and assert everything."""
+    """Run every way, print its errors and assert that they are small."""
     assert len(jax.devices()) == 8
     print(f"{'difference from one device':42} {'':5} {'outputs':>9} {'gradients':>9} {'10 steps':>9}")
     for api, functions, network in [("nnx", nnx_functions, nnx_network), ("linen", linen_functions, linen_network)]:

@@ -1,6 +1,6 @@
-"""Keras' DataParallel and ModelParallel on eight devices: the numbers of one device, to rounding in float64.
+"""Keras' DataParallel and ModelParallel on eight devices give the numbers of one device, up to rounding in float64.
 
-Eight virtual CPU devices of JAX; on a machine with several GPUs leave the first two lines of the environment out.
+The devices are eight virtual CPU devices of JAX; with several GPUs omit the first two lines of the environment.
 """
 
 import os
@@ -21,12 +21,12 @@ keras.config.set_floatx("float64")
 
 
 def data_parallel() -> DataParallel:
-    """Each device has all weights, and an eighth of the batch."""
+    """Place all weights and an eighth of the batch on each device."""
     return DataParallel(devices=[f"cpu:{device}" for device in range(8)], auto_shard_dataset=False)
 
 
 def model_parallel() -> ModelParallel:
-    """Half of the batch on each row of devices, a quarter of the hidden units of each block on each column."""
+    """Place half of the batch on each row of devices, and a quarter of each block's hidden units on each column."""
     mesh = DeviceMesh((2, 4), ("batch", "model"), [f"cpu:{device}" for device in range(8)])
     layouts = LayoutMap(mesh)
     layouts["se.*/reduce/kernel"] = (None, "model")
@@ -36,9 +36,9 @@ def model_parallel() -> ModelParallel:
 
 
 def build() -> keras.Model:
-    """A small network with two blocks; every variable is placed as the distribution that is set says.
+    """Build a small network with two blocks; the distribution that is set decides where each variable is placed.
 
-    Its last pooling is a maximum, since Keras' own mean is of float32 on JAX, whatever the type of its input.
+    Its last pooling is a maximum, since Keras' own mean is computed in float32 on JAX, whatever its input's dtype.
     """
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(32, 3, padding="same", name="conv1")(x)
@@ -49,7 +49,7 @@ def build() -> keras.Model:
 
 
 def run(distribution: DataParallel | ModelParallel | None, weights: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Output, gradients, and the weights after ten steps of training, from the same weights and data."""
+    """Train for ten steps; return the first output and gradients, and the weights after the last step."""
     keras.distribution.set_distribution(distribution)
     model = build()
     model.set_weights(weights)
@@ -77,7 +77,7 @@ def run(distribution: DataParallel | ModelParallel | None, weights: list[np.ndar
 
 
 def distance(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    """The largest difference, as a share of the largest value of the array that it is in."""
+    """Compute the largest difference, relative to the largest value of its array."""
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True)]
     assert all(a.dtype == b.dtype == np.float64 for a, b in pairs)
     return max(np.abs(a - b).max() / np.abs(a).max() for a, b in pairs)

@@ -25,7 +25,7 @@ STEPS = 10
 
 
 def new_model() -> nn.Module:
-    """A convolution, an SE block, a classifier; the same on every process."""
+    """Make a convolution, an SE block and a classifier, with the same weights on every process."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3),
@@ -37,19 +37,19 @@ def new_model() -> nn.Module:
 
 
 def replicate(model: nn.Module) -> nn.Module:
-    """DDP: every process has the whole model and a part of the batch."""
+    """Apply DDP: every process has the whole model and a part of the batch."""
     return DistributedDataParallel(model)
 
 
 def shard_per_block(model: nn.Module) -> nn.Module:
-    """FSDP2: the block is gathered as one for each call."""
+    """Apply FSDP2 per block: all parameters of the block are gathered for each call."""
     mesh = init_device_mesh("cpu", (PROCESSES,))
     fully_shard(model[1], mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
 
 def shard_per_layer(model: nn.Module) -> nn.Module:
-    """FSDP2: each of the block's two linear layers is gathered when it is called."""
+    """Apply FSDP2 per layer: each of the block's two linear layers is gathered when it is called."""
     mesh = init_device_mesh("cpu", (PROCESSES,))
     for layer in (model[1].reduce, model[1].expand, model):
         fully_shard(layer, mesh=mesh)
@@ -57,25 +57,25 @@ def shard_per_layer(model: nn.Module) -> nn.Module:
 
 
 def split_projections(model: nn.Module) -> nn.Module:
-    """Tensor parallel: every process has a part of the hidden values, and the whole batch."""
+    """Apply tensor parallelism: every process has a part of the hidden values, and the whole batch."""
     plan = {"reduce": ColwiseParallel(), "expand": RowwiseParallel()}
     parallelize_module(model[1], init_device_mesh("cpu", (PROCESSES,)), plan)
     return model
 
 
 WAYS = {replicate: True, shard_per_block: True, shard_per_layer: True, split_projections: False}
-"""Each way, and whether it splits the batch."""
+"""Maps each function to whether it splits the batch."""
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
-    """Images (8, 3, 9, 7) and classes (8,), the same on every process."""
+    """Draw images (8, 3, 9, 7) and classes (8,), the same on every process."""
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(8, 3, 9, 7, dtype=torch.float64, generator=generator)
     return images, torch.randint(5, (8,), generator=generator)
 
 
 def train(model: nn.Module, part: slice) -> dict[str, Tensor]:
-    """Ten steps; the last logits, the first gradients and the final parameters, whole."""
+    """Train for ten steps; return the last logits, the first gradients and the final parameters, gathered."""
     optimizer, found = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), {}
     for step in range(STEPS):
         images, classes = batch(step)
@@ -90,7 +90,7 @@ def train(model: nn.Module, part: slice) -> dict[str, Tensor]:
 
 
 def gather(value: Tensor) -> Tensor:
-    """A sharded tensor as a whole one."""
+    """Gather a sharded tensor."""
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
 
 
@@ -111,7 +111,7 @@ def run(rank: int, rendezvous: str) -> None:
             errors[kind] = max(largest_error(got[name], want[name]) for name in names)
         assert max(errors.values()) < 1e-12, (way.__name__, errors)
 
-        # Canonical parameters go in and out; what is sharded stays sharded.
+        # Canonical parameters are set and read; sharded parameters stay sharded.
         values = se_torch.get_parameters(block)
         se_torch.set_parameters(block, {name: value + 1 for name, value in values.items()})
         kinds = [type(value) for value in block.parameters()]
@@ -124,7 +124,7 @@ def run(rank: int, rendezvous: str) -> None:
 
 
 def largest_error(got: Tensor, want: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
+    """Compute the largest difference, relative to the largest value."""
     return float((got - want).abs().max() / want.abs().max())
 
 

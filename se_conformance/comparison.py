@@ -1,4 +1,4 @@
-"""An implementation's answer beside the oracle's, to a bound on what rounding can do."""
+"""Comparison of an implementation's result with the oracle's, by a bound on the errors of rounding."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,13 +15,17 @@ from .cases import Inputs
 
 
 class Result(NamedTuple):
-    """What an implementation returned, in the dtypes that it returned; None where it returned nothing.
+    """The arrays that an implementation returned, in their own dtypes; None for those that it did not return.
 
     Args:
         y: the scaled map, (N, *space, C).
         g: the gate, (N, C).
         dx: the gradient of the map, (N, *space, C).
         dparameters: the gradients of the parameters by canonical name, in the parameters' shapes.
+
+    Example:
+        >>> [name for name, _ in Result(y=np.ones((1, 2, 3)), g=np.ones((1, 3))).arrays()]
+        ['y', 'g']
     """
 
     y: np.ndarray | None = None
@@ -42,6 +46,10 @@ class Precision(NamedTuple):
         products: ``"dtype"``, ``"tf32"`` or ``"bfloat16"``.
         intermediates: in half precision ``"storage"`` or ``"float32"``.
         accumulation: a dtype, or None for float32 (float64 for float64).
+
+    Example:
+        >>> Precision(products="tf32")
+        Precision(products='tf32', intermediates='storage', accumulation=None)
     """
 
     products: str = "dtype"
@@ -50,7 +58,7 @@ class Precision(NamedTuple):
 
 
 FLOAT32_INTERMEDIATES = Precision(intermediates="float32")
-"""What this project's implementations declare."""
+"""The precision that this project's implementations declare."""
 
 
 class Reference(NamedTuple):
@@ -58,9 +66,16 @@ class Reference(NamedTuple):
 
     Args:
         want: the answer, float64.
-        bound: how far a right answer may be from ``want``, elementwise, in the same shapes.
-        span: the range of values that an element can take. A bound of half the span or more is inconclusive. NaN
-            excludes an element: in a sample with NaN or inf only what is not finite is compared.
+        bound: the largest difference of a right answer from ``want``, elementwise, in the same shapes.
+        span: the width of the range of an element's values. A bound of half the span or more is inconclusive. NaN
+            excludes an element: in a sample with NaN or inf only elements that are not finite are compared.
+
+    Example:
+        >>> from se_conformance import Case
+        >>> case = Case(SESpec(8, hidden=2))
+        >>> expected = reference(case.inputs(), case.spec, case.dtype, gradients=False)
+        >>> expected.want.y.dtype, bool((expected.bound.y > 0).all())
+        (dtype('float64'), True)
     """
 
     want: Result
@@ -69,7 +84,7 @@ class Reference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One array beside the right one.
+    """The comparison of one array with the right one.
 
     Args:
         quantity: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...
@@ -77,7 +92,13 @@ class Comparison(NamedTuple):
         error: the largest difference over the largest magnitude that is wanted.
         where: the index of the element with that ratio; empty if shapes differ or nothing is conclusive.
         got, want, bound: the numbers at that index.
-        conclusive, inconclusive: how many elements the bound decides, and how many it does not.
+        conclusive, inconclusive: the numbers of elements that the bound decides, and that it does not.
+
+    Example:
+        >>> one, two = np.ones((1, 2)), np.full((1, 2), 2.0)
+        >>> found = compare_arrays("y", two, one, 0.1 * one, one)
+        >>> found.passed, found.ratio, found.where
+        (False, 10.0, (0, 0))
     """
 
     quantity: str
@@ -112,7 +133,7 @@ def reference(
         inputs: x and dy (N, *space, C), and the canonical parameters.
         spec: which block.
         dtype: the dtype in which the judged implementation stores x, y and the parameters.
-        precision: what it declares.
+        precision: the precision that the implementation declares.
         gradients: whether to compute dx and the parameters' gradients.
         exact: whether the inputs are a probe, on which sums do not round (``probes``).
 
@@ -120,7 +141,7 @@ def reference(
         y and g, and with ``gradients`` dx and dparameters, each with bound and span.
 
     Raises:
-        SpecError: a dtype or a precision is none of those that there are.
+        SpecError: a dtype or a precision is not allowed.
         InputError, ShapeError, ParameterError: the inputs do not fit the spec.
 
     Example:
@@ -131,9 +152,9 @@ def reference(
         ((3, 5, 7, 8), (3, 8))
     """
     x, dy, parameters = inputs
-    r = error_bounds.rounding(dtype, precision.accumulation, precision.products, precision.intermediates)
-    bound = error_bounds.bounds(x, dy if gradients else None, spec, parameters, r, "channels_last", exact=exact)
-    t, y = bound.t, se_numpy.block.scaled(bound.t, spec, "channels_last")
+    r = error_bounds.make_rounding(dtype, precision.accumulation, precision.products, precision.intermediates)
+    bound = error_bounds.compute_bounds(x, dy if gradients else None, spec, parameters, r, "channels_last", exact=exact)
+    t, y = bound.t, se_numpy.block.scale_map(bound.t, spec, "channels_last")
     reach = spec.gain * _gate_span(spec, t) + spec.residual
     excluded = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf
     size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # values near 0 leave the bound conclusive
@@ -151,8 +172,8 @@ def compare(got: Result, expected: Reference, *, partial: bool = False) -> list[
     """Compare every quantity that was returned and is expected with its bound.
 
     Args:
-        got: what an implementation returned.
-        expected: what ``reference`` computed.
+        got: the result of an implementation.
+        expected: the result of ``reference``.
         partial: whether gradients may be missing.
 
     Returns:
@@ -165,7 +186,7 @@ def compare(got: Result, expected: Reference, *, partial: bool = False) -> list[
         >>> from se_conformance import Case
         >>> case = Case(SESpec(8, hidden=2))
         >>> expected = reference(case.inputs(), case.spec, case.dtype, gradients=False)
-        >>> [(one.quantity, one.ratio) for one in compare(Result(y=expected.want.y), expected)]
+        >>> [(found.quantity, found.ratio) for found in compare(Result(y=expected.want.y), expected)]
         [('y', 0.0)]
     """
     want, bound, span = (dict(result.arrays()) for result in expected)
@@ -219,7 +240,7 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
         want: the right array.
 
     Returns:
-        The difference, at least 0; inf if the shapes differ, or if NaN and inf are not at the same places.
+        The difference, at least 0; inf if the shapes differ, or if NaN and inf are not at the same positions.
 
     Example:
         >>> difference(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
@@ -245,7 +266,7 @@ def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
-    """The width of the gate's range; for an unbounded gate, the largest gate or logit that occurs."""
+    """Compute the width of the gate's range; for an unbounded gate, the largest gate or logit that occurs."""
     match spec.gate:
         case "sigmoid" | "hard_sigmoid":
             return 1.0
@@ -257,5 +278,5 @@ def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
 
 
 def _largest(array: np.ndarray) -> np.ndarray:
-    """An array of the same shape, filled with the largest finite magnitude."""
+    """Return an array of the same shape, filled with the largest finite magnitude."""
     return np.full(array.shape, np.abs(array[np.isfinite(array)]).max(initial=0.0))

@@ -174,7 +174,7 @@ def _rank(
 
 
 def _choose_screen(records: list[TrialRecord]) -> TrialRecord:
-    """The failed trial that separates variants best: one whose y has numbers, gradients and several samples."""
+    """Choose the failed trial that separates variants best: one whose y has numbers, gradients and several samples."""
     failed = [record for record in records if record.failed]
     shaped = [record for record in failed if getattr(record.forward.y, "shape", None) == record.trial.inputs.x.shape]
     return min(
@@ -184,7 +184,7 @@ def _choose_screen(records: list[TrialRecord]) -> TrialRecord:
 
 
 def _score(distances: Iterator[tuple[bool, float]], failures: int, limit: float) -> float:
-    """The mean distance over failed trials, plus a penalty for each trial that passed and that the variant fails.
+    """Compute the mean distance over failed trials, plus a penalty for each passed trial that the variant fails.
 
     Args:
         distances: for each trial whether it failed, and the variant's distance.

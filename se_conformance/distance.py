@@ -34,7 +34,7 @@ class Distance:
         )
 
     def __call__(self, variant: np.ndarray) -> float:
-        """The distance of a variant: 0 for the same answer, 1 for no better than the right one, at most 3."""
+        """Compute the distance of a variant: 0 for the same answer, 1 for no better than the right one, at most 3."""
         difference = self._difference(variant)
         if difference is None:
             return MAX_DISTANCE

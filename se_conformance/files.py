@@ -1,11 +1,13 @@
-"""Atomic writing of files, and parameters in safetensors files."""
+"""Atomic writing of files, and parameters in safetensors files; the import needs the standard library alone."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -32,8 +34,9 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
+def save_parameters(path: Path, parameters: dict[str, "np.ndarray"]) -> None:
     """Write parameters in float64, float32 or float16 to a safetensors file by their canonical names."""
+    import numpy as np
     import safetensors.numpy
 
     # safetensors writes the bytes of a transposed array in memory order, and reports nothing
@@ -42,7 +45,7 @@ def save_parameters(path: Path, parameters: dict[str, np.ndarray]) -> None:
         safetensors.numpy.save_file(parameters, temporary)
 
 
-def load_parameters(path: Path) -> dict[str, np.ndarray]:
+def load_parameters(path: Path) -> dict[str, "np.ndarray"]:
     """Read the parameters that ``save_parameters`` wrote."""
     import safetensors.numpy
 

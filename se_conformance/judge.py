@@ -33,7 +33,7 @@ def check(
     deviations: str | Path | None = None,
     diagnose: bool = True,
 ) -> Verdict:
-    """Judge a block against the oracle, to a bound derived for each input, and names what is wrong.
+    """Judge a block against the oracle, with a bound derived for each input, and name the mistake.
 
     Args:
         function: ``function(x, parameters) -> y``, NumPy in and out: x and y of one shape, (N, *space, C) or
@@ -42,7 +42,7 @@ def check(
             file.
         spec: which block it should be.
         vjp: ``vjp(x, dy, parameters) -> (dx, dparameters)``; with it gradients are judged, too.
-        excitation: ``excitation(x, parameters) -> g``, (N, C); with it the verdict can name the stage that departs.
+        excitation: ``excitation(x, parameters) -> g``, (N, C); with it the verdict can name the stage that is wrong.
         dtype: the dtype of x and the parameters: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         data_format: ``"channels_last"``, the default for a function, or ``"channels_first"``.
         ranks: the numbers of spatial axes to try, of 1, 2 and 3.
@@ -88,7 +88,7 @@ def check(
 def trials_with_references(
     spec: SESpec, dtype: str, rank: int, seed: int, precision: Precision, gradients: bool
 ) -> list[tuple[Trial, Reference]]:
-    """Every trial of one rank beside the oracle's answer and its bounds."""
+    """List every trial of one rank with the oracle's answer and its bounds."""
     return [
         (
             trial,
@@ -159,7 +159,7 @@ class TrialRunner:
         return diagnosis.diagnose(self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format)
 
     def _find_contradictions(self, trial: Trial) -> str:
-        """How the framework contradicts itself on an empty batch; on other inputs its numbers are what users get."""
+        """Describe how the framework contradicts itself on an empty batch; on other inputs its numbers are judged."""
         x, function = trial.inputs.x, self.function
         if len(x) or not isinstance(function, AdaptedBlock) or function.find_contradictions is None:
             return ""
@@ -168,7 +168,7 @@ class TrialRunner:
     def _call_excitation(
         self, excitation: Callable[..., Any], trial: Trial, expected: Reference
     ) -> tuple[np.ndarray | None, list[str]]:
-        """The gate, (N, C), and what is wrong before numbers are compared."""
+        """Call ``excitation``; return the gate, (N, C), and the errors that need no comparison of numbers."""
         call, want = call_excitation(excitation, trial.inputs, self.data_format), expected.want.g
         assert want is not None
         if call.raised:
@@ -184,7 +184,7 @@ class TrialRunner:
 
 
 def _structural_errors(quantity: str, call: CallResult, x: np.ndarray, dtype: str) -> list[str]:
-    """What is wrong before numbers are compared: an exception, a changed argument, a shape, a dtype."""
+    """List the errors that need no comparison of numbers: an exception, a changed argument, a shape, a dtype."""
     if call.raised:
         return [f"{quantity}: raised {call.raised}"]
     errors = [f"{quantity}: {name} was modified" for name in call.modified]

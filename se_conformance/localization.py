@@ -81,7 +81,7 @@ def _excitation_from_output(function: Callable[..., Any], spec: SESpec, data_for
 
 
 def _gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
-    """The gate that each position shows, (N, positions, C); minus infinity where |x| is below half its maximum."""
+    """Compute the gate y / x at each position, (N, positions, C); -inf where |x| is below half its maximum."""
     x, y = (array.astype(np.float64).reshape(len(x), -1, x.shape[-1]) for array in (x, y))
     size = np.abs(x)
     is_large = (size > 0) & (2 * size >= size.max(1, keepdims=True, initial=0.0))
@@ -101,7 +101,7 @@ def _has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
 
 
 def _quotient_error(dtype: str, g: np.ndarray, spec: SESpec) -> np.ndarray:
-    """By how much the roundings of y move a gate that is computed as y / x."""
+    """Bound the error of a gate that is computed as y / x, from the roundings of y."""
     return np.asarray(ROUNDINGS_OF_QUOTIENT * FORMATS[dtype].unit * (np.abs(g) + float(spec.residual) / abs(spec.gain)))
 
 

@@ -56,7 +56,7 @@ _GRIDS = {
 
 
 class _ProjectionTarget(NamedTuple):
-    """What the sums of a projection should be: their rms, their maximum, kinks to avoid, a positive first unit."""
+    """Criteria for the sums of a projection: their rms, their maximum, kinks to avoid, a positive first unit."""
 
     size: float
     most: float
@@ -73,7 +73,7 @@ class _Layer(NamedTuple):
 
 
 def parts(dtype: str) -> tuple[str, ...]:
-    """The parts that have a probe in ``dtype``; squeezed values of 13 bits do not fit half precision."""
+    """List the parts that have a probe in ``dtype``; squeezed values of 13 bits do not fit half precision."""
     return PARTS if dtype in ("float64", "float32") else PARTS[1:]
 
 
@@ -195,7 +195,7 @@ def _reveals_rounding(inputs: Inputs, spec: SESpec, part: str, *, wide: bool) ->
     x, _, weights = inputs
     t = se_numpy.block.trace(x, spec, weights, "channels_last")
     size = np.abs(t.x).max(tuple(range(1, x.ndim - 1)))
-    top = np.abs(se_numpy.block.scaled(t, spec, "channels_last")).max()
+    top = np.abs(se_numpy.block.scale_map(t, spec, "channels_last")).max()
 
     def moves(x: np.ndarray, weights: dict[str, np.ndarray]) -> bool:
         g = se_numpy.excitation(x, spec, weights, data_format="channels_last")

@@ -119,7 +119,7 @@ def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: 
 
 
 def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) -> Inputs:
-    """A map of so many positive numbers that half precision cannot add them; they are not 1, which is a tie at 256."""
+    """Draw a map of more positive numbers than half precision can add; they are not 1, which is a tie at 256."""
     positions = min(4096, max(64, LARGE_MAP_ELEMENTS // spec.channels))
     side = int(positions ** (1 / rank))
     rng = np.random.default_rng((seed, 8))

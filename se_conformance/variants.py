@@ -17,7 +17,7 @@ VariantDistance = Callable[[Block, TrialRecord, Function], float]
 
 
 def forward_distance(variant: Block, record: TrialRecord, function: Function) -> float:
-    """How far the variant's y is from the block's on one trial, 0 to ``MAX_DISTANCE``."""
+    """Compute the distance of the variant's y from the block's on one trial, 0 to ``MAX_DISTANCE``."""
     call = call_function(function, record.trial.inputs)
     if form_of(call) != form_of(record.forward):
         return MAX_DISTANCE
@@ -29,13 +29,13 @@ def forward_distance(variant: Block, record: TrialRecord, function: Function) ->
 
 
 def _distance_of_misshapen(y: np.ndarray, record: TrialRecord) -> float:
-    """The distance where y and the block's y have one shape that is not x's: there is no bound for it."""
+    """Compute the distance where y and the block's y have one shape that is not x's: there is no bound for it."""
     comparable = y.size == record.trial.inputs.x.size and np.isfinite(y.astype(np.float64)).all()
     return relative_distance(record.forward.y, y) if comparable and record.forward.y is not None else 0.0
 
 
 def gradient_distance(variant: Block, record: TrialRecord, function: Function) -> float:
-    """How far the variant's gradients are from the block's on one trial: the largest of their distances."""
+    """Compute the distance of the variant's gradients from the block's on one trial: the largest of their distances."""
     if record.backward is None or not record.trial.gradients:
         return 0.0
     call, gradients = call_gradients(variant, record)
@@ -82,7 +82,7 @@ def call_gradients(variant: Block, record: TrialRecord) -> tuple[CallResult, dic
 
 
 def form_of(call: CallResult) -> tuple[Any, ...]:
-    """What a call did apart from numbers, and from the texts of exceptions, which differ between frameworks."""
+    """Describe a call's result apart from numbers and texts of exceptions, which differ between frameworks."""
     if call.raised:
         return ("raised",)
     modified = {"x" if name == "x" else "a parameter" for name in call.modified}

@@ -1,4 +1,4 @@
-"""The verdict: what was judged, what failed and how much, and the likeliest cause."""
+"""The verdict of ``check``: the trials, the failures, their size and the likeliest cause."""
 
 import json
 import math
@@ -57,8 +57,14 @@ class Verdict:
         diagnosis: the cause of the first failure; None for a pass.
         known: failed trials that the file of known deviations lists; they do not count.
         stale_deviations: lines of that file whose trials ran and did not fail.
-        unjudged: failed trials on which the framework's own operations fail on this machine, and how; they do not
-            count.
+        unjudged: failed trials on which the framework's own operations fail on this machine, and the reason; they do
+            not count.
+
+    Example:
+        >>> from se_conformance import check
+        >>> verdict = check(lambda x, parameters: x, SESpec(8, hidden=2))
+        >>> verdict.passed, verdict.stage, verdict.worst_ratio > 1
+        (False, 'scale', True)
     """
 
     spec: SESpec
@@ -81,7 +87,7 @@ class Verdict:
 
     @property
     def failures(self) -> list[Finding]:
-        """What is wrong with the block, the worst first; known deviations and unjudged trials are left out."""
+        """The failures of the block, the worst first, without known deviations and unjudged trials."""
         return sorted((finding for finding in self._counted if not finding.passed), key=_severity)
 
     @property
@@ -140,7 +146,7 @@ class Verdict:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """The lines of the text that ``print`` shows."""
+        """Return the lines of the text that ``print`` shows."""
         failed, ran = {(finding.rank, finding.trial) for finding in self.failures}, len(self.ran) - len(self.unjudged)
         head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}"
         if self.precision != Precision():
@@ -170,7 +176,7 @@ class Verdict:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as data for JSON; infinite and undefined numbers are strings."""
+        """Return the verdict as data for JSON; infinite and undefined numbers are strings."""
         return {
             "passed": self.passed,
             "spec": self.spec.to_dict(),
@@ -229,7 +235,7 @@ class Verdict:
         return [*text, f"  stage    {found.stage}"]
 
     def _messages(self) -> list[str]:
-        """The first three errors that are no numbers."""
+        """Return the first three errors that are no numbers."""
         errors = [finding for finding in self.failures if finding.message]
         text = [_shorten(f"  in       {error.trial!r}, {error.rank}-D: {error.message}") for error in errors[:3]]
         return text + ([f"           and {len(errors) - 3} more"] if len(errors) > 3 else [])

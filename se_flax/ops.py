@@ -19,7 +19,7 @@ FAN_IN_UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"
 
 
 def uniform(fan_in: int) -> jax.nn.initializers.Initializer:
-    """Initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
+    """Make the initializer U(±1/√fan_in) for a bias (K-4); fan_in cannot be read from the bias's shape."""
     limit = fan_in**-0.5
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -83,7 +83,7 @@ def _(
 
 
 def check_size(layers: Iterable[kinds.Layer], size: tuple[int, int]) -> None:
-    """Refuse an image that the strides do not take (M-9), as far as its size is known while JAX traces.
+    """Refuse an image that is too small for the strides (M-9), as far as its size is known while JAX traces.
 
     A symbolic length (``jax.export``) is left to ``check_meeting``; the two axes do not depend on each other.
     """
@@ -93,7 +93,7 @@ def check_size(layers: Iterable[kinds.Layer], size: tuple[int, int]) -> None:
 
 
 def check_meeting(layer: kinds.Layer, maps: Sequence[jax.Array]) -> None:
-    """Refuse maps of different sizes where a layer takes several (M-9)."""
+    """Refuse maps of different sizes as the inputs of one layer (M-9)."""
     if len({feature_map.shape[1:3] for feature_map in maps}) > 1:
         meeting = ", ".join(f"{name} {x.shape[1:3]}" for name, x in zip(layer.inputs, maps, strict=True))
         raise ShapeError(
@@ -103,9 +103,9 @@ def check_meeting(layer: kinds.Layer, maps: Sequence[jax.Array]) -> None:
 
 
 def settle_size(y: jax.Array, x: jax.Array, layer: kinds.Layer) -> jax.Array:
-    """Write a symbolic size of what a layer gives as ``(n - 1) // s + 1``, as symmetric padding does.
+    """Rewrite the symbolic size of a layer's result as ``(n - 1) // s + 1``, the form of symmetric padding.
 
-    JAX writes SAME's as ``-(-n // s)``, and does not know that both are one number where the two meet.
+    JAX has ``-(-n // s)`` for SAME, and does not know that both forms are one number where maps are added.
     """
     if getattr(layer, "padding", None) != "same" or not is_symbolic(y):
         return y
@@ -115,7 +115,7 @@ def settle_size(y: jax.Array, x: jax.Array, layer: kinds.Layer) -> jax.Array:
 
 
 def is_symbolic(x: jax.Array) -> bool:
-    """True where the height or width of a map is not known while JAX traces."""
+    """Return whether the height or width of a map is unknown while JAX traces."""
     return not all(isinstance(length, int) for length in x.shape[1:3])
 
 

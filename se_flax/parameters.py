@@ -1,7 +1,7 @@
-"""Canonical NumPy parameters as Flax trees and back: ``reduce.weight`` (R, C) is the transpose of ``reduce/kernel``.
+"""Conversion of canonical NumPy parameters to Flax trees and back, for NNX and linen.
 
-A convolution's kernel is (k, k, I / groups, O), and a batch norm has Flax's names. NNX and linen share this page and
-``ops.py``.
+A dense kernel is the transpose of its weight, a convolution's kernel is (k, k, I / groups, O), and a batch norm has
+Flax's names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,15 +37,15 @@ def to_tree(
 
     Args:
         parameters: canonical arrays.
-        spec: whose they are.
-        stack: the axes before those of the spec, where they are of several modules at once.
+        spec: the block or network to which they belong.
+        stack: the lengths of the axes before those of the spec, if the arrays are of stacked modules.
 
     Raises:
-        ParameterError: names all that is missing, left over or misshapen.
+        ParameterError: a name is missing, left over or of a wrong shape; the message names all.
     """
     shapes = se_spec.parameters.shapes(spec)
     se_spec.parameters.check(parameters, {name: (*stack, *shape) for name, shape in shapes.items()})
-    return {_to_path(name): _turn(np.asarray(array), len(stack), _TO_FLAX) for name, array in parameters.items()}
+    return {_to_path(name): _transpose(np.asarray(array), len(stack), _TO_FLAX) for name, array in parameters.items()}
 
 
 def to_paths(spec: SESpec | NetworkSpec) -> list[Path]:
@@ -58,7 +58,7 @@ def _to_path(name: str) -> Path:
     return (*path, _FLAX.get(kind, kind))
 
 
-def stack_of(targets: Mapping[Path, Any], spec: SESpec | NetworkSpec) -> Shape:
+def find_stack_axes(targets: Mapping[Path, Any], spec: SESpec | NetworkSpec) -> Shape:
     """Return the axes before those of the spec, which ``vmap`` and ``scan`` add; empty for a single block."""
     for name, shape in se_spec.parameters.shapes(spec).items():
         target = targets.get(_to_path(name))
@@ -67,7 +67,7 @@ def stack_of(targets: Mapping[Path, Any], spec: SESpec | NetworkSpec) -> Shape:
     return ()
 
 
-def _turn(array: np.ndarray, stacked: int, orders: Mapping[int, Shape]) -> np.ndarray:
+def _transpose(array: np.ndarray, stacked: int, orders: Mapping[int, Shape]) -> np.ndarray:
     """Reorder the axes after the first ``stacked``; ``orders`` gives the order by their number."""
     order = orders[array.ndim - stacked]
     return array.transpose(*range(stacked), *(stacked + axis for axis in order))
@@ -92,10 +92,11 @@ def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) 
 
     Args:
         tree: the arrays by path.
-        targets: what stands at each path and beside it, boxes taken off; None where nothing stands.
+        targets: the value at each path, and at the paths of ``add_optional_paths``, without boxes; None if there is
+            none.
 
     Raises:
-        ParameterError: names all that is wrong.
+        ParameterError: a target is missing, of a wrong shape or no array of floats; the message names all.
     """
     faults = []
     for path, array in tree.items():
@@ -108,19 +109,19 @@ def check_targets(tree: Mapping[Path, np.ndarray], targets: Mapping[Path, Any]) 
             faults.append(f"{name} has shape {tuple(target.shape)}, expected {array.shape}; was its layer replaced?")
         elif str(target.dtype) not in se_spec.parameters.FLOATS:
             faults.append(f"{name} has dtype {target.dtype}, expected one of {', '.join(se_spec.parameters.FLOATS)}")
-    left_over = [path for path in beside(tree) if path not in tree and targets.get(path) is not None]
+    left_over = [path for path in add_optional_paths(tree) if path not in tree and targets.get(path) is not None]
     faults += [f"{'.'.join(path)} is there and the spec has none; was its layer replaced?" for path in left_over]
     if faults:
         raise ParameterError("parameters do not fit the module: " + "; ".join(faults))
 
 
-def beside(paths: Iterable[Path]) -> list[Path]:
+def add_optional_paths(paths: Iterable[Path]) -> list[Path]:
     """Add the paths that the same layers would have with a bias or a scale."""
     kinds = ("kernel", "scale", "bias", *STATISTICS)
     return list(dict.fromkeys((*layer, kind) for *layer, own in paths for kind in (own, *kinds)))
 
 
-def unboxed(value: Any) -> Any:
+def unbox(value: Any) -> Any:
     """Return the array inside a box such as ``nn.Partitioned``; return anything else unchanged."""
     return jax.tree.leaves(value)[0] if isinstance(value, AxisMetadata) else value
 
@@ -145,7 +146,8 @@ def from_tree(*trees: Mapping[str, Any], spec: SESpec | NetworkSpec | None = Non
 
     Args:
         trees: parameters or their gradients, and statistics if there are any.
-        spec: whose they are, which gives names, order and shapes; without, all, those of a block in canonical order.
+        spec: the block or network, which gives names, order and shapes. Without it, all arrays are converted, those of
+            a block in canonical order.
 
     Raises:
         ParameterError: a name is not in the trees, has another shape, is no array of floats, or has no values that can
@@ -155,12 +157,12 @@ def from_tree(*trees: Mapping[str, Any], spec: SESpec | NetworkSpec | None = Non
     found = {}
     for (*path, kind), value in flat.items():
         of_batch_norm = kind == "bias" and (*path, "kernel") not in flat
-        found[".".join([*path, "offset" if of_batch_norm else _CANONICAL.get(kind, kind)])] = unboxed(value)
+        found[".".join([*path, "offset" if of_batch_norm else _CANONICAL.get(kind, kind)])] = unbox(value)
     if spec is None:
         names = sorted(found, key=lambda name: _BLOCK.index(name) if name in _BLOCK else 0)
         return {name: _to_array(name, found[name]) for name in names}
-    paths, stack = to_paths(spec), stack_of({path: unboxed(value) for path, value in flat.items()}, spec)
-    left_over = [".".join(path) for path in beside(paths) if path in flat and path not in paths]
+    paths, stack = to_paths(spec), find_stack_axes({path: unbox(value) for path, value in flat.items()}, spec)
+    left_over = [".".join(path) for path in add_optional_paths(paths) if path in flat and path not in paths]
     if left_over:
         raise ParameterError(f"{left_over[0]} is there and the spec has none; was its layer replaced?")
     wanted = se_spec.parameters.shapes(spec)
@@ -177,16 +179,16 @@ def _to_array(name: str, value: Any, stack: Shape = (), shape: Shape | None = No
         raise ParameterError(f"{name} holds {kind}, expected an array of floats; was its layer quantized?")
     if not getattr(value, "is_fully_addressable", True):
         raise ParameterError(f"{name} lies on other processes too; gather it with process_allgather first")
-    if value.ndim - len(stack) not in (_ranks(name) if shape is None else (len(shape),)):
+    if value.ndim - len(stack) not in (_list_ranks(name) if shape is None else (len(shape),)):
         remedy = "name the block that they are of, if it is a stack" if shape is None else "was its layer replaced?"
         raise ParameterError(f"{name} has shape {tuple(value.shape)} in Flax, which is not of one module; {remedy}")
-    array = _turn(np.asarray(value), len(stack), _TO_CANONICAL)
+    array = _transpose(np.asarray(value), len(stack), _TO_CANONICAL)
     if shape is not None and array.shape != (*stack, *shape):
         raise ParameterError(f"{name} has shape {array.shape}, expected {(*stack, *shape)}; was its layer replaced?")
     return np.array(array, order="C")
 
 
-def _ranks(name: str) -> tuple[int, ...]:
+def _list_ranks(name: str) -> tuple[int, ...]:
     if not name.endswith("weight"):
         return (1,)
     return (2,) if name.endswith(("reduce.weight", "expand.weight")) else (2, 4)

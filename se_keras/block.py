@@ -27,8 +27,8 @@ def squeeze_excitation(
     Args:
         x: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
         spec: which block.
-        name: of the layer, for ``set_parameters`` and ``model.get_layer``.
-        dtype: of the layer; None is the tensor's where it is float64 or half, else Keras' policy.
+        name: name of the layer, for ``set_parameters`` and ``model.get_layer``.
+        dtype: dtype of the layer; None is the tensor's if that is float64 or half precision, else Keras' policy.
         **fields: the spec's fields beyond the channels, instead of ``spec``.
 
     Returns:
@@ -41,12 +41,29 @@ def squeeze_excitation(
     >>> squeeze_excitation(x, reduction=16).shape
     (None, None, None, 64)
     """
-    return _layer(x, spec, name, dtype, fields)(x)
+    return _make_layer(x, spec, name, dtype, fields)(x)
 
 
 def excitation(x: Any, *, spec: SESpec | None = None, name: str | None = None, dtype: Any = None, **fields: Any) -> Any:
-    """Compute the gate of a new block, shape (N, C), without the gain; arguments as for ``squeeze_excitation``."""
-    return _layer(x, spec, name, dtype, fields).excitation(x)
+    """Compute the gate of a new block on a symbolic (or eager) tensor, without the gain.
+
+    Args:
+        x: as for ``squeeze_excitation``.
+        spec: which block.
+        name: name of the layer.
+        dtype: dtype of the layer, as for ``squeeze_excitation``.
+        **fields: the spec's fields beyond the channels, instead of ``spec``.
+
+    Returns:
+        Tensor (N, C) of float32, or float64 if the layer computes in it.
+
+    Raises:
+        SpecError, InputError, ShapeError: as ``SqueezeExcitation``.
+
+    >>> excitation(keras.Input((None, None, 64)), reduction=16).shape
+    (None, 64)
+    """
+    return _make_layer(x, spec, name, dtype, fields).excitation(x)
 
 
 @_registered
@@ -66,15 +83,15 @@ class Dense(keras.layers.Dense):
 class SqueezeExcitation(keras.layers.Layer):
     """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``.
 
-    The projections are two dense layers, ``reduce`` and ``expand``, which the block calls: each can be quantized, given
-    LoRA, a regularizer or a constraint, frozen, or replaced by another layer before the block is built. Since they are
-    within the block, ``keras.models.clone_model`` gives its ``clone_function`` the block and not them; the function can
-    replace them in its copy of the block.
+    The projections are two dense layers, ``reduce`` and ``expand``, which the block calls. Each can be quantized,
+    frozen, get LoRA, a regularizer or a constraint, or be replaced by another layer before the block is built. Since
+    they are inside the block, ``keras.models.clone_model`` passes the block and not them to its ``clone_function``,
+    which can replace them in its copy of the block.
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
-        name, dtype, trainable: as of any Keras layer; ``dtype=None`` is the first tensor's where it is float64 or half,
-            else Keras' policy.
+        name, dtype, trainable: as for any Keras layer; ``dtype=None`` is the first tensor's if that is float64 or half
+            precision, else Keras' policy.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
     Output shape: that of x; its dtype is the layer's compute dtype.
@@ -104,21 +121,21 @@ class SqueezeExcitation(keras.layers.Layer):
         self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.coerce(spec, **fields)
         self._dtype_is_given = dtype is not None
         if not self.spec.single_projection:  # E-4
-            self.reduce = self._projection("reduce")
-        self.expand = self._projection("expand")
+            self.reduce = self._make_projection("reduce")
+        self.expand = self._make_projection("expand")
 
     def __call__(self, x: Any, **options: Any) -> Any:
         refuse_foreign(x)
         se_spec.inputs.check(x.shape, keras.backend.standardize_dtype(x.dtype), self.spec, "channels_last")
-        self._take_dtype_of(x)
+        self._adopt_dtype(x)
         return super().__call__(x, **options)
 
     def build(self, input_shape: Any) -> None:
         self.compute_output_shape(input_shape)
-        for name, layer in self._projections():
+        for name, layer in self._iterate_projections():
             layer.autocast = False  # N-1, N-4: nothing is rounded between them
             if not layer.built:
-                layer.build((None, self._widths(name)[0]))
+                layer.build((None, self._find_widths(name)[0]))
 
     def call(self, x: Any, gate_only: bool = False) -> Any:
         refuse_narrowed(x, self.compute_dtype)
@@ -148,8 +165,8 @@ class SqueezeExcitation(keras.layers.Layer):
             config["dtype"] = None  # N-5 is still to come
         return config | {
             name: keras.saving.serialize_keras_object(layer)
-            for name, layer in self._projections()
-            if type(layer) is not Dense or layer.get_config() != self._projection(name).get_config()
+            for name, layer in self._iterate_projections()
+            if type(layer) is not Dense or layer.get_config() != self._make_projection(name).get_config()
         }
 
     @classmethod
@@ -181,16 +198,16 @@ class SqueezeExcitation(keras.layers.Layer):
         y = x * ops.reshape(s, (-1,) + (1,) * (len(x.shape) - 2) + (self.spec.channels,))  # C-1
         return y + x if self.spec.residual else y  # C-3
 
-    def _projections(self) -> Iterator[tuple[str, Any]]:
+    def _iterate_projections(self) -> Iterator[tuple[str, Any]]:
         """Iterate over the names and dense layers, or the layers that replace them."""
         return ((name, getattr(self, name)) for name in ("reduce", "expand") if hasattr(self, name))
 
-    def _widths(self, name: str) -> tuple[int, int]:
+    def _find_widths(self, name: str) -> tuple[int, int]:
         widths = self.spec.channels, self.spec.hidden
         return widths if name == "reduce" else widths[::-1]
 
-    def _projection(self, name: str) -> Dense:
-        fan_in, fan_out = self._widths(name)
+    def _make_projection(self, name: str) -> Dense:
+        fan_in, fan_out = self._find_widths(name)
         return Dense(
             fan_out,
             use_bias=self.spec.bias,
@@ -201,16 +218,16 @@ class SqueezeExcitation(keras.layers.Layer):
             trainable=self.trainable,
         )
 
-    def _take_dtype_of(self, x: Any) -> None:
+    def _adopt_dtype(self, x: Any) -> None:
         kind = keras.backend.standardize_dtype(x.dtype)
         if not self.built and not self._dtype_is_given and kind != "float32" and kind != self.compute_dtype:
             self.dtype_policy = keras.DTypePolicy(kind)  # N-5
-            for _, layer in self._projections():
+            for _, layer in self._iterate_projections():
                 if isinstance(layer, Dense):
                     layer.dtype_policy = self.dtype_policy
 
 
-def _layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: dict[str, Any]) -> SqueezeExcitation:
+def _make_layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: dict[str, Any]) -> SqueezeExcitation:
     if spec is None:
         refuse_foreign(x)
         if len(x.shape) == 0 or x.shape[-1] is None:

@@ -1,8 +1,8 @@
-"""A network as a functional Keras model, channels last: the flat list of layers, each a layer of its path's name.
+"""A network as a functional Keras model, channels last: the flat list of layers, each a Keras layer at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-11. What Keras' own layers do not have on every backend is written out: maxima over minus infinity, averages
-over zeros, and float64.
+M-1 to M-11. Layers that Keras does not have on every backend are written out: maxima that ignore padding, averages that
+count it, and float64.
 """
 
 import math
@@ -35,9 +35,9 @@ def senet(
 
     Args:
         net: which network.
-        input_shape: (H, W, ``net.channels``), H and W None where they may be any; both are if it is left out.
-        name: of the model.
-        dtype: of every layer, a dtype or a policy; None is Keras' policy.
+        input_shape: (H, W, ``net.channels``), where H and W may be None for any size; by default both are.
+        name: name of the model.
+        dtype: dtype or policy of every layer; None is Keras' policy.
 
     Returns:
         A functional model with ``spec``, from (N, H, W, ``net.channels``) to (N, ``net.num_classes``).
@@ -46,7 +46,7 @@ def senet(
 
     Raises:
         InputError: the dtype is not one of floats.
-        ShapeError: an ``input_shape`` of wrong rank or channel count, or one that the strides do not take.
+        ShapeError: an ``input_shape`` of wrong rank or channel count, or one that is too small for the strides.
 
     >>> from se_spec import network
     >>> model = senet(network("se_resnet20"))
@@ -70,7 +70,7 @@ def senet(
         if isinstance(layer, kinds.ReLU) and layer.inputs[0] in with_bias:
             y = ReLU(**options)(*inputs)
         else:
-            y = _result(layer, inputs, options)
+            y = _apply_layer(layer, inputs, options)
         maps[layer.name] = y
     return SENet(x, y, name=name)
 
@@ -79,14 +79,23 @@ def senet(
 class SENet(keras.Model):
     """The functional model of ``senet``: it has a ``spec`` and refuses images for which the spec is not defined.
 
-    Keras saves and clones it as any functional model, changed layers and all.
+    Keras saves and clones it as any functional model, with the layers that a user has changed.
+
+    Args:
+        inputs: the symbolic images, as for ``keras.Model``; ``senet`` makes them.
+        outputs: the symbolic logits.
+        name: name of the model.
 
     Input shape: (N, H, W, C) with C = ``spec.channels``, of any float type that Keras casts to the network's.
     Output shape: (N, ``spec.num_classes``).
 
     Raises:
         InputError: x is not a tensor of floats of Keras' backend.
-        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
+
+    >>> from se_spec import network
+    >>> isinstance(senet(network("se_resnet20")), SENet)
+    True
     """
 
     _sizes: frozenset[tuple[int | None, ...]] = frozenset()
@@ -113,7 +122,7 @@ class SENet(keras.Model):
 
 
 def layer_name(path: str) -> str:
-    """A layer's name in Keras, whose torch backend refuses dots.
+    """Convert a path to a layer's name, with underscores for dots, which Keras' torch backend refuses.
 
     >>> layer_name("stage1.block0.conv1")
     'stage1_block0_conv1'
@@ -131,11 +140,11 @@ def _check_size(size: tuple[int | None, ...], net: NetworkSpec) -> None:
         output_sizes(net.layers, (height, width))  # M-9
 
 
-def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> Any:
+def _apply_layer(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> Any:
     x = inputs[0]
     match layer:
         case kinds.Convolution():
-            return _convolution(layer, x, options)
+            return _apply_convolution(layer, x, options)
         case kinds.BatchNorm():
             return BatchNorm(momentum=layer.momentum, epsilon=layer.epsilon, scale=layer.scale, **options)(x)
         case kinds.ReLU():
@@ -161,7 +170,7 @@ def _result(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any]) -> A
     raise AssertionError(layer)
 
 
-def _convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
+def _apply_convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
     """Build Keras' convolution, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
     area = layer.kernel * layer.kernel
     same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
@@ -268,14 +277,14 @@ class Pooling(keras.layers.Layer):
         window = (self.kernel, self.stride)
         if self.pool == "max":
             # A mirrored border changes no maximum; a constant of minus infinity would ruin the ranges of int8.
-            highest = ops.max_pool(self._padded(x, "symmetric"), *window, **_LAYOUT)
+            highest = ops.max_pool(self._pad(x, "symmetric"), *window, **_LAYOUT)
             # TensorFlow drops NaN on a CPU.
-            lost = ops.max_pool(self._padded(ops.cast(x != x, x.dtype)), *window, **_LAYOUT) > 0
+            lost = ops.max_pool(self._pad(ops.cast(x != x, x.dtype)), *window, **_LAYOUT) > 0
             return add_nan(highest, lost)
-        y = ops.average_pool(self._padded(x), *window, **_LAYOUT)
+        y = ops.average_pool(self._pad(x), *window, **_LAYOUT)
         if self.count_padding:
             return y
-        return y / ops.average_pool(self._padded(ops.ones_like(x[:1, :, :, :1])), *window, **_LAYOUT)
+        return y / ops.average_pool(self._pad(ops.ones_like(x[:1, :, :, :1])), *window, **_LAYOUT)
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         window = (self.kernel, self.stride, self.padding)
@@ -286,7 +295,7 @@ class Pooling(keras.layers.Layer):
         own = ("pool", "kernel", "stride", "padding", "count_padding")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
-    def _padded(self, x: Any, mode: str = "constant") -> Any:
+    def _pad(self, x: Any, mode: str = "constant") -> Any:
         if self.padding == (0, 0):
             return x
         rows, columns = (

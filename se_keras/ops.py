@@ -91,5 +91,5 @@ def full_precision() -> contextlib.AbstractContextManager[Any]:
 
 
 def uniform(fan_in: int) -> keras.initializers.Initializer:
-    """Initializer U(±1/√fan_in) for weights and biases (K-4)."""
+    """Make the initializer U(±1/√fan_in) for weights and biases (K-4)."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)

@@ -1,6 +1,6 @@
-"""Transfer of canonical NumPy parameters into and out of Keras; a kernel is its weight with the axes reversed.
+"""Transfer of canonical NumPy parameters into and out of Keras layers and models.
 
-Of a convolution, whose weight is (O, I, k, k) and whose kernel (k, k, I, O), the last two keep their order.
+A dense kernel is the transpose of its weight. A convolution has the weight (O, I, k, k) and the kernel (k, k, I, O).
 """
 
 import importlib
@@ -23,31 +23,46 @@ BATCH_NORM = {"scale": "gamma", "offset": "beta", "mean": "moving_mean", "varian
 def set_parameters(
     model: keras.Model | SqueezeExcitation, parameters: Mapping[str, np.ndarray], *, name: str | None = None
 ) -> None:
-    """Copy canonical parameters into a network or a built block, cast to its variables' dtype (SPEC K-2, K-3).
+    """Copy canonical parameters into a network or a built block (SPEC K-2, K-3).
 
     Args:
-        model: the network, the layer, or a model that holds one.
-        parameters: the canonical dict.
-        name: of the network or layer in the model, or its path in a network; needed where the model is no network and
-            holds more than one.
+        model: the network, the layer, or a model that holds one. Its variables keep their dtype and sharding.
+        parameters: the canonical dict, any float type.
+        name: the name of the network or layer in the model, or its path in a network; needed if the model is no network
+            and holds more than one.
 
     Raises:
-        ParameterError: no such block, a layer of it that is quantized, has LoRA, or was replaced by one without such a
-            kernel, or names all that is missing, left over or misshapen; nothing is changed then.
+        ParameterError: a name is missing, left over or of a wrong shape (the message names all), there is no such
+            block, or a layer of it is quantized, has LoRA, or was replaced. The model is then unchanged.
+
+    >>> layer = SqueezeExcitation(8, hidden=2)
+    >>> layer.build((None, None, None, 8))
+    >>> set_parameters(layer, {"reduce.weight": np.ones((2, 8)), "expand.weight": np.zeros((8, 2))})
+    >>> float(ops.sum(layer.reduce.kernel))
+    16.0
     """
-    block = _block(model, name)
+    block = _find_block(model, name)
     shapes = se_spec.parameters.shapes(block.spec)
     se_spec.parameters.check(parameters, shapes)
-    variables = {key: _assignable(key, value, shapes[key]) for key, value in _values(block).items()}
+    variables = {key: _require_variable(key, value, shapes[key]) for key, value in _collect_values(block).items()}
     for key, array in parameters.items():
         variable = variables[key]
-        variable.assign(_placed(_turned(array, _TO_KERNEL).astype(variable.dtype), variable))
+        variable.assign(_place_like(_transpose(array, _TO_KERNEL).astype(variable.dtype), variable))
 
 
 def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None = None) -> dict[str, np.ndarray]:
-    """Copy a layer's parameters to canonical NumPy arrays of the same dtype; LoRA is merged into its kernel.
+    """Copy a layer's or network's parameters to canonical NumPy arrays.
 
-    Arguments and errors as ``set_parameters``.
+    Args:
+        model: the network, the layer, or a model that holds one.
+        name: the name of the network or layer in the model, as for ``set_parameters``.
+
+    Returns:
+        The arrays by canonical name, in canonical order and orientation, in the variables' dtype; LoRA's factors are
+        merged into the kernel.
+
+    Raises:
+        ParameterError: there is no such block, it is not built, or a layer of it is quantized or was replaced.
 
     >>> model = keras.Sequential([keras.Input((None, None, 8)), SqueezeExcitation(8, hidden=2, name="se")])
     >>> {name: array.shape for name, array in get_parameters(model, name="se").items()}
@@ -60,18 +75,18 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     >>> list(get_parameters(model, name="stage1.block0.se"))
     ['reduce.weight', 'expand.weight']
     """
-    block = _block(model, name)
+    block = _find_block(model, name)
     shapes = se_spec.parameters.shapes(block.spec)
     return {
-        key: np.array(_turned(_to_array(_checked(key, value, shapes[key])), _FROM_KERNEL), order="C")
-        for key, value in _values(block).items()
+        key: np.array(_transpose(_to_array(_check_variable(key, value, shapes[key])), _FROM_KERNEL), order="C")
+        for key, value in _collect_values(block).items()
     }
 
 
-def _block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
+def _find_block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
     if name is None and isinstance(model, SENet):
         return model
-    blocks = [layer for layer in _layers(model) if isinstance(layer, SqueezeExcitation | SENet)]
+    blocks = [layer for layer in _iterate_layers(model) if isinstance(layer, SqueezeExcitation | SENet)]
     found = [block for block in blocks if name is None or block.name in (name, layer_name(name))]
     if len(found) != 1:
         wanted = "one block" if name is None else f"one block named {name!r}"
@@ -82,26 +97,26 @@ def _block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
     return found[0]
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def _iterate_layers(model: Any) -> Iterator[Any]:
     """Iterate over the layer and all layers inside it."""
     yield model
     for layer in getattr(model, "layers", []):
-        yield from _layers(layer)
+        yield from _iterate_layers(layer)
 
 
-def _values(block: SqueezeExcitation | SENet) -> dict[str, Any]:
+def _collect_values(block: SqueezeExcitation | SENet) -> dict[str, Any]:
     """Collect variables by canonical name, in order; None for a layer without such a variable."""
     if isinstance(block, SqueezeExcitation):
-        return {key: _value(block, key) for key in se_spec.parameters.shapes(block.spec)}
+        return {key: _find_value(block, key) for key in se_spec.parameters.shapes(block.spec)}
     layers = {layer.name: layer for layer in block.layers}
     return {
-        f"{layer.name}.{key}": _value(layers[layer_name(layer.name)], key)
+        f"{layer.name}.{key}": _find_value(layers[layer_name(layer.name)], key)
         for layer in block.spec.layers
         for key in layer.parameter_shapes()
     }
 
 
-def _value(layer: keras.layers.Layer, key: str) -> Any:
+def _find_value(layer: keras.layers.Layer, key: str) -> Any:
     *path, last = key.split(".")
     for part in path:
         layer = getattr(layer, part)
@@ -109,7 +124,7 @@ def _value(layer: keras.layers.Layer, key: str) -> Any:
     return None if quantized else getattr(layer, BATCH_NORM.get(last) or last.replace("weight", "kernel"), None)
 
 
-def _checked(key: str, value: Any, shape: tuple[int, ...]) -> Any:
+def _check_variable(key: str, value: Any, shape: tuple[int, ...]) -> Any:
     """Return the variable, or the tensor computed from it, that holds this parameter alone."""
     if value is None:
         raise ParameterError(f"the layer of {key} has no such parameter: it is quantized, or another layer's")
@@ -120,13 +135,13 @@ def _checked(key: str, value: Any, shape: tuple[int, ...]) -> Any:
     return value
 
 
-def _assignable(key: str, value: Any, shape: tuple[int, ...]) -> Any:
-    if not isinstance(_checked(key, value, shape), keras.Variable):
+def _require_variable(key: str, value: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(_check_variable(key, value, shape), keras.Variable):
         raise ParameterError(f"{key} is computed of several variables, as with LoRA; set it before enable_lora")
     return value
 
 
-def _placed(array: np.ndarray, variable: Any) -> Any:
+def _place_like(array: np.ndarray, variable: Any) -> Any:
     """Place an array as the variable is sharded; Keras' own ``assign`` knows Keras' distribution alone."""
     if keras.backend.backend() != "jax":
         return array
@@ -140,5 +155,5 @@ def _to_array(value: Any) -> np.ndarray:
 _TO_KERNEL, _FROM_KERNEL = (2, 3, 1, 0), (3, 2, 0, 1)
 
 
-def _turned(array: np.ndarray, convolution: tuple[int, ...]) -> np.ndarray:
+def _transpose(array: np.ndarray, convolution: tuple[int, ...]) -> np.ndarray:
     return array.transpose(convolution) if array.ndim == 4 else array.T

@@ -32,7 +32,7 @@ class Trace(NamedTuple):
 
 
 def squeeze_excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str) -> Array:
-    """The block's output.
+    """Compute the block's output y.
 
     Args:
         x: feature map of 1, 2 or 3 spatial axes, any float type; (N, C, *spatial) or (N, *spatial, C).
@@ -56,18 +56,36 @@ def squeeze_excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, d
     >>> y[0, :, 0], y[0, :, 1].round(12)  # gates 1/2 and 3/4
     (array([0., 1., 2., 3.]), array([0.75, 0.75, 0.75, 0.75]))
     """
-    return scaled(trace(x, spec, parameters, data_format), spec, data_format)
+    return scale_map(trace(x, spec, parameters, data_format), spec, data_format)
 
 
 def excitation(x: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str) -> Array:
-    """The gate g, without the gain: float64, shape (N, C). Arguments and errors as ``squeeze_excitation``."""
+    """Compute the gate g, without the gain.
+
+    Args:
+        x: feature map as for ``squeeze_excitation``.
+        spec: which block.
+        parameters: the canonical parameters, any float type.
+        data_format: ``"channels_first"`` or ``"channels_last"``.
+
+    Returns:
+        float64 array (N, C), in the range of the gate.
+
+    Raises:
+        InputError, ShapeError, ParameterError: as ``squeeze_excitation``.
+
+    >>> x, weights = np.ones((2, 5, 8)), {"expand.weight": np.zeros((8, 8))}
+    >>> spec = SESpec(8, single_projection=True)
+    >>> excitation(x, spec, weights, data_format="channels_last")[0, 0]  # the sigmoid of 0
+    np.float64(0.5)
+    """
     return trace(x, spec, parameters, data_format).g
 
 
 @np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
 def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str) -> Trace:
-    """The forward pass up to the gate, with every intermediate."""
-    x, weights = checked(x, spec, parameters, data_format)
+    """Compute the forward pass up to the gate, with every intermediate."""
+    x, weights = check_inputs(x, spec, parameters, data_format)
     axes = se_spec.inputs.spatial_axes(x.ndim, data_format)
     z = squeeze(x, spec.squeeze, axes)
     if spec.single_projection:
@@ -80,14 +98,14 @@ def trace(x: np.ndarray, spec: SESpec, parameters: Parameters, data_format: str)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def scaled(t: Trace, spec: SESpec, data_format: str) -> Array:
-    """The feature map scaled by its gate."""
-    y = t.x * over_space(spec.gain * t.g, t.x.ndim, data_format)  # C-1, C-2
+def scale_map(t: Trace, spec: SESpec, data_format: str) -> Array:
+    """Scale the feature map by its gate."""
+    y = t.x * expand_over_space(spec.gain * t.g, t.x.ndim, data_format)  # C-1, C-2
     return y + t.x if spec.residual else y  # C-3
 
 
 def squeeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array:
-    """One number per sample and channel (S-1 to S-3); shape (N, C)."""
+    """Compute z: one number per sample and channel, shape (N, C) (S-1 to S-3)."""
     match kind:
         case "avg":
             return mean(x, axes)  # S-1
@@ -99,9 +117,9 @@ def squeeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array:
 
 
 def mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """The mean over neighbouring axes, summed pairwise: its rounding grows with log n, not with n."""
+    """Compute the mean over neighbouring axes by pairwise sums, whose rounding grows with log n, not with n."""
     if axes[-1] == x.ndim - 1:
-        return x.mean(axes)  # along the last axis NumPy sums so itself
+        return x.mean(axes)  # NumPy itself sums pairwise along the last axis
     terms = np.moveaxis(x, axes, range(len(axes)))
     n = int(np.prod(terms.shape[: len(axes)]))
     return _sum(terms.reshape(n, *terms.shape[len(axes) :])) / n
@@ -114,15 +132,15 @@ def _sum(terms: Array) -> Array:
     return _sum(terms[:half]) + _sum(terms[half:])
 
 
-def over_space(g: Array, rank: int, data_format: str) -> Array:
-    """(N, C) with axes of length 1 where the feature map has its spatial axes."""
+def expand_over_space(g: Array, rank: int, data_format: str) -> Array:
+    """Add axes of length 1 to (N, C) where the feature map has its spatial axes."""
     return np.expand_dims(g, se_spec.inputs.spatial_axes(rank, data_format))
 
 
-def checked(
+def check_inputs(
     x: Any, spec: "SESpec | NetworkSpec", parameters: Parameters, data_format: str
 ) -> tuple[Array, dict[str, Array]]:
-    """x and the parameters in float64, or the error that says what is wrong with them."""
+    """Convert x and the parameters to float64, or raise the error that names what is wrong."""
     if data_format not in ("channels_first", "channels_last"):
         raise SpecError(f"data_format={data_format!r} is not allowed; it must be 'channels_first' or 'channels_last'")
     if not isinstance(x, np.ndarray):

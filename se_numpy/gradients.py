@@ -1,4 +1,4 @@
-"""The oracle's vector-Jacobian product, derived by hand; the chain rule of ``block.trace`` read from bottom to top.
+"""The oracle's vector-Jacobian product, derived by hand: the chain rule of ``block.trace``, from its last line up.
 
 With s = gain * g:  dg = gain * sum(dy * x),  dv = dg * gate'(v),  dW2 = dv^T h,  dh = dv W2,
 du = dh * activation'(u),  dW1 = du^T z,  dz = du W1,  dx = dy * s (+ dy) + squeeze'(x) dz.
@@ -9,28 +9,34 @@ import numpy as np
 import se_spec
 from se_spec import SESpec, ShapeError
 
-from .block import Parameters, over_space, trace
+from .block import Parameters, expand_over_space, trace
 from .nonlinearities import Array, activate_derivative, gate_derivative
 
 
 def vjp(
     x: np.ndarray, dy: np.ndarray, spec: SESpec, parameters: Parameters, *, data_format: str
 ) -> tuple[Array, dict[str, Array]]:
-    """Gradients of ``sum(dy * y)``.
+    """Compute the gradients of ``sum(dy * y)``, the vector-Jacobian product.
 
     Args:
         x: feature map as for ``squeeze_excitation``.
-        dy: what the output's gradient is; shape of x.
+        dy: the gradient of y, in the shape of x, any float type.
         spec: which block.
         parameters: the canonical parameters.
         data_format: ``"channels_first"`` or ``"channels_last"``.
 
     Returns:
         dx, float64 of x's shape, and a canonical dict of the parameters' gradients, float64. At kinks the derivative
-        is the one SPEC V-3 names; tied maxima share evenly (V-4).
+        is that of SPEC V-3; maxima that several positions hold share evenly (V-4).
 
     Raises:
         InputError, ShapeError, ParameterError: as ``squeeze_excitation``; ShapeError also where dy has not x's shape.
+
+    >>> x, dy = np.ones((1, 3, 2)), np.ones((1, 3, 2))
+    >>> weights = {"reduce.weight": np.ones((1, 2)), "expand.weight": np.zeros((2, 1))}
+    >>> dx, dweights = vjp(x, dy, SESpec(2, hidden=1), weights, data_format="channels_last")
+    >>> dx.shape, dweights["expand.weight"].tolist()  # 3 positions, slope 1/4 of the sigmoid, hidden value 2
+    ((1, 3, 2), [[1.5], [1.5]])
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _vjp(x, dy, spec, parameters, data_format)
@@ -59,14 +65,14 @@ def _vjp(
         gradients["reduce.weight"], gradients["reduce.bias"] = dpre.T @ t.z, dpre.sum(0)
         dz = dpre @ parameters["reduce.weight"].astype(np.float64)
 
-    dx = dy * over_space(spec.gain * t.g, x.ndim, data_format) + over_space(dz, x.ndim, data_format) * _dsqueeze(
-        x, spec.squeeze, axes
-    )
+    dx = dy * expand_over_space(spec.gain * t.g, x.ndim, data_format) + expand_over_space(
+        dz, x.ndim, data_format
+    ) * _dsqueeze(x, spec.squeeze, axes)
     return dx + dy if spec.residual else dx, {name: gradients[name] for name in se_spec.parameters.shapes(spec)}
 
 
 def _dsqueeze(x: Array, kind: str, axes: tuple[int, ...]) -> Array | float:
-    """How much of z's gradient each position of x gets; broadcasts against x."""
+    """Compute the share of z's gradient for each position of x; the result broadcasts against x."""
     mean = 1.0 / np.prod([x.shape[axis] for axis in axes])
     if kind == "avg":
         return mean

@@ -1,7 +1,7 @@
-"""The layers of a network beside the SE block, in float64, channels first; each is one function, written to be read.
+"""The layers of a network apart from the SE block, in float64, channels first; one readable function for each.
 
-A window is never copied together: its k * k positions are k * k shifted views of the padded map, and a convolution is
-the sum of as many matrix products, a pooling the maximum or the sum of as many maps (M-2).
+The k * k positions of a window are k * k shifted views of the padded map. A convolution is the sum of k * k matrix
+products, and a pooling is the maximum or the sum of k * k maps (M-2).
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from .nonlinearities import Array
 def convolution(
     x: Array, weight: Array, bias: Array | None = None, *, stride: int = 1, padding: Padding = (0, 0), groups: int = 1
 ) -> Array:
-    """Cross-correlation: (N, C, H, W) and a weight (O, C / groups, k, k) give (N, O, H', W').
+    """Compute a cross-correlation: (N, C, H, W) and a weight (O, C / groups, k, k) give (N, O, H', W').
 
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
-    >>> convolution(x, np.array([[[[1.0, 0.0], [0.0, 10.0]]]]))  # each value, and ten times the one right below it
+    >>> convolution(x, np.array([[[[1.0, 0.0], [0.0, 10.0]]]]))  # x[i, j] + 10 x[i + 1, j + 1]
     array([[[[40., 51.],
              [73., 84.]]]])
     """
@@ -38,7 +38,7 @@ def convolution(
 
 
 def batch_norm(x: Array, scale: Array, offset: Array, mean: Array, variance: Array, epsilon: float) -> Array:
-    """Batch norm with running statistics; all four parameters are (C,).
+    """Apply batch norm with running statistics; all four parameters are (C,).
 
     >>> x = np.array([1.0, 3.0]).reshape(1, 1, 1, 2)
     >>> batch_norm(x, np.array([2.0]), np.array([5.0]), np.array([1.0]), np.array([15.0]), 1.0)  # (x - 1) / 4 * 2 + 5
@@ -54,7 +54,7 @@ def relu(x: Array) -> Array:
 
 
 def max_pool(x: Array, kernel: int, stride: int, padding: Padding) -> Array:
-    """Maximum of each window, which ignores padding; NaN if the window holds one.
+    """Compute the maximum of each window, which ignores padding; NaN if the window has a NaN.
 
     >>> max_pool(-np.arange(16.0).reshape(1, 1, 4, 4), 3, 2, (0, 1))  # Caffe's: the second window is over the border
     array([[[[ -0.,  -2.],
@@ -64,7 +64,7 @@ def max_pool(x: Array, kernel: int, stride: int, padding: Padding) -> Array:
 
 
 def avg_pool(x: Array, kernel: int, stride: int, padding: Padding, *, count_padding: bool) -> Array:
-    """Mean of each window: over all k * k positions, or over those inside the map.
+    """Compute the mean of each window: over all k * k positions, or over those inside the map.
 
     >>> x = np.full((1, 1, 2, 2), 36.0)
     >>> avg_pool(x, 3, 2, (1, 1), count_padding=True), avg_pool(x, 3, 2, (1, 1), count_padding=False)
@@ -77,7 +77,7 @@ def avg_pool(x: Array, kernel: int, stride: int, padding: Padding, *, count_padd
 
 
 def global_pool(x: Array) -> Array:
-    """The mean over all positions: (N, C)."""
+    """Compute the mean over all positions, (N, C)."""
     return mean(x, (2, 3))
 
 
@@ -87,7 +87,7 @@ def zero_channels(x: Array, before: int, after: int) -> Array:
 
 
 def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Linear map: (N, C) and a weight (O, C) give (N, O).
+    """Apply a linear map: (N, C) and a weight (O, C) give (N, O).
 
     >>> dense(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([0.0, 100.0]))
     array([[ 11., 117.]])

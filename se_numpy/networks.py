@@ -1,4 +1,4 @@
-"""The oracle of networks: the flat list of layers, walked in float64 (docs/SPEC.md, M-1 to M-6)."""
+"""The oracle of networks: it computes the flat list of layers in float64 (docs/SPEC.md, M-1 to M-6)."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from se_spec.networks import last_uses, output_sizes
 from se_spec.networks import layers as kinds
 
 from . import layers
-from .block import Parameters, checked, excitation, squeeze_excitation
+from .block import Parameters, check_inputs, excitation, squeeze_excitation
 from .nonlinearities import Array
 
 
@@ -39,7 +39,7 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     >>> senet(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last").shape
     (2, 10)
     """
-    _, _, logits = deque(walk(x, net, parameters, data_format), maxlen=1).pop()  # the last; no other is kept
+    _, _, logits = deque(walk(x, net, parameters, data_format), maxlen=1).pop()  # maxlen keeps the last result alone
     return logits
 
 
@@ -71,9 +71,9 @@ def walk(
 ) -> Iterator[Step]:
     """Compute every layer in order; a map is freed after its last use.
 
-    ``amend(layer, entry, own)`` may change a layer's own parameters, given its first input, before it is computed.
+    ``amend(layer, entry, own)`` may change the parameters ``own`` of a layer before it is computed from ``entry``.
     """
-    x, weights = checked(x, net, parameters, data_format)
+    x, weights = check_inputs(x, net, parameters, data_format)
     if data_format == "channels_last":
         x = np.moveaxis(x, -1, 1)
     output_sizes(net.layers, x.shape[2:])  # M-9
@@ -82,14 +82,14 @@ def walk(
         own = {name: weights.pop(f"{layer.name}.{name}") for name in layer.parameter_shapes()}
         inputs = [maps[name] for name in layer.inputs]
         amend(layer, inputs[0], own)
-        maps[layer.name] = _result(layer, inputs, own)
+        maps[layer.name] = _apply_layer(layer, inputs, own)
         yield layer, (inputs[0], own), maps[layer.name]
         for name in freed_after.get(layer.name, ()):
             del maps[name]
 
 
 @np.errstate(over="ignore", invalid="ignore")  # N-3: inf and NaN follow IEEE, quietly
-def _result(layer: kinds.Layer, inputs: list[Array], own: dict[str, Any]) -> Array:
+def _apply_layer(layer: kinds.Layer, inputs: list[Array], own: dict[str, Any]) -> Array:
     """Compute one layer from its inputs and its own parameters."""
     x = inputs[0]
     match layer:

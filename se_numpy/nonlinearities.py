@@ -1,4 +1,4 @@
-"""Every activation and gate beside its derivative, in float64, without a warning at any size of argument.
+"""Activations, gates and their derivatives in float64, without a warning at any size of argument.
 
 At a kink the derivative is 0 for relu, relu6 and the hard sigmoid, and the slope for leaky ReLU (SPEC V-3).
 """
@@ -16,7 +16,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def activate(h: Array, activation: Activation) -> Array:
-    """The activation of hidden values (A-1 to A-8); same shape."""
+    """Apply the activation to hidden values (A-1 to A-8); the shape stays."""
     match activation:
         case "relu":
             return np.maximum(h, 0.0)  # A-1
@@ -38,7 +38,7 @@ def activate(h: Array, activation: Activation) -> Array:
 
 
 def activate_derivative(h: Array, activation: Activation) -> Array:
-    """The derivative of ``activate``; same shape."""
+    """Compute the derivative of ``activate``; the shape stays."""
     match activation:
         case "relu":
             return np.where(h > 0.0, 1.0, _zero_or_nan(h))
@@ -62,7 +62,7 @@ def activate_derivative(h: Array, activation: Activation) -> Array:
 
 
 def apply_gate(v: Array, gate: Gate) -> Array:
-    """The gate of logits (G-1 to G-5); same shape."""
+    """Apply the gate to logits (G-1 to G-5); the shape stays."""
     match gate:
         case "sigmoid":
             return sigmoid(v)  # G-1
@@ -79,7 +79,7 @@ def apply_gate(v: Array, gate: Gate) -> Array:
 
 
 def gate_derivative(v: Array, gate: Gate) -> Array:
-    """The derivative of ``gate``; same shape."""
+    """Compute the derivative of ``apply_gate``; the shape stays."""
     match gate:
         case "sigmoid":
             return sigmoid(v) * sigmoid(-v)
@@ -97,13 +97,13 @@ def gate_derivative(v: Array, gate: Gate) -> Array:
 
 
 def sigmoid(v: Array) -> Array:
-    """1 / (1 + exp(-v)), by the exponential that cannot overflow."""
+    """Compute 1 / (1 + exp(-v)) from exp(-|v|), which cannot overflow."""
     e = np.exp(-np.abs(v))
     return np.where(v < 0.0, e, 1.0) / (1.0 + e)
 
 
 def normal_cdf(h: Array) -> Array:
-    """The standard normal distribution function, by erfc: 1 + erf would cancel for h < 0."""
+    """Compute the standard normal distribution function by erfc; 1 + erf would cancel for h < 0."""
     return 0.5 * np.asarray(_erfc(-h / math.sqrt(2.0)), np.float64)
 
 
@@ -112,5 +112,5 @@ def _tanh_argument(h: Array) -> Array:
 
 
 def _zero_or_nan(v: Array) -> Array:
-    """0, and NaN where v is NaN: a comparison would otherwise turn NaN into a number."""
+    """Return 0, and NaN where v is NaN, since a comparison turns NaN into a number."""
     return np.where(np.isnan(v), np.nan, 0.0)

@@ -1,8 +1,8 @@
-"""How each activation and gate passes errors on, and what evaluating it adds: docs/ERROR_BOUNDS.md, B-9 to B-12, B-18.
+"""Error propagation of activations and gates, and errors of evaluating them: docs/ERROR_BOUNDS.md, B-9 to B-12, B-18.
 
-For f at v with |t - v| <= e: ``change`` bounds |f(t) - f(v)|, ``derivative_change`` bounds |f'(t) - f'(v)|, and
-``evaluation`` and ``derivative_evaluation`` bound what a correct program adds to f(t) and f'(t), in arithmetic of unit
-roundoff u. ``reach`` is how much larger than |v| an argument may be, through e.
+Let f be evaluated at v, and let |t - v| <= e. ``bound_change`` bounds |f(t) - f(v)|, and ``bound_derivative_change``
+bounds |f'(t) - f'(v)|. ``bound_evaluation`` and ``bound_derivative_evaluation`` bound the error of a correct program
+for f(t) and f'(t), in arithmetic of unit roundoff u.
 """
 
 import numpy as np
@@ -25,45 +25,45 @@ SMOOTH = {
 }
 
 ACCURACY = {"sigmoid": (1.0, 4.0), "tanh": (8.0, 1.0), "erf": (7.0, 1.0), "exp": (6.0, 1.0)}
-"""(a, b): a framework's function is within (a |f| + b) u. docs/accuracy.json, measured over all values of float32."""
+"""(a, b): the error of a framework's function is at most (a |f| + b) u, over all float32 (docs/accuracy.json)."""
 HALF_ACCURACY = {"sigmoid": (1.0, 1.0), "tanh": (1.0, 0.5), "erf": (1.0, 0.5), "exp": (1.0, 0.0)}
-"""The same where u is bfloat16's or float16's, over all their values."""
+"""The same for bfloat16 and float16, over all their values."""
 
 
-def change(name: Nonlinearity, v: Array, e: Array) -> Array:
-    """How far f can move when its argument moves by e; never more than its range, where it has one."""
+def bound_change(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """Bound the change of f for a change e of its argument, at most the width of f's range where that is finite."""
     if name in SMOOTH:
         first, second = SMOOTH[str(name)]
-        moved = e * np.minimum(np.abs(value_derivative(name, v)) + 0.5 * second * e, first)
+        moved = e * np.minimum(np.abs(evaluate_derivative(name, v)) + 0.5 * second * e, first)
     else:
-        moved = e * _steepest(name, v, e)
-    bounds = _range(name)
+        moved = e * _find_steepest_slope(name, v, e)
+    bounds = _find_range(name)
     if bounds is None:
         return moved
-    f = value(name, v)
+    f = evaluate(name, v)
     return np.where(np.isinf(e), np.inf, np.minimum(moved, np.maximum(f - bounds[0], bounds[1] - f)))  # inf: or NaN
 
 
-def derivative_change(name: Nonlinearity, v: Array, e: Array) -> Array:
-    """How far f' can move when the argument moves by e; across a kink, by the jump."""
+def bound_derivative_change(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """Bound the change of f' for a change e of its argument; across a kink it includes the jump."""
     if name in SMOOTH:
         first, second = SMOOTH[str(name)]
         off: Array = np.minimum(second * e, 2.0 * first)
         if name in ("sigmoid", "tanh"):  # |(ln f')'| is at most 1, and 2
             rate = 1.0 if name == "sigmoid" else 2.0
-            off = np.minimum(off, value_derivative(name, v) * np.expm1(np.minimum(rate * e, 700.0)))
+            off = np.minimum(off, evaluate_derivative(name, v) * np.expm1(np.minimum(rate * e, 700.0)))
         return np.where(np.isinf(e), np.inf, off)
     off = np.minimum(e / 3.0, 2.0) if name == "hard_swish" else np.zeros_like(v)
-    for kink, jump in _kinks(name):
+    for kink, jump in _list_kinks(name):
         off = off + np.where(np.abs(v - kink) <= e, jump, 0.0)
     return np.where(np.isinf(e), np.inf, off)
 
 
-def evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:
-    """What computing f adds, at any argument that e allows."""
-    size: Array = np.abs(value(name, v)) + change(name, v, e)
+def bound_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:
+    """Bound the error of computing f at any argument within e."""
+    size: Array = np.abs(evaluate(name, v)) + bound_change(name, v, e)
     largest: Array = np.abs(v) + e
-    (sa, sb), (ta, tb), (ea, eb) = (_accuracy(u)[function] for function in ("sigmoid", "tanh", "erf"))
+    (sa, sb), (ta, tb), (ea, eb) = (_select_accuracy(u)[function] for function in ("sigmoid", "tanh", "erf"))
     match name:
         case "relu" | "relu6" | "identity":
             return np.zeros_like(v)  # a comparison does not round
@@ -92,10 +92,10 @@ def evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:
     raise AssertionError(name)
 
 
-def derivative_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:
-    """What computing f' adds, from the argument or from the value that the forward pass kept."""
+def bound_derivative_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> Array:
+    """Bound the error of computing f' from the argument or from the value that the forward pass stored."""
     largest = np.abs(v) + e
-    sigmoid, tanh, erf = (sum(_accuracy(u)[function]) for function in ("sigmoid", "tanh", "erf"))
+    sigmoid, tanh, erf = (sum(_select_accuracy(u)[function]) for function in ("sigmoid", "tanh", "erf"))
     match name:
         case "relu" | "relu6" | "identity":
             return np.zeros_like(v)
@@ -106,11 +106,11 @@ def derivative_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> A
         case "hard_swish":
             return 4.0 * u * np.minimum(largest / 3.0 + 0.5, 2.0)
         case "sigmoid" | "tanh":  # f (1 - f), (1 - f)(1 + f): the value's own error, then three roundings
-            f, df = value(name, v), value_derivative(name, v)
+            f, df = evaluate(name, v), evaluate_derivative(name, v)
             steep = np.abs(1.0 - 2.0 * f) if name == "sigmoid" else 2.0 * np.abs(f)
-            a, b = _accuracy(u)[str(name)]
+            a, b = _select_accuracy(u)[str(name)]
             own = u * (a * np.abs(f) + b)
-            return own * (steep + own) + 4.0 * u * (df + derivative_change(name, v, e) + u)
+            return own * (steep + own) + 4.0 * u * (df + bound_derivative_change(name, v, e) + u)
         case "silu" | "gelu":
             return u * ((sigmoid if name == "silu" else erf) + 6.0) * (1.0 + largest)
         case "gelu_tanh":
@@ -118,38 +118,38 @@ def derivative_evaluation(name: Nonlinearity, v: Array, e: Array, u: float) -> A
     raise AssertionError(name)
 
 
-def on_the_way(name: Nonlinearity, v: Array, e: Array) -> Array:
-    """The largest magnitude that a usual formula of f writes down; v (v + 3) / 6 and v (1 + erf) / 2 divide last."""
+def bound_intermediates(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """Bound the intermediates of usual formulas of f; v (v + 3) / 6 and v (1 + erf) / 2 divide last."""
     largest: Array = np.abs(v) + e
     return {"hard_swish": 6.0, "gelu": 2.0, "gelu_tanh": 2.0}.get(str(name), 1.0) * largest
 
 
-def on_the_way_back(name: Nonlinearity, v: Array, e: Array) -> Array:
-    """The same for f': where the cube in gelu_tanh is inf, its slope is, and 1 - tanh^2 is 0."""
+def bound_derivative_intermediates(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """Bound the intermediates of usual formulas of f'; a cube of inf in gelu_tanh meets 1 - tanh^2 = 0."""
     largest: Array = np.abs(v) + e
-    return largest**3 if name == "gelu_tanh" else on_the_way(name, v, e)
+    return largest**3 if name == "gelu_tanh" else bound_intermediates(name, v, e)
 
 
-def _accuracy(u: float) -> dict[str, tuple[float, float]]:
+def _select_accuracy(u: float) -> dict[str, tuple[float, float]]:
     return ACCURACY if u < 2.0**-20 else HALF_ACCURACY
 
 
-def value(name: Nonlinearity, v: Array) -> Array:
-    """An activation or a gate by name."""
+def evaluate(name: Nonlinearity, v: Array) -> Array:
+    """Evaluate an activation or a gate by name."""
     if isinstance(name, HardSigmoid) or name == "hard_sigmoid":
         return apply_gate(v, name)
     return activate(v, name)
 
 
-def value_derivative(name: Nonlinearity, v: Array) -> Array:
-    """Its derivative."""
+def evaluate_derivative(name: Nonlinearity, v: Array) -> Array:
+    """Evaluate the derivative of an activation or a gate by name."""
     if isinstance(name, HardSigmoid) or name == "hard_sigmoid":
         return gate_derivative(v, name)
     return activate_derivative(v, name)
 
 
-def _steepest(name: Nonlinearity, v: Array, e: Array) -> Array:
-    """The largest |f'| of a piecewise polynomial between v - e and v + e."""
+def _find_steepest_slope(name: Nonlinearity, v: Array, e: Array) -> Array:
+    """Compute the largest |f'| of a piecewise polynomial between v - e and v + e."""
     low, high = v - e, v + e
     match name:
         case "identity":
@@ -171,8 +171,8 @@ def _steepest(name: Nonlinearity, v: Array, e: Array) -> Array:
     raise AssertionError(name)
 
 
-def _kinks(name: Nonlinearity) -> list[tuple[float, float]]:
-    """(where, how much f' jumps)."""
+def _list_kinks(name: Nonlinearity) -> list[tuple[float, float]]:
+    """List the kinks: the argument, and the jump of f' there."""
     match name:
         case "relu":
             return [(0.0, 1.0)]
@@ -188,7 +188,7 @@ def _kinks(name: Nonlinearity) -> list[tuple[float, float]]:
     return []
 
 
-def _range(name: Nonlinearity) -> tuple[float, float] | None:
+def _find_range(name: Nonlinearity) -> tuple[float, float] | None:
     match name:
         case "sigmoid":
             return (0.0, 1.0)

@@ -87,12 +87,12 @@ def demo(trainer: str, seeds: int, epochs: int, folder: Path, console: Console) 
 
 
 def count_steps(data: Digits, epochs: int) -> int:
-    """The number of batches in all epochs."""
+    """Count the batches in all epochs."""
     return epochs * (len(data.x) // BATCH)
 
 
 def accuracy(logits: np.ndarray, data: Digits) -> float:
-    """The share of held-out digits that are classified correctly."""
+    """Compute the share of held-out digits that are classified correctly."""
     return float((logits.argmax(1) == data.labels_held_out).mean())
 
 

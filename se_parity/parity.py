@@ -100,7 +100,7 @@ def draw(picture: Path, console: Console) -> None:
 
 
 def spec_of(preset: str) -> SESpec:
-    """The spec of a preset on the 192 channels of a patch."""
+    """Make the spec of a preset on the 192 channels of a patch."""
     return SESpec.preset(preset, 192)
 
 
@@ -135,7 +135,7 @@ def check_oracle(inputs: dict[tuple[str, str], Inputs], references: dict[tuple[s
 
 
 def gradient_error(preset: str, inputs: Inputs, want: Result) -> float:
-    """The error of the oracle's gradients beside central differences along one random direction of all parameters."""
+    """Compute the error of the oracle's gradients relative to central differences along a random direction."""
     x, dy, parameters = inputs
     assert want.dparameters is not None
     rng = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def finish_row(row: ParityRow, worker: Worker) -> None:
 
 
 def list_cases(target: Implementation) -> list[tuple[str, str]]:
-    """The presets and dtypes that an implementation runs; one that compiles each spec runs one preset."""
+    """List the presets and dtypes that an implementation runs; one that compiles each spec runs one preset."""
     presets = PRESETS[:1] if target.costly else PRESETS
     return [(preset, dtype) for preset in presets for dtype in DTYPES if dtype in target.dtypes]
 

@@ -18,15 +18,20 @@ from .sources import SourceLike, open_source
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a conversion.
+    """The result of a conversion.
 
     Args:
         source_layout, target_layout: names of the layouts.
-        spec: of the block or the network.
-        tensors, bytes: how many parameters were moved, and their size together.
-        changes: what was computed and not just moved; it is right to the last unit.
+        spec: the spec of the block or the network.
+        tensors, bytes: the number of parameters, and their total size.
+        changes: descriptions of parameters that were computed, not only moved; they are right to the last unit.
         left_behind: names in the source that belong to no parameter, such as counters.
         inexact: parameters that differ when the target is read again; none without ``changes``.
+
+    Example:
+        >>> print(Report("moskomule", "canonical", SESpec(64), 2, 2048, (), (), ()))
+        from moskomule to canonical: 2 parameters, 2,048 bytes
+        read again: every parameter comes back to the bit
     """
 
     source_layout: str
@@ -57,14 +62,15 @@ def load(
     Args:
         source: a path, or a mapping such as a ``state_dict``.
         spec: a block, a network or a network's name; None recognises it, if names and shapes suffice.
-        layout: whose names the source has; ``"auto"`` recognises it.
+        layout: the layout of the source's names; ``"auto"`` recognises it.
 
     Returns:
         Each parameter by its canonical name, in canonical order and orientation.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
-        LayoutError: the source does not hold the spec; the message lists what is missing, left over and misshapen.
+        LayoutError: the source does not hold the spec; the message lists names that are missing, left over or of a
+            wrong shape.
 
     >>> import se_numpy
     >>> spec = SESpec(64)
@@ -88,16 +94,16 @@ def save(
     """Save canonical parameters in a layout.
 
     Args:
-        path: where to; its ending chooses the format.
+        path: the file to write; its ending chooses the format.
         values: canonical parameters of ``spec``.
         spec: a block, a network or a network's name.
-        layout: whose names the file gets.
-        force: replace a path that exists.
+        layout: the layout of the file's names.
+        force: whether a path that exists is replaced.
 
     Raises:
         ParameterError: the parameters are not the spec's.
-        LayoutError: the layout has no place for them.
-        FileFormatError: the path exists and not ``force``, or its format cannot hold them.
+        LayoutError: the layout has no names for them.
+        FileFormatError: the path exists and ``force`` is False, or its format cannot hold the parameters.
 
     >>> import se_numpy, tempfile
     >>> spec = SESpec(64)
@@ -125,12 +131,15 @@ def convert(
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
-        target: where to; its ending chooses the format.
+        target: the file to write; its ending chooses the format.
         spec: a block, a network or a network's name; None recognises it, if names and shapes suffice.
-        source_layout: whose names the source has; ``"auto"`` recognises it.
-        target_layout: whose names the target gets.
-        force: replace a target that exists.
+        source_layout: the layout of the source's names; ``"auto"`` recognises it.
+        target_layout: the layout of the target's names.
+        force: whether a target that exists is replaced.
         progress: called as ``progress("write", 3, 160)`` for each tensor, then the same with ``"compare"``.
+
+    Returns:
+        The layouts, the number of parameters, and every difference; ``print`` shows it as text.
 
     Raises:
         FileFormatError, LayoutError, ParameterError: as ``load`` and ``save``.
@@ -172,9 +181,9 @@ def find_blocks(
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
-        layout: whose names; ``"timm"`` is all of timm's, ``"auto"`` all that are known.
-        activation: used where the file does not determine it; None leaves it unknown.
-        gate: the same.
+        layout: the layout to search; ``"timm"`` is all of timm's, ``"auto"`` all that are known.
+        activation: the activation where the file does not determine it; None leaves it unknown.
+        gate: the gate where the file does not determine it; None leaves it unknown.
 
     Returns:
         Each block by its path in the file.

@@ -13,17 +13,22 @@ from .sources import SourceLike, open_source
 
 @dataclass(frozen=True)
 class Inspection:
-    """Description of a file, from its names and shapes.
+    """The description of a file, from its names and shapes.
 
     Args:
-        source: the path, or how many tensors a mapping has.
-        format: of the file; None for a mapping.
-        dtypes: how many tensors have each dtype.
-        bytes: size of all tensors together.
-        networks: that the file may be; several can have the same names and shapes.
+        source: the path, or the number of tensors of a mapping.
+        format: the file's format; None for a mapping.
+        dtypes: the number of tensors of each dtype.
+        bytes: the total size of all tensors.
+        networks: the networks that match; several can have the same names and shapes.
         blocks: every SE block by its path, if it can be read.
         lookalikes: paths of parts of a graph that resemble a block, and why each is none.
-        problem: what is wrong with the network that the file resembles, or with a block.
+        problem: a description of the first fault: of the network that the file resembles, or of a block.
+
+    Example:
+        >>> import numpy as np
+        >>> inspect({"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}).dtypes
+        {'float64': 2}
     """
 
     source: str
@@ -73,11 +78,14 @@ def _describe(block: blocks.Found) -> str:
 
 
 def inspect(source: SourceLike, layout: str = "auto") -> Inspection:
-    """Describe a file, or a mapping: format, layout, network, blocks, and what is missing.
+    """Describe a file, or a mapping: its format, layout, network, blocks and faults.
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
-        layout: whose names to look for; ``"auto"`` is all.
+        layout: the layout to search; ``"auto"`` is all.
+
+    Returns:
+        The description; ``print`` shows it as text.
 
     Raises:
         FileFormatError: the file is broken or of no known format.

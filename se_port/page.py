@@ -7,24 +7,29 @@ from .layouts.networks import NETWORK_LAYOUTS
 
 _PAGE = """# Porting
 
-`se_port` moves the weights of SE blocks and SENets: a system's file becomes canonical parameters, and from there a file
-of any other system. This page is printed by `se-port layouts --markdown`.
+`se_port` converts the weights of SE blocks and SENets: it reads a system's file into canonical parameters, and writes
+them as a file of any other system. `se-port layouts --markdown` prints this page.
 
-*Peer ran*: the system itself, installed, made the names and gave the same gates or logits, in the tests or in
-[PORT_PEERS.md](PORT_PEERS.md). *Reference output*: weights and outputs of the system's own code stand in the tests.
-*Framework ran*: so do those of a network, typed from the system's source, that its framework ran under these names
-(MXNet, tensorpack, TensorFlow; of Caffe, OpenCV's importer). *Key list typed from source* is not verified: names and
-shapes are as the source says, no file of the system was seen.
+The last column of the tables has one of four values:
+
+- *Peer ran*: the system itself was installed, made the names and gave the same gates or logits, in the tests or in
+  [PORT_PEERS.md](PORT_PEERS.md).
+- *Reference output*: the tests hold weights and outputs of the system's own code.
+- *Framework ran*: the tests hold weights and outputs of a network that was typed from the system's source and that the
+  system's framework ran under these names (MXNet, tensorpack, TensorFlow; OpenCV's importer for Caffe).
+- *Key list typed from source*: names and shapes are typed from the source; no file of the system was available, so this
+  is not verified.
 
 ## Networks
 
-A layout keeps the networks that are named, the same without SE, and those with other classes, widths and depths.
+A layout supports the listed networks, the same networks without SE, and variants with other classes, widths and depths.
 
 """
 _BLOCKS = """
 ## Blocks
 
-Wherever they stand in a file. What a layout does not fix is –, and asked for.
+`find_blocks` finds these blocks anywhere in a file. Where the activation or the gate is –, the layout does not
+determine it, and the caller gives it.
 
 """
 

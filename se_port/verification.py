@@ -24,14 +24,18 @@ MAX_INPUT_SIZE = 64
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a verification.
+    """The result of a verification.
 
     Args:
         different: parameters that are not the same to the bit.
-        implementation: that ran the target, in float32.
+        implementation: the implementation that ran the target, in float32.
         error: root mean square difference of its logits from those of the float64 oracle with the source's parameters,
             relative to the logits' root mean square.
         floor: the same implementation's error with the source's own parameters, which is rounding alone.
+
+    Example:
+        >>> Verification((), "torch", error=2e-7, floor=2e-7).passed
+        True
     """
 
     different: tuple[str, ...]
@@ -67,14 +71,25 @@ def verify(
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
-        target: the same.
+        target: a path, or a mapping such as a ``state_dict``.
         spec: the network or its name; None recognises it in the source.
-        source_layout: whose names the source has; ``"auto"`` recognises it.
-        target_layout: whose names the target has.
-        seed: of the images.
+        source_layout: the layout of the source's names; ``"auto"`` recognises it.
+        target_layout: the layout of the target's names; ``"auto"`` recognises it.
+        seed: the seed of the images, at least 0.
+
+    Returns:
+        The parameters that differ and the errors of the logits; ``print`` shows it as text.
 
     Raises:
-        FileFormatError, LayoutError: as ``load``; or the files hold a block, which ``se_conformance.check`` judges.
+        FileFormatError, LayoutError: as ``load``; LayoutError also if the files hold a block, which
+            ``se_conformance.check`` judges.
+
+    >>> import se_numpy
+    >>> from se_spec import network
+    >>> net = network("se_resnet20")
+    >>> same = dict(se_numpy.initialize(net, seed=0))
+    >>> verify(same, same, net).passed
+    True
     """
     from se_parity.implementations import IMPLEMENTATIONS, Worker
 

@@ -1,7 +1,7 @@
-"""Activations and gates as values: a name where no number is needed, a frozen value where one is (SPEC A-*, G-*).
+"""Activations and gates as values: a name where no number is needed, else a frozen value with numbers (SPEC A-*, G-*).
 
-Five functions of the world are called "hard sigmoid" and three slopes are called "leaky ReLU's default", so no
-framework's default is ever relied on: whoever deviates from slope 1/6 and offset 1/2 writes the numbers.
+Systems call five functions "hard sigmoid", and three slopes are a "default" of leaky ReLU. So no framework's default is
+used: a hard sigmoid other than slope 1/6 and offset 1/2, and every leaky ReLU, is written with its numbers.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,13 @@ GATES = ("sigmoid", "tanh", "relu", "identity", "hard_sigmoid")
 
 @dataclass(frozen=True)
 class LeakyReLU:
-    """``h if h > 0 else slope * h`` (SPEC A-6). torch's default slope is 0.01, Keras layers' 0.3, Keras ops' 0.2.
+    """``h if h > 0 else slope * h`` (SPEC A-6).
+
+    Args:
+        slope: any finite number. torch's default is 0.01, that of Keras' layer 0.3, that of Keras' operation 0.2.
+
+    Raises:
+        SpecError: the slope is not a finite number.
 
     >>> LeakyReLU(slope=0.01)
     LeakyReLU(slope=0.01)
@@ -32,6 +38,10 @@ class LeakyReLU:
 class HardSigmoid:
     """``min(max(slope * v + offset, low), high)`` (SPEC G-5).
 
+    Args:
+        slope, offset: finite numbers, as systems have them below.
+        low, high: limits of the result, ``low`` below ``high``.
+
     ========================================  =============  ==============
     system                                    slope, offset  low, high
     ========================================  =============  ==============
@@ -45,6 +55,9 @@ class HardSigmoid:
 
     Raises:
         SpecError: a number is not finite, or ``low`` is not below ``high``.
+
+    >>> HardSigmoid(slope=0.2, offset=0.5)
+    HardSigmoid(slope=0.2, offset=0.5, low=0.0, high=1.0)
     """
 
     slope: float
@@ -63,16 +76,16 @@ Activation = str | LeakyReLU
 Gate = str | HardSigmoid
 
 HARD_SIGMOID = HardSigmoid(slope=1 / 6, offset=1 / 2)
-"""What the name ``"hard_sigmoid"`` stands for: torch, jax and Keras 3."""
+"""The function that the name ``"hard_sigmoid"`` means: torch's, jax' and Keras 3's."""
 
 
 def hard_sigmoid_numbers(gate: Gate) -> HardSigmoid:
-    """The numbers behind a hard-sigmoid gate, named or spelled."""
+    """Return the numbers of a hard-sigmoid gate, which is given by name or by its numbers."""
     return gate if isinstance(gate, HardSigmoid) else HARD_SIGMOID
 
 
 def activation(value: Any) -> Activation:
-    """``value`` as an activation, or ``SpecError``."""
+    """Return ``value`` if it is an activation, or raise ``SpecError``."""
     if isinstance(value, LeakyReLU):
         return value
     if value == "leaky_relu":
@@ -81,14 +94,14 @@ def activation(value: Any) -> Activation:
 
 
 def gate(value: Any) -> Gate:
-    """``value`` as a gate, one form per function: the numbers of ``"hard_sigmoid"`` become that name (G-5)."""
+    """Return ``value`` as a gate, or raise ``SpecError``; the numbers of ``"hard_sigmoid"`` become that name (G-5)."""
     if isinstance(value, HardSigmoid):
         return "hard_sigmoid" if value == HARD_SIGMOID else value
     return choice("gate", value, GATES)
 
 
 def to_data(value: Activation | Gate) -> str | dict[str, Any]:
-    """An activation or gate as JSON data: its name, or a dict that holds its numbers.
+    """Convert an activation or gate to JSON data: its name, or a dict that holds its numbers.
 
     >>> to_data("relu"), to_data(LeakyReLU(slope=0.1))
     ('relu', {'name': 'leaky_relu', 'slope': 0.1})
@@ -101,7 +114,7 @@ def to_data(value: Activation | Gate) -> str | dict[str, Any]:
 
 
 def from_data(value: Any) -> Any:
-    """The inverse of ``to_data``; what is not a dict goes through for the field's own check."""
+    """Convert the data of ``to_data`` back; a value that is not a dict is returned, and the field checks it."""
     if not isinstance(value, dict):
         return value
     numbers = {key: number for key, number in value.items() if key != "name"}

@@ -1,7 +1,7 @@
 """Canonical parameters: their names, order and shapes, in the paper's orientation (SPEC K-1 to K-4).
 
-Every implementation moves parameters as a plain ``dict[str, numpy.ndarray]``: W1 is ``reduce.weight`` (R, C) and W2 is
-``expand.weight`` (C, R), each output unit a row.
+Every implementation sets and returns parameters as a plain ``dict[str, numpy.ndarray]``: W1 is ``reduce.weight`` (R, C)
+and W2 is ``expand.weight`` (C, R), with a row for each output unit.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class HasParameters(Protocol):
     """A spec that has parameters: ``SESpec`` and ``NetworkSpec``."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical names and shapes, in order."""
+        """Return canonical names and shapes, in order."""
 
 
 def shapes(spec: HasParameters) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a block's or a network's parameters, in order (K-1).
+    """Return names and shapes of a block's or a network's parameters, in order (K-1).
 
     A network's names are paths (``se_spec.networks.layers``): convolutions have ``weight`` (O, I / groups, kh, kw),
     batch norms ``scale``, ``offset``, ``mean``, ``variance``, dense layers ``weight`` (O, I); both ``bias`` if any.
@@ -37,7 +37,7 @@ def shapes(spec: HasParameters) -> dict[str, tuple[int, ...]]:
 
 
 def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Every name once, every target filled, every shape right, every array of floats (K-2).
+    """Check that every name is known, none is missing, every shape is right and every array has floats (K-2).
 
     Args:
         parameters: name -> array with ``shape`` and ``dtype``.

@@ -168,10 +168,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, channels: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The fields that ``SESpec.preset`` passes on: the system's, its width included, under the caller's overrides.
+    """Return the fields for ``SESpec.preset``: the system's, its width included, replaced by the caller's overrides.
 
-    Two overrides are no fields: ``reduction`` replaces the ratio *in the system's own rule*, and ``basis`` is the width
-    that the ratio is taken of, where that is not ``channels`` (EfficientNet and RegNet take the block's input) (P-2).
+    Two overrides are no fields: ``reduction`` replaces the ratio *in the system's own rule*, and ``basis`` replaces
+    ``channels`` in it (EfficientNet and RegNet apply the ratio to the width of the block's input) (P-2).
 
     Raises:
         SpecError: no such preset; the rule gives 0; or the system leaves the width to its caller and none is given.
@@ -199,12 +199,13 @@ def preset(name: str, channels: int, overrides: dict[str, Any]) -> dict[str, Any
 
 
 def table() -> str:
-    """``PRESETS`` as the Markdown of docs/PRESETS.md."""
+    """Format ``PRESETS`` as the Markdown of docs/PRESETS.md."""
     lines = [
         "# Presets",
         "",
-        "`SESpec.preset(name, channels)`; printed by `python -m se_spec`. Fields that are not listed have the",
-        "defaults of `SESpec`. A width of – is the caller's to give (`hidden=...`).",
+        "`SESpec.preset(name, channels)` makes the spec of a named system; `python -m se_spec` prints this page.",
+        "Fields that are not listed have the defaults of `SESpec`. Where a width is –, the caller gives it",
+        "(`hidden=...`).",
         "",
         "| preset | read from | widths at 64, 72, 100 | fields |",
         "|---|---|---|---|",

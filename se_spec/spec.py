@@ -3,8 +3,8 @@
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
 ``docs/SPEC.md`` is the normative text; its clause numbers stand in the code.
 
-Departures from the paper: the hidden width is floored at 1 (the paper never meets C < r), and the fields beyond
-``channels`` and ``reduction`` express what other systems have made of the block.
+Departures from the paper: the hidden width is at least 1 (the paper has no C < r), and the fields beyond
+``channels`` and ``reduction`` express the variants of other systems.
 """
 
 import dataclasses
@@ -25,24 +25,24 @@ _FROM_REDUCTION: Any = type("from reduction", (), {"__repr__": lambda self: "cha
 class SESpec:
     """The block ``y = x * (gain * gate(expand(activation(reduce(squeeze(x))))))``, plus x if ``residual``.
 
-    The ratio is forgotten in comparisons: ``SESpec(64, reduction=16) == SESpec(64, hidden=4)``.
+    Comparisons ignore the ratio: ``SESpec(64, reduction=16) == SESpec(64, hidden=4)``.
 
     Args:
         channels: C, at least 1.
-        reduction: ratio r; hidden is ``max(1, C // r)`` (W-1). None once ``hidden`` or ``single_projection`` decides.
-        hidden: R, at least 1; may exceed C. Always the integer once constructed.
+        reduction: ratio r; hidden is ``max(1, C // r)`` (W-1). None if ``hidden`` or ``single_projection`` is given.
+        hidden: R, at least 1; may exceed C. The attribute is always the integer.
         single_projection: one C -> C projection, no bottleneck and no activation (effective SE); hidden is C (E-4).
-        bias: one flag for both projections; the paper's section 6 and the tutorials have none (E-5).
+        bias: whether both projections have biases; the paper's section 6 and the tutorials have none (E-5).
         activation: ``"relu"``, ``"silu"``, ``"hard_swish"``, ``"gelu"`` (exact), ``"gelu_tanh"``, ``"relu6"``,
             ``"sigmoid"``, ``"tanh"``, ``"identity"`` or ``LeakyReLU(slope)``.
         gate: ``"sigmoid"``, ``"tanh"``, ``"relu"``, ``"identity"``, ``"hard_sigmoid"`` (slope 1/6, offset 1/2)
             or ``HardSigmoid(slope, offset, low, high)``.
         squeeze: ``"avg"``, ``"max"`` or ``"avg_max"`` (half the one plus half the other).
         gain: factor on the gate; NFNets have 2.
-        residual: adds x to the result (MONAI's residual form).
+        residual: whether x is added to the result (MONAI's residual form).
 
     Raises:
-        SpecError: a field is not allowed; the message says field, value and what is.
+        SpecError: a field has a value that is not allowed; the message has the allowed values.
 
     >>> SESpec(64, reduction=8).hidden, SESpec(64, hidden=12).hidden, SESpec(8).hidden
     (8, 12, 1)
@@ -80,17 +80,17 @@ class SESpec:
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        """The call that makes this spec, without what is default.
+        """Return the call that makes this spec, without defaults.
 
         >>> SESpec(64, hidden=12, gate="tanh"), SESpec(64, single_projection=True)
         (SESpec(64, hidden=12, gate='tanh'), SESpec(64, single_projection=True))
         """
         shown = [str(self.channels)]
-        for one in dataclasses.fields(self)[1:]:
-            value = getattr(self, one.name)
-            derived = one.name == "hidden" and (self.single_projection or self.reduction is not None)
-            if value is not None and value != one.default and not derived:
-                shown.append(f"{one.name}={value!r}")
+        for entry in dataclasses.fields(self)[1:]:
+            value = getattr(self, entry.name)
+            derived = entry.name == "hidden" and (self.single_projection or self.reduction is not None)
+            if value is not None and value != entry.default and not derived:
+                shown.append(f"{entry.name}={value!r}")
         if self.single_projection:
             shown = [part for part in shown if part != "activation='identity'"]
         return f"SESpec({', '.join(shown)})"
@@ -108,7 +108,7 @@ class SESpec:
 
     @classmethod
     def preset(cls, name: str, channels: int, **overrides: Any) -> Self:
-        """The block as the system ``name`` builds it on ``channels`` channels; see ``se_spec.PRESETS``.
+        """Make the spec of the block that the system ``name`` builds on ``channels`` channels; see ``se_spec.PRESETS``.
 
         Raises:
             SpecError: no such preset, or the system's own width rule gives 0.
@@ -122,7 +122,7 @@ class SESpec:
 
     @classmethod
     def coerce(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
-        """Return the spec that ``SqueezeExcitation(spec)`` and ``SqueezeExcitation(64, reduction=8)`` mean.
+        """Return the spec for the arguments of ``SqueezeExcitation(spec)`` or ``SqueezeExcitation(64, reduction=8)``.
 
         Raises:
             SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.
@@ -134,7 +134,7 @@ class SESpec:
         return spec
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical names and shapes, in order (K-1).
+        """Return canonical names and shapes, in order (K-1).
 
         >>> SESpec(64).parameter_shapes()
         {'reduce.weight': (4, 64), 'expand.weight': (64, 4)}
@@ -167,7 +167,7 @@ class SESpec:
         return type(self)(**{**current, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON data: every field but the ratio, which ``hidden`` has made superfluous."""
+        """Return the spec as JSON data: every field but the ratio, which ``hidden`` makes superfluous."""
         data = {name: nonlinearities.to_data(getattr(self, name)) for name in FIELDS if name != "reduction"}
         if self.single_projection:
             del data["hidden"]
@@ -175,7 +175,7 @@ class SESpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``.
+        """Make the spec from the data of ``to_dict``.
 
         Raises:
             SpecError: a name is not a field, ``channels`` is missing, or a value is not allowed.
@@ -185,7 +185,7 @@ class SESpec:
         return cls(**{name: nonlinearities.from_data(value) for name, value in data.items()})
 
     def to_json(self) -> str:
-        """The spec as one line of JSON.
+        """Return the spec as one line of JSON.
 
         >>> SESpec.from_json(SESpec(64, gate="tanh").to_json()) == SESpec(64, gate="tanh")
         True
@@ -194,7 +194,7 @@ class SESpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of ``to_json``.
+        """Make the spec from the text of ``to_json``.
 
         Raises:
             SpecError: not JSON, or not a spec.
@@ -202,4 +202,4 @@ class SESpec:
         return cls.from_dict(validation.parse_json(text, "a spec"))
 
 
-FIELDS = tuple(one.name for one in dataclasses.fields(SESpec))
+FIELDS = tuple(entry.name for entry in dataclasses.fields(SESpec))

@@ -9,42 +9,42 @@ from .errors import SpecError
 
 
 def positive_integer(field: str, value: Any) -> int:
-    """An integer of at least 1; a bool is not one."""
+    """Return an integer of at least 1; a bool is refused."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         refuse(field, value, "an integer of at least 1")
     return int(value)
 
 
 def finite_number(field: str, value: Any) -> float:
-    """A finite real number; a bool is not one."""
+    """Return a finite real number as a float; a bool is refused."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         refuse(field, value, "a finite number")
     return float(value)
 
 
 def positive_number(field: str, value: Any) -> float:
-    """A finite number above 0."""
+    """Return a finite number above 0."""
     if finite_number(field, value) <= 0:
         refuse(field, value, "a finite number above 0")
     return float(value)
 
 
 def not_negative(field: str, value: Any) -> float:
-    """A finite number of at least 0."""
+    """Return a finite number of at least 0."""
     if finite_number(field, value) < 0:
         refuse(field, value, "a finite number of at least 0")
     return float(value)
 
 
 def flag(field: str, value: Any) -> bool:
-    """``True`` or ``False``, nothing that is merely truthy."""
+    """Return ``True`` or ``False``; other values are refused."""
     if not isinstance(value, bool):
         refuse(field, value, "True or False")
     return value
 
 
 def choice(field: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """One of the allowed names."""
+    """Return one of the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         refuse(field, value, "one of " + ", ".join(map(repr, allowed)))
     return value
@@ -59,5 +59,5 @@ def parse_json(text: str, what: str) -> Any:
 
 
 def refuse(field: str, value: Any, allowed: str) -> NoReturn:
-    """Raise the one kind of ``SpecError``: field, value, what is allowed."""
+    """Raise ``SpecError`` with the field, the value and the allowed values."""
     raise SpecError(f"{field}={value!r} is not allowed; it must be {allowed}")

@@ -1,7 +1,7 @@
-"""Width rules: how the systems of the world turn a channel count into the hidden width R (SPEC W-1 to W-6).
+"""Width rules: functions by which systems compute the hidden width R from the channels (SPEC W-1 to W-6).
 
-Each returns the integer, since the integer and not the ratio is what a checkpoint fixes. A rule that gives 0 raises:
-only ``floor_width`` with ``minimum=1``, which is what ``SESpec(reduction=...)`` uses, is lifted to 1.
+Each rule returns the integer, since a checkpoint fixes the integer and not the ratio. A rule that gives 0 raises an
+error, unless ``minimum=1`` is given, as ``SESpec(reduction=...)`` does.
 """
 
 from .errors import SpecError
@@ -9,7 +9,15 @@ from .validation import not_negative, positive_integer, positive_number
 
 
 def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:
-    """``channels // reduction``: the paper, Caffe, Cadene, senet.pytorch, smp, MONAI (W-2).
+    """Compute ``channels // reduction``, as in the paper, Caffe, Cadene, senet.pytorch, smp and MONAI (W-2).
+
+    Args:
+        channels: C, at least 1.
+        reduction: the ratio r, at least 1.
+        minimum: the least width; ``SESpec(reduction=...)`` has 1.
+
+    Returns:
+        The hidden width R, at least 1.
 
     Raises:
         SpecError: an argument is not a positive integer, or the width comes out as 0.
@@ -22,7 +30,15 @@ def floor_width(channels: int, reduction: int, *, minimum: int = 0) -> int:
 
 
 def truncated_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
-    """``int(channels * ratio)``: Keras EfficientNet, nfnets, efficientnet_pytorch with minimum 1; MXNet with 0 (W-3).
+    """Compute ``int(channels * ratio)``, as Keras EfficientNet, nfnets and MXNet do (W-3).
+
+    Args:
+        channels: C, at least 1.
+        ratio: a number above 0.
+        minimum: the least width: 1 in Keras, nfnets and efficientnet_pytorch, 0 in MXNet.
+
+    Returns:
+        The hidden width R, at least 1.
 
     Raises:
         SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
@@ -35,7 +51,15 @@ def truncated_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
 
 
 def rounded_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
-    """``round(channels * ratio)``, halves to even as Python rounds: timm EfficientNet, pycls, torchvision RegNet (W-4).
+    """Compute ``round(channels * ratio)``, halves to even: timm EfficientNet, pycls, torchvision RegNet (W-4).
+
+    Args:
+        channels: C, at least 1.
+        ratio: a number above 0.
+        minimum: the least width.
+
+    Returns:
+        The hidden width R, at least 1.
 
     Raises:
         SpecError: ``ratio`` is not a positive number, or the width comes out as 0.
@@ -48,9 +72,18 @@ def rounded_width(channels: int, ratio: float, *, minimum: int = 0) -> int:
 
 
 def make_divisible(value: float, divisor: int = 8, *, minimum: int | None = None, limit: float = 0.9) -> int:
-    """The nearest multiple of ``divisor``, at least ``minimum``, bumped up where it fell below ``limit * value`` (W-5).
+    """Round to the nearest multiple of ``divisor``, plus ``divisor`` if that is below ``limit * value`` (W-5).
 
-    MobileNet's rule, and with ``limit=0`` (never bumped) timm's ``SEModule``. ``minimum`` is ``divisor`` unless given.
+    This is MobileNet's rule, and with ``limit=0`` that of timm's ``SEModule``.
+
+    Args:
+        value: the width before rounding, at least 0.
+        divisor: at least 1.
+        minimum: the least width, at least 1; None is ``divisor``.
+        limit: the least share of ``value`` that rounding may leave, at least 0.
+
+    Returns:
+        The width, a multiple of ``divisor`` or ``minimum``.
 
     Raises:
         SpecError: ``divisor`` or ``minimum`` is not a positive integer, ``value`` or ``limit`` is negative.

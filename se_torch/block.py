@@ -2,7 +2,7 @@
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under autocast too; ``fast``
-has what differs for bfloat16, channels_last and large maps.
+computes bfloat16, channels_last and large maps in faster ways.
 
 ``reduce`` and ``expand`` are plain ``nn.Linear`` layers. Where one of them has hooks, or is replaced, wrapped or
 sharded, it is called like any layer of PyTorch; otherwise its weight and bias are used without the call.
@@ -84,21 +84,21 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self._record(x)
-        else:  # torch.jit.script would compile what follows the return; it leaves out this branch
+        else:  # torch.jit.script would compile code after the return; it omits this branch
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         if isinstance(x, Proxy):
             return self._record(x)
         self._check(x)
-        weights = self._weights(x)
+        weights = self._collect_weights(x)
         inplace = self.inplace and when.can_write_in_place(x, self._spec)
         if weights is not None and when.is_applicable(x, self._spec, weights):
             return when.run(self, x, weights, inplace)
-        return self._formula(x, weights, inplace)
+        return self._apply_formula(x, weights, inplace)
 
     def _record(self, x: Tensor) -> Tensor:
-        """Compute y for ``torch.jit.script`` and ``torch.fx``, which know neither its rank nor its dtype; z has x's."""
+        """Compute y for ``torch.jit.script`` and ``torch.fx``, which know neither rank nor dtype; z has x's dtype."""
         h = squeeze(x, self._squeeze)
         if hasattr(self, "reduce"):
             h = activate(self.reduce(h), self._activation)
@@ -108,7 +108,7 @@ class SqueezeExcitation(nn.Module):
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the gate g, shape (N, C), without the gain; float32, or float64 if x is float64."""
         self._check(x)
-        return self._excite(squeeze(widen(x), self._squeeze), self._weights(x))
+        return self._excite(squeeze(widen(x), self._squeeze), self._collect_weights(x))
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -118,13 +118,13 @@ class SqueezeExcitation(nn.Module):
         spec = self._spec if x.ndim > 1 and x.shape[1] == self._spec.channels else self.spec
         se_spec.inputs.check(x.shape, x.dtype, spec, "channels_first")
 
-    def _formula(self, x: Tensor, weights: Weights | None, inplace: bool = False) -> Tensor:
+    def _apply_formula(self, x: Tensor, weights: Weights | None, inplace: bool = False) -> Tensor:
         wide = widen(x)  # N-1
         s = self._scale_factors(squeeze(wide, self._squeeze), weights)
         return cast(multiply(wide, s, self._residual, inplace), x.dtype)  # N-2
 
-    def _weights(self, x: Tensor) -> Weights | None:
-        """Return weight and bias of each projection; None if the layers must be called, as they may move them."""
+    def _collect_weights(self, x: Tensor) -> Weights | None:
+        """Return weight and bias of each projection; None if the layers must be called, since a call may move them."""
         modules = self._modules  # a plain attribute of a module costs a microsecond
         expand, reduce = modules["expand"], modules.get("reduce")
         if not (_is_plain(expand) and (reduce is None or _is_plain(reduce))):
@@ -177,7 +177,7 @@ def _mixed_devices_error(x: Tensor, block: nn.Module) -> InputError:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """True if a call of the layer computes F.linear of its weight and bias, and nothing else."""
+    """Return whether a call of the layer computes only ``F.linear`` of its weight and bias."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     if type(layer) is not nn.Linear or hooks or _has_any_global_hook():
         return False

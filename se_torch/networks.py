@@ -1,9 +1,9 @@
 """A network as a PyTorch module, channels first: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-11. The layers are PyTorch's own classes where PyTorch has them, since many tools go by the exact class. What
-PyTorch does not have is written out: padding that depends on the size or differs between the two sides, batch norm
-without a scale.
+M-1 to M-11. The layers are PyTorch's own classes where PyTorch has them, since many tools look for the exact class.
+Layers that PyTorch does not have are written out: padding that depends on the size or differs between the two sides,
+batch norm without a scale.
 """
 
 import math
@@ -28,18 +28,18 @@ class SENet(nn.Module):
 
     Args:
         net: which network.
-        device: of the parameters and running statistics.
-        dtype: of the same.
+        device: device of the parameters and running statistics.
+        dtype: dtype of the parameters and running statistics.
 
     Input shape: (N, ``net.channels``, H, W), of the parameters' dtype; any memory format.
     Output shape: (N, ``net.num_classes``).
 
-    Every layer is a submodule, and the names in the ``state_dict`` are the canonical ones (SPEC M-5), but that a batch
-    norm's are torch's own. New parameters are those of SPEC M-10.
+    Every layer is a submodule, and the names in the ``state_dict`` are the canonical ones (SPEC M-5), except that a
+    batch norm has torch's own. New parameters are those of SPEC M-10.
 
     Raises:
         InputError: x is not a tensor of floats.
-        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
 
     >>> from se_spec import network
     >>> model = SENet(network("se_resnet20")).eval()
@@ -60,9 +60,9 @@ class SENet(nn.Module):
         freed_after = last_uses(net.layers)
         self._steps = [(layer.name, layer.inputs, freed_after.get(layer.name, ())) for layer in net.layers]
         for layer in net.layers:
-            _place(self, layer.name, _module(layer, {"device": device, "dtype": dtype}))
+            _place(self, layer.name, _make_layer(layer, {"device": device, "dtype": dtype}))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # what the other layers have drawn is as M-10 has it
+            if isinstance(module, nn.Conv2d):  # the other layers draw their parameters as M-10 has it
                 _draw_weight(module)
 
     def reset_parameters(self) -> None:
@@ -96,11 +96,11 @@ class SENet(nn.Module):
         size = (x.shape[2], x.shape[3])
         if size not in self._fitting:
             output_sizes(self.spec.layers, size)  # M-9
-            self._fitting.add(size)  # asked once: of 450 layers it takes a millisecond
+            self._fitting.add(size)  # checked once: for 450 layers it takes a millisecond
 
 
 def _place(module: nn.Module, path: str, layer: nn.Module) -> None:
-    """Make ``layer`` the submodule at a path, and create the modules on the way."""
+    """Make ``layer`` the submodule at a path, and create its parents."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in module._modules:
@@ -109,12 +109,12 @@ def _place(module: nn.Module, path: str, layer: nn.Module) -> None:
     module.add_module(name, layer)
 
 
-def _module(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
+def _make_layer(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
     match layer:
         case kinds.Convolution():
-            return _convolution(layer, options)
+            return _make_convolution(layer, options)
         case kinds.BatchNorm():
-            return _batch_norm(layer, options)
+            return _make_batch_norm(layer, options)
         case kinds.ReLU():
             return nn.ReLU()
         case kinds.Pooling():
@@ -132,19 +132,19 @@ def _module(layer: kinds.Layer, options: dict[str, Any]) -> nn.Module:
         case kinds.Dropout():
             return nn.Dropout(layer.rate)
         case kinds.Dense():
-            return nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias, **options)  # K-4 as it is
+            return nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias, **options)  # draws as K-4 has it
     raise AssertionError(layer)
 
 
-def _convolution(layer: kinds.Convolution, options: dict[str, Any]) -> nn.Conv2d:
+def _make_convolution(layer: kinds.Convolution, options: dict[str, Any]) -> nn.Conv2d:
     kind = SameConvolution if layer.padding == "same" else nn.Conv2d
     padding = 0 if layer.padding == "same" else layer.padding[0]  # a convolution's other paddings are symmetric
     channels, window = (layer.in_channels, layer.out_channels), (layer.kernel, layer.stride, padding)
     return kind(*channels, *window, groups=layer.groups, bias=layer.bias, **options)
 
 
-def _batch_norm(layer: kinds.BatchNorm, options: dict[str, Any]) -> nn.BatchNorm2d:
-    """Build a batch norm. Its running variance divides by n - 1, Keras' and Flax's by n; momentum is the new share."""
+def _make_batch_norm(layer: kinds.BatchNorm, options: dict[str, Any]) -> nn.BatchNorm2d:
+    """Build a batch norm. Torch's running variance divides by n - 1, not n; its momentum is the share of the new."""
     module = nn.BatchNorm2d(layer.in_channels, layer.epsilon, 1.0 - layer.momentum, **options)
     if not layer.scale:
         module.register_parameter("weight", None)
@@ -171,14 +171,14 @@ def _draw_weight(module: nn.Conv2d) -> None:
 
 
 class SameConvolution(nn.Conv2d):
-    """``nn.Conv2d`` with TensorFlow's SAME where a stride makes it depend on the size (M-2)."""
+    """``nn.Conv2d`` with TensorFlow's SAME padding, which depends on the size (M-2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(_pad(x, self.kernel_size[0], self.stride[0], "same", "constant"))
 
 
 class Pooling(nn.Module):
-    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
+    """Maxima of windows, which ignore padding, or averages, which count it or not (M-2)."""
 
     def __init__(self, layer: kinds.Pooling) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def _pad(x: Tensor, kernel: int, stride: int, padding: kinds.Padding, mode: str)
 
 @torch.fx.wrap
 def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
-    """Pad x by TensorFlow's SAME, for sizes that a graph does not know (SPEC M-2)."""
+    """Pad x by TensorFlow's SAME, also in graphs for any size (SPEC M-2)."""
     top, bottom = same_padding(x.shape[2], kernel, stride)
     left, right = same_padding(x.shape[3], kernel, stride)
     return F.pad(x, [left, right, top, bottom], mode)
@@ -256,5 +256,5 @@ def pad_same(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
 
 @cache
 def _scripted_pad_same() -> Any:
-    """Script ``pad_same`` for ``torch.jit.trace``, which would record its amounts as constants."""
+    """Script ``pad_same`` for ``torch.jit.trace``, which would record the padding as constants."""
     return torch.jit.script(pad_same)

@@ -1,6 +1,6 @@
 """Transfer of canonical NumPy parameters into and out of PyTorch modules.
 
-The names in the state_dict are the canonical ones, but that batch norm has torch's own.
+The names in the ``state_dict`` are the canonical ones, except that batch norm has torch's own.
 """
 
 from collections.abc import Mapping
@@ -22,25 +22,38 @@ BATCH_NORM = {"scale": "weight", "offset": "bias", "mean": "running_mean", "vari
 
 
 def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray]) -> None:
-    """Copy canonical parameters into a block or network, cast to its dtype and moved to its device (SPEC K-2, K-3).
+    """Copy canonical parameters into a block or network (SPEC K-2, K-3).
 
-    A sharded parameter (``DTensor``) stays sharded; every process passes the same arrays.
+    Args:
+        block: the block or network, compiled or not. Its parameters keep their dtype, device and sharding
+            (``DTensor``).
+        parameters: the canonical dict, any float type; every process of a sharded module passes the same arrays.
 
     Raises:
-        ParameterError: names all that is missing, left over or misshapen, or its own parameters are not plain tensors
-            with storage, or it holds others beside them; it is then unchanged.
+        ParameterError: a name is missing, left over or of a wrong shape (the message names all), a parameter of the
+            module is not a plain tensor with storage, or the module has other parameters. The module is then unchanged.
+
+    >>> block = SqueezeExcitation(8, hidden=2)
+    >>> set_parameters(block, {"reduce.weight": np.ones((2, 8)), "expand.weight": np.zeros((8, 2))})
+    >>> block.reduce.weight.sum().item()
+    16.0
     """
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(block.spec))
-    targets = _targets(block)
+    targets = _collect_targets(block)
     with torch.no_grad():
         for name, array in parameters.items():
-            _copy(targets[name], _to_tensor(array.astype(_dtype_name(targets[name]))))
+            _copy(targets[name], _to_tensor(array.astype(_name_dtype(targets[name]))))
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
-    """Copy a module's parameters to canonical NumPy arrays of the same dtype; bfloat16 is ``ml_dtypes.bfloat16``.
+    """Copy a module's parameters to canonical NumPy arrays.
 
-    A sharded parameter (``DTensor``) is gathered, so every process must call this.
+    Args:
+        block: the block or network. A sharded parameter (``DTensor``) is gathered, so every process must call this.
+
+    Returns:
+        The arrays by canonical name, in canonical order and orientation, in the parameters' dtype; bfloat16 is
+        ``ml_dtypes.bfloat16``.
 
     Raises:
         ParameterError: as ``set_parameters``.
@@ -52,14 +65,14 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     >>> list(get_parameters(SENet(network("se_resnet20"))))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     """
-    return {name: _to_array(value) for name, value in _targets(block).items()}
+    return {name: _to_array(value) for name, value in _collect_targets(block).items()}
 
 
-def _targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
+def _collect_targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
     """Collect a module's parameters and running statistics by canonical name, compiled modules included."""
     module: Any = getattr(block, "_orig_mod", block)
     shapes = se_spec.parameters.shapes(block.spec)
-    paths = {name: _torch_path(name) for name in shapes}
+    paths = {name: _to_torch_path(name) for name in shapes}
     targets = {name: _find(module, name, path) for name, path in paths.items()}
     others = [path for path, _ in module.named_parameters() if path not in paths.values()]
     if others:
@@ -75,7 +88,7 @@ def _targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
     return targets
 
 
-def _torch_path(name: str) -> str:
+def _to_torch_path(name: str) -> str:
     path, dot, own = name.rpartition(".")
     return path + dot + BATCH_NORM.get(own, own)
 
@@ -122,7 +135,7 @@ def _is_plain(value: torch.Tensor) -> bool:
     return type(value) in (torch.Tensor, nn.Parameter)
 
 
-def _dtype_name(value: torch.Tensor) -> str:
+def _name_dtype(value: torch.Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from se_conformance.files import write_atomically
 
 from . import added_by_se, imports, report
-from .home import HOMES, environment
+from .home import HOMES, make_environment
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PAGE = Path(__file__).parents[2] / "docs" / "PERFORMANCE.md"
@@ -35,7 +35,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"homes": {}}
     parts = [] if options.report else options.only or [*HOMES, "peaks", "imports", "networks"]
     if parts:
-        results["machine"] = machine()
+        results["machine"] = describe_machine()
     for part in parts:
         print(f"== {part}", file=sys.stderr)
         if part == "imports":
@@ -44,19 +44,19 @@ def main() -> None:
             results["networks"] = added_by_se.measure()
         elif part == "peaks":
             results["peaks"] = {
-                name: _run_home([name, "--peaks"], environment(home, keeps=False))
+                name: _run_home([name, "--peaks"], make_environment(home, keeps=False))
                 for name, home in HOMES.items()
                 if home.training
             }
         else:
             asked = [part, "--seconds", str(options.seconds)]
-            results["homes"][part] = _run_home(asked, environment(HOMES[part]))
+            results["homes"][part] = _run_home(asked, make_environment(HOMES[part]))
         write_text(RESULTS, json.dumps(results, separators=(",", ":")).replace('{"shape"', '\n{"shape"') + "\n")
-    write_text(PAGE, report.page(results, PAGE.parent))
-    print("the README's ranges:", *report.summary(results), sep="\n")
+    write_text(PAGE, report.format_page(results, PAGE.parent))
+    print("the README's ranges:", *report.format_summary(results), sep="\n")
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Describe the machine and the date."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())

@@ -17,7 +17,7 @@ from se_parity.implementations import IMPLEMENTATIONS, Worker, load_module
 from se_parity.training import TRAINERS, SGDConfig, start
 from se_spec import NetworkSpec, network
 
-from .rounds import Timing, in_turns
+from .rounds import Timing, time_in_turns
 
 WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "torch": ("torch", {}),
@@ -68,16 +68,16 @@ def measure(
             if not np.allclose(first, losses, rtol=1e-3, atol=0.0):
                 raise AssertionError(f"{way}: losses of {first}, and {losses} of the first trainer")
         worker.close()
-        print(way, *cells(found[way]), sep="; ", file=sys.stderr)
+        print(way, *format_cells(found[way]), sep="; ", file=sys.stderr)
     return found
 
 
-def cells(times: Times) -> list[str]:
+def format_cells(times: Times) -> list[str]:
     """Format a row: medians, and the median and quartiles over the rounds of the time that SE adds."""
     without, with_se = (Timing(**times[key]) for key in ("without", "with"))
     added = [a / b - 1.0 for a, b in zip(with_se.processor, without.processor, strict=True)]
     low, middle, high = statistics.quantiles(added, n=4)
-    medians = (f"{one.median / 1000:.0f} ms" for one in (without, with_se))
+    medians = (f"{timing.median / 1000:.0f} ms" for timing in (without, with_se))
     return [*medians, f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}"]
 
 
@@ -117,5 +117,5 @@ def _time_training(trainer: str, rounds: int, size: int, names: dict[str, str]) 
 
 
 def _time_in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    timings = in_turns(calls, rounds, dict.fromkeys(calls, 1), before=0)
+    timings = time_in_turns(calls, rounds, dict.fromkeys(calls, 1), before=0)
     return {key: timing._asdict() for key, timing in timings.items()}

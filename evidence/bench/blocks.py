@@ -81,8 +81,8 @@ Runs = dict[str, Run]
 """Maps ``"who, how"`` to a run: whose block, and in which layout or by which compiler."""
 
 
-def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """The memory floor in NumPy, which has no bfloat16: x is read for a sum, and read and written for a product."""
+def make_floor_calls(task: Task) -> dict[str, Callable[[], Any]]:
+    """Make the calls of the memory floor in NumPy: a sum of x, and a product with a number; none in bfloat16."""
     if task.dtype == "bfloat16":
         return {}
     x = task.draw()[0].astype(task.dtype)
@@ -101,7 +101,7 @@ def verify(name: str, task: Task, run: Run, want: dict[str, np.ndarray]) -> None
             raise AssertionError(f"{name}, {task}: {part} is {off:.1e} off")
 
 
-def oracle_answer(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
+def compute_oracle_answer(task: Task, samples: int = 2) -> dict[str, np.ndarray]:
     """Compute the oracle's answer for the first samples: y, and dx for a training step."""
     x, dy, parameters = task.draw()
     x, dy = x[:samples], dy[:samples]

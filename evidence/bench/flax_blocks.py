@@ -48,7 +48,7 @@ def plain(kernels: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(h @ kernels["expand"])[:, None, None]
 
 
-def runs(task: Task) -> Runs:
+def make_runs(task: Task) -> Runs:
     """Make the runs of a task; NNX's state is split outside ``jax.jit``, or left to ``nnx.jit``."""
     x, dy, parameters = task.draw()
     x, dy = (jnp.asarray(np.ascontiguousarray(np.moveaxis(value, 1, -1)), task.dtype) for value in (x, dy))
@@ -98,4 +98,4 @@ def _run(compiled: Any, *given: Any) -> Run:
     def call() -> Any:
         return jax.block_until_ready(compiled(*given))
 
-    return Run(call, lambda: tuple(np.moveaxis(np.asarray(one, np.float64), -1, 1) for one in call()[:2]))
+    return Run(call, lambda: tuple(np.moveaxis(np.asarray(array, np.float64), -1, 1) for array in call()[:2]))

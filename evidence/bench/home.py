@@ -9,9 +9,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .blocks import SHAPES, Task, floor, oracle_answer, verify
+from .blocks import SHAPES, Task, compute_oracle_answer, make_floor_calls, verify
 from .memory import measure_peak
-from .rounds import side_by_side
+from .rounds import time_side_by_side
 
 CENTRE = (8, 256, 28, 28)
 SWEEPS = {
@@ -37,7 +37,7 @@ class Home(NamedTuple):
 
     module: str
     packages: tuple[str, ...]
-    runs: str = "runs"
+    runs: str = "make_runs"
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     training: bool = True
     backend: str | None = None
@@ -46,7 +46,7 @@ class Home(NamedTuple):
 
 HOMES = {
     "torch": Home("torch_blocks", ("torch", "timm", "torchvision"), sweeps=True),
-    "torch compiled": Home("torch_blocks", ("torch", "timm", "torchvision"), "compiled"),
+    "torch compiled": Home("torch_blocks", ("torch", "timm", "torchvision"), "make_compiled_runs"),
     "onnxruntime": Home("onnx_blocks", ("onnxruntime", "torch"), dtypes=("float32",), training=False),
     "flax": Home("flax_blocks", ("jax", "flax"), sweeps=True),
     "keras tensorflow": Home("keras_blocks", ("keras", "tensorflow"), backend="tensorflow", sweeps=True),
@@ -56,8 +56,8 @@ HOMES = {
 }
 
 
-def environment(home: Home, keeps: bool = True) -> dict[str, str]:
-    """The environment of a process: one thread, and freed memory is kept, so that page faults do not dominate.
+def make_environment(home: Home, keeps: bool = True) -> dict[str, str]:
+    """Make the environment of a process: one thread; freed memory is kept, so that page faults do not dominate.
 
     Args:
         home: the process.
@@ -77,7 +77,7 @@ def environment(home: Home, keeps: bool = True) -> dict[str, str]:
     }
 
 
-def tasks(home: Home) -> list[Task]:
+def make_tasks(home: Home) -> list[Task]:
     """Make the tasks of a process, small ones first."""
     kinds = [(dtype, training) for dtype in home.dtypes for training in (False, True)[: 1 + home.training]]
     return [Task(shape, *kind) for kind in kinds for shape in SHAPES]
@@ -88,11 +88,13 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
     module = import_module(f"evidence.bench.{home.module}")
     measured = []
     for task in todo:
-        runs, want = getattr(module, home.runs)(task), oracle_answer(task)
+        runs, want = getattr(module, home.runs)(task), compute_oracle_answer(task)
         for name, run in runs.items():
             verify(name, task, run, want)
-        calls = {name: run.call for name, run in runs.items()} | getattr(module, "floor", floor)(task)
-        timings = side_by_side(calls, seconds)
+        calls = {name: run.call for name, run in runs.items()} | getattr(module, "make_floor_calls", make_floor_calls)(
+            task
+        )
+        timings = time_side_by_side(calls, seconds)
         measured.append({**task._asdict(), "times": {name: timing._asdict() for name, timing in timings.items()}})
         print(task, *(f"{name} {timing.median:.0f}" for name, timing in timings.items()), sep="; ", file=sys.stderr)
         del runs, calls
@@ -100,7 +102,7 @@ def measure(home: Home, todo: list[Task], seconds: float) -> list[dict[str, Any]
     return measured
 
 
-def peaks(
+def measure_peaks(
     home: Home, shape: tuple[int, ...] = SHAPES[-1], only: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, float]]:
     """Measure the peak memory that a training step adds, in sizes of x, by dtype and block."""
@@ -127,10 +129,10 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the framework counts processors
     home = HOMES[options.name]
     if options.peaks:
-        json.dump(peaks(home), sys.stdout)
+        json.dump(measure_peaks(home), sys.stdout)
         return
     found: dict[str, Any] = {"versions": {name: version(name) for name in home.packages}}
-    found["tasks"] = measure(home, tasks(home), options.seconds)
+    found["tasks"] = measure(home, make_tasks(home), options.seconds)
     if home.sweeps:
         dtype = home.dtypes[0]
         found["sweeps"] = {

@@ -29,16 +29,16 @@ PEAK = "[print(line.split()[1]) for line in open('/proc/self/status') if line.st
 
 def measure(rounds: int = 5) -> dict[str, list[float]]:
     """Measure each statement: medians of wall seconds, processor seconds and peak MiB."""
-    found: dict[str, list[tuple[float, float, float]]] = {one: [] for one in STATEMENTS}
+    found: dict[str, list[tuple[float, float, float]]] = {statement: [] for statement in STATEMENTS}
     turns, order = random.Random(0), list(STATEMENTS)
     for _ in range(rounds):
         turns.shuffle(order)
         for statement in order:
-            found[statement].append(_once(statement))
-    return {one: [statistics.median(each) for each in zip(*found[one], strict=True)] for one in STATEMENTS}
+            found[statement].append(_measure_once(statement))
+    return {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in found.items()}
 
 
-def _once(statement: str) -> tuple[float, float, float]:
+def _measure_once(statement: str) -> tuple[float, float, float]:
     before, begun = os.times(), time.perf_counter()
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     output = subprocess.check_output([sys.executable, "-c", f"{statement}\n{PEAK}"], env=quiet, text=True)

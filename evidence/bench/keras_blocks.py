@@ -38,7 +38,7 @@ def _applications(x: Any) -> Any:
 BLOCKS: dict[str, Callable[[Any], Any]] = {"ours": _ours, "tutorial": _tutorial, "applications": _applications}
 
 
-def runs(task: Task) -> Runs:
+def make_runs(task: Task) -> Runs:
     """Make the runs of a task by block and mode; ours is timed as a model, like the others, and as a layer."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(task.dtype)
@@ -62,17 +62,17 @@ def _make_runs(task: Task) -> Runs:
         model = keras.Model(inputs, block(inputs))
         for weight, value in zip(model.weights, kernels, strict=True):
             weight.assign(value.reshape(weight.shape))
-        for which, one in {name: model, **({"ours layer": model.layers[-1]} if name == "ours" else {})}.items():
-            for how, call in ways(one, x, dy, task.training).items():
-                found[f"{which}, {how}"] = Run(call, partial(_first_two, call))
+        for label, built in {name: model, **({"ours layer": model.layers[-1]} if name == "ours" else {})}.items():
+            for how, call in ways(built, x, dy, task.training).items():
+                found[f"{label}, {how}"] = Run(call, partial(_take_two, call))
     return found
 
 
-def _first_two(call: Callable[[], Any]) -> tuple[np.ndarray, ...]:
-    return tuple(_array(each) for each in call()[:2])
+def _take_two(call: Callable[[], Any]) -> tuple[np.ndarray, ...]:
+    return tuple(_to_numpy(array) for array in call()[:2])
 
 
-def _array(y: Any) -> np.ndarray:
+def _to_numpy(y: Any) -> np.ndarray:
     return np.moveaxis(np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))), -1, 1)
 
 

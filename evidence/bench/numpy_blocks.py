@@ -15,7 +15,7 @@ def textbook(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
     return x * g[:, :, None, None]
 
 
-def runs(task: Task) -> Runs:
+def make_runs(task: Task) -> Runs:
     """Make the runs of a task, forward alone."""
     x, _, parameters = task.draw()
     x = x.astype(np.float64)

@@ -9,14 +9,14 @@ import onnxruntime
 import torch
 
 from .blocks import Run, Runs, Task
-from .torch_blocks import arrays, make_block
+from .torch_blocks import make_arrays, make_block
 
 
-def runs(task: Task) -> Runs:
+def make_runs(task: Task) -> Runs:
     """Make the runs of a task in float32, forward alone."""
     found = {}
     for name in ("ours", "tutorial"):
-        block, (x, _) = make_block(name, "NCHW", task), arrays(task, "NCHW")
+        block, (x, _) = make_block(name, "NCHW", task), make_arrays(task, "NCHW")
         file = BytesIO()
         torch.onnx.export(block.eval(), (x,), dynamo=True, verbose=False).save(file)
         options = onnxruntime.SessionOptions()

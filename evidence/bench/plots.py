@@ -23,26 +23,26 @@ TO_FLOOR = (
 """The blocks that are drawn over the memory floor; the page's table has all."""
 
 
-def ratios(every: list[Line], path: Path) -> None:
+def draw_ratios(every: list[Line], path: Path) -> None:
     """Draw a row for each of our blocks and a column for each shape; blue where ours is faster than every peer."""
-    _draw(((one, _name(one), one.ratio) for one in every), "our time over the fastest peer's", path)
+    _draw_heat_map(((line, _format_name(line), line.ratio) for line in every), "our time over the fastest peer's", path)
 
 
-def peers(every: list[Line], path: Path) -> None:
+def draw_peers(every: list[Line], path: Path) -> None:
     """Draw the same for each peer."""
-    each = ((one, f"{_name(one)} / {peer}", one.over(peer)) for one in every for peer in one.peers)
-    _draw(each, "our time over each peer's", path)
+    rows = ((line, f"{_format_name(line)} / {peer}", line.over(peer)) for line in every for peer in line.peers)
+    _draw_heat_map(rows, "our time over each peer's", path)
 
 
-def _name(one: Line) -> str:
-    return ", ".join(filter(None, (one.home, one.who.removeprefix("ours").strip(), one.how, one.task.kind)))
+def _format_name(line: Line) -> str:
+    return ", ".join(filter(None, (line.home, line.who.removeprefix("ours").strip(), line.how, line.task.kind)))
 
 
-def _draw(ratios: Iterable[tuple[Line, str, float]], title: str, path: Path) -> None:
+def _draw_heat_map(ratios: Iterable[tuple[Line, str, float]], title: str, path: Path) -> None:
     rows: dict[str, dict[tuple[int, ...], float]] = {}
-    for one, name, ratio in ratios:
-        if not one.is_twin:
-            rows.setdefault(name, {})[one.task.shape] = ratio
+    for line, name, ratio in ratios:
+        if not line.is_twin:
+            rows.setdefault(name, {})[line.task.shape] = ratio
     grid = np.array([[row.get(shape, np.nan) for shape in SHAPES] for row in rows.values()])
     figure = Figure(figsize=(8.5, 1 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -59,18 +59,18 @@ def _draw(ratios: Iterable[tuple[Line, str, float]], title: str, path: Path) -> 
     figure.savefig(path, dpi=120)
 
 
-def floors(every: list[Line], path: Path) -> None:
+def draw_floors(every: list[Line], path: Path) -> None:
     """Forward passes in float32 over a sum and a product, ours as lines, the fastest peer's dashed."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    shown = [one for one in every if one.floor and one.task.dtype == "float32" and not one.task.training]
+    shown = [line for line in every if line.floor and line.task.dtype == "float32" and not line.task.training]
     for place, way in enumerate(TO_FLOOR):
-        found = [one for one in shown if (one.home, one.who, one.how) == way]
-        found.sort(key=lambda one: one.task.megabytes)
-        sizes, colour = [one.task.megabytes for one in found], f"C{place}"
+        found = [line for line in shown if (line.home, line.who, line.how) == way]
+        found.sort(key=lambda line: line.task.megabytes)
+        sizes, colour = [line.task.megabytes for line in found], f"C{place}"
         label = ", ".join(way).replace(", ours,", ",")
-        axes.plot(sizes, [one.time.median / (one.floor or 1) for one in found], "o-", color=colour, label=label)
-        peers = [one.fastest / (one.floor or 1) for one in found]
+        axes.plot(sizes, [line.time.median / (line.floor or 1) for line in found], "o-", color=colour, label=label)
+        peers = [line.fastest / (line.floor or 1) for line in found]
         axes.plot(sizes, peers, ".--", color=colour, linewidth=0.8)
     axes.axhline(1.0, color="0.5", linewidth=1)
     axes.set(xscale="log", xlabel="x, MB", ylabel="time over a sum and a product", ylim=(0, None))

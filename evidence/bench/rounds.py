@@ -24,15 +24,15 @@ class Timing(NamedTuple):
         return statistics.median(self.processor)
 
 
-def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
+def time_side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
     """Time callables in as many rounds as fit into ``seconds``; one call before each turn is not timed."""
     takes = {name: _time_once(run) for name, run in runs.items()}
     calls = {name: max(1, int(TURN_SECONDS / taken)) for name, taken in takes.items()}
     whole = sum((calls[name] + 1) * taken for name, taken in takes.items())
-    return in_turns(runs, min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1]), calls, before=1)
+    return time_in_turns(runs, min(max(ROUNDS[0], int(seconds / whole)), ROUNDS[1]), calls, before=1)
 
 
-def in_turns(
+def time_in_turns(
     runs: Mapping[str, Callable[[], object]], rounds: int, calls: Mapping[str, int], before: int
 ) -> dict[str, Timing]:
     """Time ``calls`` calls of each callable in every round, after ``before`` untimed ones, in shuffled order."""
@@ -60,6 +60,6 @@ def _time_once(run: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def ratio(one: Timing, other: Timing) -> float:
-    """The median over the rounds of the ratio of two times."""
-    return statistics.median(a / b for a, b in zip(one.processor, other.processor, strict=True))
+def compute_ratio(ours: Timing, other: Timing) -> float:
+    """Compute the median over the rounds of the ratio of two times."""
+    return statistics.median(a / b for a, b in zip(ours.processor, other.processor, strict=True))

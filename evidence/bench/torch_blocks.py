@@ -53,12 +53,12 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def runs(task: Task) -> Runs:
+def make_runs(task: Task) -> Runs:
     """Make the runs of four blocks in both layouts, and of ours in place."""
     return _runs(task, lambda block: block) | ({} if task.training else _in_place(task))
 
 
-def compiled(task: Task) -> Runs:
+def make_compiled_runs(task: Task) -> Runs:
     """Make the runs of the four blocks under torch.compile; a graph break is an error."""
     torch.compiler.reset()
     return _runs(task, lambda block: torch.compile(block, fullgraph=True, dynamic=False))
@@ -67,26 +67,26 @@ def compiled(task: Task) -> Runs:
 def _runs(task: Task, way: Callable[[nn.Module], Any]) -> Runs:
     found = {}
     for layout in LAYOUTS:
-        x, dy = arrays(task, layout)
+        x, dy = make_arrays(task, layout)
         for name in BLOCKS:
             found[f"{name}, {layout}"] = _run(way(make_block(name, layout, task)), x, dy, task)
     return found
 
 
 def _in_place(task: Task) -> Runs:
-    """Make the runs in place; zeros are timed, since they stay zeros, and x serves for the answer."""
+    """Make the runs in place; they are timed on zeros, which stay zeros, and verified on x."""
     found = {}
     for layout in LAYOUTS:
-        block, (x, dy) = make_block("ours", layout, task), arrays(task, layout)
+        block, (x, dy) = make_block("ours", layout, task), make_arrays(task, layout)
         block.inplace = True
-        one = _run(block, x, dy, task)
-        found[f"ours in place, {layout}"] = one._replace(call=_run(block, torch.zeros_like(x), dy, task).call)
+        run = _run(block, x, dy, task)
+        found[f"ours in place, {layout}"] = run._replace(call=_run(block, torch.zeros_like(x), dy, task).call)
     return found
 
 
-def floor(task: Task) -> dict[str, Callable[[], Any]]:
-    """The memory floor: x is read for a sum, and read and written for a product."""
-    x, _ = arrays(task, "NCHW")
+def make_floor_calls(task: Task) -> dict[str, Callable[[], Any]]:
+    """Make the calls of the memory floor: a sum of x, and a product of x with a number."""
+    x, _ = make_arrays(task, "NCHW")
     return {"sum, floor": lambda: x.sum(), "scale, floor": lambda: x * 2.0}
 
 
@@ -101,7 +101,7 @@ def make_block(name: str, layout: str, task: Task) -> nn.Module:
     return block.to(memory_format=LAYOUTS[layout])
 
 
-def arrays(task: Task, layout: str) -> list[Tensor]:
+def make_arrays(task: Task, layout: str) -> list[Tensor]:
     """Make the tensors x and dy."""
     options = {"dtype": getattr(torch, task.dtype), "memory_format": LAYOUTS[layout]}
     return [torch.from_numpy(value.astype(np.float32)).to(**options) for value in task.draw()[:2]]
@@ -119,4 +119,4 @@ def _run(block: Any, x: Tensor, dy: Tensor, task: Task) -> Run:
         return y, *torch.autograd.grad(y, leaves, dy)
 
     call = step if task.training else forward
-    return Run(call, lambda: tuple(one.detach().double().numpy() for one in call()[:2]))
+    return Run(call, lambda: tuple(array.detach().double().numpy() for array in call()[:2]))

@@ -21,19 +21,19 @@ from se_conformance.files import write_atomically
 from .network import BlockResult, NetworkResult, compare_blocks
 from .systems import SYSTEMS, System
 
-_HEAD = """# Other people's networks, walked
+_HEAD = """# SE blocks of other libraries' networks
 
-Written by `python -m evidence.peer_networks --out docs/PORT_PEERS.md`. Each network is built by its own system, and
-its own modules say where its SE blocks are, and what they are. Every block gets drawn weights. `find_blocks` gets names
-and arrays of the whole network and nothing else: *missed* are blocks that it does not find, *extra* what it takes for
-one. The gate of each block's own module, for a drawn map in float64, is compared with the oracle's for the parameters
-that were found; only an activation or a gate that a file cannot tell is told. The *difference* is the largest of all
-blocks, in terms of the block's largest gate. Systems whose requirements exclude each other's were installed with
-`pip install --no-deps`.
+`python -m evidence.peer_networks --out docs/PORT_PEERS.md` wrote this page. Each network is built by its own system,
+and its SE blocks are known from its own modules. Every block has drawn weights. `find_blocks` receives the names and
+arrays of the whole network and nothing else. *Missed* counts blocks that it does not find, and *extra* counts paths
+that it reports although they are no blocks. The gate of each block's own module, for a drawn map in float64, is
+compared with the oracle's for the parameters that were found; only an activation or a gate that a file does not hold is
+given. The *difference* is the largest of all blocks, relative to the block's largest gate. Systems whose requirements
+conflict were installed with `pip install --no-deps`.
 """
 BY_NAME = {system.name: system for system in SYSTEMS}
 BATCH = 200
-"""Networks for which a pool of processes lives; some libraries leak much memory with each."""
+"""The number of networks that a pool of processes checks; some libraries leak much memory with each network."""
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras")
 
 
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def faults(self) -> list[str]:
-        """Descriptions of everything that is wrong."""
+        """Descriptions of all faults: missed blocks, extra paths and gates that differ."""
         largest = [(kind[0], max(differences)) for kind, differences in self.kinds.items()]
         return [
             *(f"missed: {block}" for block in self.missed),
@@ -143,7 +143,7 @@ def _silence() -> None:
         os.dup2(nowhere, stream)
 
 
-def page(rows: Iterable[Row], minutes: float) -> str:
+def format_page(rows: Iterable[Row], minutes: float) -> str:
     """Format the page, in Markdown."""
     rows = list(rows)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in FRAMEWORKS)
@@ -151,7 +151,7 @@ def page(rows: Iterable[Row], minutes: float) -> str:
         _HEAD,
         f"{minutes:.0f} minutes on {os.cpu_count()} processors, {platform.machine()}; {versions}.",
         "",
-        "| system | walked | networks | with SE | blocks | missed | extra | difference | not built |",
+        "| system | selection | networks | with SE | blocks | missed | extra | difference | not built |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
@@ -164,7 +164,8 @@ def page(rows: Iterable[Row], minutes: float) -> str:
     for row in rows:
         for kind, differences in sorted(row.kinds.items()):
             lines.append(f"| {' | '.join(kind)} | {len(differences)} | {max(differences):.1e} |")
-    lines += ["", "## Not built", "", "What needs a package that is not here, a download, or a configuration.", ""]
+    reason = "These networks need a package that is not installed, a download or a configuration."
+    lines += ["", "## Not built", "", reason, ""]
     for row in rows:
         for reason, failed in row.failed.items():
             lines.append(f"- {row.system.name}, {', '.join(failed)}: {reason}")
@@ -181,15 +182,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 1 if a block was missed, is none, or has another gate, 2 if no network was checked.
+        The exit status: 1 if a block was missed, a path is no block or a gate differs, 2 if no network was checked.
     """
     parser = argparse.ArgumentParser("python -m evidence.peer_networks", description="find other people's SE blocks")
-    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(BY_NAME)}; without, all")
-    parser.add_argument("--processes", type=int, default=2, help="side by side, a gigabyte each (%(default)s)")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"one of {', '.join(BY_NAME)} (default: all)")
+    parser.add_argument("--processes", type=int, default=2, help="processes of a gigabyte each (%(default)s)")
     parser.add_argument("--out", type=Path, help="a file for the page")
     options = parser.parse_args(arguments)
     if unknown := set(options.systems) - set(BY_NAME):
-        parser.error(f"{', '.join(sorted(unknown))} is not of {', '.join(BY_NAME)}")
+        parser.error(f"unknown system: {', '.join(sorted(unknown))}; known are {', '.join(BY_NAME)}")
     selected = [BY_NAME[name] for name in options.systems or BY_NAME]
     missing = [system.name for system in selected if not system.installed]
     if missing and options.out:
@@ -202,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
                 rows.append(check_system(system, options.processes, progress))
                 if not console.is_terminal:
                     console.print(f"{system.name}: {rows[-1].networks} networks", highlight=False)
-    text = page(rows, (time.monotonic() - start) / 60)
+    text = format_page(rows, (time.monotonic() - start) / 60)
     if options.out:
         with write_atomically(options.out) as temporary:
             temporary.write_text(text)

@@ -15,8 +15,8 @@ class Evaluation(NamedTuple):
 
     Args:
         tensors: the parameters, named as in the network's file.
-        x: feature map, channels last.
-        gate: shape (N, C).
+        x: the feature map, channels last.
+        gate: the gate, shape (N, C).
     """
 
     tensors: dict[str, np.ndarray]
@@ -28,10 +28,10 @@ class Block(NamedTuple):
     """An SE block of a network, as the library's own module defines it.
 
     Args:
-        path: in the network.
+        path: its path in the network.
         kind: its class, or the layers that it is made of.
         names: its weights and biases in the network's file.
-        channels, hidden, bias, activation, gate: as of ``SESpec``; ``hidden`` is None for a single projection.
+        channels, hidden, bias, activation, gate: fields of ``SESpec``; ``hidden`` is None for a single projection.
         norm: whether there is a batch norm between the projections.
         evaluate: the function that draws parameters and an input from a seed, and evaluates the gate.
     """
@@ -75,7 +75,7 @@ class NetworkResult(NamedTuple):
 def compare_blocks(network: Network) -> NetworkResult:
     """Draw parameters for every block, find the blocks of the whole file, and compare."""
     evaluations = [block.evaluate(seed) for seed, block in enumerate(network.blocks)]
-    tensors: dict[str, np.ndarray] = zeros(network.shapes)
+    tensors: dict[str, np.ndarray] = make_zeros(network.shapes)
     for evaluation in evaluations:
         tensors |= evaluation.tensors
     found = find_blocks_or_none(tensors)
@@ -83,13 +83,13 @@ def compare_blocks(network: Network) -> NetworkResult:
     results = []
     for block, evaluation in zip(network.blocks, evaluations, strict=True):
         match = found.get(paths.pop(block.names, ""))
-        error = float("inf") if match is None else gate_error(block, evaluation, match)
+        error = float("inf") if match is None else compute_gate_error(block, evaluation, match)
         layouts = match.layouts if match else ()
         results.append(BlockResult(block.kind, str(block.activation), str(block.gate), layouts, error))
     return NetworkResult(tuple(results), tuple(paths.values()))
 
 
-def gate_error(block: Block, evaluation: Evaluation, found: Any) -> float:
+def compute_gate_error(block: Block, evaluation: Evaluation, found: Any) -> float:
     """Largest difference between the block's own gate and the oracle's for the found parameters, relative to the gate.
 
     Only the activation and gate that the file does not determine are taken from the block.
@@ -109,19 +109,19 @@ def find_blocks_or_none(tensors: Mapping[str, np.ndarray], layout: str = "auto")
         return {}
 
 
-def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def make_zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Make arrays of zeros that take no memory."""
     return {name: np.broadcast_to(np.float32(0.0), shape) for name, shape in shapes.items()}
 
 
-def feature_map(channels: int, seed: int, size: tuple[int, ...] = (4, 3)) -> np.ndarray:
+def draw_feature_map(channels: int, seed: int, size: tuple[int, ...] = (4, 3)) -> np.ndarray:
     """Draw three samples with different means, channels last, and away from 0, since a gate is computed by division."""
     random = np.random.default_rng(seed)
     sign = random.choice([-1.0, 1.0], (3, *(1 for _ in size), channels))
     return np.asarray(sign * random.uniform(0.5, 2.0, (3, *size, channels)))
 
 
-def gate_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def compute_gate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Compute the gate (N, C) that scales x to y, both channels last; it must be equal at all spatial positions."""
     ratio = (y / x).reshape(len(x), -1, x.shape[-1])
     if not np.allclose(ratio, ratio[:, :1], rtol=1e-13, atol=0.0):

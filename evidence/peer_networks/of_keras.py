@@ -14,7 +14,7 @@ import numpy as np
 from se_spec import HardSigmoid
 
 from ..peer_blocks import import_object
-from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
+from .network import Block, Evaluation, Network, compute_gate, draw_feature_map, draw_weights
 
 POOLS = ("GlobalAveragePooling2D", "Mean", "mean", "reduce_mean")
 PROJECTIONS = ("Conv2D", "Dense")
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 
 @contextmanager
-def float64() -> Iterator[None]:
+def use_float64() -> Iterator[None]:
     """Make layers of Keras 3 that are created in this context compute in float64."""
     before = import_object("keras.config.dtype_policy")()
     import_object("keras.config.set_dtype_policy")("float64")
@@ -54,16 +54,16 @@ def float64() -> Iterator[None]:
         import_object("keras.config.set_dtype_policy")(before)
 
 
-def network(model: Any) -> Network:
+def read_network(model: Any) -> Network:
     """Read a network of Keras 3, or of Keras 2."""
-    shapes = {name_of(weight): tuple(weight.shape) for weight in model.weights}
+    shapes = {read_name(weight): tuple(weight.shape) for weight in model.weights}
     order = {name: index for index, name in enumerate(shapes)}
     blocks = [block for step in _iterate_steps(model.outputs) if (block := _read_block(step)) is not None]
     return Network(shapes, sorted(blocks, key=lambda block: min(order[name] for name in block.names)))
 
 
-def name_of(weight: Any) -> str:
-    """Name of a weight in a file."""
+def read_name(weight: Any) -> str:
+    """Read the name that a weight has in a file."""
     return str(getattr(weight, "path", weight.name.removesuffix(":0")))
 
 
@@ -109,7 +109,7 @@ def _is_vector(tensor: Any) -> bool:
 
 
 def _read_block(product: Step) -> Block | None:
-    if _operation_name(product.operation).lower() != "multiply" or len(product.inputs) != 2:
+    if _read_operation_name(product.operation).lower() != "multiply" or len(product.inputs) != 2:
         return None
     vectors = [tensor for tensor in product.inputs if _is_vector(tensor)]
     if len(vectors) != 1:
@@ -123,17 +123,17 @@ def _read_block(product: Step) -> Block | None:
             break
     projections = [layer for layer in chain if getattr(layer, "weights", [])]
     kinds = {type(layer).__name__ for layer in projections}
-    if len(projections) not in (1, 2) or not kinds <= set(PROJECTIONS) or _operation_name(chain[0]) not in POOLS:
+    if len(projections) not in (1, 2) or not kinds <= set(PROJECTIONS) or _read_operation_name(chain[0]) not in POOLS:
         return None
     shapes = [tuple(layer.kernel.shape) for layer in projections]
     if shapes[0][-2] != shapes[-1][-1]:
         return None
     functions = list(_iterate_nonlinearities(chain[1:], projections))
-    path = name_of(projections[0].kernel).rpartition("/")[0]
+    path = read_name(projections[0].kernel).rpartition("/")[0]
     return Block(
         path,
         f"{type(projections[0]).__name__} of {type(projections[0]).__module__.partition('.')[0]}",
-        frozenset(name_of(weight) for layer in projections for weight in layer.weights),
+        frozenset(read_name(weight) for layer in projections for weight in layer.weights),
         shapes[-1][-1],
         shapes[0][-1] if len(shapes) == 2 else None,
         projections[0].bias is not None,
@@ -144,8 +144,8 @@ def _read_block(product: Step) -> Block | None:
     )
 
 
-def _operation_name(operation: Any) -> str:
-    """Name of a layer's class, or of the function that Keras 2 made a layer of."""
+def _read_operation_name(operation: Any) -> str:
+    """Read the name of a layer's class, or of the function that Keras 2 wrapped in a layer."""
     function = getattr(operation, "function", None)
     return type(operation).__name__ if function is None else str(function.__name__)
 
@@ -158,7 +158,7 @@ def _iterate_nonlinearities(chain: list[Any], projections: list[Any]) -> Iterato
         if operation in projections:
             names_by_projection.append([])
         name = (
-            _operation_name(operation)
+            _read_operation_name(operation)
             if activation is None
             else getattr(activation, "__name__", type(activation).__name__)
         )
@@ -177,13 +177,13 @@ def _evaluate(inputs: Any, outputs: Any, seed: int) -> Evaluation:
     shapes = [tuple(weight.shape) for weight in part.weights]
     values = [draw_weights(random, shape, (1, *shape)[-2]) for shape in shapes]
     size = tuple(length or default for length, default in zip(inputs.shape[1:-1], (4, 3), strict=True))
-    x = feature_map(inputs.shape[-1], seed, size)
+    x = draw_feature_map(inputs.shape[-1], seed, size)
     if hasattr(part, "stateless_call"):
-        with float64():  # some layers create layers when they are called
+        with use_float64():  # some layers create layers when they are called
             y = np.asarray(part.stateless_call(values, [], x)[0])
     else:
         part.set_weights(values)
         y = np.asarray(part(x))
     if y.dtype != np.float64:
-        raise TypeError(f"asked in float64, answered in {y.dtype}")
-    return Evaluation(dict(zip(map(name_of, part.weights), values, strict=True)), x, gate_of(x, y))
+        raise TypeError(f"the block returned {y.dtype}, expected float64")
+    return Evaluation(dict(zip(map(read_name, part.weights), values, strict=True)), x, compute_gate(x, y))

@@ -11,7 +11,7 @@ import numpy as np
 from se_spec import HardSigmoid, LeakyReLU
 
 from ..peer_blocks import import_object
-from .network import Block, Evaluation, Network, draw_weights, feature_map, gate_of
+from .network import Block, Evaluation, Network, compute_gate, draw_feature_map, draw_weights
 
 NONLINEARITIES: dict[str, Any] = {
     "ReLU": "relu",
@@ -53,14 +53,14 @@ Kinds = Mapping[str, Kind]
 
 def build(make: Callable[[], Any]) -> Any:
     """Build a network, without memory for its weights if the constructor allows that."""
-    for context in (lambda: import_object("torch.device")("meta"), meta_parameters):
+    for context in (lambda: import_object("torch.device")("meta"), use_meta_parameters):
         with suppress(RuntimeError), context():  # fails where the constructor reads numbers, or runs the network
             return make()
     return make()
 
 
 @contextmanager
-def meta_parameters() -> Iterator[None]:
+def use_meta_parameters() -> Iterator[None]:
     """Make parameters alone without memory; other tensors, such as the widths that a RegNet computes, keep theirs."""
     module = import_object("torch.nn.Module")
     register = module.register_parameter
@@ -77,7 +77,7 @@ def meta_parameters() -> Iterator[None]:
         module.register_parameter = register
 
 
-def network(net: Any, kinds: Kinds) -> Network:
+def read_network(net: Any, kinds: Kinds) -> Network:
     """Read a network's shapes and its SE modules, by their classes; a shared module counts at each of its paths.
 
     A module with PReLU, whose weights are outside the spec, is no block.
@@ -129,14 +129,14 @@ def _nonlinearity(leaf: Any) -> Any:
 
 
 def _rank(leaves: list[Any]) -> int:
-    """Number of spatial axes, from the name of a layer's class, such as Conv3d; else 2."""
+    """Read the number of spatial axes from the name of a layer's class, such as Conv3d; else 2."""
     found = [int(name[-2]) for name in (type(leaf).__name__ for leaf in leaves) if name.endswith(("1d", "2d", "3d"))]
     return found[0] if found else 2
 
 
 def _evaluate(module: Any, path: str, kind: Kind, channels: int, rank: int, exact: bool, seed: int) -> Evaluation:
     drawn = draw_parameters(module, seed)
-    x, gate = gate_of_module(drawn, feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
+    x, gate = compute_module_gate(drawn, draw_feature_map(channels, seed, (4, 3, 2)[:rank]), kind.run)
     if not exact:  # float32 is exact here and halves the memory; a folded norm needs float64
         drawn = drawn.to(import_object("torch.float32"))
     tensors = {f"{path}.{name}" if path else name: value.numpy() for name, value in drawn.state_dict().items()}
@@ -156,11 +156,11 @@ def draw_parameters(module: Any, seed: int) -> Any:
     return drawn
 
 
-def gate_of_module(
+def compute_module_gate(
     module: Any, x: np.ndarray, run: Callable[[Any, Any], tuple[Any, Any]] = _apply
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a module on x, and return the map that it scales, channels last, and its gate."""
     channels_first = import_object("torch.from_numpy")(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
     with import_object("torch.no_grad")():
         scaled, y = (np.moveaxis(map.numpy(), 1, -1) for map in run(module, channels_first))
-    return scaled, gate_of(scaled, y)
+    return scaled, compute_gate(scaled, y)

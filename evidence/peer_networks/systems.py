@@ -19,12 +19,12 @@ class System:
     """A library with networks.
 
     Args:
-        name: of the distribution.
-        modules: that must be importable.
+        name: the name of the distribution.
+        modules: modules that must be importable.
         names: the function that lists its networks.
         make: the function that builds a network by its name.
         note: which of its networks are searched.
-        environment: variables of the process that builds them.
+        environment: environment variables of the process that builds them.
         limit: the largest relative error of a gate that is accepted.
     """
 
@@ -62,7 +62,7 @@ def _torch(
     note: str = "every network",
 ) -> System:
     def network(network_name: str) -> Network:
-        return of_torch.network(of_torch.build(lambda: make(network_name)), kinds)
+        return of_torch.read_network(of_torch.build(lambda: make(network_name)), kinds)
 
     return System(name, ("torch", *modules), names, network, note, (("HF_HUB_OFFLINE", "1"),))
 
@@ -71,8 +71,8 @@ def _keras(
     name: str, modules: tuple[str, ...], names: Callable[[], Iterable[str]], make: Callable[[str], Any], note: str
 ) -> System:
     def network(network_name: str) -> Network:
-        with of_keras.float64(), import_object("keras.StatelessScope")(initialize_variables=False):
-            return of_keras.network(make(network_name))
+        with of_keras.use_float64(), import_object("keras.StatelessScope")(initialize_variables=False):
+            return of_keras.read_network(make(network_name))
 
     return System(name, ("tensorflow", *modules), names, network, note, (("KERAS_BACKEND", "tensorflow"),))
 
@@ -267,7 +267,7 @@ def _make_kecam(name: str) -> Any:
 
 
 def _kecam(name: str) -> Network:
-    return of_keras.network(_make_kecam(name))
+    return of_keras.read_network(_make_kecam(name))
 
 
 SYSTEMS = (

@@ -47,7 +47,7 @@ class AdaptedBlock:
         return self.run(x, parameters)
 
     def prepare(self, spec: SESpec, dtype: str) -> None:
-        """Drops the state of earlier calls and checks that the block can be judged.
+        """Drop the state of earlier calls and check that the block can be judged.
 
         Raises:
             ParameterError: the block's parameters are not those of the spec, or cannot be matched to them.

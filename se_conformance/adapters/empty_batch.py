@@ -43,7 +43,7 @@ def find_contradictions(function: Callable[[Any], Any], shape: tuple[int, ...], 
 
 
 def _output_shape(operation: Callable[..., Any], given: list[Any]) -> tuple[int, ...] | str:
-    """The shape of an operation's result, or the name of the error that it raises."""
+    """Return the shape of an operation's result, or the name of the error that it raises."""
     try:
         return tuple(operation(*given).shape)
     except tf.errors.OpError as error:
@@ -56,7 +56,7 @@ def _is_captured(tensor: Any, traced: Any) -> bool:
 
 
 def _sample_value(tensor: Any) -> Any:
-    """A tensor's value where TensorFlow knows it, else zeros; None for other dtypes or unknown shapes."""
+    """Return a tensor's value where TensorFlow knows it, else zeros; None for other dtypes or unknown shapes."""
     value = tf.get_static_value(tensor)
     if value is not None:
         return tf.constant(value, tensor.dtype)

@@ -83,7 +83,7 @@ class _Block:
         return find_contradictions(self.block, x.shape, x.dtype.name)
 
     def _load_parameters(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
-        """The block's variables and the values that replace them: the parameters in the variables' dtype."""
+        """List the block's variables and the values that replace them: the parameters in the variables' dtype."""
         if self.block is None:
             raise SpecError("the layer is not built; build it, or call prepare first")
         by_name = dict(_variables(self.block))

@@ -39,7 +39,7 @@ class NativeParameter:
         return core if self.rows == "out" else core[::-1]
 
     def flip(self) -> "NativeParameter":
-        """The parameter with (O, I) and (I, O) exchanged."""
+        """Return the parameter with (O, I) and (I, O) exchanged."""
         return replace(self, rows="in" if self.rows == "out" else "out")
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def _fix_first_size(block: Block, f: Function) -> Function:
 
 
 def _cache_squeeze(block: Block, f: Function) -> Function:
-    """Caches the squeezed values of the first call with each shape."""
+    """Cache the squeezed values of the first call with each shape."""
     cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 

@@ -18,22 +18,22 @@ FaultyStage = Callable[..., Any]
 
 
 def always(spec: SESpec) -> bool:
-    """True for every block."""
+    """Return true for every block."""
     return True
 
 
 def has_two_projections(spec: SESpec) -> bool:
-    """True for a block with hidden values."""
+    """Return whether a block has hidden values."""
     return not spec.single_projection
 
 
 def has_mean(spec: SESpec) -> bool:
-    """True for a squeeze that has a mean."""
+    """Return whether the squeeze has a mean."""
     return spec.squeeze != "max"
 
 
 def has_hard_gate(spec: SESpec) -> bool:
-    """True for a hard sigmoid with any numbers."""
+    """Return whether the gate is a hard sigmoid with any numbers."""
     return spec.gate == "hard_sigmoid" or isinstance(spec.gate, HardSigmoid)
 
 

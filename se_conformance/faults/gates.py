@@ -30,7 +30,7 @@ def _other_hard_sigmoid(name: str, what: str, **numbers: float) -> Fault:
 
 
 def _other_gate(kind: str, source: str, function: Callable[[Array], Array] | None = None) -> Fault:
-    """The gate is another of the spec's gates, or a function that no spec has as a gate."""
+    """Replace the gate by another of the spec's gates, or a function that no spec has as a gate."""
 
     def is_other(spec: SESpec) -> bool:
         return spec.gate != kind and not (kind == "hard_sigmoid" and has_hard_gate(spec))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from se_numpy.error_bounds import rounded_to
+from se_numpy.error_bounds import round_values
 
 from .block import Array, Block, Parameters
 from .fault import Applies, Change, Fault, FaultyStage, always, has_mean, has_two_projections, replace_stage
@@ -18,11 +18,11 @@ def _accumulate_in(dtype: str) -> Change:
     def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
         if block.spec.squeeze == "max":
             return right(x)
-        flat = rounded_to(x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), dtype)
+        flat = round_values(x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), dtype)
         total = np.zeros((len(x), x.shape[-1]))
         for position in range(flat.shape[1]):
-            total = rounded_to(total + flat[:, position], dtype)
-        mean = rounded_to(total / flat.shape[1], dtype)
+            total = round_values(total + flat[:, position], dtype)
+        mean = round_values(total / flat.shape[1], dtype)
         return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * flat.max(1)
 
     return replace_stage("squeeze", wrong)
@@ -59,12 +59,12 @@ def _round_operands(round_operand: FaultyStage) -> Change:
 
 def _round_stage(name: str, dtype: str) -> Change:
     """Round the result of one stage."""
-    return replace_stage(name, lambda block, right, *arguments: rounded_to(right(*arguments), dtype))
+    return replace_stage(name, lambda block, right, *arguments: round_values(right(*arguments), dtype))
 
 
 def _round_weights(dtype: str) -> Change:
     return replace_stage(
-        "parameters", lambda block, right, p: {name: rounded_to(array, dtype) for name, array in right(p).items()}
+        "parameters", lambda block, right, p: {name: round_values(array, dtype) for name, array in right(p).items()}
     )
 
 
@@ -177,7 +177,7 @@ PRECISION = (
         "both products round their operands to 8 bits",
         "jax#10413: TPU's default",
         "set the matmul precision to highest, or declare products='bfloat16'",
-        _round_operands(lambda values: rounded_to(values, "bfloat16")),
+        _round_operands(lambda values: round_values(values, "bfloat16")),
     ),
     _fault(
         "hidden values rounded to bfloat16",

@@ -79,7 +79,7 @@ def load(folder: str | Path | None = None) -> list[Vector]:
 
 
 def write(folder: str | Path) -> list[str]:
-    """Compute all vectors, writes both files atomically, and returns the vectors' names."""
+    """Compute all vectors, write both files atomically, and return the vectors' names."""
     folder = Path(folder)
     vectors = [_make_vector(recipe, dtype) for recipe in _recipes() for dtype in recipe.dtypes]
     tensors, entries = _share_tensors(vectors)
@@ -112,7 +112,7 @@ class _Recipe(NamedTuple):
 
 
 def _recipes() -> Iterator[_Recipe]:
-    """Every activation, gate and squeeze, and every other field, with the rest as plain as can be."""
+    """Yield recipes for every activation, gate, squeeze and other field; all other fields have simple values."""
     base, both = SESpec(6, hidden=4, bias=True), ("float32", "bfloat16")
     for activation in (*ACTIVATIONS, LeakyReLU(slope=0.1)):
         name = "leaky_relu" if isinstance(activation, LeakyReLU) else activation

@@ -38,8 +38,10 @@ def find_error(function: Callable[[np.ndarray, dict[str, np.ndarray], SESpec], A
         return f"returned {call.returned}, expected an array"
     if (call.y.shape, call.y.dtype) != (vector.y.shape, vector.y.dtype):
         return f"{call.y.dtype} {call.y.shape}, expected {vector.y.dtype} {vector.y.shape}"
-    r = error_bounds.rounding(vector.dtype, None, "dtype", "storage")
-    bound = error_bounds.bounds(vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True).y
+    r = error_bounds.make_rounding(vector.dtype, None, "dtype", "storage")
+    bound = error_bounds.compute_bounds(
+        vector.x, None, vector.spec, vector.parameters, r, "channels_last", exact=True
+    ).y
     want = vector.y.astype(np.float64)
     bound = bound + FORMATS[vector.dtype].unit * np.abs(want)  # the expected y was rounded once
     found = compare_arrays("y", call.y, want, bound, np.full_like(bound, np.inf))

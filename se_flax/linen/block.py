@@ -21,7 +21,7 @@ from ..parameters import check_dtype_supported
 
 
 class SqueezeExcitation(nn.Module):
-    """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``, which ``apply(..., method="excitation")`` reaches.
+    """``y = x * (gain * g)`` (+ x), with g = ``excitation(x)``; ``apply(..., method="excitation")`` calls it.
 
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
@@ -72,14 +72,14 @@ class SqueezeExcitation(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
-        wide = self._widened(x)
+        wide = self._widen(x)
         s = self._scale_factors(self._squeeze(wide))
         return self._scale(ops.reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
         self._check(x)
-        return self._excite(self._squeeze(self._widened(x)))
+        return self._excite(self._squeeze(self._widen(x)))
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
@@ -88,13 +88,13 @@ class SqueezeExcitation(nn.Module):
             )
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
-    def _widened(self, x: jax.Array) -> jax.Array:
+    def _widen(self, x: jax.Array) -> jax.Array:
         wide = "float64" if check_dtype_supported(self.dtype or x.dtype) == "float64" else "float32"
         return jnp.asarray(x, wide)  # N-1
 
     def _squeeze(self, x: jax.Array) -> jax.Array:
         axes = tuple(range(1, x.ndim - 1))
-        axis_name = None if self.is_initializing() else self.axis_name  # init draws shapes alone
+        axis_name = None if self.is_initializing() else self.axis_name  # init needs the shapes alone
         if self.spec.squeeze == "avg":
             return ops.mean(x, axes, axis_name)  # S-1
         highest = ops.maximum(x, axes, axis_name)  # S-2

@@ -1,8 +1,8 @@
 """A network as a Flax linen module, channels last: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-11. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
-in the parameters' dtype, poolings and batch norm that widen half precision.
+M-1 to M-11. Layers that Flax does not have are written out: maxima that keep NaN, batch norm with statistics in the
+parameters' dtype, poolings and batch norm that widen half precision.
 """
 
 from collections.abc import Mapping
@@ -32,20 +32,20 @@ class SENet(nn.Module):
 
     Args:
         spec: which network.
-        dtype: of the computation and the logits; None is the dtype of x.
-        param_dtype: of the parameters and running statistics.
+        dtype: dtype of the computation and the logits; None is the dtype of x.
+        param_dtype: dtype of the parameters and running statistics.
 
     Input shape: (N, H, W, ``spec.channels``), any float dtype.
     Output shape: (N, ``spec.num_classes``).
 
-    Every layer is a submodule, and its variables are nested as its canonical path is (SPEC M-5). New parameters are
-    those of SPEC M-10. A call uses the running statistics and drops nothing; with ``train=True`` batches are normalised
-    by their own statistics, of which ``mutable=["batch_stats"]`` returns the running ones, and what dropout drops is
-    drawn from the key ``dropout``.
+    Every layer is a submodule, and its variables are nested by its canonical path (SPEC M-5). New parameters are those
+    of SPEC M-10. A call uses the running statistics and no dropout. With ``train=True`` a batch is normalised by its
+    own statistics, ``mutable=["batch_stats"]`` returns the updated running statistics, and dropout draws from the key
+    ``dropout``.
 
     Raises:
         InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
-        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
 
     >>> from se_spec import network
     >>> model, x = SENet(network("se_resnet20")), jnp.ones((2, 32, 32, 3))
@@ -65,7 +65,7 @@ class SENet(nn.Module):
         _place(self, tree, check_dtype_supported(self.param_dtype))
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = _checked(x, self.spec, self.dtype)
+        x = _check(x, self.spec, self.dtype)
         maps, freed_after = {kinds.INPUT: x}, last_uses(self.spec.layers)
         modes = {kinds.BatchNorm: {"use_running_average": not train}, kinds.Dropout: {"deterministic": not train}}
         for layer in self.spec.layers:
@@ -79,7 +79,7 @@ class SENet(nn.Module):
         return x
 
 
-def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
+def _check(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.foreign_array_error(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
@@ -88,7 +88,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
 
 
 class Group(nn.Module):
-    """Layers below one name; linen nests variables as modules are nested."""
+    """Layers with one prefix of their paths; linen nests variables as modules are nested."""
 
     tree: Mapping[str, Any]
     param_dtype: DTypeLike
@@ -100,16 +100,16 @@ class Group(nn.Module):
 def _place(module: nn.Module, tree: Mapping[str, Any], param_dtype: DTypeLike) -> None:
     """Make layers, and groups of layers, submodules by their names."""
     for name, value in tree.items():
-        make = Group if isinstance(value, Mapping) else _module
+        make = Group if isinstance(value, Mapping) else _make_layer
         setattr(module, name, make(value, param_dtype))
 
 
-def _module(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
+def _make_layer(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
     match layer:
         case kinds.Convolution():
-            return _convolution(layer, param_dtype)
+            return _make_convolution(layer, param_dtype)
         case kinds.BatchNorm():
-            return _batch_norm(layer, param_dtype)
+            return _make_batch_norm(layer, param_dtype)
         case kinds.ReLU():
             return ReLU()
         case kinds.Pooling():
@@ -127,7 +127,7 @@ def _module(layer: kinds.Layer, param_dtype: DTypeLike) -> nn.Module:
         case kinds.Dropout():
             return nn.Dropout(layer.rate)
         case kinds.Dense():
-            return _dense(layer, param_dtype)
+            return _make_dense(layer, param_dtype)
     raise AssertionError(layer)
 
 
@@ -136,8 +136,8 @@ def _cast_parameters(*arrays: Any, **_: Any) -> list[Any]:
     return dtypes.promote_dtype(*arrays, dtype=arrays[0].dtype)
 
 
-def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
-    """``nn.Conv`` in x's dtype and never in TF32; Flax's SAME is TensorFlow's (M-2)."""
+def _make_convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
+    """Make ``nn.Conv`` in x's dtype and never in TF32; Flax's SAME is TensorFlow's (M-2)."""
     fan_in = layer.kernel**2 * layer.in_channels // layer.groups
     return nn.Conv(
         layer.out_channels,
@@ -154,13 +154,13 @@ def _convolution(layer: kinds.Convolution, param_dtype: DTypeLike) -> nn.Conv:
     )
 
 
-def _batch_norm(layer: kinds.BatchNorm, param_dtype: DTypeLike) -> "BatchNorm":
+def _make_batch_norm(layer: kinds.BatchNorm, param_dtype: DTypeLike) -> "BatchNorm":
     return BatchNorm(
         momentum=layer.momentum,
         epsilon=layer.epsilon,
         use_scale=layer.scale,
-        use_fast_variance=False,  # which cancels where the mean is large
-        force_float32_reductions=False,  # which would have the statistics in float32
+        use_fast_variance=False,  # it cancels digits where the mean is large
+        force_float32_reductions=False,  # it would keep the statistics in float32
         param_dtype=param_dtype,
     )
 
@@ -168,7 +168,7 @@ def _batch_norm(layer: kinds.BatchNorm, param_dtype: DTypeLike) -> "BatchNorm":
 class BatchNorm(nn.BatchNorm):
     """``nn.BatchNorm`` with statistics that keep the parameters' dtype in training; half precision is widened.
 
-    Flax's momentum is the share of the old statistic, its running variance that of n, where torch takes n - 1.
+    Flax's momentum is the share of the old statistic; its running variance divides by n, torch's by n - 1.
     """
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
@@ -188,7 +188,7 @@ class ReLU(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
+    """Maxima of windows, which ignore padding, or averages, which count it or not (M-2)."""
 
     layer: kinds.Pooling
 
@@ -231,8 +231,8 @@ class GlobalPooling(nn.Module):
         return x.mean((1, 2))
 
 
-def _dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
-    """``nn.Dense`` in x's dtype and never in TF32."""
+def _make_dense(layer: kinds.Dense, param_dtype: DTypeLike) -> nn.Dense:
+    """Make ``nn.Dense`` in x's dtype and never in TF32."""
     return nn.Dense(
         layer.out_channels,
         use_bias=layer.bias,

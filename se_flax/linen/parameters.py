@@ -11,15 +11,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ..parameters import (
     STATISTICS,
     Path,
-    beside,
+    add_optional_paths,
     check_targets,
+    find_stack_axes,
     from_tree,
-    stack_of,
     to_jax,
     to_jax_like,
     to_paths,
     to_tree,
-    unboxed,
+    unbox,
 )
 from .block import SqueezeExcitation
 from .networks import SENet
@@ -31,15 +31,18 @@ def set_parameters(
     """Convert canonical parameters to variables (SPEC K-2, K-3).
 
     Args:
-        block: the module that they are for.
-        parameters: canonical NumPy arrays.
+        block: the module for which the variables are made.
+        parameters: the canonical dict, any float type.
         like: variables of the module, drawn or abstract (``jax.eval_shape(block.init, key, x)``), whose dtypes, boxes
-            (``nn.Partitioned``), shardings and other entries the result keeps. If they are of blocks that ``nn.vmap``
-            or ``nn.scan`` stacked, ``parameters`` must be stacked likewise, along the first axis. Without ``like``, the
-            result is plain arrays of the module's ``param_dtype`` on JAX's default device.
+            (``nn.Partitioned``), shardings and other entries the result keeps. For variables of blocks that ``nn.vmap``
+            or ``nn.scan`` stacked, the arrays of ``parameters`` are stacked along their first axis.
+
+    Returns:
+        The variables; without ``like``, plain arrays of the module's ``param_dtype`` on JAX's default device.
 
     Raises:
-        ParameterError: names all that is missing, left over or misshapen, in ``parameters`` or in ``like``.
+        ParameterError: a name is missing, left over or of a wrong shape, in ``parameters`` or in ``like``; the message
+            names all.
 
     >>> block = SqueezeExcitation(8, hidden=2)
     >>> parameters = {"reduce.weight": np.ones((2, 8)), "expand.weight": np.ones((8, 2))}
@@ -49,32 +52,35 @@ def set_parameters(
     """
     if like is None:
         tree = to_tree(parameters, block.spec)
-        return unflatten_dict({_place(path): to_jax(array, block.param_dtype) for path, array in tree.items()})
+        return unflatten_dict({_add_collection(path): to_jax(array, block.param_dtype) for path, array in tree.items()})
     flat = flatten_dict(unfreeze(like), keep_empty_nodes=True)
-    targets = {path: unboxed(flat.get(_place(path))) for path in beside(to_paths(block.spec))}
-    tree = to_tree(parameters, block.spec, stack_of(targets, block.spec))
+    targets = {path: unbox(flat.get(_add_collection(path))) for path in add_optional_paths(to_paths(block.spec))}
+    tree = to_tree(parameters, block.spec, find_stack_axes(targets, block.spec))
     check_targets(tree, targets)
     for path, array in tree.items():
-        old, value = flat[_place(path)], to_jax_like(array, targets[path])
-        flat[_place(path)] = old.replace_boxed(value) if isinstance(old, AxisMetadata) else value
+        old, value = flat[_add_collection(path)], to_jax_like(array, targets[path])
+        flat[_add_collection(path)] = old.replace_boxed(value) if isinstance(old, AxisMetadata) else value
     return unflatten_dict(flat)
 
 
-def _place(path: Path) -> Path:
-    """Put the collection before the path."""
+def _add_collection(path: Path) -> Path:
+    """Add the collection before the path."""
     return ("batch_stats" if path[-1] in STATISTICS else "params", *path)
 
 
 def get_parameters(
     variables: Mapping[str, Any], block: SqueezeExcitation | SENet | None = None
 ) -> dict[str, np.ndarray]:
-    """Copy variables to canonical NumPy arrays of the same dtype.
+    """Copy variables to canonical NumPy arrays.
 
     Args:
-        variables: a block's or a network's, in boxes (``nn.Partitioned``) or without; what is split over the devices of
-            this process comes whole.
-        block: the module that they are of. Variables do not tell the order of a network's layers; without it, names
-            come in the order of the variables, which JAX sorts, and a stack of blocks (``nn.vmap``) is refused.
+        variables: a block's or a network's, in boxes (``nn.Partitioned``) or without. Arrays that are split over the
+            devices of this process are gathered.
+        block: the module to which they belong, which gives the order of a network's layers. Without it, names are in
+            the order of the variables, which JAX sorts, and a stack of blocks (``nn.vmap``) is refused.
+
+    Returns:
+        The arrays by canonical name, in canonical orientation and the variables' dtype.
 
     Raises:
         ParameterError: a parameter of ``block`` is missing, or one is abstract or quantized.

@@ -80,14 +80,14 @@ class SqueezeExcitation(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)
-        wide = self._widened(x)
+        wide = self._widen(x)
         s = self._scale_factors(self._squeeze(wide))
         return self._scale(ops.reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
         """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
         self._check(x)
-        return self._excite(self._squeeze(self._widened(x)))
+        return self._excite(self._squeeze(self._widen(x)))
 
     def _check(self, x: jax.Array) -> None:
         if not isinstance(x, (jax.Array, np.ndarray)):
@@ -96,7 +96,7 @@ class SqueezeExcitation(nnx.Module):
             )
         se_spec.inputs.check(x.shape, x.dtype, self.spec, "channels_last")
 
-    def _widened(self, x: jax.Array) -> jax.Array:
+    def _widen(self, x: jax.Array) -> jax.Array:
         wide = "float64" if check_dtype_supported(self.dtype or x.dtype) == "float64" else "float32"
         return jnp.asarray(x, wide)  # N-1
 

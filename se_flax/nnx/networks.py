@@ -1,8 +1,8 @@
 """A network as a Flax NNX module, channels last: the flat list of layers, each a module at its path.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507; docs/SPEC.md
-M-1 to M-11. What Flax's own layers do not have is written out: maxima that keep NaN, batch norm that has its statistics
-in the parameters' dtype, poolings and batch norm that widen half precision.
+M-1 to M-11. Layers that Flax does not have are written out: maxima that keep NaN, batch norm with statistics in the
+parameters' dtype, poolings and batch norm that widen half precision.
 """
 
 from functools import reduce
@@ -29,20 +29,21 @@ class SENet(nnx.Module):
 
     Args:
         net: which network.
-        dtype: of the computation and the logits; None is the dtype of x.
-        param_dtype: of the parameters and running statistics.
-        rngs: the key ``params`` draws the parameters, ``dropout`` what dropout drops.
+        dtype: dtype of the computation and the logits; None is the dtype of x.
+        param_dtype: dtype of the parameters and running statistics.
+        rngs: the key ``params`` draws the parameters, ``dropout`` the values that dropout sets to zero.
 
     Input shape: (N, H, W, ``net.channels``), any float dtype.
     Output shape: (N, ``net.num_classes``).
 
     Every layer is a submodule at its canonical path (SPEC M-5). New parameters are those of SPEC M-10. Like every new
-    NNX module it is in training mode; after ``model.eval()`` it uses the running statistics and drops nothing.
-    ``nnx.view(model, use_running_average=True)`` does so beside it, with ``deterministic=True`` where it has dropout.
+    NNX module it is in training mode; after ``model.eval()`` it uses the running statistics and no dropout.
+    ``nnx.view(model, use_running_average=True)`` gives a second view in that mode, with ``deterministic=True`` if the
+    network has dropout.
 
     Raises:
         InputError: x is not a JAX or NumPy array of floats, or float64 without ``jax_enable_x64``.
-        ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
+        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
 
     >>> from se_spec import network
     >>> model = nnx.eval_shape(lambda: SENet(network("se_resnet20"), rngs=nnx.Rngs(0)))  # shapes; SENet(...) draws them
@@ -64,10 +65,12 @@ class SENet(nnx.Module):
         self.spec = net
         self.dtype = dtype
         for layer in net.layers:
-            _place(self, layer.name, _module(layer, {"param_dtype": check_dtype_supported(param_dtype), "rngs": rngs}))
+            _place(
+                self, layer.name, _make_layer(layer, {"param_dtype": check_dtype_supported(param_dtype), "rngs": rngs})
+            )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _checked(x, self.spec, self.dtype)
+        x = _check(x, self.spec, self.dtype)
         maps, freed_after = {kinds.INPUT: x}, last_uses(self.spec.layers)
         for layer in self.spec.layers:
             module = reduce(getattr, layer.name.split("."), self)
@@ -79,7 +82,7 @@ class SENet(nnx.Module):
         return x
 
 
-def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
+def _check(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
     if not isinstance(x, (jax.Array, np.ndarray)):
         raise se_spec.inputs.foreign_array_error(x, "jax.Array or numpy.ndarray", "convert it with jax.numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, net, "channels_last")
@@ -88,7 +91,7 @@ def _checked(x: Any, net: NetworkSpec, dtype: DTypeLike | None) -> jax.Array:
 
 
 def _place(module: nnx.Module, path: str, layer: nnx.Module) -> None:
-    """Make ``layer`` the submodule at a path, and create the modules on the way."""
+    """Make ``layer`` the submodule at a path, and create its parents."""
     *parents, name = path.split(".")
     for parent in parents:
         if not hasattr(module, parent):
@@ -97,7 +100,7 @@ def _place(module: nnx.Module, path: str, layer: nnx.Module) -> None:
     setattr(module, name, layer)
 
 
-def _module(layer: kinds.Layer, options: dict[str, Any]) -> nnx.Module:
+def _make_layer(layer: kinds.Layer, options: dict[str, Any]) -> nnx.Module:
     match layer:
         case kinds.Convolution():
             return Convolution(layer, **options)
@@ -146,9 +149,9 @@ class Convolution(nnx.Conv):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """``nnx.BatchNorm`` with statistics of the parameters' dtype, where Flax has float32; half precision is widened.
+    """``nnx.BatchNorm`` with statistics in the parameters' dtype, where Flax has float32; half precision is widened.
 
-    Flax's momentum is the share of the old statistic, its running variance that of n, where torch takes n - 1.
+    Flax's momentum is the share of the old statistic; its running variance divides by n, torch's by n - 1.
     """
 
     def __init__(self, layer: kinds.BatchNorm, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -157,7 +160,7 @@ class BatchNorm(nnx.BatchNorm):
             momentum=layer.momentum,
             epsilon=layer.epsilon,
             use_scale=layer.scale,
-            use_fast_variance=False,  # which cancels where the mean is large
+            use_fast_variance=False,  # it cancels digits where the mean is large
             param_dtype=param_dtype,
             rngs=rngs,
         )
@@ -184,7 +187,7 @@ class ReLU(nnx.Module):
 
 
 class Pooling(nnx.Module):
-    """Window maxima that ignore padding, or averages that count its zeros or not (M-2)."""
+    """Maxima of windows, which ignore padding, or averages, which count it or not (M-2)."""
 
     def __init__(self, layer: kinds.Pooling) -> None:
         self.layer = layer

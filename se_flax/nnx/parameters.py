@@ -10,22 +10,34 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from se_spec import ParameterError
 
-from ..parameters import Path, beside, check_targets, from_tree, stack_of, to_jax_like, to_paths, to_tree
+from ..parameters import (
+    Path,
+    add_optional_paths,
+    check_targets,
+    find_stack_axes,
+    from_tree,
+    to_jax_like,
+    to_paths,
+    to_tree,
+)
 from .block import SqueezeExcitation
 from .networks import SENet
 
 
 def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray]) -> None:
-    """Copy canonical parameters into a block or network, cast to its own dtype (SPEC K-2, K-3).
+    """Copy canonical parameters into a block or network (SPEC K-2, K-3).
 
-    It may be abstract (``nnx.eval_shape``): then nothing is drawn at random only to be overwritten. (The key of a
-    network's dropout is no parameter and stays abstract; ``nnx.reseed(model, default=0)`` sets one of ``nnx.Rngs(0)``.)
-    A parameter that is split over devices, or lies in another memory, stays so; an abstract one gets the sharding that
-    its shape carries. Blocks that ``nnx.vmap`` stacked take arrays that are stacked likewise, along the first axis.
+    Args:
+        block: the block or network. Its parameters keep their dtype, devices, sharding and kind of memory. It may be
+            abstract (``nnx.eval_shape``), so that no random parameters are drawn first; an abstract parameter gets the
+            sharding of its shape. The key of a network's dropout is no parameter and stays abstract;
+            ``nnx.reseed(model, default=0)`` sets one that ``nnx.Rngs(0)`` made.
+        parameters: the canonical dict, any float type. For blocks that ``nnx.vmap`` stacked, the arrays are stacked
+            along their first axis.
 
     Raises:
-        ParameterError: names all that is missing, left over or misshapen, or a layer has been replaced; nothing has
-            changed then.
+        ParameterError: a name is missing, left over or of a wrong shape (the message names all), or a layer was
+            replaced. The module is then unchanged.
 
     >>> @nnx.split_rngs(splits=3)
     ... @nnx.vmap(in_axes=0, out_axes=0)
@@ -37,7 +49,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
     (3, 8, 2)
     """
     targets = _read_all(block)
-    tree = to_tree(parameters, block.spec, stack_of(targets, block.spec))
+    tree = to_tree(parameters, block.spec, find_stack_axes(targets, block.spec))
     check_targets(tree, targets)
     values = {path: to_jax_like(array, targets[path]) for path, array in tree.items()}
     for path, value in values.items():
@@ -45,14 +57,18 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
-    """Copy a module's parameters to canonical NumPy arrays of the same dtype.
+    """Copy a module's parameters to canonical NumPy arrays.
 
-    Parameters that are split over the devices of this process come whole, those of blocks that ``nnx.vmap`` stacked
-    with the axis of the stack first.
+    Args:
+        block: the block or network. Parameters that are split over the devices of this process are gathered.
+
+    Returns:
+        The arrays by canonical name, in canonical order and orientation, in the parameters' dtype. Those of blocks that
+        ``nnx.vmap`` stacked have the axis of the stack first.
 
     Raises:
-        ParameterError: a layer has been replaced or quantized, or has parameters besides, as ``nnx.LoRALinear`` its
-            factors; the stack's axis is not the first; or the parameters are abstract.
+        ParameterError: a layer was replaced or quantized, or has other parameters, such as the factors of
+            ``nnx.LoRALinear``; the axis of a stack is not the first; or the parameters are abstract.
 
     >>> block = SqueezeExcitation(8, hidden=2, rngs=nnx.Rngs(0))
     >>> {name: array.shape for name, array in get_parameters(block).items()}
@@ -69,7 +85,7 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
 
 def _read_all(block: SqueezeExcitation | SENet) -> dict[Path, Any]:
     """Return the variable at each path of the spec; refuse a module that has parameters elsewhere."""
-    found = {path: _read(_find(block, path)) for path in beside(to_paths(block.spec))}
+    found = {path: _read(_find(block, path)) for path in add_optional_paths(to_paths(block.spec))}
     held = flatten_dict(nnx.to_pure_dict(nnx.state(block, nnx.Param)))
     others = [".".join(map(str, path)) for path in held if path not in found]
     if others:

@@ -30,6 +30,10 @@ class Implementation:
         gradients: whether it computes gradients.
         dtypes: the dtypes that it computes.
         devices: the devices that it supports; on another it runs on the CPU.
+
+    Example:
+        >>> IMPLEMENTATIONS["keras jax"].environment["KERAS_BACKEND"]
+        'jax'
     """
 
     name: str
@@ -95,11 +99,33 @@ IMPLEMENTATIONS = {
 
 
 def device() -> str:
-    """The device: ``cuda`` if the environment variable DEVICE is that, ``cpu`` by default."""
+    """Return the device on which implementations run: the environment variable DEVICE.
+
+    Returns:
+        ``"cuda"`` or ``"cpu"``, which is the default.
+
+    Example:
+        >>> device() in ("cpu", "cuda")
+        True
+    """
     return os.environ.get("DEVICE", "cpu")
 
 
 def dtype_of(parameters: dict[str, np.ndarray]) -> str:
-    """The dtype that all parameters of a network have."""
+    """Return the dtype that all parameters of a network have.
+
+    Args:
+        parameters: canonical parameters, at least one.
+
+    Returns:
+        The name of the dtype, such as ``"float32"``.
+
+    Raises:
+        ValueError: the parameters have several dtypes.
+
+    Example:
+        >>> dtype_of({"classifier.bias": np.zeros(10, np.float32)})
+        'float32'
+    """
     (dtype,) = {value.dtype.name for value in parameters.values()}
     return dtype

@@ -57,7 +57,7 @@ class Failure(NamedTuple):
         return error
 
     def _unpickle(self) -> BaseException | None:
-        """The exception, if its class is loaded here and its text is the same as there."""
+        """Return the exception, if its class is loaded here and its text is the same as there."""
         if self.pickled is None:
             return None
         try:
@@ -163,7 +163,7 @@ def _describe_end(code: int | None, error: BrokenProcessPool) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """The text of an exception, whose own ``__str__`` may raise."""
+    """Return the text of an exception, whose own ``__str__`` may raise."""
     try:
         return str(error)
     except Exception as other:

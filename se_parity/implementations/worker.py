@@ -27,7 +27,20 @@ Run = Callable[..., Result]
 class Worker:
     """Calls an implementation in another process, in the order in which calls are submitted.
 
-    An exception in that process is raised here; if it cannot be sent, as a ``WorkerError`` with its text.
+    Args:
+        implementation: the implementation to run.
+        process: the process to use; None starts one.
+
+    Raises:
+        Exception: each call raises the exception that the other process raised; one that cannot be sent is a
+            ``WorkerError`` with its text.
+
+    Example:
+        >>> from se_parity.implementations import IMPLEMENTATIONS
+        >>> worker = Worker(IMPLEMENTATIONS["torch"])  # its process imports PyTorch when it runs a block
+        >>> worker.call(sum, [1, 2])
+        3
+        >>> worker.close()
     """
 
     def __init__(self, implementation: Implementation, process: Process | None = None) -> None:
@@ -68,7 +81,7 @@ class Worker:
         return self._process.submit(_logits, self.implementation.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Call an importable function in the worker's process and waits for its result."""
+        """Call an importable function in the worker's process and wait for its result."""
         return self._process.submit(function, *arguments).result()
 
     def submit_call(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
@@ -76,7 +89,7 @@ class Worker:
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:
-        """The versions and the device, as in ``torch 2.13.0 (cpu)``."""
+        """Return the versions and the device, as in ``torch 2.13.0 (cpu)``."""
         return str(self.call(_versions, self.implementation.module))
 
     def close(self) -> None:
@@ -97,7 +110,21 @@ def _configure(environment: dict[str, str]) -> None:
 
 
 def load_module(module: str) -> Any:
-    """Import an implementation's module, and with it the framework, in this process."""
+    """Import an implementation's module, and with it the framework, in this process.
+
+    Args:
+        module: the ``module`` of an ``Implementation``.
+
+    Returns:
+        The module.
+
+    Raises:
+        ModuleNotFoundError: there is no such module, or its framework is not installed.
+
+    Example:
+        >>> load_module("base").dtype_of.__name__
+        'dtype_of'
+    """
     return importlib.import_module(f"{__package__}.{module}")
 
 
@@ -106,7 +133,16 @@ def _versions(module: str) -> str:
 
 
 class Logits(NamedTuple):
-    """(N, classes), and the median time of the repeated calls in seconds; NaN without repeats."""
+    """The result of ``Worker.logits``.
+
+    Args:
+        values: the logits, (N, classes).
+        seconds: the median time of the repeated calls; NaN without repeats.
+
+    Example:
+        >>> Logits(np.zeros((2, 10)), math.nan).values.shape
+        (2, 10)
+    """
 
     values: np.ndarray
     seconds: float

@@ -23,6 +23,15 @@ class SGDConfig:
 
     ``d = gradient + weight_decay * w``, ``v = momentum * v + d``, ``w = w - learning_rate * v``. The defaults are sums
     of a few powers of two, and so exact in every type in which a framework stores them.
+
+    Args:
+        learning_rate: above 0.
+        momentum: at least 0 and below 1.
+        weight_decay: at least 0.
+
+    Example:
+        >>> SGDConfig(learning_rate=0.5)
+        SGDConfig(learning_rate=0.5, momentum=0.875, weight_decay=0.00048828125)
     """
 
     learning_rate: float = 0.0625
@@ -34,8 +43,13 @@ class TrainingSession(NamedTuple):
     """A training session that has been started.
 
     Args:
-        step: ``(images, labels) -> loss``: the mean loss before the update that it makes.
-        parameters: ``() -> parameters``: the current ones, running statistics among them.
+        step: ``(images, labels) -> loss``: updates the parameters, and returns the mean loss before the update.
+        parameters: ``() -> parameters``: the current canonical parameters, running statistics included.
+
+    Example:
+        >>> session = TrainingSession(lambda images, labels: 0.5, dict)
+        >>> session.step(np.zeros((1, 8, 8, 3)), np.zeros(1, int)), session.parameters()
+        (0.5, {})
     """
 
     step: Callable[[np.ndarray, np.ndarray], float]
@@ -43,14 +57,45 @@ class TrainingSession(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """The mean loss of each batch before its update, and the final parameters, running statistics among them."""
+    """The result of ``train``.
+
+    Args:
+        losses: the mean loss of each batch before its update.
+        parameters: the final canonical parameters, running statistics included.
+
+    Example:
+        >>> TrainingResult([2.3, 2.1], {}).losses[-1]
+        2.1
+    """
 
     losses: list[float]
     parameters: Parameters
 
 
 def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig) -> TrainingSession:
-    """Start a training session of one of ``TRAINERS`` in the dtype of the parameters."""
+    """Start a training session in the dtype of the parameters, in this process.
+
+    Args:
+        trainer: a name in ``TRAINERS``.
+        net: which network.
+        parameters: the canonical parameters at the start.
+        config: the optimizer's numbers.
+
+    Returns:
+        The session; a network of the trainer's framework has been built.
+
+    Raises:
+        ModuleNotFoundError: there is no such trainer, or its framework is not installed.
+        ParameterError: the parameters are not the network's.
+
+    Example:
+        >>> import se_numpy
+        >>> from se_spec import network
+        >>> net = network("se_resnet20")
+        >>> session = start("torch", net, se_numpy.initialize(net, seed=0), SGDConfig())
+        >>> session.step(np.zeros((2, 32, 32, 3), np.float32), np.array([0, 1])) > 0
+        True
+    """
     module: Any = importlib.import_module(f"{__package__}.{trainer}")
     session: TrainingSession = module.start(net, parameters, config)
     return session
@@ -59,7 +104,28 @@ def start(trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDCon
 def train(
     trainer: str, net: NetworkSpec, parameters: Parameters, config: SGDConfig, batches: Batches
 ) -> TrainingResult:
-    """Train on all batches."""
+    """Train on all batches.
+
+    Args:
+        trainer: a name in ``TRAINERS``.
+        net: which network.
+        parameters: the canonical parameters at the start.
+        config: the optimizer's numbers.
+        batches: pairs of images (N, H, W, C) and integer labels (N,).
+
+    Returns:
+        The losses and the final parameters.
+
+    Raises:
+        ModuleNotFoundError, ParameterError: as ``start``.
+
+    Example:
+        >>> import se_numpy
+        >>> from se_spec import network
+        >>> net, batch = network("se_resnet20"), (np.zeros((2, 32, 32, 3), np.float32), np.array([0, 1]))
+        >>> len(train("torch", net, se_numpy.initialize(net, seed=0), SGDConfig(), [batch, batch]).losses)
+        2
+    """
     session = start(trainer, net, parameters, config)
     losses = [session.step(x, labels) for x, labels in batches]
     return TrainingResult(losses, session.parameters())

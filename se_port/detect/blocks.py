@@ -35,11 +35,17 @@ class Found:
     Args:
         spec: widths and biases as the file has them; activation and gate as the layout fixes them or the caller gives
             them, else the defaults of SESpec.
-        parameters: canonical.
-        unknown: which of ``activation`` and ``gate`` the file does not determine.
-        layouts: names of those that fit.
-        names: canonical name to the file's.
-        changes: what was computed and not just moved.
+        parameters: the canonical parameters.
+        unknown: those of ``activation`` and ``gate`` that the file does not determine.
+        layouts: names of the layouts that fit.
+        names: the file's name of each canonical parameter.
+        changes: descriptions of parameters that were computed, not only moved.
+
+    Example:
+        >>> import se_port
+        >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}
+        >>> se_port.find_blocks(theirs)["se"].names["expand.weight"]
+        'se.fc.2.weight'
     """
 
     spec: SESpec
@@ -313,7 +319,7 @@ def _check_one_reading(group: list[Candidate]) -> None:
 
 
 def _resolve_choice(name: str, given: Any, first: Candidate, rows: list[BlockLayout]) -> Any:
-    """The activation or gate: as the layouts fix it, or as given, or ``UNKNOWN``."""
+    """Return the activation or gate: as the layouts fix it, or as given, or ``UNKNOWN``."""
     values = [getattr(row, name) for row in rows]
     fixed = values[0] if all(value == values[0] for value in values) else UNKNOWN
     if given is not None and fixed not in (UNKNOWN, given):

@@ -222,7 +222,7 @@ def _present_layouts(shapes: Shapes, layout: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def _convolution_name(layout: str, module: str) -> str:
-    """The file's name for the weight of a canonical convolution, or of its first part."""
+    """Return the file's name for the weight of a canonical convolution, or of its first part."""
     row = NETWORK_LAYOUTS[layout]
     rule = row.rules.get(f"{module}.weight", row.rules["conv.weight"])
     return rule.name.replace("{m}", foreign_modules(row, module, layout)[0])

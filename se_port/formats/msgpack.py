@@ -257,7 +257,7 @@ def _write_flat(file: BinaryIO, dtype: str, shape: tuple[int, ...], data: memory
 
 
 def _head(short: int | None, below: int, first: int, count: int) -> bytes:
-    """The shortest beginning of something of that length; maps and lists have no form with one byte of length."""
+    """Return the shortest header for a value of that length; maps and lists have no form with one byte of length."""
     if short is not None and count < below:
         return bytes([short + count])
     codes = (">B", ">H", ">I") if first in (0xC4, 0xC7, 0xD9) else (">H", ">I")

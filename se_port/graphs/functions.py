@@ -97,7 +97,7 @@ VARIABLE = Function("v")
 
 
 def constant(value: float) -> Function:
-    """A number as a function."""
+    """Make a function whose value is a number."""
     return Function("constant", numbers=(("value", float(value)),))
 
 
@@ -147,7 +147,7 @@ def as_line(function: Function) -> tuple[float, float] | None:
 
 
 def as_activation(function: Function) -> Activation | None:
-    """The activation of the spec that the function is; None if it is none.
+    """Recognise the activation of a spec that the function is; None if it is none.
 
     >>> as_activation(apply("mul", VARIABLE, apply("sigmoid", VARIABLE)))
     'silu'
@@ -163,7 +163,7 @@ def as_activation(function: Function) -> Activation | None:
 
 
 def as_gate(function: Function) -> tuple[Gate, float, bool] | None:
-    """Gate, gain and residual of the spec that the function is; None if it is none.
+    """Recognise gate, gain and residual of a spec that the function is; None if it is none.
 
     >>> three = apply("clip", apply("add", VARIABLE, constant(3)), low=0, high=6)
     >>> as_gate(apply("div", three, constant(6)))
@@ -186,7 +186,7 @@ def _named_gate(function: Function) -> Gate | None:
 
 
 def _hard_sigmoid(function: Function) -> Gate | None:
-    """The hard sigmoid that the function is, its numbers read from its two limits and the line between them."""
+    """Recognise a hard sigmoid by its two limits and the line between them."""
     values = function(POINTS)
     low, high, middle = (float(function(np.array([point]))[0]) for point in (-FAR, FAR, 0.0))
     inside = (values > low) & (values < high)
@@ -206,7 +206,7 @@ def _sixth(slope: float) -> float:
 
 
 def shortest(value: float) -> float:
-    """The decimal number of a model's code that a file has rounded to float32: 0.2 for 0.20000000298.
+    """Return the decimal number that a file has rounded to float32: 0.2 for 0.20000000298.
 
     >>> shortest(float(np.float32(0.2))), shortest(3 * float(np.float32(0.16667))), shortest(1 / 3)
     (0.2, 0.50001, 0.3333333333333333)

@@ -166,7 +166,7 @@ class _State:
     """Tensors that are computed from where a tensor is NaN, and from nothing else."""
 
     def root(self, name: str) -> str:
-        """The tensor whose values this one has, in another shape or type."""
+        """Return the tensor whose values this one has, in another shape or type."""
         return self.roots.get(name, name)
 
     def is_constant(self, name: str) -> bool:
@@ -178,11 +178,11 @@ class _State:
         return self.folded[name]() if name in self.folded else self.graph.constants[name]
 
     def origin(self, name: str) -> str:
-        """The file's own constant from which one is computed."""
+        """Return the constant of the file from which one is computed."""
         return self.origins.get(name, name)
 
     def changes(self, name: str) -> tuple[str, ...]:
-        """What was done to a constant of the file."""
+        """Describe what is done to a constant of the file."""
         origin = self.origin(name)
         return (f"{origin} dequantized",) if origin in self.graph.quantized else ()
 
@@ -234,7 +234,7 @@ def _visit(state: _State, node: Node) -> None:
 
 
 def _compute(state: _State, node: Node) -> Vector | None:
-    """The vector that a node computes; None if its result is none."""
+    """Return the vector that a node computes; None if its result is none."""
     vectors = [state.vectors[name] for name in node.inputs if name in state.vectors]
     if node.op == "pool":
         return _pool(state, node)
@@ -262,7 +262,7 @@ def _compute(state: _State, node: Node) -> Vector | None:
 
 
 def _spoil(state: _State, node: Node, problem: str) -> Vector | None:
-    """The vector of a node whose result no spec describes; None if it depends on more than vectors."""
+    """Return the vector of a node whose result no spec describes; None if it depends on more than vectors."""
     vectors = [state.vectors[name] for name in node.inputs if name in state.vectors]
     if any(name and name not in state.vectors and not state.is_constant(name) for name in node.inputs):
         return None
@@ -313,7 +313,7 @@ def _pool(state: _State, node: Node) -> Vector | None:
 
 
 def _multiply_matrix(state: _State, node: Node) -> Vector:
-    """A product with a constant matrix, of a 1x1 convolution or a dense layer."""
+    """Append the product with a constant matrix, that of a 1x1 convolution or a dense layer."""
     x, w, *rest = node.inputs
     if x not in state.vectors:
         x, w = w, x
@@ -359,7 +359,7 @@ def _append(vector: Vector, layer: Layer) -> Vector:
 
 
 def _complete(vector: Vector) -> tuple[Base, str]:
-    """The base with the function as its last layer's activation; or the problem."""
+    """Return the base with the function as its last layer's activation; or the problem."""
     base, function = vector.base, vector.function
     if function.is_variable and base.layers and vector.limits and vector.limits[0] == 0.0:
         highest = vector.limits[1]
@@ -406,7 +406,7 @@ def _apply(vector: Vector, op: str, *others: Function, reverse: bool = False, **
 
 
 def _combine(state: _State, node: Node) -> Vector | None:
-    """Two tensors, element by element: vectors, constants, maps."""
+    """Combine two tensors, element by element: vectors, constants, maps."""
     left, right = node.inputs[:2]
     a, b = state.vectors.get(left), state.vectors.get(right)
     if node.op == "mul" and _gate_map(state, node):
@@ -429,7 +429,7 @@ def _combine(state: _State, node: Node) -> Vector | None:
 
 
 def _combine_channels(state: _State, vector: Vector, op: str, name: str, values: np.ndarray, reverse: bool) -> Vector:
-    """A vector and a constant that has a number for each channel."""
+    """Combine a vector with a constant that has a number for each channel."""
     values = values.reshape(-1)
     last = vector.base.layers[-1] if vector.base.layers else None
     if (
@@ -458,7 +458,7 @@ def _combine_channels(state: _State, vector: Vector, op: str, name: str, values:
 
 
 def _combine_vectors(a: Vector, b: Vector, op: str) -> Vector:
-    """Two vectors: functions of one product, or a sum of mean and maximum."""
+    """Combine two vectors: functions of one product, or a sum of mean and maximum."""
     if a.problem or b.problem:
         return a if a.problem else b
     if a.base is b.base:
@@ -476,7 +476,7 @@ def _combine_vectors(a: Vector, b: Vector, op: str) -> Vector:
 
 
 def _gate_map(state: _State, node: Node) -> bool:
-    """Remember a product of a map and a vector that was pooled from a map; whether it is one."""
+    """Record a product of a map and a vector that was pooled from a map; return whether it is one."""
     for x, s in (node.inputs[:2], node.inputs[1::-1]):
         vector, other = state.vectors.get(s), state.vectors.get(x)
         if vector is None or state.is_constant(x) or (other is not None and state.root(x) != vector.base.map):
@@ -488,7 +488,7 @@ def _gate_map(state: _State, node: Node) -> bool:
 
 
 def _follow_product(state: _State, node: Node) -> None:
-    """A gain behind a gated map, or x added to it."""
+    """Note a gain behind a gated map, or x that is added to it."""
     for y, other in (node.inputs[:2], node.inputs[1::-1]):
         gated = state.gated.get(state.root(y))
         if gated is None or state.uses[y] != 1:
@@ -505,7 +505,7 @@ def _follow_product(state: _State, node: Node) -> None:
 
 
 def _describe(state: _State, output: str, gated: Gated) -> Match | Lookalike:
-    """The block that gates a map, or why it is none."""
+    """Return the block that gates a map, or why it is none."""
     x, vector, node, outer_gain, residual = gated
     base = vector.base
     path = common_path([name for layer in base.layers for name in layer.names[:1]], node.name or output)
@@ -535,7 +535,7 @@ def _describe(state: _State, output: str, gated: Gated) -> Match | Lookalike:
 def _make_spec(
     base: Base, function: Function, outer_gain: float, residual: bool
 ) -> tuple[SESpec, dict[str, Layer], tuple[str, ...]]:
-    """The spec of the layers, with the last function as its gate.
+    """Make the spec of the layers, with the last function as its gate.
 
     Raises:
         ValueError: there is none; the message is the reason.

@@ -168,7 +168,7 @@ def _read_axis(path: Path, message: memoryview) -> int:
 
 
 def _constant(attributes: Attributes) -> np.ndarray:
-    """The value of a ``Constant`` node."""
+    """Return the value of a ``Constant`` node."""
     value = next(iter(attributes.values()), 0.0)
     if isinstance(value, np.ndarray):
         return value
@@ -258,7 +258,7 @@ def _number(constants: Mapping[str, np.ndarray], name: str) -> float | None:
 
 
 def _dequantized(name: str, scale: str, zero: str, node: str, axis: int = 0) -> tuple[Node, str]:
-    """A node that dequantizes a constant, and its output's name."""
+    """Return a node that dequantizes a constant, and its output's name."""
     output = f"{name} dequantized for {node}"
     return Node("dequantize", (name, scale, *([zero] if zero else [])), (output,), {"axis": axis}), output
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def common_path(weights: list[str], node: str) -> str:
-    """The module that has all these weights, or else the scope of a node.
+    """Return the module that has all these weights, or else the scope of a node.
 
     Args:
         weights: names of constants in the file; ``""`` is left out.
@@ -47,7 +47,7 @@ def _common_start(sequences: Sequence[Sequence[str]]) -> list[str]:
 
 
 def make_distinct(paths: list[str]) -> list[str]:
-    """Number those that occur more than once.
+    """Append numbers to paths that occur more than once.
 
     >>> make_distinct(["se", "net", "se"])
     ['se', 'net', 'se#2']

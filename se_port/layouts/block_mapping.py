@@ -46,7 +46,7 @@ class BlockMapping(NamedTuple):
         return self._fold_norm(tensors, parameters, *row.norm) if row.norm else parameters
 
     def save(self, parameters: Tensors) -> dict[str, np.ndarray]:
-        """The file's tensors for canonical parameters."""
+        """Return the file's tensors for canonical parameters."""
         row = BLOCK_LAYOUTS[self.layout]
         axes = {"weight": row.weight, "bias": row.bias}
         tensors = {

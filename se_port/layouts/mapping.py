@@ -110,7 +110,7 @@ class NetworkMapping:
         return LazyArrays({name: partial(self._load, tensors, entries) for name, entries in self.entries.items()})
 
     def save(self, values: Tensors) -> LazyArrays:
-        """The file's tensors for canonical parameters, with the constants."""
+        """Return the file's tensors for canonical parameters, with the constants."""
         makers: dict[str, Callable[[], np.ndarray]] = {}
         sources: dict[str, list[tuple[str, Entry]]] = {}
         for canonical, entries in self.entries.items():
@@ -170,7 +170,7 @@ class NetworkMapping:
 
 @lru_cache(maxsize=64)
 def module_kinds(net: NetworkSpec) -> dict[str, str]:
-    """Each module with parameters, and its kind: conv, norm, dense, or se for a projection."""
+    """Map each module with parameters to its kind: conv, norm, dense, or se for a projection."""
     kinds: dict[str, str] = {}
     for layer in net.layers:
         if isinstance(layer, SqueezeExcitation):
@@ -224,7 +224,7 @@ def map_network(net: NetworkSpec, layout: Layout, name: str) -> NetworkMapping:
 
 
 def foreign_modules(layout: Layout, module: str, name: str) -> list[str]:
-    """The system's names for a canonical module; several where the system splits it.
+    """Return the system's names for a canonical module; several where the system splits it.
 
     Raises:
         LayoutError: there is none.

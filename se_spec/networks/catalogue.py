@@ -40,7 +40,7 @@ _CAFFE: dict[str, Any] = {"pool_padding": "ceil", "momentum": 0.999, "se": _BIAS
 
 
 def _stages(depth: int, first: float = 1 / 4, second: float = 1 / 4) -> tuple[Stage, ...]:
-    """A ResNet's stages; ``first`` and ``second`` are a bottleneck's widths as shares of its channels."""
+    """Make a ResNet's stages; ``first`` and ``second`` are a bottleneck's widths as shares of its channels."""
     basic = depth < 50
     stages = []
     for index, units in enumerate(DEPTHS[depth]):
@@ -110,7 +110,7 @@ def _cifar(units: int, **facts: Any) -> NetworkSpec:
 
 
 def _taki(**facts: Any) -> NetworkSpec:
-    """Eight branches of 64 side by side are one convolution to 512 and one of 8 groups."""
+    """Make the network; its eight parallel branches of 64 are one convolution to 512 and one of 8 groups."""
     stages = tuple(Stage(3, channels, (512, 512), 1 if channels == 64 else 2) for channels in (64, 128, 256))
     own: dict[str, Any] = {
         "groups": 8,
@@ -182,7 +182,15 @@ NETWORKS = (*_WITH_SE, *_PLAIN, "chainer.se_resnet_n18_r16", "chainer.se_resnet_
 
 
 def network(name: str, **overrides: Any) -> NetworkSpec:
-    """A named network, some of its fields replaced: ``num_classes``, ``channels`` of the input, ``se``, any other.
+    """Make a named network.
+
+    Args:
+        name: a name in ``NETWORKS``, such as ``"se_resnet50"``.
+        **overrides: fields of the network or of its body that are replaced: ``num_classes``, ``channels`` (of the
+            image), ``se`` (None, a ``SESpec`` or a dict of its fields), ...
+
+    Returns:
+        The network; equal names and overrides give equal networks.
 
     Raises:
         SpecError: no such name, no such field, or a value that is not allowed.
@@ -202,7 +210,7 @@ def network(name: str, **overrides: Any) -> NetworkSpec:
 
 @lru_cache(256)
 def _build(name: str) -> NetworkSpec:
-    """The network as its source has it; expanding one into layers takes milliseconds, so each is kept."""
+    """Make the network of its source; the result is cached, since expanding it into layers takes milliseconds."""
     if found := _CHAINER.fullmatch(name):
         units, ratio, plain = found.groups()
         return _chainer(int(units or plain), SEFields(int(ratio), bias=True) if ratio else None)

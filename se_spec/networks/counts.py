@@ -12,6 +12,15 @@ Size = tuple[int, int]
 def resolve_padding(length: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Resolve padding to numbers of positions before and after an axis of this length.
 
+    Args:
+        length: positions of the axis, at least 1.
+        kernel: positions of the window, at least 1.
+        stride: positions between windows, at least 1.
+        padding: (before, after), or ``"same"``.
+
+    Returns:
+        Numbers of positions before and after, at least 0.
+
     >>> resolve_padding(224, 7, 2, "same"), resolve_padding(224, 7, 2, (3, 3))
     ((2, 3), (3, 3))
     """
@@ -19,7 +28,15 @@ def resolve_padding(length: int, kernel: int, stride: int, padding: Padding) -> 
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME before and after an axis: the least padding that gives ceil(length / stride) windows.
+    """Compute TensorFlow's SAME padding before and after an axis: the least that gives ceil(length / stride) windows.
+
+    Args:
+        length: positions of the axis, at least 1; it may be a tensor or a symbol.
+        kernel: positions of the window, at least 1.
+        stride: positions between windows, at least 1.
+
+    Returns:
+        Numbers of positions before and after, at least 0; an odd total has one more after.
 
     >>> same_padding(224, 7, 2)
     (2, 3)
@@ -31,7 +48,16 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def output_length(length: int, kernel: int, stride: int, padding: Padding) -> int:
-    """Count the positions of a window on an axis; 0 or less if it does not fit.
+    """Count the positions of a window on an axis.
+
+    Args:
+        length: positions of the axis, at least 1.
+        kernel: positions of the window, at least 1.
+        stride: positions between windows, at least 1.
+        padding: (before, after), or ``"same"``.
+
+    Returns:
+        The number of windows; 0 or less if none fits.
 
     >>> [output_length(112, 3, 2, padding) for padding in ((1, 1), (0, 1), (0, 0), "same")]
     [56, 56, 55, 56]
@@ -40,10 +66,21 @@ def output_length(length: int, kernel: int, stride: int, padding: Padding) -> in
 
 
 def output_sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
-    """Height and width of each layer's result, by the layer's name; (1, 1) after global pooling.
+    """Compute height and width of each layer's result, by the layer's name; (1, 1) after global pooling.
+
+    Args:
+        layers: the layers of a network, in order.
+        size: height and width of the image, in pixels.
+
+    Returns:
+        (height, width) by the layer's name; the image has the name ``"input"``.
 
     Raises:
         ShapeError: a map vanishes, or the inputs of one layer have different sizes; the message names the layer.
+
+    >>> from se_spec import network
+    >>> output_sizes(network("se_resnet20").layers, (32, 32))["stage3.block2.se"]
+    (8, 8)
     """
     found = {INPUT: size}
     for layer in layers:
@@ -65,6 +102,12 @@ def output_sizes(layers: Iterable[Layer], size: Size) -> dict[str, Size]:
 
 def last_uses(layers: Iterable[Layer]) -> dict[str, tuple[str, ...]]:
     """Map each layer to the inputs that are used there for the last time, so that a builder can free them.
+
+    Args:
+        layers: the layers of a network, in order.
+
+    Returns:
+        Names of layers whose results can be freed, by the name of the layer after which they can.
 
     >>> from se_spec import network
     >>> last_uses(network("se_resnet20").layers)["stage1.block0.add"]

@@ -42,7 +42,7 @@ class Layer:
     out_channels: int
 
     def parameter_shapes(self) -> Shapes:
-        """Canonical names, without the layer's own name in front, and shapes."""
+        """Return canonical names, without the layer's own name before them, and shapes."""
         return {}
 
 
@@ -57,7 +57,7 @@ class Convolution(Layer):
     bias: bool
 
     def parameter_shapes(self) -> Shapes:
-        """The weight, and the bias (O,) if there is one."""
+        """Return the shapes of the weight, and of the bias (O,) if there is one."""
         weight = (self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel)
         return {"weight": weight, "bias": (self.out_channels,)} if self.bias else {"weight": weight}
 
@@ -71,7 +71,7 @@ class BatchNorm(Layer):
     scale: bool
 
     def parameter_shapes(self) -> Shapes:
-        """Each is (C,)."""
+        """Return the shape (C,) of each parameter."""
         names = ("scale", "offset", *STATISTICS) if self.scale else ("offset", *STATISTICS)
         return dict.fromkeys(names, (self.out_channels,))
 
@@ -99,7 +99,7 @@ class SqueezeExcitation(Layer):
     spec: SESpec
 
     def parameter_shapes(self) -> Shapes:
-        """The block's own names and shapes."""
+        """Return the names and shapes of the block."""
         return self.spec.parameter_shapes()
 
 
@@ -140,6 +140,6 @@ class Dense(Layer):
     bias: bool
 
     def parameter_shapes(self) -> Shapes:
-        """The weight, and the bias (O,) if there is one."""
+        """Return the shapes of the weight, and of the bias (O,) if there is one."""
         weight = (self.out_channels, self.in_channels)
         return {"weight": weight, "bias": (self.out_channels,)} if self.bias else {"weight": weight}

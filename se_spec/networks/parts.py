@@ -26,6 +26,9 @@ class ConvStep:
 
     Raises:
         SpecError: a field is not an integer of at least 1.
+
+    >>> ConvStep(64, 7, 2)
+    ConvStep(channels=64, kernel=7, stride=2)
     """
 
     channels: int
@@ -48,6 +51,9 @@ class PoolStep:
 
     Raises:
         SpecError: a field is not allowed.
+
+    >>> PoolStep("avg")
+    PoolStep(pool='avg', kernel=3, stride=2)
     """
 
     pool: str = "max"
@@ -74,6 +80,9 @@ class Stem:
 
     Raises:
         SpecError: no step, or a field is not allowed.
+
+    >>> len(Stem((ConvStep(64, 7, 2), PoolStep())).steps)
+    2
     """
 
     steps: tuple[Step, ...]
@@ -98,6 +107,9 @@ class Head:
 
     Raises:
         SpecError: a field is not allowed.
+
+    >>> Head(dropout=0.2)
+    Head(classifier='dense', bias=True, dropout=0.2, before=())
     """
 
     classifier: str = "dense"

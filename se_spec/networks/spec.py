@@ -103,7 +103,7 @@ padding=(3, 3), groups=1, bias=False)
         return tuple(graph.layers)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical names and shapes, in order, running statistics among them (K-1)."""
+        """Return canonical names and shapes, in order, running statistics included (K-1)."""
         return {
             f"{layer.name}.{name}": shape for layer in self.layers for name, shape in layer.parameter_shapes().items()
         }

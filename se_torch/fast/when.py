@@ -124,13 +124,13 @@ def _stays_bfloat16(x: Tensor, spec: SESpec) -> bool:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """True if the positions are one axis in memory: x is contiguous, or channels last."""
+    """Return whether the positions are one axis in memory: x is contiguous, or channels last."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
     return x.is_contiguous() or (last is not None and x.is_contiguous(memory_format=last))
 
 
 def _is_recorded() -> bool:
-    """True if a compiler, ``torch.jit.trace`` or ``make_fx`` records the operations.
+    """Return whether a compiler, ``torch.jit.trace`` or ``make_fx`` records the operations.
 
     A record must hold for other sizes, too, and the rules here and the loops in ``kernels`` read the size.
     """
@@ -140,7 +140,7 @@ def _is_recorded() -> bool:
 
 
 def _is_transformed(x: Tensor) -> bool:
-    """True inside ``torch.func`` transforms or legacy vmap, and for tensor subclasses: their storage cannot be read."""
+    """Return whether the storage of x cannot be read: in ``torch.func``, in legacy vmap, in tensor subclasses."""
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         return True
     return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)

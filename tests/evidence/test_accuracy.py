@@ -15,12 +15,12 @@ def sample(dtype: str) -> np.ndarray:
     """Values of every exponent, in order, among those that the table was made from."""
     if dtype == "float32":
         return np.arange(0, 2**32, 2**16 + 1).astype(np.uint32).view(np.float32)
-    return next(accuracy.chunks(dtype, 0))[:: 2**8 if dtype == "float64" else 1]
+    return next(accuracy.iterate_chunks(dtype, 0))[:: 2**8 if dtype == "float64" else 1]
 
 
 @pytest.fixture(scope="module")
 def workers():
-    with accuracy.workers(1) as pool:
+    with accuracy.start_workers(1) as pool:
         yield pool
 
 
@@ -30,10 +30,10 @@ def test_no_backend_exceeds_the_errors_of_the_table(workers, dtype: str) -> None
     stored = {(row["dtype"], row["backend"], row["function"]): row for row in TABLE["rows"]}
     found = workers.submit(accuracy.measure, dtype, sample(dtype)).result()
     assert found or dtype == "float64"  # which needs a long double that is longer
-    same = all(TABLE[key] == accuracy.setting()[key] for key in ("processor", "versions"))
+    same = all(TABLE[key] == accuracy.describe_setting()[key] for key in ("processor", "versions"))
     for key, errors in found.items():
         backend, function = key.split("|")
-        row, known = accuracy.row(dtype, backend, function, errors), stored[dtype, backend, function]
+        row, known = accuracy.make_row(dtype, backend, function, errors), stored[dtype, backend, function]
         for b, a in row["a_normal"].items():
             if same:
                 assert a <= known["a_normal"][b], (key, b)
@@ -48,11 +48,11 @@ def test_no_backend_exceeds_the_errors_of_the_table(workers, dtype: str) -> None
 
 def test_right_function_has_half_an_ulp_and_an_injected_error_is_located() -> None:
     x = np.linspace(-105, 90, 40_001, dtype=np.float32)  # from results of 0 to results of infinity
-    exact = accuracy.Exact(x, accuracy.exact_values("exp", x.astype(np.float64)), "float32")
+    exact = accuracy.Exact(x, accuracy.compute_exact("exp", x.astype(np.float64)), "float32")
     with np.errstate(over="ignore", under="ignore"):
         right = exact.values.astype(np.float32)
     errors = exact.errors(right)
-    row = accuracy.row("float32", "numpy", "exp", errors)
+    row = accuracy.make_row("float32", "numpy", "exp", errors)
     assert 0.9 < row["a_normal"]["0"] <= 1
     assert row["a"]["1"] <= 1
     assert (row["count"], row["zero"], row["flushes"], row["nan_lost"], row["mismatch"]) == (40_001, 0, False, 0, 0)
@@ -60,7 +60,7 @@ def test_right_function_has_half_an_ulp_and_an_injected_error_is_located() -> No
     wrong = right.copy()
     inside = (exact.values >= 2**-3) & (exact.values < 2**-2)
     wrong[inside] *= np.float32(1 + 10 * 2**-24)
-    row = accuracy.row("float32", "numpy", "exp", exact.errors(wrong))
+    row = accuracy.make_row("float32", "numpy", "exp", exact.errors(wrong))
     curve = {int(exponent): number for exponent, number in row["curve"].items() if int(exponent) >= -126}
     assert 8 <= curve.pop(-3) <= 12  # 10, and up to 1 each for two roundings
     assert max(curve.values()) <= 1
@@ -71,9 +71,9 @@ def test_right_function_has_half_an_ulp_and_an_injected_error_is_located() -> No
 
 def test_flushed_and_lost_and_misplaced_values_are_counted() -> None:
     x = np.array([-100.0, -90.0, 1.0, 2.0, 100.0, np.nan], np.float32)
-    exact = accuracy.Exact(x, accuracy.exact_values("exp", x.astype(np.float64)), "float32")
+    exact = accuracy.Exact(x, accuracy.compute_exact("exp", x.astype(np.float64)), "float32")
     got = np.array([0.0, 0.0, np.nan, np.inf, 3e38, 1.0], np.float32)
-    row = accuracy.row("float32", "numpy", "exp", exact.errors(got))
+    row = accuracy.make_row("float32", "numpy", "exp", exact.errors(got))
     assert (row["flushes"], row["nan_lost"], row["mismatch"]) == (True, 1, 3)
     assert row["a"]["0"] == pytest.approx(2**24, rel=1e-3)
     assert row["a_normal"]["0"] == 0
@@ -82,8 +82,10 @@ def test_flushed_and_lost_and_misplaced_values_are_counted() -> None:
 def test_error_far_below_u_is_measured() -> None:
     """Each b has the smallest a of its own: of |error| = (3 |exact| + 2) u it is 3 at b = 2."""
     x = np.linspace(-4, 4, 1001)
-    exact = accuracy.Exact(x, accuracy.exact_values("sigmoid", x), "float32")
-    row = accuracy.row("float32", "numpy", "sigmoid", exact.errors(exact.values + (3 * exact.values + 2) * 2.0**-24))
+    exact = accuracy.Exact(x, accuracy.compute_exact("sigmoid", x), "float32")
+    row = accuracy.make_row(
+        "float32", "numpy", "sigmoid", exact.errors(exact.values + (3 * exact.values + 2) * 2.0**-24)
+    )
     assert row["a"]["2"] == pytest.approx(3, rel=1e-3)
     assert row["a"]["1"] > 4
     assert row["absolute"] == pytest.approx(3 * float(exact.values.max()) + 2, rel=1e-3)

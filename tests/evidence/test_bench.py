@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from evidence.bench import added_by_se, imports
-from evidence.bench.blocks import SHAPES, Run, Task, oracle_answer, verify
-from evidence.bench.goals import GOALS, lines, ratios_of
-from evidence.bench.home import HOMES, environment, measure, tasks
-from evidence.bench.rounds import Timing, ratio, side_by_side
+from evidence.bench.blocks import SHAPES, Run, Task, compute_oracle_answer, verify
+from evidence.bench.goals import GOALS, iterate_lines, make_ratio_function
+from evidence.bench.home import HOMES, make_environment, make_tasks, measure
+from evidence.bench.rounds import Timing, compute_ratio, time_side_by_side
 from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import OnDemand
@@ -48,7 +48,7 @@ def test_every_block_is_verified_and_timed(name, every, monkeypatch):
     for task, found in zip(todo, measure(home, todo, 0.0), strict=True):
         assert (tuple(found["shape"]), found["dtype"], found["training"]) == task
         assert all(len(timing[kind]) == 5 for timing in found["times"].values() for kind in ("processor", "wall"))
-        every = list(lines(name, [found]))
+        every = list(iterate_lines(name, [found]))
         assert every and all(one.peers for one in every)
         assert all((one.floor is None) == (name != "torch" and task.dtype == "bfloat16") for one in every)
     if name == "keras tensorflow":
@@ -80,14 +80,14 @@ STEPS = {
 def test_memory_of_a_step_of_training(name):
     shape = (8, 64, 128, 160)  # 40 MiB, more than malloc ever keeps: the system sees them come and go
     asked = f"HOMES[{name!r}]._replace(dtypes=('float32',)), {shape}, {tuple(STEPS[name])}"
-    code = f"import json; from evidence.bench.home import *; print(json.dumps(peaks({asked})))"
-    found = in_a_process(code, environment(HOMES[name], keeps=False))
+    code = f"import json; from evidence.bench.home import *; print(json.dumps(measure_peaks({asked})))"
+    found = in_a_process(code, make_environment(HOMES[name], keeps=False))
     assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
 
 
 def test_wrong_block_is_not_timed():
     task = Task(TINY, "float64")
-    want = oracle_answer(task)
+    want = compute_oracle_answer(task)
     y = want["y"]
     verify("right", task, Run(lambda: None, lambda: (y,)), want)
     with pytest.raises(AssertionError, match=r"wrong, 2x32x5x3 float64 forward: y is 1\.0e-03 off"):
@@ -99,7 +99,7 @@ def test_wrong_block_is_not_timed():
 def test_rounds_time_every_callable_equally_often(monkeypatch):
     monkeypatch.setattr("evidence.bench.rounds.TURN_SECONDS", 0.0)
     visits = []
-    timings = side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
+    timings = time_side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
     assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())
     in_rounds = visits[6:]  # after two calls of each that only tell how long it takes
     assert all(sorted(in_rounds[start : start + 6]) == list("aabbcc") for start in range(0, 30, 6))
@@ -107,7 +107,7 @@ def test_rounds_time_every_callable_equally_often(monkeypatch):
 
 
 def test_a_ratio_is_the_median_over_the_rounds():
-    assert ratio(Timing([10, 30, 90], []), Timing([20, 20, 30], [])) == 1.5
+    assert compute_ratio(Timing([10, 30, 90], []), Timing([20, 20, 30], [])) == 1.5
 
 
 def made_up(shape=SHAPES[0], **times):
@@ -117,20 +117,22 @@ def made_up(shape=SHAPES[0], **times):
 
 def test_lines_compare_with_the_fastest_peer_of_the_same_way():
     one = made_up(ours_NCHW=[10, 12, 14], tutorial_NCHW=[20, 20, 20], timm_NCHW=[16, 16, 16], timm_last=[1, 1, 1])
-    (line,) = lines("torch", [one])
+    (line,) = iterate_lines("torch", [one])
     assert (line.best, line.ratio, line.over("tutorial"), line.floor) == ("timm", 0.75, 0.6, None)
     one["times"] |= {f"{what}, floor": {"processor": [4, 4, 4], "wall": []} for what in ("sum", "scale")}
-    (line,) = lines("torch", [one])
+    (line,) = iterate_lines("torch", [one])
     assert line.floor == 8
     results = {"homes": {"torch": {"tasks": [one, made_up(SHAPES[1], ours_NCHW=[1], a_NCHW=[1])]}}}
-    assert ratios_of("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
-    assert ratios_of("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {"1x64x56x56": 0.6}
+    assert make_ratio_function("torch", ("float32", False), SHAPES[:1])(results) == {"1x64x56x56 NCHW": 0.75}
+    assert make_ratio_function("torch", ("float32", False), SHAPES[:1], "NCHW", peer="tutorial")(results) == {
+        "1x64x56x56": 0.6
+    }
 
 
 def test_what_se_adds_is_the_median_over_the_rounds():
     own = {"without": [100_000, 200_000, 100_000], "with": [110_000, 210_000, 120_000]}
     times = {key: {"processor": each, "wall": [1, 1, 1]} for key, each in own.items()}
-    assert added_by_se.cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]
+    assert added_by_se.format_cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]
 
 
 @pytest.mark.framework("torch", "conformance")
@@ -171,9 +173,9 @@ def test_imports_are_measured(monkeypatch):
 @pytest.mark.framework("conformance")
 def test_page_is_generated_from_the_results(tmp_path):
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
-    assert report.page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
+    assert report.format_page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
     english, chinese = ((ROOT / name).read_text().replace("\n", " ") for name in ("README.md", "README.zh-CN.md"))
-    for extent in report.summary(results):
+    for extent in report.format_summary(results):
         assert extent in english and extent.replace("to", "到") in chinese
     pictures = {f"performance_{which}.png" for which in ("ratios", "peers_float32", "peers_bfloat16", "floor")}
     assert {path.name for path in tmp_path.iterdir()} == pictures
@@ -184,7 +186,7 @@ def test_everything_is_measured_and_every_missed_goal_has_a_reason():
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     for name, home in HOMES.items():
         done = [Task(tuple(one["shape"]), one["dtype"], one["training"]) for one in results["homes"][name]["tasks"]]
-        assert done == tasks(home)
+        assert done == make_tasks(home)
     assert set(results["networks"]) == {*added_by_se.WAYS, *added_by_se.TRAINING}
     assert set(results["peaks"]) == {name for name, home in HOMES.items() if home.training}
     page = (ROOT / "docs" / "PERFORMANCE.md").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import se_numpy
-from evidence.peer_networks.network import Block, Evaluation, Network, compare_blocks, feature_map
+from evidence.peer_networks.network import Block, Evaluation, Network, compare_blocks, draw_feature_map
 from evidence.peer_networks.systems import SYSTEMS
 from se_port.layouts.base import PEER
 from se_port.layouts.blocks import BLOCK_LAYOUTS
@@ -53,7 +53,7 @@ TENSORS = {"net.se.fc1.weight": VALUES["reduce.weight"], "net.se.fc2.weight": VA
 
 def network(names=tuple(TENSORS), activation: str = "silu", **more: tuple[int, ...]) -> Network:
     def answer(seed: int) -> Evaluation:
-        x = feature_map(12, seed)
+        x = draw_feature_map(12, seed)
         return Evaluation(TENSORS, x, se_numpy.excitation(x, SPEC, VALUES, data_format="channels_last"))
 
     block = Block("net.se", "SE", frozenset(names), 12, 3, False, activation, "sigmoid", False, answer)

@@ -1,6 +1,7 @@
-"""The runner of floors and newest versions reads pyproject.toml, counts what ran, and hides nothing on its page."""
+"""``versions`` reads pyproject.toml, counts the tests that ran, and writes a page with all failures and problems."""
 
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -22,14 +23,18 @@ def test_every_extra_is_tested_in_a_family_at_its_floors(extra: str) -> None:
     families = [family for family in versions.FAMILIES.values() if extra in family.extras]
     assert families
     for family in families:
-        floors = [versions.floor_of(one) for one in versions.requirements(PROJECT, family)]
-        assert {versions.floor_of(one) for one in EXTRAS[extra]} <= set(floors)
-        assert any(one.startswith("numpy==") for one in floors) and any(one.startswith("pytest==") for one in floors)
+        floors = list(map(versions.pin_to_floor, versions.list_requirements(PROJECT, family)))
+        assert set(map(versions.pin_to_floor, EXTRAS[extra])) <= set(floors)
+        assert {"numpy", "pytest"} <= {floor.partition("==")[0] for floor in floors}
 
 
-def test_the_family_of_all_has_every_extra() -> None:
-    direct = versions.requirements(PROJECT, versions.FAMILIES["all"])
-    assert {one for extra, listed in EXTRAS.items() if extra != "all" for one in listed} <= set(direct)
+def test_family_all_has_every_extra() -> None:
+    direct = versions.list_requirements(PROJECT, versions.FAMILIES["all"])
+    assert {line for extra, lines in EXTRAS.items() if extra != "all" for line in lines} <= set(direct)
+
+
+def test_module_needs_the_standard_library_alone() -> None:
+    subprocess.run([sys.executable, "-S", "-c", "import evidence.versions"], cwd=versions.ROOT, check=True)
 
 
 @pytest.mark.parametrize(
@@ -37,28 +42,28 @@ def test_the_family_of_all_has_every_extra() -> None:
     [("torch>=2.8", "torch==2.8"), ("a-b_c >= 1.2.3", "a-b_c==1.2.3"), ("numpy>=2.0,<3", "numpy==2.0")],
 )
 def test_floor_is_the_lower_bound(requirement: str, floor: str) -> None:
-    assert versions.floor_of(requirement) == floor
+    assert versions.pin_to_floor(requirement) == floor
 
 
 @pytest.mark.parametrize("requirement", ["torch", "torch==2.8", "torch<3", "torch~=2.8"])
 def test_requirement_without_a_lower_bound_is_refused(requirement: str) -> None:
     with pytest.raises(ValueError, match="lower bound"):
-        versions.floor_of(requirement)
+        versions.pin_to_floor(requirement)
 
 
-def test_report_is_counted_and_errors_are_failures() -> None:
+def test_junit_report_is_counted_and_errors_are_failures() -> None:
     assert versions.read_report(REPORT) == (1, ["tests.a::bad", "tests.b::broken"])
 
 
-def test_python_that_is_missing_is_a_problem_that_the_page_names() -> None:
+def test_missing_python_is_a_problem_on_the_page() -> None:
     run = versions.run_family("newest", "numpy", "3.99", [])
     assert run.problem == "no Python 3.99 on this machine"
     assert not run.is_green
     run.python = "3.14"
-    assert "| numpy | 3.14 | – | no Python 3.99 on this machine |" in versions.page([run])
+    assert "| numpy | 3.14 | – | no Python 3.99 on this machine |" in versions.format_page([run])
 
 
-def test_floor_that_does_not_install_is_a_problem_that_the_page_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floor_that_cannot_be_installed_is_a_problem_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise subprocess.CalledProcessError(
             1, "pip", stderr="WARNING: x\nERROR: No matching distribution for numpy==2.0"
@@ -71,15 +76,15 @@ def test_floor_that_does_not_install_is_a_problem_that_the_page_names(monkeypatc
     assert not run.is_green
 
 
-def test_page_counts_names_failures_and_says_what_was_not_run() -> None:
+def test_page_has_counts_failures_and_families_that_were_not_run() -> None:
     failures = [f"tests.a::{index}" for index in range(7)]
     run = versions.Run("floors", "flax", "3.11", {"flax": "0.12.1"}, 1234, 7, failures, "", "A processor", "2026-01-02")
-    text = versions.page([run])
+    text = versions.format_page([run])
     assert "| flax | 3.11 | flax 0.12.1 | 1,234 | 7 | A processor, 2026-01-02 |" in text
     assert "- flax, Python 3.11: `tests.a::4`" in text and "flax, Python 3.11: 2 more" in text
     assert "| torch | 3.11 | – | not run | – | – |" in text
     assert text.count("| not run |") == 2 * len(versions.FAMILIES) + len(versions.PYTHONS) - 1 - 1
 
 
-def test_page_in_docs_is_made_of_the_numbers() -> None:
-    assert versions.page(versions.load_runs().values()) == versions.PAGE.read_text()
+def test_page_in_docs_shows_the_saved_results() -> None:
+    assert versions.format_page(versions.load_runs().values()) == versions.PAGE.read_text()

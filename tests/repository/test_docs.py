@@ -100,7 +100,9 @@ FAMILIES = {
     **{f"se_conformance.adapters.{name}": ["flax"] for name in ("flax", "jax")},
     "se_conformance.adapters.torch": ["torch"],
     "se_conformance.adapters.onnx": ["torch", "conformance"],
+    "se_port.verification": ["torch"],
     **{f"se_parity.{name}": ["conformance"] for name in ("demo", "datasets", "plots")},
+    "se_parity.training.base": ["torch"],
     "se_parity.training.torch": ["torch", "conformance"],
     "se_parity.training.keras": ["keras", "conformance"],
     "se_parity.training.nnx": ["flax", "conformance"],
@@ -114,7 +116,8 @@ def modules() -> list:
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
-        if path.stem not in ("__main__", "parity") and "implementations" not in path.parts  # these hold no examples
+        if path.stem not in ("__main__", "parity")  # these hold no examples, as do the modules of implementations
+        and ("implementations" not in path.parts or path.stem in ("base", "worker"))
     )
     return [
         pytest.param(name, marks=pytest.mark.framework(*FAMILIES.get(name, FAMILIES.get(name.partition(".")[0], ()))))

@@ -14,7 +14,7 @@ from evidence import correct_blocks, soak
 from se_conformance.cases import DTYPES, Case, Inputs, covering_array
 from se_conformance.comparison import Precision, Result, compare, reference
 from se_numpy import error_bounds, sensitivities
-from se_numpy.error_bounds import error_bound, excitation_error_bound, rounded_to, rounding, vjp_error_bound
+from se_numpy.error_bounds import error_bound, excitation_error_bound, make_rounding, round_values, vjp_error_bound
 from se_spec import LeakyReLU, SESpec, ShapeError, SpecError
 from se_spec.formats import FORMATS
 from se_spec.parameters import shapes
@@ -73,8 +73,8 @@ def test_b17_where_sums_are_exact_the_gate_and_one_product_are_left() -> None:
     x, spec, parameters = ones(4)
 
     def bound(x: np.ndarray, parameters: dict[str, np.ndarray], products: str = "dtype") -> error_bounds.Bounds:
-        r = rounding("float32", None, products, "storage")
-        return error_bounds.bounds(x, None, spec, parameters, r, "channels_last", exact=True)
+        r = make_rounding("float32", None, products, "storage")
+        return error_bounds.compute_bounds(x, None, spec, parameters, r, "channels_last", exact=True)
 
     assert in_units(bound(x, parameters).y) == 1
     assert in_units(bound(x, parameters).g) == 0
@@ -238,7 +238,7 @@ def test_rounding_to_a_format_is_what_the_format_does(dtype: str) -> None:
     kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
     with np.errstate(over="ignore"):
         want = values.astype(kind).astype(np.float64)
-    np.testing.assert_array_equal(rounded_to(values, dtype), want)
+    np.testing.assert_array_equal(round_values(values, dtype), want)
 
 
 NAMES = [*sensitivities.SMOOTH, "relu", "relu6", "identity", "hard_swish", "hard_sigmoid", LeakyReLU(slope=-0.4)]
@@ -247,7 +247,7 @@ NAMES = [*sensitivities.SMOOTH, "relu", "relu6", "identity", "hard_swish", "hard
 @pytest.mark.parametrize("name", sensitivities.SMOOTH)
 def test_b9_the_largest_derivatives_are_right_and_not_rounded_up_by_more_than_a_fiftieth(name: str) -> None:
     v = np.linspace(-12, 12, 2_400_001)
-    slope = sensitivities.value_derivative(name, v)
+    slope = sensitivities.evaluate_derivative(name, v)
     first, second = np.abs(slope).max(), np.abs(np.diff(slope)).max() / (v[1] - v[0])
     assert first <= sensitivities.SMOOTH[name][0] <= first * 1.02
     assert second <= sensitivities.SMOOTH[name][1] * (1 + 1e-6)
@@ -260,12 +260,12 @@ def test_b9_b10_nothing_moves_further_than_is_said(name: sensitivities.Nonlinear
     v = np.concatenate([rng.normal(0, 3, 2000), [0.0, 6.0, 3.0, -3.0]])
     e = 10.0 ** rng.uniform(-8, 1, len(v))
     t = v + e * np.linspace(-1, 1, 41)[:, None]
-    f, df = sensitivities.value(name, v), sensitivities.value_derivative(name, v)
+    f, df = sensitivities.evaluate(name, v), sensitivities.evaluate_derivative(name, v)
     room = 1 + 1e-9
-    allowed = sensitivities.change(name, v, e) * room + 1e-15
-    assert (np.abs(sensitivities.value(name, t) - f) <= allowed).all()
-    allowed = sensitivities.derivative_change(name, v, e) * room + 1e-15
-    assert (np.abs(sensitivities.value_derivative(name, t) - df) <= allowed).all()
+    allowed = sensitivities.bound_change(name, v, e) * room + 1e-15
+    assert (np.abs(sensitivities.evaluate(name, t) - f) <= allowed).all()
+    allowed = sensitivities.bound_derivative_change(name, v, e) * room + 1e-15
+    assert (np.abs(sensitivities.evaluate_derivative(name, t) - df) <= allowed).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -275,10 +275,12 @@ def test_b11_b12_evaluating_in_a_narrow_type_adds_less_than_is_said(
 ) -> None:
     v = np.random.default_rng(0).normal(0, 4, 20_000).astype(dtype)
     unit, none = FORMATS[dtype].unit, np.zeros(len(v))
-    exact = sensitivities.value(name, v.astype(np.float64))
+    exact = sensitivities.evaluate(name, v.astype(np.float64))
     with np.errstate(over="ignore"):
-        got = sensitivities.value(name, v)
-    assert (np.abs(got - exact) <= sensitivities.evaluation(name, v.astype(np.float64), none, unit) + 1e-7 * unit).all()
+        got = sensitivities.evaluate(name, v)
+    assert (
+        np.abs(got - exact) <= sensitivities.bound_evaluation(name, v.astype(np.float64), none, unit) + 1e-7 * unit
+    ).all()
 
 
 def test_b18_a_cube_that_overflows_in_float16_says_nothing_about_the_slope() -> None:
@@ -401,7 +403,7 @@ def test_a_sum_in_its_own_narrow_type_is_refused_unless_it_is_declared() -> None
 
 
 def test_rounding_reads_half_precision_as_two_models() -> None:
-    assert rounding("bfloat16", None, "dtype", "storage").stored == 2.0**-8
-    assert rounding("bfloat16", None, "dtype", "float32").stored == 0.0
-    assert rounding("bfloat16", "bfloat16", "dtype", "storage").stored == 0.0  # the arithmetic itself is that
-    assert rounding("float32", None, "dtype", "storage").stored == 0.0
+    assert make_rounding("bfloat16", None, "dtype", "storage").stored == 2.0**-8
+    assert make_rounding("bfloat16", None, "dtype", "float32").stored == 0.0
+    assert make_rounding("bfloat16", "bfloat16", "dtype", "storage").stored == 0.0  # the arithmetic itself is that
+    assert make_rounding("float32", None, "dtype", "storage").stored == 0.0

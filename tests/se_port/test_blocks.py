@@ -18,7 +18,7 @@ import se_numpy
 import se_port
 from evidence.peer_blocks import import_object
 from evidence.peer_networks import of_torch
-from evidence.peer_networks.network import Network, find_blocks_or_none, gate_error, zeros
+from evidence.peer_networks.network import Network, compute_gate_error, find_blocks_or_none, make_zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
 from se_port.detect import blocks
 from se_port.layouts.base import UNKNOWN, BlockLayout
@@ -121,7 +121,7 @@ def network(package: str, name: str) -> Network:
 @pytest.mark.parametrize("layout", ["auto", "its own"])
 def test_every_block_of_a_peer_network_is_found_at_its_path(package, name, layout):
     net = network(package, name)
-    found = se_port.find_blocks(zeros(net.shapes), package if layout == "its own" else layout)
+    found = se_port.find_blocks(make_zeros(net.shapes), package if layout == "its own" else layout)
     assert list(found) == [block.path for block in net.blocks] != []
     for block in net.blocks:
         spec = found[block.path].spec
@@ -139,7 +139,7 @@ def test_network_without_blocks_has_none(package, name):
     net = network(package, name)
     assert not net.blocks and len(net.shapes) > 50
     for layout in ("auto", package):
-        assert find_blocks_or_none(zeros(net.shapes), layout) == {}
+        assert find_blocks_or_none(make_zeros(net.shapes), layout) == {}
 
 
 def kind_of(block) -> tuple:
@@ -155,7 +155,7 @@ def test_peer_networks_cover_every_layout_of_their_systems():
 
 def agrees(block, answer, found: blocks.Found) -> None:
     assert answer.gate.max() - answer.gate.min() > 0.1
-    assert gate_error(block, answer, found) < 1e-12
+    assert compute_gate_error(block, answer, found) < 1e-12
 
 
 @pytest.mark.framework("torch", "peers")
@@ -211,10 +211,10 @@ KERAS = {
 def test_blocks_of_keras_applications_are_found(tf, name):
     layout, ending, number, activation, gate = KERAS[name]
     net = network("keras", name)
-    found = se_port.find_blocks(zeros(net.shapes))
+    found = se_port.find_blocks(make_zeros(net.shapes))
     assert [set(one.names.values()) for one in found.values()] == [block.names for block in net.blocks]
     assert len(found) == number and all(path.endswith(ending) for path in found)
-    assert list(se_port.find_blocks(zeros(net.shapes), layout)) == list(found)
+    assert list(se_port.find_blocks(make_zeros(net.shapes), layout)) == list(found)
     for one, block in zip(found.values(), net.blocks, strict=True):
         assert (one.layouts, one.unknown) == ((layout,), ())
         assert (one.spec.activation, one.spec.gate, one.spec.bias) == (activation, gate, True)
@@ -235,7 +235,7 @@ def test_unnamed_dense_layers_of_keras_are_found(tf):
         gate = layers.Reshape((1, 1, 24))(dense[1](dense[0](layers.GlobalAveragePooling2D()(x))))
         x, pairs = layers.Multiply()([x, gate]), [*pairs, dense]
     model = keras.Model(inputs, layers.Dense(10)(x))
-    found = se_port.find_blocks(zeros({weight.path: tuple(weight.shape) for weight in model.weights}))
+    found = se_port.find_blocks(make_zeros({weight.path: tuple(weight.shape) for weight in model.weights}))
     assert list(found) == [first.name for first, _ in pairs]
     for (first, second), block in zip(pairs, found.values(), strict=True):
         assert block.names == {"reduce.weight": f"{first.name}/kernel", "expand.weight": f"{second.name}/kernel"}
@@ -350,7 +350,7 @@ def test_every_layout_has_typed_names():
 def test_typed_names_are_found(name):
     typed = TYPED[name]
     for layout in ("auto", name):
-        found = se_port.find_blocks(zeros(typed.tensors), layout)
+        found = se_port.find_blocks(make_zeros(typed.tensors), layout)
         assert list(found) == [typed.path]
         spec = found[typed.path].spec
         assert (spec.channels, None if spec.single_projection else spec.hidden) == (typed.channels, typed.hidden)
@@ -379,7 +379,7 @@ DETERMINED = {
 
 @pytest.mark.parametrize("name", DETERMINED)
 def test_layout_determines_activation_and_gate(name):
-    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
+    (block,) = se_port.find_blocks(make_zeros(TYPED[name].tensors)).values()
     assert (block.layouts, block.unknown) == (DETERMINED[name], ())
 
 
@@ -387,9 +387,9 @@ def test_layout_determines_activation_and_gate(name):
     "name", ["tutorial.SEBlock", "timm.SEModule", "torchvision", "keras_cv", "keras_hub", "kecam.Conv"]
 )
 def test_common_names_leave_activation_and_gate_unknown(name):
-    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors)).values()
+    (block,) = se_port.find_blocks(make_zeros(TYPED[name].tensors)).values()
     assert block.unknown == ("activation", "gate")
-    (block,) = se_port.find_blocks(zeros(TYPED[name].tensors), gate="tanh").values()
+    (block,) = se_port.find_blocks(make_zeros(TYPED[name].tensors), gate="tanh").values()
     assert (block.unknown, block.spec.gate) == (("activation",), "tanh")
 
 
@@ -404,7 +404,7 @@ def test_common_names_leave_activation_and_gate_unknown(name):
     ids=["timm", "Keras"],
 )
 def test_distinctive_names_allow_a_hidden_width_above_channels(shapes):
-    (block,) = se_port.find_blocks(zeros(shapes)).values()
+    (block,) = se_port.find_blocks(make_zeros(shapes)).values()
     assert (block.spec.channels, block.spec.hidden) == (3, 8)
 
 
@@ -412,9 +412,9 @@ def test_blocks_are_in_the_order_of_the_file():
     order = ["block2_se", "block10_se", "block1_se"]
     tensors = {}
     for path in order:
-        tensors |= zeros({f"{path}_expand/kernel": (1, 1, 2, 8), f"{path}_expand/bias": (8,)})
+        tensors |= make_zeros({f"{path}_expand/kernel": (1, 1, 2, 8), f"{path}_expand/bias": (8,)})
     for path in reversed(order):
-        tensors |= zeros({f"{path}_reduce/bias": (2,), f"{path}_reduce/kernel": (1, 1, 8, 2)})
+        tensors |= make_zeros({f"{path}_reduce/bias": (2,), f"{path}_reduce/kernel": (1, 1, 8, 2)})
     assert list(se_port.find_blocks(tensors)) == order
 
 
@@ -654,13 +654,13 @@ def refused(tensors, layout: str = "auto") -> str:
 
 
 def test_file_without_a_block_is_an_error():
-    assert "no SE block of any layout in these 1 tensors" in refused(zeros({"conv.weight": (8, 4, 3, 3)}))
+    assert "no SE block of any layout in these 1 tensors" in refused(make_zeros({"conv.weight": (8, 4, 3, 3)}))
     assert "no SE block of layout 'caffe' in these 0 tensors" in refused({}, "caffe")
-    assert "no SE block of layout 'timm'" in refused(zeros(TYPED["caffe"].tensors), "timm")
+    assert "no SE block of layout 'timm'" in refused(make_zeros(TYPED["caffe"].tensors), "timm")
 
 
 def test_unknown_layout_is_an_error():
-    text = refused(zeros(TYPED["caffe"].tensors), "coffee")
+    text = refused(make_zeros(TYPED["caffe"].tensors), "coffee")
     assert "layout 'coffee' is not known" in text and "caffe" in text and "timm.SEModule" in text
     with pytest.raises(LayoutError, match=r"layout 'coffee' is not a block's; expected one of canonical, "):
         save_block(se_numpy.initialize(SESpec(8, hidden=2), seed=0), "coffee")
@@ -682,7 +682,7 @@ def test_ambiguous_square_block_is_an_error():
 
 
 def test_blocks_that_share_a_layer_are_refused():
-    text = refused(zeros({"dense/kernel": (8, 8), "dense_1/kernel": (8, 8), "dense_2/kernel": (8, 8)}))
+    text = refused(make_zeros({"dense/kernel": (8, 8), "dense_1/kernel": (8, 8), "dense_2/kernel": (8, 8)}))
     assert "dense_1/kernel can be of two blocks, that of dense and that of dense_1" in text
 
 
@@ -716,12 +716,12 @@ def test_misshapen_projection_is_no_block(name, bias):
     for at in block.names.values():
         shape = tensors[at].shape
         for wrong in ((*shape, 1), shape[1:], (shape[0] + 1, *shape[1:]), (0, *shape[1:])):
-            assert find_blocks_or_none(tensors | zeros({at: wrong}), name) == {}, (at, wrong)
+            assert find_blocks_or_none(tensors | make_zeros({at: wrong}), name) == {}, (at, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "complex64", "float8_e4m3fn"])
 def test_dtype_outside_the_spec_is_an_error(dtype):
-    tensors = zeros(TYPED["torchvision"].tensors)
+    tensors = make_zeros(TYPED["torchvision"].tensors)
     tensors["features.1.block.1.fc2.bias"] = np.zeros(16, dtype=getattr(ml_dtypes, dtype, dtype))
     text = refused(tensors)
     assert f"features.1.block.1.fc2.bias has dtype {dtype}, expected one of float16, bfloat16" in text
@@ -733,15 +733,17 @@ NO_BLOCKS: dict[str, Shapes] = {name: file["tensors"] for name, file in read_typ
 
 @pytest.mark.parametrize("name", NO_BLOCKS)
 def test_perceptron_is_no_block(name):
-    assert find_blocks_or_none(zeros(NO_BLOCKS[name])) == {}
+    assert find_blocks_or_none(make_zeros(NO_BLOCKS[name])) == {}
 
 
 @pytest.mark.parametrize("leaf", ["weight", "bias", "running_mean", "running_var"])
 def test_incomplete_batch_norm_is_not_folded(leaf):
     shapes = {at: shape for at, shape in TYPED["timm.rexnet"].tensors.items() if at != f"features.3.se.bn.{leaf}"}
-    assert find_blocks_or_none(zeros(shapes)) == {}
+    assert find_blocks_or_none(make_zeros(shapes)) == {}
     assert (
-        find_blocks_or_none(zeros(TYPED["timm.rexnet"].tensors | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet")
+        find_blocks_or_none(
+            make_zeros(TYPED["timm.rexnet"].tensors | {f"features.3.se.bn.{leaf}": (1,)}), "timm.rexnet"
+        )
         == {}
     )
 

@@ -595,7 +595,7 @@ def test_the_page_has_every_network_in_every_implementation() -> None:
 
     wanted = {row.name: row for row in rows()}
     assert {name for row in wanted.values() for name in (row.name, *row.also)} == set(NETWORKS)
-    facts = rows_of("What they are")
+    facts = rows_of("Sizes")
     assert list(facts) == list(wanted)
     for name, row in wanted.items():
         assert facts[name][0] == ", ".join(f"`{also}`" for also in row.also)

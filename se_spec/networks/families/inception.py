@@ -30,6 +30,11 @@ class Inception:
     Raises:
         SpecError: no stage, a stage without modules, a module without branches, a branch without steps, or branches of
             different strides.
+
+    >>> from se_spec.networks import ConvStep, PoolStep
+    >>> module = ((ConvStep(8, 1),), (PoolStep("avg", 3, 1), ConvStep(8, 1)))
+    >>> len(Inception(((module, module),)).stages[0])
+    2
     """
 
     name: ClassVar[str] = "inception"

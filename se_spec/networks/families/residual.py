@@ -70,6 +70,9 @@ class Shortcut:
 
     Raises:
         SpecError: a field is not allowed.
+
+    >>> Shortcut("zero_pad", pool=2).kind
+    'zero_pad'
     """
 
     kind: str = "projection"
@@ -110,6 +113,9 @@ class Residual:
 
     Raises:
         SpecError: a field is not allowed, or two do not go together.
+
+    >>> Residual((Stage(3, 256, (64, 64)),), se_at="post").se_at
+    'post'
     """
 
     name: ClassVar[str] = "residual"
