@@ -14,7 +14,7 @@ from .api import convert as convert
 from .api import find_blocks as find_blocks
 from .api import load as load
 from .api import save as save
-from .detect.blocks import Found as Found
+from .detect import Found as Found
 from .inspection import Inspection as Inspection
 from .inspection import inspect as inspect
 from .verification import Verification as Verification

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from se_spec import SEError, SESpec
+from se_spec import LayoutError, SEError, SESpec
 
 DONE, DIFFERENT, REFUSED = 0, 1, 2
 
@@ -30,6 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="describe a file")
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--layout", default="auto", help="layout to look for (%(default)s)")
+    inspect.add_argument(
+        "--name",
+        action="append",
+        metavar="PARAMETER=NAME",
+        help="a block's name in the file where no layout has it, as reduce.weight={path}.squeeze.weight; repeat it",
+    )
     inspect.set_defaults(run=_inspect)
 
     convert = commands.add_parser("convert", help="convert a file to another layout or format")
@@ -64,7 +70,13 @@ def _add_spec_arguments(command: argparse.ArgumentParser) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     from .inspection import inspect
 
-    print(inspect(options.file, options.layout))
+    names = None
+    if options.name:
+        wrong = [text for text in options.name if "=" not in text]
+        if wrong:
+            raise LayoutError(f"--name {wrong[0]!r} has no '='; expected as reduce.weight={{path}}.squeeze.weight")
+        names = dict(text.split("=", 1) for text in options.name)
+    print(inspect(options.file, options.layout, names))
     return DONE
 
 

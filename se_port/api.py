@@ -11,7 +11,7 @@ from se_spec import NetworkSpec, SESpec, parameters
 
 from . import formats
 from .canonical import load_canonical, resolve_spec, to_keras_positions, to_layout
-from .detect import blocks
+from .detect import Found, blocks
 from .progress import ProgressCallback, ReportingMapping, ignore_progress
 from .sources import SourceLike, open_source
 
@@ -175,8 +175,12 @@ def convert(
 
 
 def find_blocks(
-    source: SourceLike, layout: str = "auto", activation: Any = None, gate: Any = None
-) -> dict[str, blocks.Found]:
+    source: SourceLike,
+    layout: str = "auto",
+    activation: Any = None,
+    gate: Any = None,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Found]:
     """Find every SE block of a file.
 
     Args:
@@ -184,6 +188,8 @@ def find_blocks(
         layout: the layout to search; ``"timm"`` is all of timm's, ``"auto"`` all that are known.
         activation: the activation where the file does not determine it; None leaves it unknown.
         gate: the gate where the file does not determine it; None leaves it unknown.
+        names: the file's names of a block's parameters, where no layout has them: canonical name to the file's, with
+            ``{path}`` in place of what differs between blocks.
 
     Returns:
         Each block by its path in the file.
@@ -195,5 +201,9 @@ def find_blocks(
     >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}
     >>> find_blocks(theirs)["se"].spec.hidden
     4
+    >>> theirs = {"stage1.att.narrow": np.ones((4, 64)), "stage1.att.widen": np.ones((64, 4))}
+    >>> names = {"reduce.weight": "{path}.att.narrow", "expand.weight": "{path}.att.widen"}
+    >>> list(find_blocks(theirs, names=names))
+    ['stage1']
     """
-    return blocks.find(open_source(source), layout, activation, gate)
+    return blocks.find(open_source(source), layout, activation, gate, names)

@@ -9,7 +9,8 @@ import numpy as np
 
 from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities
 
-from .detect import blocks, networks
+from .detect import Found, blocks, networks
+from .detect.found import CHOICES
 from .layouts.block_mapping import map_block
 from .layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .layouts.keras_positions import keras_positions
@@ -87,13 +88,13 @@ def _load_network(source: Source, net: NetworkSpec, match: networks.LayoutMatch 
     return Canonical(match.layout, net, mapping.load(bare), tuple(mapping.conversions), left_behind)
 
 
-def _load_block(source: Source, block: blocks.Found) -> Canonical:
+def _load_block(source: Source, block: Found) -> Canonical:
     known = set(block.names.values())
     left_behind = tuple(name for name in source if name not in known)
     return Canonical(block.layouts[0], block.spec, block.parameters, block.changes, left_behind)
 
 
-def _detect_block(source: Source, layout: str) -> blocks.Found:
+def _detect_block(source: Source, layout: str) -> Found:
     """Find the only block of a source."""
     found = blocks.find(source, layout)
     if len(found) > 1:
@@ -108,7 +109,7 @@ def _detect_block(source: Source, layout: str) -> blocks.Found:
     return block
 
 
-def _find_block(source: Source, spec: SESpec, layout: str) -> blocks.Found:
+def _find_block(source: Source, spec: SESpec, layout: str) -> Found:
     """Find the only block of a source that has the spec's widths.
 
     Raises:
@@ -121,7 +122,7 @@ def _find_block(source: Source, spec: SESpec, layout: str) -> blocks.Found:
         problem = "more than one block fits; load each from find_blocks" if matching else "no block fits"
         raise LayoutError(f"{problem}: expected {_describe(spec)}, found {sizes}")
     (block,) = matching.values()
-    for name in blocks.CHOICES:
+    for name in CHOICES:
         fixed = getattr(block.spec, name)
         if name not in block.unknown and fixed != getattr(spec, name):
             raise LayoutError(

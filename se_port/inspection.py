@@ -1,12 +1,13 @@
 """Description of a file: its format, layout, network, blocks and problems."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from se_spec import LayoutError
 
 from .detect import blocks, networks
-from .graphs.paths import make_distinct
+from .detect.found import CHOICES, Found
 from .preprocessing import preprocessing
 from .sources import SourceLike, open_source
 
@@ -36,7 +37,7 @@ class Inspection:
     dtypes: dict[str, int]
     bytes: int
     networks: tuple[networks.NetworkMatch, ...]
-    blocks: dict[str, blocks.Found]
+    blocks: dict[str, Found]
     lookalikes: dict[str, str]
     problem: str
 
@@ -65,8 +66,8 @@ class Inspection:
         return "\n".join(lines)
 
 
-def _describe(block: blocks.Found) -> str:
-    known = [f"{name} {getattr(block.spec, name)}" for name in blocks.CHOICES if name not in block.unknown]
+def _describe(block: Found) -> str:
+    known = [f"{name} {getattr(block.spec, name)}" for name in CHOICES if name not in block.unknown]
     facts = [
         f"{block.spec.channels} channels",
         "one projection" if block.spec.single_projection else f"hidden {block.spec.hidden}",
@@ -77,12 +78,13 @@ def _describe(block: blocks.Found) -> str:
     return f"{', '.join(facts)} [{', '.join(block.layouts)}]"
 
 
-def inspect(source: SourceLike, layout: str = "auto") -> Inspection:
+def inspect(source: SourceLike, layout: str = "auto", names: Mapping[str, str] | None = None) -> Inspection:
     """Describe a file, or a mapping: its format, layout, network, blocks and faults.
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
         layout: the layout to search; ``"auto"`` is all.
+        names: the names of a block's parameters, as of ``find_blocks``.
 
     Returns:
         The description; ``print`` shows it as text.
@@ -103,11 +105,10 @@ def inspect(source: SourceLike, layout: str = "auto") -> Inspection:
     matches = tuple(networks.match_networks(tensors.shapes, layout))
     problem, found = "" if matches else networks.describe_nearest(tensors.shapes, layout), {}
     try:
-        found = blocks.find(tensors, layout)
+        found = blocks.find(tensors, layout, names=names)
     except LayoutError as error:
         problem = problem or str(error)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    lookalikes = blocks.match_graphs(tensors)[1] if tensors.graphs else []
-    names = make_distinct([one.path or one.output for one in lookalikes])
-    reasons = dict(zip(names, (one.reason for one in lookalikes), strict=True))
-    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, reasons, problem)
+    return Inspection(
+        name, tensors.format, dict(dtypes), size, matches, found, blocks.find_lookalikes(tensors, layout), problem
+    )

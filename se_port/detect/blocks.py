@@ -1,9 +1,10 @@
 """Detection of SE blocks, by their names and shapes, wherever they are in a file."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,45 +16,21 @@ from ..graphs.paths import make_distinct
 from ..layouts.base import UNKNOWN, BlockLayout
 from ..layouts.block_mapping import NORM_LEAVES, BlockMapping
 from ..layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
-from ..layouts.templates import fill
+from ..layouts.templates import fill, fit_ones
 from ..sources import Source
+from .beside import Beside, fold_norms, look_beside, read_slope
+from .derived import derive_weights
+from .found import CHOICES, Found
+from .given_names import find_by_templates
 
 Tensors = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
-CHOICES = ("activation", "gate")
 GRAPH = "graph"
 """The layout of a block that was found by its operations, whatever the names."""
 SHOWN_LOOKALIKES = 3
+MAX_SPATIAL_AXES = 3
 PERCEPTRONS = ("mlp",)
 """Last elements of a path that are no block where the layout's names are common: CBAM's mlp also uses maxima."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """An SE block of a file.
-
-    Args:
-        spec: widths and biases as the file has them; activation and gate as the layout fixes them or the caller gives
-            them, else the defaults of SESpec.
-        parameters: the canonical parameters.
-        unknown: those of ``activation`` and ``gate`` that the file does not determine.
-        layouts: names of the layouts that fit.
-        names: the file's name of each canonical parameter.
-        changes: descriptions of parameters that were computed, not only moved.
-
-    Example:
-        >>> import se_port
-        >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}
-        >>> se_port.find_blocks(theirs)["se"].names["expand.weight"]
-        'se.fc.2.weight'
-    """
-
-    spec: SESpec
-    parameters: dict[str, np.ndarray]
-    unknown: tuple[str, ...]
-    layouts: tuple[str, ...]
-    names: dict[str, str]
-    changes: tuple[str, ...] = ()
 
 
 class Candidate(NamedTuple):
@@ -62,6 +39,7 @@ class Candidate(NamedTuple):
     mapping: BlockMapping
     channels: int
     hidden: int | None
+    beside: Beside = Beside()
 
     @property
     def row(self) -> BlockLayout:
@@ -74,7 +52,13 @@ class Candidate(NamedTuple):
         return next(iter(self.mapping.names.values())).removesuffix(self.row.leaves[0])
 
 
-def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any = None) -> dict[str, Found]:
+def find(
+    source: Source,
+    layout: str = "auto",
+    activation: Any = None,
+    gate: Any = None,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Found]:
     """Find every block of a file: in its graph if it has one, else by names and shapes.
 
     Returns:
@@ -84,28 +68,100 @@ def find(source: Source, layout: str = "auto", activation: Any = None, gate: Any
         LayoutError: there is no such layout, no block, a block that can be read in two ways or is not of floats, or a
             block whose layout fixes another activation or gate than was given.
     """
+    if names is not None:
+        return find_by_templates(derive_weights(source), names, activation, gate)
     if layout in ("auto", GRAPH) and source.graphs:
         return find_in_graphs(source, activation, gate)
+    derived, changes = derive_weights(source)
+    blocks, lookalikes = _find_by_names(derived, layout, activation, gate, changes)
+    if blocks:
+        return blocks
+    raise LayoutError(_explain_nothing(derived, layout, lookalikes))
+
+
+def find_lookalikes(source: Source, layout: str = "auto") -> dict[str, str]:
+    """Find what resembles a block and is none: its path, and the reason."""
+    if source.graphs and layout in ("auto", GRAPH):
+        lookalikes = match_graphs(source)[1]
+        names = make_distinct([lookalike.path or lookalike.output for lookalike in lookalikes])
+        return dict(zip(names, (lookalike.reason for lookalike in lookalikes), strict=True))
+    return _group_candidates(derive_weights(source).source, layout)[1]
+
+
+def _find_by_names(
+    source: Source, layout: str, activation: Any, gate: Any, derived: Mapping[str, str]
+) -> tuple[dict[str, Found], dict[str, str]]:
+    """Find blocks by names and shapes, and what only resembles one."""
+    blocks, lookalikes = _group_candidates(source, layout)
+    order = {name: index for index, name in enumerate(source)}
+    paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].mapping.names.values()))
+    found = {path: _resolve(source, blocks[path], activation, gate) for path in paths}
+    for path, block in found.items():
+        computed = tuple(f"{name}: {derived[name]}" for name in block.names.values() if name in derived)
+        found[path] = replace(block, changes=(*computed, *block.changes))
+    return found, lookalikes
+
+
+def _group_candidates(source: Source, layout: str) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
+    """Group what the layouts see by block, and by path what resembles a block, with the reason why it is none."""
     groups: dict[frozenset[str], list[Candidate]] = {}
     for name, row in select_layouts(layout).items():
         for candidate in iterate_candidates(source.shapes, name, row, requested=name == layout):
             groups.setdefault(frozenset(candidate.mapping.names.values()), []).append(candidate)
     # A projection that is half of a pair is no block of its own.
     largest = [_most_specific(groups[names]) for names in groups if not any(names < other for other in groups)]
-    _check_disjoint(largest)
-    counts = Counter(group[0].mapping.path for group in largest)
-    blocks = {
-        group[0].mapping.path if counts[group[0].mapping.path] == 1 else group[0].first_layer: group
-        for group in largest
+    # A layout may explain what others see as a problem.
+    sound = [[candidate for candidate in group if not candidate.beside.problem] for group in largest]
+    lookalikes = {
+        group[0].mapping.path or group[0].first_layer: group[0].beside.problem
+        for group, rest in zip(largest, sound, strict=True)
+        if not rest
     }
-    if not blocks:
-        searched = "any layout" if layout == "auto" else f"layout {layout!r}"
-        raise LayoutError(
-            f"no SE block of {searched} in these {len(source)} tensors; `se-port layouts` lists the names"
+    sound = [group for group in sound if group]
+    _check_disjoint(sound)
+    counts = Counter(group[0].mapping.path for group in sound)
+    blocks = {
+        group[0].mapping.path if counts[group[0].mapping.path] == 1 else group[0].first_layer: group for group in sound
+    }
+    return blocks, lookalikes
+
+
+def _explain_nothing(source: Source, layout: str, lookalikes: Mapping[str, str]) -> str:
+    """Say why a file has no block: what resembles one, and which tensors have the shapes of two projections."""
+    searched = "any layout" if layout == "auto" else f"layout {layout!r}"
+    lines = [f"no SE block of {searched} in these {len(source)} tensors; `se-port layouts` lists the names"]
+    lines += [f"{path} resembles one, but {reason}" for path, reason in list(lookalikes.items())[:SHOWN_LOOKALIKES]]
+    pairs = find_pairs(source.shapes)
+    if pairs:
+        shown = ", ".join(f"{a} {source.shapes[a]} and {b} {source.shapes[b]}" for a, b in pairs[:SHOWN_LOOKALIKES])
+        lines.append(
+            f"{len(pairs)} pairs have the shapes of two projections: {shown}; if they are blocks, give names=, "
+            f"as {{'reduce.weight': {pairs[0][0]!r}, 'expand.weight': {pairs[0][1]!r}}}, with {{path}} for what differs"
         )
-    order = {name: index for index, name in enumerate(source)}
-    paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].mapping.names.values()))
-    return {path: _resolve(source, blocks[path], activation, gate) for path in paths}
+    if source.format == "keras" and all(re.search(r"/\d+$", name) for name in source):
+        lines.append(
+            "the file has places of layers and not their names, as Keras 2 wrote .weights.h5; "
+            "save the model as .keras or .h5, or give its network"
+        )
+    return "; ".join(lines)
+
+
+def find_pairs(shapes: Shapes) -> list[tuple[str, str]]:
+    """Find weights that follow each other with the shapes (R, C) and (C, R), axes of length one aside.
+
+    >>> find_pairs({"a.w": (4, 16, 1, 1), "a.b": (4,), "b.w": (16, 4, 1, 1), "c.w": (10, 16)})
+    [('a.w', 'b.w')]
+    """
+    weights = [(name, tuple(length for length in shape if length != 1)) for name, shape in shapes.items()]
+    matrices = [
+        (name, shape) for name, shape in weights if len(shape) == 2 and len(shapes[name]) - 2 <= MAX_SPATIAL_AXES
+    ]
+    pairs, taken = [], ""
+    for (first, shape), (second, other) in itertools.pairwise(matrices):
+        if shape == other[::-1] and shape[0] != shape[1] and first != taken:
+            pairs.append((first, second))
+            taken = second
+    return pairs
 
 
 def match_graphs(source: Source) -> tuple[list[Match], list[Lookalike]]:
@@ -168,6 +224,7 @@ def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested
         requested: the caller named this layout, so a block that is the whole file needs no particular path or width.
     """
     weight, _ = row.leaves
+    ordered: list[str] = []
     pattern = _compile_pattern(row, row.expand if row.reduce is None else row.reduce)
     for key in shapes:
         if not key.endswith(weight) or not (matched := pattern.fullmatch(key.removesuffix(weight))):
@@ -177,7 +234,7 @@ def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested
         prefix = path + row.separator if path else ""
         modules = {} if row.reduce is None else {"reduce": prefix + fill(row.reduce, numbers)}
         modules["expand"] = prefix + fill(row.expand, numbers)
-        if not _has_whole_norm(shapes, prefix, row.norm[0], key) if row.norm else _has_siblings(shapes, prefix, key):
+        if row.norm and not _has_whole_norm(shapes, prefix, row.norm[0], key):
             continue
         names = _collect_names(shapes, modules, row)
         if names is None:
@@ -189,22 +246,42 @@ def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested
             continue
         widths = _infer_widths({canonical: shapes[key] for canonical, key in names.items()}, row)
         wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
-        if widths and (whole or not row.narrow or not wider):
-            yield Candidate(BlockMapping(name, path, names), *widths)
+        if widths is None or (row.narrow and wider and not whole):
+            continue
+        ordered = ordered or sorted(shapes)
+        beside = Beside() if row.norm else _explain(shapes, ordered, prefix, modules, names, widths, key)
+        yield Candidate(BlockMapping(name, path, names), *widths, beside)
+
+
+def _explain(
+    shapes: Shapes,
+    ordered: list[str],
+    prefix: str,
+    modules: dict[str, str],
+    names: dict[str, str],
+    widths: tuple[int, int | None],
+    first: str,
+) -> Beside:
+    """Explain what is beside the projections, in the block's own path or in the unit around it."""
+    channels, hidden = widths
+    beside = look_beside(shapes, ordered, prefix, modules, set(names.values()), (hidden or channels, channels))
+    if beside == Beside() and _has_siblings(shapes, prefix, first):
+        return Beside(problem="a norm or an activation with weights is beside the projections")
+    return beside
 
 
 def _collect_names(shapes: Shapes, modules: dict[str, str], row: BlockLayout) -> dict[str, str] | None:
     """Map canonical names to the file's, in canonical order; None if a weight is missing or the biases do not fit."""
     weight, bias = row.leaves
     biases = [module + bias in shapes for module in modules.values()]
-    if any(module + weight not in shapes for module in modules.values()) or len(set(biases)) > 1:
+    if any(module + weight not in shapes for module in modules.values()):
         return None
-    if (biases[0] and not row.bias) or (row.bias and not biases[0] and not row.optional):
+    if (any(biases) and not row.bias) or (row.bias and not any(biases) and not row.optional):
         return None
     names = {}
-    for projection, module in modules.items():
+    for (projection, module), has_bias in zip(modules.items(), biases, strict=True):
         names[f"{projection}.weight"] = module + weight
-        if biases[0]:
+        if has_bias:
             names[f"{projection}.bias"] = module + bias
     return names
 
@@ -246,9 +323,14 @@ def _has_whole_norm(shapes: Shapes, prefix: str, norm: str, first: str) -> bool:
 def _infer_widths(shapes: Shapes, row: BlockLayout) -> tuple[int, int | None] | None:
     """Channels and hidden width of a block; None if the shapes are not a block's."""
     lengths: dict[str, set[int]] = {"C": set(), "R": set()}
+    # Both convolutions have as many axes of length one as their map has spatial axes, and so may their biases.
+    rank = len(shapes["expand.weight"])
+    weight_axes = fit_ones(row.weight, rank)
+    is_alike = row.bias.count("1") == row.weight.count("1")
+    bias_axes = fit_ones(row.bias, rank - 1) if is_alike else row.bias
     for canonical, shape in shapes.items():
         module, _, leaf = canonical.partition(".")
-        axes = row.weight if leaf == "weight" else row.bias
+        axes = weight_axes if leaf == "weight" else bias_axes
         if len(shape) != len(axes):
             return None
         outputs, inputs = ("R", "C") if module == "reduce" else ("C", "R" if "reduce.weight" in shapes else "C")
@@ -289,6 +371,10 @@ def _resolve(tensors: Tensors, group: list[Candidate], activation: Any, gate: An
     for distinctive in ("norm", "parents"):
         group = [candidate for candidate in group if getattr(candidate.row, distinctive)] or group
     first, rows = group[0], [candidate.row for candidate in group]
+    slope = read_slope(tensors, first.beside.slope) if first.beside.slope else None
+    if slope is not None:
+        rows = [replace(row, activation=UNKNOWN) for row in rows]
+        activation = slope if activation is None else activation
     choices = {
         name: _resolve_choice(name, given, first, rows) for name, given in zip(CHOICES, (activation, gate), strict=True)
     }
@@ -298,11 +384,16 @@ def _resolve(tensors: Tensors, group: list[Candidate], activation: Any, gate: An
     fields: dict[str, Any] = {name: value for name, value in choices.items() if value != UNKNOWN}
     fields |= {"single_projection": True} if first.hidden is None else {"hidden": first.hidden}
     fields["gain"] = rows[0].gain if len({row.gain for row in rows}) == 1 else 1.0
-    names = first.mapping.names
-    spec = SESpec(first.channels, bias="expand.bias" in names, **fields)
+    parameters, folded = fold_norms(first.mapping.load(tensors), first.beside.norms, tensors)
+    changes = ["batch norm folded into the first projection"] if rows[0].norm else folded
+    spec = SESpec(first.channels, bias=any(name.endswith("bias") for name in parameters), **fields)
+    shapes = spec.parameter_shapes()
+    for name in shapes.keys() - parameters.keys():
+        changes.append(f"zeros for {name}, which the file does not have")
+        parameters[name] = np.zeros(shapes[name], parameters["expand.weight"].dtype)
     layouts = tuple(candidate.mapping.layout for candidate in group)
-    changes = ("batch norm folded into the first projection",) if rows[0].norm else ()
-    return Found(spec, first.mapping.load(tensors), unknown, layouts, names, changes)
+    ordered = {name: parameters[name] for name in shapes}
+    return Found(spec, ordered, unknown, layouts, first.mapping.names, tuple(changes))
 
 
 def _check_one_reading(group: list[Candidate]) -> None:

@@ -9,7 +9,7 @@ from se_spec import LayoutError
 from se_spec.parameters import FLOATS
 
 from .blocks import BLOCK_LAYOUTS
-from .templates import fill, to_canonical, to_foreign
+from .templates import fill, fit_ones, to_canonical, to_foreign
 
 Tensors = Mapping[str, np.ndarray]
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
@@ -40,7 +40,7 @@ class BlockMapping(NamedTuple):
                 raise LayoutError(f"{name} has dtype {tensors[name].dtype}, expected one of {', '.join(FLOATS)}")
         axes = {"weight": row.weight, "bias": row.bias}
         parameters = {
-            canonical: np.ascontiguousarray(to_canonical(tensors[name], axes[canonical.partition(".")[2]]))
+            canonical: np.ascontiguousarray(_to_canonical(tensors[name], axes[canonical.partition(".")[2]]))
             for canonical, name in self.names.items()
         }
         return self._fold_norm(tensors, parameters, *row.norm) if row.norm else parameters
@@ -77,6 +77,10 @@ class BlockMapping(NamedTuple):
         """Make a batch norm that changes nothing: its variance and epsilon add up to 1."""
         values = (1.0, 0.0, 0.0, 1.0 - epsilon)
         return {name: np.full_like(like, value) for name, value in zip(self._norm_names(norm), values, strict=True)}
+
+
+def _to_canonical(array: np.ndarray, axes: str) -> np.ndarray:
+    return to_canonical(array, fit_ones(axes, array.ndim))
 
 
 def map_block(parameters: Tensors, layout: str, path: str = "", number: int = 0) -> BlockMapping:

@@ -38,6 +38,11 @@ def _counted(
     )
 
 
+def _unnamed(reduce: str, expand: str, source: str) -> BlockLayout:
+    """Make the row of convolutions that a Sequential numbers; only its own name tells that it is a block."""
+    return BlockLayout(source, TYPED, reduce, expand, "OI11", optional=True, parents=("se", "se_layer"), narrow=True)
+
+
 _CONV = BlockLayout(_TIMM, PEER, "fc1", "fc2", "OI11", optional=True, narrow=True)
 _KERAS_CONV = BlockLayout("keras 3.15.1", PEER, "reduce", "expand", "11IO", leaves=_KERAS, separator="_")
 _FLAX = BlockLayout("", TYPED, "reduce", "expand", "11IO", leaves=_KERAS, separator="/")
@@ -152,6 +157,37 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "speechbrain.ecapa": BlockLayout(
         "SpeechBrain 9c826ef", TYPED, "conv1.conv", "conv2.conv", "OI1", parents=("se_block",), **_PLAIN
     ),
+    # More systems of PyTorch, by their names; batch norms beside the projections are folded wherever they are.
+    "efficientdet": BlockLayout(
+        "zylo117/Yet-Another-EfficientDet-Pytorch",
+        TYPED,
+        "_se_reduce.conv",
+        "_se_expand.conv",
+        "OI11",
+        activation="silu",
+        gate="sigmoid",
+    ),
+    "pooled": _unnamed("1", "3", "TaoRuijie/ECAPA-TDNN, and Sequential(pool, conv, activation, conv, gate)"),
+    "pooled.norm": _unnamed(
+        "1", "4", "clovaai/voxceleb_trainer, xiaolai-sqlai/mobilenetv3, with a batch norm in the Sequential"
+    ),
+    "unpooled": _unnamed("0", "2", "Sequential(conv, activation, conv, gate)"),
+    "unpooled.norm": _unnamed("0", "3", "NVIDIA NeMo's MaskedSEModule, with a batch norm in the Sequential"),
+    "esanet": BlockLayout("TUI-NICR/ESANet", TYPED, "fc.0", "fc.2", "OI11", gate="sigmoid", optional=True, narrow=True),
+    "excite": BlockLayout("Sequential excite", TYPED, "excite.0", "excite.2", "OI11", optional=True, narrow=True),
+    "excite.Linear": BlockLayout("Sequential excite", TYPED, "excite.0", "excite.2", "OI", optional=True, narrow=True),
+    "nvidia": BlockLayout(
+        "NVIDIA DeepLearningExamples, image classification", TYPED, "squeeze", "expand", "OI", gate="sigmoid"
+    ),
+    "nvidia.conv": BlockLayout(
+        "NVIDIA DeepLearningExamples, image classification", TYPED, "squeeze", "expand", "OI11", gate="sigmoid"
+    ),
+    "fastai": BlockLayout(
+        "fastai 2, SEModule", TYPED, "1.0", "2.0", "OI11", optional=True, parents=("layers", "layers.0"), gate="sigmoid"
+    ),
+    "wespeaker": BlockLayout(
+        "wespeaker, SE_Connect", TYPED, "linear1", "linear2", "OI", parents=("se_res2block.3",), **_PLAIN
+    ),
     "deepvision": BlockLayout(
         "DavidLandup0/deepvision f45e928", TYPED, "se_conv1", "se_conv2", "OI11", activation="silu", gate="sigmoid"
     ),
@@ -163,6 +199,26 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         expand="squeeze_excite_conv_1",
         activation="relu",
         gate="hard_sigmoid",
+    ),
+    "keras2.mobilenet_v3": replace(
+        _KERAS_CONV,
+        source="tf_keras 2.21, MobileNetV3",
+        verified=TYPED,
+        reduce="Conv",
+        expand="Conv_1",
+        separator="/",
+        parents=("squeeze_excite",),
+        activation="relu",
+        gate="hard_sigmoid",
+    ),
+    "keras_vggface": replace(
+        _KERAS_CONV,
+        source="rcmalli/keras-vggface",
+        verified=TYPED,
+        reduce="1x1_down",
+        expand="1x1_up",
+        optional=True,
+        **_PLAIN,
     ),
     "keras_cv": _counted("keras-cv 0.9.0, SqueezeAndExcite2D", "conv2d", "11IO", verified=PEER),
     "keras_hub": replace(_KERAS_CONV, source="keras-hub 0.32.0", reduce="conv_reduce", expand="conv_expand"),

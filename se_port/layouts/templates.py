@@ -120,6 +120,16 @@ def to_foreign(array: np.ndarray, axes: str) -> np.ndarray:
     return view.reshape(foreign_shape(axes, array.shape))
 
 
+def fit_ones(axes: str, rank: int) -> str:
+    """Give axes of length one to an array of this rank: a 1x1 convolution has as many as its map has spatial axes.
+
+    >>> fit_ones("OI11", 5), fit_ones("11IO", 3), fit_ones("OI", 4)
+    ('OI111', '1IO', 'OI')
+    """
+    ones = rank - len(axes) + axes.count("1")
+    return re.sub("1+", "1" * ones, axes) if "1" in axes and 1 <= ones <= 3 else axes
+
+
 def canonical_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Canonical shape of a file's array.
 

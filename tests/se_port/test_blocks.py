@@ -20,7 +20,7 @@ from evidence.peer_blocks import import_object
 from evidence.peer_networks import of_torch
 from evidence.peer_networks.network import Network, compute_gate_error, find_blocks_or_none, make_zeros
 from evidence.peer_networks.systems import SYSTEMS, TIMM, TORCHVISION
-from se_port.detect import blocks
+from se_port.detect.found import CHOICES, Found
 from se_port.layouts.base import UNKNOWN, BlockLayout
 from se_port.layouts.block_mapping import map_block
 from se_port.layouts.blocks import BLOCK_LAYOUTS
@@ -129,7 +129,7 @@ def test_every_block_of_a_peer_network_is_found_at_its_path(package, name, layou
         assert (spec.channels, hidden, spec.bias) == (block.channels, block.hidden, block.bias)
         assert set(found[block.path].names.values()) == block.names
         assert bool(found[block.path].changes) == block.norm
-        for choice in blocks.CHOICES:
+        for choice in CHOICES:
             assert choice in found[block.path].unknown or getattr(spec, choice) == getattr(block, choice)
 
 
@@ -153,7 +153,7 @@ def test_peer_networks_cover_every_layout_of_their_systems():
     assert {block.path.rpartition(".")[2] for block in had} >= PLACES
 
 
-def agrees(block, answer, found: blocks.Found) -> None:
+def agrees(block, answer, found: Found) -> None:
     assert answer.gate.max() - answer.gate.min() > 0.1
     assert compute_gate_error(block, answer, found) < 1e-12
 
@@ -450,7 +450,7 @@ def a_spec(row: BlockLayout, bias: bool, channels: int = 12, hidden: int = 3) ->
     return SESpec(channels, bias=bias, **width)
 
 
-def is_the_block(found: dict[str, blocks.Found], path: str, spec: SESpec, values: dict[str, np.ndarray]) -> None:
+def is_the_block(found: dict[str, Found], path: str, spec: SESpec, values: dict[str, np.ndarray]) -> None:
     assert list(found) == [path]
     block = found[path]
     assert (block.spec.channels, block.spec.single_projection) == (spec.channels, spec.single_projection)
@@ -475,7 +475,7 @@ def test_saved_block_is_found_in_its_layout(name, bias, bare):
     assert set(found[path].names.values()) == tensors.keys() - norm
     assert bool(found[path].changes) == bool(norm) == (row.norm is not None)
     given = {"activation": "identity" if row.reduce is None else row.activation, "gate": row.gate}
-    assert found[path].unknown == tuple(choice for choice in blocks.CHOICES if given[choice] == UNKNOWN)
+    assert found[path].unknown == tuple(choice for choice in CHOICES if given[choice] == UNKNOWN)
     for choice, value in given.items():
         assert value == UNKNOWN or getattr(found[path].spec, choice) == value
     assert found[path].spec.gain == row.gain
@@ -492,7 +492,7 @@ def test_saved_block_is_found_without_a_layout(name, bias):
     block = found[path]
     assert name in block.layouts
     rows = [BLOCK_LAYOUTS[one] for one in block.layouts]
-    for choice in blocks.CHOICES:
+    for choice in CHOICES:
         told = {getattr(one, choice) for one in rows}
         if choice == "activation" and row.reduce is None:
             told = {"identity"}
@@ -690,12 +690,16 @@ def test_blocks_that_share_a_layer_are_refused():
     "name", [name for name, row in BLOCK_LAYOUTS.items() if row.bias and row.reduce is not None and not row.norm]
 )
 @pytest.mark.parametrize("missing", ["reduce.bias", "expand.bias"])
-def test_bias_of_one_projection_only_is_no_block(name, missing):
+def test_bias_that_one_projection_lacks_is_zeros(name, missing):
     row = BLOCK_LAYOUTS[name]
     tensors = save_block(se_numpy.initialize(a_spec(row, True), seed=0), name, a_path(row))
     (block,) = se_port.find_blocks(tensors, name).values()
     del tensors[block.names[missing]]
-    assert find_blocks_or_none(tensors, name) == {}
+    (other,) = se_port.find_blocks(tensors, name).values()
+    assert other.spec.bias
+    assert other.changes == (f"zeros for {missing}, which the file does not have",)
+    assert not other.parameters.pop(missing).any()
+    assert bits(other.parameters) == bits({at: block.parameters[at] for at in other.parameters})
 
 
 @pytest.mark.parametrize("name", [name for name, row in BLOCK_LAYOUTS.items() if row.reduce is not None])
@@ -715,7 +719,8 @@ def test_misshapen_projection_is_no_block(name, bias):
     (block,) = se_port.find_blocks(tensors, name).values()
     for at in block.names.values():
         shape = tensors[at].shape
-        for wrong in ((*shape, 1), shape[1:], (shape[0] + 1, *shape[1:]), (0, *shape[1:])):
+        deeper = [] if "1" in row.weight and row.reduce is None else [(*shape, 1)]  # 3-D
+        for wrong in (*deeper, shape[1:], (shape[0] + 1, *shape[1:]), (0, *shape[1:])):
             assert find_blocks_or_none(tensors | make_zeros({at: wrong}), name) == {}, (at, wrong)
 
 
