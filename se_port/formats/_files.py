@@ -12,6 +12,8 @@ from ._base import Tensors, import_optional, refuse
 FORMATS = {
     "safetensors": ".safetensors",
     "npz": ".npz",
+    "torchscript": "an archive of torch.jit.save",
+    "torch_export": ".pt2",
     "torch": ".pt, .pth, .bin",
     "keras": ".weights.h5, .keras, .h5",
     "msgpack": ".msgpack",
