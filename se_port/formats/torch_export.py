@@ -168,7 +168,7 @@ def _to_tensor(path: Path, name: str, meta: dict[str, Any], size: int) -> Tensor
 
 
 def _read_counts(path: Path, name: str, values: Any) -> tuple[int, ...]:
-    numbers = [value.get("as_int") if type(value) is dict else None for value in values or ()]
+    numbers: list[Any] = [value.get("as_int") if type(value) is dict else None for value in values or ()]
     if type(values) is not list or len(values) > 32 or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
         refuse(path, f"{name!r} has the sizes, strides or offset {str(values)[:80]}", "at most 32 whole numbers from 0")
     return tuple(numbers)

@@ -129,18 +129,25 @@ class Archive:
         places = {} if member is None else {tensor.storage.key: (member.start, member.size)}
         return make_array(self.path, name, self._data, tensor, places)
 
-    def iterate_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield path and tensor of every attribute; a module that stands in several places is named by the first."""
+    def iterate_attributes(self) -> Iterator[tuple[str, Any]]:
+        """Yield path and value of every attribute of every object, the root first.
+
+        An object that stands in several places is named by the first.
+
+        Raises:
+            FileFormatError: there are too many, or a path is too long.
+        """
         seen: set[int] = set()
         stack: list[tuple[str, Any]] = [("", self.root)]
         while stack:
             path, item = stack.pop()
-            if isinstance(item, Tensor):
-                yield path, item
-            elif isinstance(item, ScriptObject) and id(item) not in seen:
+            if isinstance(item, ScriptObject):
+                if id(item) in seen:
+                    continue
                 seen.add(id(item))
                 prefix = f"{path}." if path else ""
                 stack += [(prefix + name, value) for name, value in reversed(item.attributes.items())]
+            yield path, item
             if len(stack) > MAX_NAMES or len(path) > MAX_PATH:
                 refuse(self.path, "has modules within modules", f"at most {MAX_NAMES:,} attributes, and short paths")
 
@@ -189,7 +196,7 @@ def read(path: Path) -> Tensors:
         FileFormatError: the file is broken, or has objects that are no modules and no dense tensors.
     """
     archive = Archive(path)
-    named = list(archive.iterate_tensors())
+    named = [(name, value) for name, value in archive.iterate_attributes() if isinstance(value, Tensor)]
     is_constant = not named
     tensors: dict[str, np.ndarray] = {}
     left = _base.MAX_BYTES  # tensors may share bytes, or repeat them
