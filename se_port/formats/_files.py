@@ -14,6 +14,8 @@ FORMATS = {
     "npz": ".npz",
     "torchscript": "an archive of torch.jit.save",
     "torch_export": ".pt2",
+    "paddle": ".pdmodel, .pdiparams, a PIR program's json",
+    "paddle_state": ".pdparams, .pdopt",
     "torch": ".pt, .pth, .bin",
     "keras": ".weights.h5, .keras, .h5",
     "msgpack": ".msgpack",

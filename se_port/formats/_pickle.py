@@ -163,7 +163,7 @@ class Unpickler:
                     stack.append(argument)
                 case "BINSTRING" | "SHORT_BINSTRING":  # from Python 2
                     stack.append(argument.encode("latin-1").decode())
-                case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
                     stack.append(self.load_bytes(argument))
                 case "NONE":
                     stack.append(None)
