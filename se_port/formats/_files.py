@@ -12,6 +12,10 @@ from ._base import Tensors, import_optional, refuse
 FORMATS = {
     "safetensors": ".safetensors",
     "npz": ".npz",
+    "torchscript": "an archive of torch.jit.save",
+    "torch_export": ".pt2",
+    "paddle": ".pdmodel, .pdiparams, a PIR program's json",
+    "paddle_state": ".pdparams, .pdopt",
     "torch": ".pt, .pth, .bin",
     "keras": ".weights.h5, .keras, .h5",
     "msgpack": ".msgpack",

@@ -4,13 +4,14 @@
 after the archive, a name twice, members that share bytes, and a member whose own header is not the directory's.
 """
 
+import io
 import itertools
 import mmap
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import _base
 from ._base import refuse
@@ -47,14 +48,47 @@ def first_member_name(path: Path, head: bytes) -> bytes:
     return local[LOCAL.size : LOCAL.size + int.from_bytes(local[26:28], "little")]
 
 
-def read_directory(path: Path, data: mmap.mmap) -> dict[str, Member]:
+class _BytesFile(io.RawIOBase):
+    """A view as a file that can only be read, so that an archive within another is not copied."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._place = data, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        place = offset + (0, self._place, len(self._data))[whence]
+        if place < 0:
+            raise OSError("a position before the first byte")
+        self._place = place
+        return place
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._place : self._place + len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+
+def read_directory(path: Path, data: mmap.mmap | memoryview) -> dict[str, Member]:
     """Read a zip's members by name, in the directory's order.
+
+    Args:
+        path: the file, for the error.
+        data: the archive: a whole file, or a member of another archive.
 
     Raises:
         FileFormatError: the archive could be read in two ways, or is more than ``MAX_BYTES`` unpacked.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(_BytesFile(memoryview(data))) as archive:
             infos, end = archive.infolist(), len(data) - END.size - len(archive.comment)
             first = min((info.header_offset for info in infos), default=archive.start_dir)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
@@ -86,7 +120,7 @@ def read_directory(path: Path, data: mmap.mmap) -> dict[str, Member]:
     return members
 
 
-def read_member(path: Path, name: str, data: mmap.mmap, member: Member) -> memoryview:
+def read_member(path: Path, name: str, data: mmap.mmap | memoryview, member: Member) -> memoryview:
     """Read a member's bytes, in the file or inflated, never more than announced."""
     packed = memoryview(data)[member.start : member.start + member.packed]
     if member.stored:
@@ -101,7 +135,7 @@ def read_member(path: Path, name: str, data: mmap.mmap, member: Member) -> memor
     return memoryview(body)
 
 
-def read_verified(path: Path, name: str, data: mmap.mmap, member: Member) -> memoryview:
+def read_verified(path: Path, name: str, data: mmap.mmap | memoryview, member: Member) -> memoryview:
     """Read a member's bytes and check their CRC."""
     body = read_member(path, name, data, member)
     if zlib.crc32(body) != member.crc:
@@ -124,7 +158,7 @@ def add_stored(path: Path, archive: zipfile.ZipFile, name: str, *parts: bytes | 
             member.write(part)
 
 
-def _check_member(path: Path, data: mmap.mmap, info: zipfile.ZipInfo, directory: int) -> Member:
+def _check_member(path: Path, data: mmap.mmap | memoryview, info: zipfile.ZipInfo, directory: int) -> Member:
     """Find a member's bytes behind its own header, which must agree with the directory."""
     name, place, stored = info.orig_filename, info.header_offset, info.compress_type == zipfile.ZIP_STORED
     _check_name(path, name)

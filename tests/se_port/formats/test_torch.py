@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from se_port import formats
-from se_port.formats import _base
+from se_port.formats import _base, _pickle
 from se_port.formats import torch as reader
 from se_spec import FileFormatError
 
@@ -360,7 +360,7 @@ def test_hostile_files_are_readable_without_their_defect(tmp_path: Path) -> None
 
 
 def test_endless_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_OPCODES", 20)
+    monkeypatch.setattr(_pickle, "MAX_OPCODES", 20)
     (path := tmp_path / "x.pth").write_bytes(archive(b"\x80\2" + b"N" * 30 + b"."))
     with pytest.raises(FileFormatError, match="at most 20 opcodes"):
         formats.read(path, "torch")
