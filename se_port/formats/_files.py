@@ -21,6 +21,7 @@ FORMATS = {
     "mxnet": ".params",
     "matconvnet": ".mat",
     "onnx": ".onnx",
+    "tflite": ".tflite",
 }
 """Each format's name, which is also its module's, and how such files usually end."""
 
