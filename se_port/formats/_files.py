@@ -22,6 +22,7 @@ FORMATS = {
     "matconvnet": ".mat",
     "onnx": ".onnx",
     "tflite": ".tflite",
+    "graphdef": ".pb",
 }
 """Each format's name, which is also its module's, and how such files usually end."""
 

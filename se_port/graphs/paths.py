@@ -21,6 +21,8 @@ def common_path(weights: list[str], node: str) -> str:
     ('Mul.7', 'net.se')
     >>> common_path(["net/block1a_se_reduce/convolution;net/relu", "net/block1a_se_expand/convolution"], "Mul")
     'net/block1a_se'
+    >>> common_path(["net/se_conv_1/convolution", "net/se_conv_1_2/convolution"], "Mul")
+    'net/se'
     >>> common_path([], "/features/features.3/se/Mul")
     'features.3.se'
     """
@@ -31,6 +33,8 @@ def common_path(weights: list[str], node: str) -> str:
     path = "".join(shared).strip("./")
     if len(names) > 1 and (not path or "/" in names[0]):
         prefix = "".join(_common_start(names))
+        if any(name[len(prefix) :].startswith(("/", ".")) for name in names):  # se_conv and se_conv_1
+            prefix = re.sub(r"(_\d+)+$", "", prefix)
         start = prefix[: prefix.rfind("_") + 1]
         if len(start) > len(path) + 1 and all(re.match(r"[A-Za-z]", name[len(start) :]) for name in names):
             return start.rstrip("_")

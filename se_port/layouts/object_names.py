@@ -1,0 +1,29 @@
+"""Names in TensorFlow 2's checkpoints: the layers' instead of the objects'."""
+
+from collections.abc import Iterable, Mapping
+
+
+def to_layer_names(keys: Iterable[str], full_names: Mapping[str, str]) -> dict[str, str]:
+    """Rename variables as their layers do, where such a name has a layer in it.
+
+    Keras saves some variables twice under two keys; the shorter one gets the name.
+
+    Args:
+        keys: of a checkpoint, in its order.
+        full_names: what ``formats.tensorflow.read_full_names`` found.
+
+    Returns:
+        Each key with its name, in the order of the keys.
+
+    >>> to_layer_names(["m/1/k", "n"], {"m/1/k": "block1a_se_reduce/kernel", "n": "Variable"})
+    {'m/1/k': 'block1a_se_reduce/kernel', 'n': 'n'}
+    """
+    keys = list(keys)
+    names = {key: key for key in keys}
+    used = set(keys)
+    for key in sorted(keys, key=len):
+        name = full_names.get(key, "")
+        if "/" in name and name not in used:
+            used.add(name)
+            names[key] = name
+    return names
