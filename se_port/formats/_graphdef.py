@@ -27,7 +27,7 @@ NUMBERS = {
 ATTRIBUTES = frozenset(
     "value dtype shape data_format ksize padding strides transpose_a transpose_b adj_x adj_y alpha leakyrelu_alpha"
     " epsilon is_training equation fused_ops activation_mode num_args f then_branch else_branch branches cond body"
-    " shared_name keep_dims explicit_paddings".split()
+    " shared_name keep_dims squeeze_dims".split()
 )
 """The attributes that are decoded."""
 TYPED = {5: "<f4", 6: "<f8"}

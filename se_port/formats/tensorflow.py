@@ -87,7 +87,7 @@ def read(path: Path) -> Tensors:
         if saved is None:
             refuse(path, "has no checkpoint", "a TensorFlow checkpoint or SavedModel")
         return read_constants(saved, open_saved_model(saved).graph)
-    return _Checkpoint(index, *_read_index(index)[:2])
+    return Checkpoint(index)
 
 
 def find_saved_model(path: Path) -> Path | None:
@@ -121,20 +121,7 @@ def read_full_names(path: Path) -> dict[str, str]:
         FileFormatError: the index or the text of its objects is broken.
     """
     index = find_index(path)
-    if index is None:
-        return {}
-    shards, _, place = _read_index(index)
-    if place is None:
-        return {}
-    shard, offset, size = place
-    data = _map_shard(_shard_path(index, shard, shards)) if 0 <= shard < shards else memoryview(b"")
-    if not 0 <= offset <= offset + size <= len(data):
-        refuse(index, f"describes its objects in {size:,} bytes at {offset:,}", f"{len(data):,} bytes that are there")
-    text = data[offset : offset + size]
-    length, start = decode_varint(index, text, 0)
-    if length != len(text) - start - CHECKSUM_BYTES:
-        refuse(index, f"describes its objects in {length:,} of {len(text):,} bytes", "one text with its length")
-    return parse_full_names(index, text[start + CHECKSUM_BYTES :])
+    return {} if index is None else Checkpoint(index).read_full_names()
 
 
 def write(path: Path, tensors: Tensors) -> None:
@@ -168,11 +155,19 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write((meta_handle + index_handle).ljust(FOOTER_BYTES - len(MAGIC), b"\0") + MAGIC)
 
 
-class _Checkpoint(Mapping[str, np.ndarray]):
-    """The arrays of a checkpoint, by name; each data file is mapped once."""
+class Checkpoint(Mapping[str, np.ndarray]):
+    """The arrays of a checkpoint, by name; each data file is mapped once.
 
-    def __init__(self, index: Path, shards: int, entries: dict[str, Entry]) -> None:
-        self._index, self._entries, self._verified = index, entries, set[str]()
+    Args:
+        index: path of the index.
+
+    Raises:
+        FileFormatError: the index is broken, or its data files do not fit it.
+    """
+
+    def __init__(self, index: Path) -> None:
+        shards, entries, self._objects = _read_index(index)
+        self._index, self._shards, self._entries, self._verified = index, shards, entries, set[str]()
         used = sorted({entry.shard for entry in entries.values()})
         self._data = {shard: _map_shard(_shard_path(index, shard, shards)) for shard in used}
         ends = dict.fromkeys(used, 0)
@@ -182,6 +177,23 @@ class _Checkpoint(Mapping[str, np.ndarray]):
                 wrong = f"{name!r} has the bytes {entry.offset:,} to {entry.offset + entry.size:,} of {length:,}"
                 refuse(index, wrong, f"bytes of its own from {ends[entry.shard]:,} on")
             ends[entry.shard] = entry.offset + entry.size
+        self.shapes = {name: entry.shape for name, entry in entries.items()}
+        """Of the arrays, none of which is read for it."""
+
+    def read_full_names(self) -> dict[str, str]:
+        """Read the names that layers gave to variables, from the text that describes the objects, if there is one."""
+        if self._objects is None:
+            return {}
+        index, (shard, offset, size) = self._index, self._objects
+        known = 0 <= shard < self._shards
+        data = _map_shard(_shard_path(index, shard, self._shards)) if known else memoryview(b"")
+        if min(offset, size) < 0 or offset + size > len(data):
+            refuse(index, f"describes its objects in {size:,} bytes at {offset:,}", f"{len(data):,} bytes that are there")
+        text = data[offset : offset + size]
+        length, start = decode_varint(index, text, 0)
+        if length != len(text) - start - CHECKSUM_BYTES:
+            refuse(index, f"describes its objects in {length:,} of {len(text):,} bytes", "one text with its length")
+        return parse_full_names(index, text[start + CHECKSUM_BYTES :])
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
@@ -190,6 +202,9 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             refuse(self._index, f"the bytes of {name!r} have another checksum than was written", "undamaged files")
         self._verified.add(name)
         return array_from_buffer(self._index, name, data, entry.dtype, entry.shape)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
