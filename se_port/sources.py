@@ -11,7 +11,9 @@ from se_spec import LayoutError
 
 from . import formats
 from .graphs import Graph, read_graphs
+from .formats.tensorflow import read_full_names
 from .layouts.keras_names import to_model_names
+from .layouts.object_names import to_layer_names
 from .lazy_arrays import LazyArrays
 
 SourceLike = str | Path | Mapping[str, Any]
@@ -63,13 +65,22 @@ def open_source(source: SourceLike, format: str | None = None) -> Source:
     if isinstance(source, str | Path):
         format = format or formats.format_of(Path(source))
         tensors = formats.read(source, format)
-        names = to_model_names(tensors) if format == "keras" else {name: name for name in tensors}
+        names = _name_tensors(Path(source), tensors, format)
         return Source(
             {name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format, Path(source)
         )
     if not isinstance(source, Mapping):
         raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
     return Source({name: partial(_to_numpy, source, name) for name in source})
+
+
+def _name_tensors(path: Path, tensors: formats.Tensors, format: str) -> dict[str, str]:
+    """Name a file's tensors as the model's layers do, as far as the file has those names."""
+    if format == "keras":
+        return to_model_names(tensors)
+    if format == "tensorflow":
+        return to_layer_names(tensors, read_full_names(path))
+    return {name: name for name in tensors}
 
 
 def _to_numpy(source: Mapping[str, Any], name: str) -> np.ndarray:

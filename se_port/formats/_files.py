@@ -25,6 +25,8 @@ FORMATS = {
     "mxnet": ".params",
     "matconvnet": ".mat",
     "onnx": ".onnx",
+    "tflite": ".tflite",
+    "graphdef": ".pb",
 }
 """Each format's name, which is also its module's, and how such files usually end."""
 

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: ``name.index`` and ``name.data-00000-of-00001``, alone or in a SavedModel's folder.
+"""TensorFlow's checkpoints, ``name.index`` and ``name.data-00000-of-00001``, and SavedModels' folders.
 
 TensorFlow (tensorflow/core/util/tensor_bundle, core/lib/io/format.h, core/protobuf/tensor_bundle.proto) calls the
 format a tensor bundle. The index is a sorted table like LevelDB's, uncompressed. It has a header under the empty key,
@@ -7,8 +7,10 @@ hold without compression. ``tf.train.Saver`` (since TensorFlow 0.12), ``tf.train
 such files. Names are kept: ``group0/block0/conv1/W``, or
 ``model/layer-1/kernel/.ATTRIBUTES/VARIABLE_VALUE`` in TensorFlow 2.
 
-A path is the index, the prefix without ``.index``, as TensorFlow expects it, or a folder with one checkpoint. Text,
-such as the object graph of a TensorFlow 2 checkpoint, is left out. A variable in slices, a compressed index and
+A path is the index, the prefix without ``.index``, as TensorFlow expects it, a folder with one checkpoint, or a
+SavedModel's folder or ``saved_model.pb``. A SavedModel without variables has its weights in the graph, whose constants
+are returned. Text is left out; ``read_full_names`` reads the names that layers gave to variables from the object graph
+of a TensorFlow 2 checkpoint. A variable in slices, a compressed index and
 big-endian numbers are refused, and V1 checkpoints (one file) are not recognised. TensorFlow aborts the process at a
 broken index whose checksums are right, so the reader is ours: each tensor is mapped, and its checksum is compared at
 its first access.
@@ -23,6 +25,8 @@ import numpy as np
 
 from ._base import Tensors, count_bytes, import_optional, refuse
 from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
+from ._graphdef import NUMBERS, STRING, read_constants
+from ._savedmodel import FILE, open_saved_model, parse_full_names
 from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, iterate_fields, to_int64
 
 NEEDS = ("google_crc32c",)
@@ -37,12 +41,14 @@ MASK = 0xA282EAD8
 CHUNK_BYTES = 1 << 24
 """Bytes of a tensor that are copied at once for its checksum."""
 
-STRING = 7
-NUMBERS = {
-    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64", 10: "bool",
-    14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
-}  # fmt: skip
-"""Dtypes by their number in TensorFlow's ``DataType``; others are not plain numbers."""
+OBJECTS = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+"""Name of the text that describes the objects of TensorFlow 2 that have the variables."""
+
+
+VARIABLES = Path("variables", "variables.index")
+"""Place of the checkpoint in a SavedModel's folder."""
+CHECKSUM_BYTES = 4
+"""Bytes of the checksum of a text's length, before the text."""
 
 
 class Entry(NamedTuple):
@@ -59,7 +65,9 @@ class Entry(NamedTuple):
 def matches(path: Path, head: bytes) -> bool:
     """Whether the path is an index, by its last bytes, a prefix of one, or a folder with one or with a SavedModel."""
     if path.is_dir():
-        return bool(_find_indexes(path))
+        return bool(_find_indexes(path)) or (path / FILE).is_file()
+    if path.name == FILE and path.is_file():
+        return True
     index = path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
     if not index.is_file():
         return False
@@ -71,17 +79,49 @@ def read(path: Path) -> Tensors:
     """Map tensors in the order of the data files; a checksum is compared at the first access.
 
     Raises:
-        FileFormatError: the index is broken, or its data files do not fit it.
+        FileFormatError: the index is broken, its data files do not fit it, or there is neither variable nor constant.
     """
-    index = path
-    if path.is_dir():
-        indexes = _find_indexes(path)
-        if len(indexes) != 1:
-            refuse(path, f"has {len(indexes)} checkpoints", "one, or the path of its .index")
-        index = indexes[0]
-    elif not path.name.endswith(".index"):
-        index = path.with_name(f"{path.name}.index")
-    return _Checkpoint(index, *_read_index(index))
+    index = find_index(path)
+    if index is None:
+        saved = find_saved_model(path)
+        if saved is None:
+            refuse(path, "has no checkpoint", "a TensorFlow checkpoint or SavedModel")
+        return read_constants(saved, open_saved_model(saved).graph)
+    return Checkpoint(index)
+
+
+def find_saved_model(path: Path) -> Path | None:
+    """Find the ``saved_model.pb`` of a path; None if it is a checkpoint alone."""
+    file = path if path.name == FILE else path / FILE
+    return file if file.is_file() else None
+
+
+def find_index(path: Path) -> Path | None:
+    """Find the index of a path's variables; None if it is a SavedModel that has none.
+
+    Raises:
+        FileFormatError: a folder has several checkpoints.
+    """
+    folder = path.parent if path.name == FILE else path
+    if not folder.is_dir() or (path.name != FILE and not path.is_dir()):
+        return path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
+    indexes = _find_indexes(folder) if path.name != FILE else [folder / VARIABLES]
+    indexes = [index for index in indexes if index.is_file()]
+    if not indexes and find_saved_model(path) is not None:
+        return None
+    if len(indexes) != 1:
+        refuse(path, f"has {len(indexes)} checkpoints", "one, or the path of its .index")
+    return indexes[0]
+
+
+def read_full_names(path: Path) -> dict[str, str]:
+    """Read the names that layers gave to variables, by their names in a checkpoint of TensorFlow 2; else none.
+
+    Raises:
+        FileFormatError: the index or the text of its objects is broken.
+    """
+    index = find_index(path)
+    return {} if index is None else Checkpoint(index).read_full_names()
 
 
 def write(path: Path, tensors: Tensors) -> None:
@@ -115,11 +155,19 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write((meta_handle + index_handle).ljust(FOOTER_BYTES - len(MAGIC), b"\0") + MAGIC)
 
 
-class _Checkpoint(Mapping[str, np.ndarray]):
-    """The arrays of a checkpoint, by name; each data file is mapped once."""
+class Checkpoint(Mapping[str, np.ndarray]):
+    """The arrays of a checkpoint, by name; each data file is mapped once.
 
-    def __init__(self, index: Path, shards: int, entries: dict[str, Entry]) -> None:
-        self._index, self._entries, self._verified = index, entries, set[str]()
+    Args:
+        index: path of the index.
+
+    Raises:
+        FileFormatError: the index is broken, or its data files do not fit it.
+    """
+
+    def __init__(self, index: Path) -> None:
+        shards, entries, self._objects = _read_index(index)
+        self._index, self._shards, self._entries, self._verified = index, shards, entries, set[str]()
         used = sorted({entry.shard for entry in entries.values()})
         self._data = {shard: _map_shard(_shard_path(index, shard, shards)) for shard in used}
         ends = dict.fromkeys(used, 0)
@@ -129,6 +177,23 @@ class _Checkpoint(Mapping[str, np.ndarray]):
                 wrong = f"{name!r} has the bytes {entry.offset:,} to {entry.offset + entry.size:,} of {length:,}"
                 refuse(index, wrong, f"bytes of its own from {ends[entry.shard]:,} on")
             ends[entry.shard] = entry.offset + entry.size
+        self.shapes = {name: entry.shape for name, entry in entries.items()}
+        """Of the arrays, none of which is read for it."""
+
+    def read_full_names(self) -> dict[str, str]:
+        """Read the names that layers gave to variables, from the text that describes the objects, if there is one."""
+        if self._objects is None:
+            return {}
+        index, (shard, offset, size) = self._index, self._objects
+        known = 0 <= shard < self._shards
+        data = _map_shard(_shard_path(index, shard, self._shards)) if known else memoryview(b"")
+        if min(offset, size) < 0 or offset + size > len(data):
+            refuse(index, f"describes its objects in {size:,} bytes at {offset:,}", f"{len(data):,} bytes that are there")
+        text = data[offset : offset + size]
+        length, start = decode_varint(index, text, 0)
+        if length != len(text) - start - CHECKSUM_BYTES:
+            refuse(index, f"describes its objects in {length:,} of {len(text):,} bytes", "one text with its length")
+        return parse_full_names(index, text[start + CHECKSUM_BYTES :])
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
@@ -138,6 +203,9 @@ class _Checkpoint(Mapping[str, np.ndarray]):
         self._verified.add(name)
         return array_from_buffer(self._index, name, data, entry.dtype, entry.shape)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
@@ -146,7 +214,7 @@ class _Checkpoint(Mapping[str, np.ndarray]):
 
 
 def _find_indexes(folder: Path) -> list[Path]:
-    saved = folder / "variables" / "variables.index"
+    saved = folder / VARIABLES
     return [saved] if saved.is_file() else sorted(index for index in folder.glob("*.index") if index.is_file())
 
 
@@ -160,8 +228,8 @@ def _map_shard(path: Path) -> memoryview:
     return memoryview(map_file(path) if path.stat().st_size else b"")  # a shard may hold only empty tensors
 
 
-def _read_index(path: Path) -> tuple[int, dict[str, Entry]]:
-    """Read the number of data files, and the position of each tensor."""
+def _read_index(path: Path) -> tuple[int, dict[str, Entry], tuple[int, int, int] | None]:
+    """Read the number of data files, the position of each tensor, and shard, offset and size of the object graph."""
     data = memoryview(map_file(path))
     if len(data) < FOOTER_BYTES or data[-len(MAGIC) :] != MAGIC:
         refuse(path, f"ends with {bytes(data[-len(MAGIC) :])!r}", f"an index, which ends with {MAGIC!r}")
@@ -171,7 +239,7 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry]]:
     header: dict[int, Value] | None = None
     found: dict[str, Entry] = {}
     last: bytes | None = None
-    names = 0
+    names, objects = 0, None
     for _, handle in _iterate_pairs(path, _read_block(path, data, top)):
         for key, value in _iterate_pairs(path, _read_block(path, data, _read_handle(path, handle, 0)[0])):
             if last is not None and key <= last:
@@ -188,6 +256,9 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry]]:
             elif _integer_field(path, message, 1) != STRING:
                 name = decode_name(path, key)
                 found[name] = _read_entry(path, name, message)
+            elif key == OBJECTS:
+                shard, offset, size = (_integer_field(path, message, number) for number in (3, 4, 5))
+                objects = shard, offset, size
             if len(found) > MAX_TENSORS or names > MAX_NAME * MAX_TENSORS // 16:
                 refuse(path, "has more names than a network", f"at most {MAX_TENSORS:,} tensors")
     if header is None:
@@ -196,7 +267,8 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry]]:
     if not 0 < shards <= 99999 or any(entry.shard >= shards for entry in found.values()):
         refuse(path, f"has {shards} data files and a tensor beyond them", "1 to 99999, and all within")
     # Where two have one offset, the first is empty.
-    return shards, dict(sorted(found.items(), key=lambda pair: (pair[1].shard, pair[1].offset, pair[1].size)))
+    order = sorted(found.items(), key=lambda pair: (pair[1].shard, pair[1].offset, pair[1].size))
+    return shards, dict(order), objects
 
 
 def _read_entry(path: Path, name: str, message: dict[int, Value]) -> Entry:
