@@ -169,12 +169,10 @@ def _torch(dtype: str) -> dict[str, Function]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
 
+    adapter = importlib.import_module("se_conformance.adapters.torch")
+
     def wrap(op: Callable[[Any], Any]) -> Function:
-        if dtype == "bfloat16":  # NumPy and torch exchange bfloat16 only as integers
-            return lambda x: (
-                op(torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)).view(torch.int16).numpy().view(x.dtype)
-            )
-        return lambda x: op(torch.from_numpy(x)).numpy()
+        return lambda x: adapter.to_numpy(op(adapter.to_tensor(x)))
 
     return {name: wrap(getattr(torch, name)) for name in FUNCTIONS}
 

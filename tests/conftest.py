@@ -1,9 +1,9 @@
 """Frameworks of a run, the processes of implementations, marks of slow tests, the order and the summary.
 
-``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy, torch, keras, flax, conformance, onnx and
-port are the extras of those names, and peers are blocks of other libraries. A requested family that is not installed
-fails one test, and one without a passed test fails the run. Families that are not requested do not run, and the summary
-counts their tests.
+``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy, torch, keras, flax, conformance, onnx
+and port are the extras of those names, and peers are blocks of other libraries. A requested family that is not
+installed fails one test, and one without a passed test fails the run. Families that are not requested do not run, and
+the summary counts their tests.
 
 ``SE_ORDER`` changes the order of the tests: ``reversed``, or the seed of a random order.
 """
