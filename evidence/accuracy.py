@@ -210,7 +210,7 @@ def _onnxruntime(dtype: str) -> dict[str, Function]:
         ends = [make.make_tensor_value_info(end, number, [None]) for end in "xy"]
         graph = make.make_graph([make.make_node(name.capitalize(), "x", "y")], name, ends[:1], ends[1:])
         model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
-        bound: list[Any] = []  # made when first asked, so that a kernel that is not there fails alone
+        bound: list[Any] = []  # made at the first call, so that a missing kernel fails alone
 
         def call(x: np.ndarray) -> np.ndarray:
             if not bound:

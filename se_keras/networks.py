@@ -20,7 +20,7 @@ from se_spec.networks import output_length, output_sizes, resolve_padding
 from .block import Dense, SqueezeExcitation
 from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, restore_nan, uniform, widen
 
-_LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
+_LAYOUT = {"data_format": "channels_last"}  # independent of Keras' configuration
 _registered = keras.saving.register_keras_serializable("se_keras")
 
 
