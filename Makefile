@@ -17,31 +17,31 @@ FRAMEWORK ?= torch
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-parity: $(READY)  ## run every implementation on two photographs and print how far they are apart
+parity: $(READY)  ## run every implementation on two photographs and print the differences
 	$(RUN) se_parity
 
-test: $(VENV)/ready-all  ## run every test but those that ask a question again of many values; ten minutes
+test: $(VENV)/ready-all  ## run every test except slow values; ten minutes
 	$(THREADS) $(RUN) $(PYTEST) -m "not slow"
 
-test-all: $(VENV)/ready-all  ## run all of them; a quarter of an hour
+test-all: $(VENV)/ready-all  ## run every test; a quarter of an hour
 	$(THREADS) $(RUN) $(PYTEST)
 	$(THREADS) DEVICE=cpu $(RUN) pytest tests/cuda -m "not slow"
 
-# Every pair of values of any two of: oneDNN in TensorFlow, the instructions of PyTorch, those of XLA and oneDNN. Where
-# TensorFlow uses oneDNN, oneDNN keeps its instructions: capped below the processor's, it crashes in half precision.
+# The runs have every pair of values of any two factors: oneDNN in TensorFlow, the instructions of PyTorch, those of XLA and
+# oneDNN. If TensorFlow uses oneDNN, oneDNN's instructions are not limited: otherwise it crashes in half precision.
 AVX2 = XLA_FLAGS=--xla_cpu_max_isa=AVX2 $(if $(findstring 0,$(1)),ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2)
 ONE = $(THREADS) PYTHONHASHSEED=1
 TWO = OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=2 PYTHONHASHSEED=2
 ON_PROCESSORS = $(RUN) $(PYTEST) -m "processor and not slow"
 # PyTorch's compiler would reuse what it compiled for other instructions.
 ATEN = ATEN_CPU_CAPABILITY=$(1) TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor/$(1)
-test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, threads, hashes or another order could change; eleven minutes
+test-processors: $(VENV)/ready-all  ## run tests that a processor, libraries, threads, hashes or order could change; eleven minutes
 	$(ONE) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,default) $(ON_PROCESSORS)
 	$(TWO) TF_ENABLE_ONEDNN_OPTS=1 $(call ATEN,avx2) $(call AVX2,1) SE_ORDER=reversed $(ON_PROCESSORS)
 	$(TWO) TF_ENABLE_ONEDNN_OPTS=0 $(call ATEN,default) $(call AVX2,0) SE_ORDER=1 $(ON_PROCESSORS)
 	$(ONE) TF_ENABLE_ONEDNN_OPTS=0 $(call ATEN,avx2) SE_ORDER=2 $(ON_PROCESSORS)
 
-test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
+test-numpy: .venv-numpy/ready-numpy  ## run the tests that need NumPy alone, in an environment without frameworks
 	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST) -m "not slow"
 
 test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
@@ -53,22 +53,22 @@ test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 test-flax: .venv-flax/ready-flax  ## the same with Flax
 	$(THREADS) SE_TARGETS=flax .venv-flax/bin/python -m $(PYTEST) -m "not slow"
 
-soak: $(VENV)/ready-all  ## 100,000 correct blocks (or RUNS=...): is there a false alarm? writes docs/SOAK.md; an hour
+soak: $(VENV)/ready-all  ## count false alarms on 100,000 correct blocks (or RUNS=...); writes docs/SOAK.md; an hour
 	$(RUN) evidence.soak --runs $(RUNS) --out docs/SOAK.md
 
-faults: $(VENV)/ready-all  ## every known mistake on every block in every dtype: found, and named? half an hour
+faults: $(VENV)/ready-all  ## count known mistakes that the judge finds and names, in every dtype; half an hour
 	$(RUN) evidence.fault_detection --all --dtype float64 --dtype float32 --dtype bfloat16 --dtype float16
 
-peers: $(VENV)/ready-all  ## judge the blocks of other libraries, as far as they are installed
+peers: $(VENV)/ready-all  ## judge the blocks of other libraries that are installed
 	$(RUN) evidence.peer_blocks
 
-port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other libraries, as far as they are installed; a quarter of an hour
+port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other libraries that are installed; a quarter of an hour
 	$(RUN) evidence.peer_networks
 
-networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
+networks: $(VENV)/ready-all  ## compare every named network in every implementation with the oracle; writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md
 
-bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; an hour on a quiet machine
+bench: $(VENV)/ready-all  ## time our blocks and those of others; writes docs/PERFORMANCE.md; an hour on an idle machine
 	$(RUN) evidence.bench
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
@@ -82,23 +82,23 @@ lint: $(VENV)/ready-all  ## check style, format and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-format: $(VENV)/ready-all  ## mend style and format
+format: $(VENV)/ready-all  ## correct style and format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-docs: $(VENV)/ready-all  ## print the pages that are made from tables
+docs: $(VENV)/ready-all  ## print the pages that are generated from tables
 	$(RUN) se_spec > docs/PRESETS.md
 
 wheel: $(VENV)/ready-all  ## build dist/*.whl
 	$(RUN) build --wheel --outdir dist .
 
-test-cuda: $(READY)  ## what a GPU can change, on one in under five minutes; PYTHON=python3 VENV= installs nothing
+test-cuda: $(READY)  ## run the tests that a GPU could change; five minutes; PYTHON=python3 VENV= installs nothing
 	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda
 
-test-floors:  ## each family's tests on the lowest versions promised, or ONLY="numpy flax"; writes docs/VERSIONS.md
+test-floors:  ## run each family's tests on the lowest supported versions, or ONLY="numpy flax"; writes docs/VERSIONS.md
 	$(PYTHON) -m evidence.versions floors $(addprefix --only ,$(ONLY))
 
-test-newest:  ## the same on the newest versions that install, on Python 3.11 or ON="3.12 3.13"
+test-newest:  ## the same on the newest versions, on Python 3.11 or ON="3.12 3.13"
 	$(PYTHON) -m evidence.versions newest $(addprefix --only ,$(ONLY)) $(addprefix --python ,$(ON))
 
 clean:  ## remove environments and build products

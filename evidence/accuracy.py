@@ -169,12 +169,10 @@ def _torch(dtype: str) -> dict[str, Function]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
 
+    adapter = importlib.import_module("se_conformance.adapters.torch")
+
     def wrap(op: Callable[[Any], Any]) -> Function:
-        if dtype == "bfloat16":  # NumPy and torch exchange bfloat16 only as integers
-            return lambda x: (
-                op(torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)).view(torch.int16).numpy().view(x.dtype)
-            )
-        return lambda x: op(torch.from_numpy(x)).numpy()
+        return lambda x: adapter.to_numpy(op(adapter.to_tensor(x)))
 
     return {name: wrap(getattr(torch, name)) for name in FUNCTIONS}
 
@@ -212,7 +210,7 @@ def _onnxruntime(dtype: str) -> dict[str, Function]:
         ends = [make.make_tensor_value_info(end, number, [None]) for end in "xy"]
         graph = make.make_graph([make.make_node(name.capitalize(), "x", "y")], name, ends[:1], ends[1:])
         model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
-        bound: list[Any] = []  # made when first asked, so that a kernel that is not there fails alone
+        bound: list[Any] = []  # made at the first call, so that a missing kernel fails alone
 
         def call(x: np.ndarray) -> np.ndarray:
             if not bound:

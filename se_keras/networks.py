@@ -20,7 +20,7 @@ from se_spec.networks import output_length, output_sizes, resolve_padding
 from .block import Dense, SqueezeExcitation
 from .ops import add_nan, full_precision, mean, refuse_foreign, refuse_narrowed, restore_nan, uniform, widen
 
-_LAYOUT = {"data_format": "channels_last"}  # whatever Keras' configuration says
+_LAYOUT = {"data_format": "channels_last"}  # independent of Keras' configuration
 _registered = keras.saving.register_keras_serializable("se_keras")
 
 
@@ -171,7 +171,7 @@ def _apply_layer(layer: kinds.Layer, inputs: list[Any], options: dict[str, Any])
 
 
 def _apply_convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]) -> Any:
-    """Build Keras' convolution, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
+    """Apply Keras' convolution, which pads as SAME or not at all; other padding is a layer before it (M-2)."""
     area = layer.kernel * layer.kernel
     same = layer.padding == "same" or (layer.stride == 1 and sum(layer.padding) == layer.kernel - 1)
     if not same and any(layer.padding):
@@ -195,7 +195,7 @@ def _apply_convolution(layer: kinds.Convolution, x: Any, options: dict[str, Any]
 
 @_registered
 class Images(keras.layers.Layer):
-    """The identity. It holds the network's spec, which Keras' saving and cloning keep here."""
+    """The identity, which has the network's spec, so that Keras saves and clones it."""
 
     def __init__(self, spec: NetworkSpec | dict[str, Any], **options: Any) -> None:
         super().__init__(**options)
@@ -233,8 +233,8 @@ class ReLU(keras.layers.ReLU):
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch norm in float64 too, which Keras' own computes in float32 on the jax and torch backends.
 
-    Its variance is the mean of squared distances; Keras takes on the torch backend a difference of means, which cancel.
-    The running one is that of n, where torch's is that of n - 1.
+    The variance is the mean of squared differences; on the torch backend Keras subtracts two means, which cancels
+    digits. The running variance divides by n, torch's by n - 1.
     """
 
     def call(self, x: Any, training: bool | None = None) -> Any:
@@ -255,9 +255,9 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @_registered
 class Pooling(keras.layers.Layer):
-    """Window maxima that ignore padding, or averages that count its zeros or not (M-2).
+    """Maxima of windows, which ignore padding, or averages, which count it or not (M-2).
 
-    Keras' own pad as SAME, count no padding, and on the torch backend repeat the map's edge instead of zeros.
+    Keras' own poolings pad as SAME, do not count padding, and on the torch backend repeat the edge instead of zeros.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""One family of errors for every mistake a caller can make; all are ``ValueError``.
+"""The errors for every mistake of a caller; all are ``ValueError``.
 
-A message names what was wrong, what was expected and what to do, with the same facts in every implementation.
+A message names the mistake, the expectation and the remedy, with the same facts in every implementation.
 """
 
 
@@ -17,7 +17,7 @@ class ShapeError(SEError):
 
 
 class InputError(SEError):
-    """A feature map is not a floating-point array of the framework that was asked."""
+    """A feature map is not a floating-point array of the implementation's framework."""
 
 
 class ParameterError(SEError):
@@ -25,8 +25,8 @@ class ParameterError(SEError):
 
 
 class LayoutError(SEError):
-    """A file or mapping is not in a layout that is known, or not in the one that was named."""
+    """A file or mapping is not in a known layout, or not in the named one."""
 
 
 class FileFormatError(SEError):
-    """A file is broken, of no known format, or cannot be read or written as it was asked."""
+    """A file is damaged, of no known format, or cannot be read or written as requested."""

@@ -1,10 +1,11 @@
-"""Which frameworks a run is about, and the processes that answer for them.
+"""Frameworks of a run, the processes of implementations, marks of slow tests, the order and the summary.
 
-``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, onnx and port, the extras of those names, and
-peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one test;
-a family that is not named is not run, and the summary says so; a named family of which no test passed fails the run.
+``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy, torch, keras, flax, conformance, onnx
+and port are the extras of those names, and peers are blocks of other libraries. A requested family that is not
+installed fails one test, and one without a passed test fails the run. Families that are not requested do not run, and
+the summary counts their tests.
 
-``SE_ORDER`` is another order of the tests: ``reversed``, or a number from which one is drawn.
+``SE_ORDER`` changes the order of the tests: ``reversed``, or the seed of a random order.
 """
 
 import importlib
@@ -48,19 +49,19 @@ for _name, _value in SHARED_GPU.items():
 # Here and in every process begun here JAX compiles in less time, to slower code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-"""For a process whose compiled code is judged, or runs for long: as users have it."""
+"""The environment of a process whose compiled code is judged or runs for long: all optimizations of XLA."""
 QUICKLY = {"xla_backend_optimization_level": 0, **({"xla_cpu_use_fusion_emitters": False} if _JAXLIB < (0, 11) else {})}
-"""XLA's options that make the least of compiling; jaxlib 0.11 refuses the second."""
+"""Options of XLA for the shortest compilation; jaxlib 0.11 refuses the second."""
 COMPILED_QUICKLY = {
     "XLA_FLAGS": " ".join(
         [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={value}".lower() for name, value in QUICKLY.items())]
     ).strip()
 }
-"""For one that compiles single operations and runs them once: there is nothing to fuse."""
+"""The environment of a process that compiles single operations, which cannot be fused, and runs them once."""
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
-"""(implementation, dtype, rank, "output" or "gradient") -> cases that matched the oracle."""
+"""Maps (implementation, dtype, rank, "output" or "gradient") to the number of cases that matched the oracle."""
 
 _matched: Counter[tuple[str, str, int, str]] = Counter()
 _passed: Counter[str] = Counter()
@@ -68,9 +69,9 @@ _left_out: Counter[str] = Counter()
 
 
 class OnDemand:
-    """A module, imported when first used, so that a file can be read where its framework is not installed.
+    """A module that is imported when it is first used, so that a test file can be imported without its framework.
 
-    Of one that is not installed an attribute is another of these: tests that would use it are not run.
+    If it is not installed, an attribute is another ``OnDemand``, and tests that would use it are not run.
     """
 
     def __init__(self, name: str) -> None:
@@ -85,13 +86,13 @@ class OnDemand:
 
 
 def requested_targets(*, costly: bool | None = None) -> list[Implementation]:
-    """The targets of the families that this run is about, those left out that borrow a framework that is not there."""
+    """List the installed implementations of the requested families."""
     chosen = [target for target in IMPLEMENTATIONS.values() if target.family in REQUESTED and not target.missing]
     return [target for target in chosen if costly is None or target.costly == costly]
 
 
 def is_installed(family: str) -> bool:
-    """Whether the family's framework can be imported."""
+    """Return whether the family's framework can be imported."""
     return importlib.util.find_spec(FAMILIES[family]) is not None
 
 
@@ -115,11 +116,11 @@ LONGEST = (
     "se_conformance/test_faults",
     "repository/test_docs",
 )
-"""Files that take longest: first, so that no process has one of them left when the others are done."""
+"""The files that take longest. They run first, so that no process still has one when the others have finished."""
 SLOW = (
-    "se_flax/test_networks.py::test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles[size1-*",
+    "se_flax/test_networks.py::test_m2_m3_m4_every_padding_place_and_shortcut_matches_the_oracle[size1-*",
     "se_keras/test_networks.py::test_k3_saved_loaded_and_cloned_models_are_the_same_on_every_backend[keras jax]",
-    "se_keras/test_tools.py::test_quantize_does_what_it_does_with_plain_layers[keras jax-int8]",
+    "se_keras/test_tools.py::test_quantize_acts_as_on_plain_layers[keras jax-int8]",
     "se_conformance/test_adapters.py::test_right_block_passes_and_cause_of_wrong_block_is_named[linen_block]",
     "se_conformance/test_faults.py::test_every_detectable_fault_is_detected[*float16]",
     "evidence/test_bench.py::test_every_block_is_verified_and_timed[keras tensorflow-one dtype]",
@@ -127,40 +128,40 @@ SLOW = (
     "se_torch/test_networks.py::*[senet154]",
     "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[legacy_senet154]",
     "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[legacy_seresnext50_32x4d]",
-    "se_keras/test_networks.py::test_m1_m7_families_are_the_oracles[se_resnext50_32x4d]",
+    "se_keras/test_networks.py::test_m1_m7_families_match_the_oracle[se_resnext50_32x4d]",
     "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE identity]",
     "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE post]",
     "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE standard]",
-    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-Inception]",
-    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-zeros]",
-    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[xla-zeros]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[saved_model-Inception]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[saved_model-zeros]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[xla-zeros]",
     "se_flax/test_networks.py::*[senet154]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet18]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[se_resnet20]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet50]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[*resnet50_se]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[mxnet.se_resnext50_*]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[timm.seresnext50_32x4d]",
-    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[chainer.se_resnet_n18_r8]",
-    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[0-*",
-    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-eager]",
-    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-saved model]",
-    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-float32-tflite float16]",
-    "se_keras/test_tools.py::test_n3_every_activation_and_gate_on_every_path_of_tensorflow[1-mixed_bfloat16-*]",
-    "se_keras/test_tools.py::test_quantize_does_what_it_does_with_plain_layers[*int4]",
-    "se_keras/test_networks.py::test_compiled_and_exported_models_take_every_size[saved_model-*]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[*resnet18]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[se_resnet20]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[*resnet50]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[*resnet50_se]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[mxnet.se_resnext50_*]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[timm.seresnext50_32x4d]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[chainer.se_resnet_n18_r8]",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[0-*",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[1-float32-eager]",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[1-float32-saved model]",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[1-float32-tflite float16]",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[1-mixed_bfloat16-*]",
+    "se_keras/test_tools.py::test_quantize_acts_as_on_plain_layers[*int4]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[saved_model-*]",
     "se_port/test_references.py::test_m7_in_every_implementation[keras *-moskomule-se_resnet20]",
     "se_port/test_references.py::test_m7_in_every_implementation[keras jax-*]",
     "se_port/test_references.py::test_m7_in_every_implementation[nnx-nutszebra-N2_r16]",
-    "evidence/test_bench.py::test_memory_of_a_step_of_training[flax]",
-    "evidence/test_bench.py::test_memory_of_a_step_of_training[keras tensorflow]",
-    "se_torch/test_block.py::test_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
+    "evidence/test_bench.py::test_memory_of_a_training_step[flax]",
+    "evidence/test_bench.py::test_memory_of_a_training_step[keras tensorflow]",
+    "se_torch/test_block.py::test_block_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
     "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-float32-*]",
     "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
 )
-"""Values that are slow, where the test's other values ask the same of other networks, sizes or types."""
+"""Slow values of parametrized tests, whose other values test the same claim on other networks, sizes or dtypes."""
 ON_THE_PROCESSOR = ("se_parity/test_match", "se_keras/test_block", "se_flax/test_block", "evidence/test_peer_blocks")
-"""Files whose every test is of numbers that a framework computes; others mark such tests themselves."""
+"""Files all of whose tests compare numbers that a framework computes; other files mark such tests."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -182,12 +183,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def place_of(item: pytest.Item) -> str:
-    """The file below tests/, as in ``se_torch/test_block``."""
+    """Return the file below tests/, as in ``se_torch/test_block``."""
     return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
 
 
 def put_in_order(items: list[pytest.Item], order: str) -> None:
-    """Whole files one after the other, whatever the order: what a file has set up serves all its tests."""
+    """Sort tests, and keep the tests of a file together, since they share its fixtures."""
     ranks = {place: rank for rank, place in enumerate(LONGEST)}
     if not order:
         items.sort(key=lambda item: ranks.get(place_of(item), len(ranks)))
@@ -200,7 +201,7 @@ def put_in_order(items: list[pytest.Item], order: str) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What a test recorded; where tests run in several processes, this is how the summary hears of it."""
+    """Collect the properties that a test recorded, also in another process, for the summary."""
     if report.when == "call":
         noted = dict(report.user_properties)
         _matched.update(noted.get("cells", {}))
@@ -209,7 +210,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """The same for what was left out: each process collects all, and leaves out the same."""
+    """Collect the deselected tests of another process; each process collects all tests and deselects the same."""
     ended_well = getattr(node, "workeroutput", {})
     if "left_out" in ended_well:
         _left_out.clear()
@@ -223,7 +224,7 @@ def _note_families(request: pytest.FixtureRequest, record_property: Callable[[st
 
 @pytest.fixture
 def cells(record_property: Callable[[str, object], None]) -> Cells:
-    """A test's own count, which the summary adds to the others'."""
+    """Count a test's matched cases, which the summary adds up."""
     counted: Cells = {}
     record_property("cells", counted)
     return counted
@@ -260,7 +261,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Callable[[str], Worker]]:
-    """The process of a target, by name, started on demand and kept for the session."""
+    """Return an implementation's process by name; it starts on demand and lives for the session."""
     started: dict[tuple[str, ...], Worker] = {}
 
     def get(name: str, **environment: str) -> Worker:
@@ -279,14 +280,14 @@ def workers() -> Iterator[Callable[[str], Worker]]:
 
 @pytest.fixture(params=[200, pytest.param(2000, marks=pytest.mark.slow)])
 def mutations(request: pytest.FixtureRequest) -> int:
-    """How many mutations of a file are read."""
+    """Return the number of mutations of a file to read."""
     count: int = request.param
     return count
 
 
 @pytest.fixture(scope="session")
 def tf() -> Iterator[Any]:
-    """TensorFlow, with Keras on it, in this process."""
+    """Import TensorFlow, and Keras on it, in this process."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     tensorflow = importlib.import_module("tensorflow")
     assert importlib.import_module("keras").backend.backend() == "tensorflow"
@@ -296,7 +297,7 @@ def tf() -> Iterator[Any]:
 
 @pytest.fixture(params=KERAS_BACKENDS)
 def on(request: pytest.FixtureRequest, workers: Callable[[str], Worker]) -> Callable[..., Any]:
-    """Runs an importable function on a backend of Keras, TensorFlow in this process."""
+    """Return a function that runs an importable function on a backend of Keras; TensorFlow runs in this process."""
     if request.param == "keras tensorflow":
         request.getfixturevalue("tf")
         return lambda function, *arguments: function(*arguments)
@@ -308,7 +309,7 @@ def _families(item: pytest.Item) -> list[str]:
 
 
 def _ran_nothing(config: pytest.Config) -> list[str]:
-    """Families that were asked for and of which no test passed; a run of chosen tests asks for nothing more."""
+    """List requested families of which no test passed; none in a run of selected tests."""
     is_part = config.option.markexpr not in ("", "not slow")
     chosen = config.args != config.getini("testpaths") or config.option.keyword or is_part
     return [] if chosen else [family for family in REQUESTED if not _passed[family]]

@@ -1,4 +1,4 @@
-"""Networks that are small and have every kind of layer, with parameters that reveal mistakes; for every framework."""
+"""Small networks that have every kind of layer, with parameters that reveal mistakes, for every framework."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from se_spec.networks import NETWORKS, ConvStep, Head, Inception, PoolStep, Resi
 
 
 def families() -> dict[str, NetworkSpec]:
-    """The named networks with SE, cut to two units and then one per stage; one of those that this makes equal."""
+    """Cut the named networks with SE to one or two units per stage; equal results are listed once."""
     found: dict[NetworkSpec, str] = {}
     for name in NETWORKS:
         net = network(name, num_classes=7, momentum=0.9)
@@ -26,7 +26,7 @@ def families() -> dict[str, NetworkSpec]:
 
 FAMILIES = families()
 SIZES = {"se_bn_inception": (32, 64), "taki.se_resnext_cifar": (9, 14)}
-"""Of the families that do not take, or need, the usual (33, 41)."""
+"""Image sizes of families for which (33, 41) is not allowed or not needed."""
 
 SE = {"reduction": 4, "bias": True}
 BRANCHES = ((ConvStep(8, 1),), (PoolStep("max", 3, 1), ConvStep(4, 1)), (PoolStep("avg", 3, 1), ConvStep(4, 3)))
@@ -75,13 +75,13 @@ refused_channels_last = pytest.mark.parametrize(
         ((1, 8, 8, 3), "int32", InputError, ["int32", "float32"]),
     ],
 )
-"""Images that ``BOTTLENECKS`` does not take, and what the error says."""
+"""Images that ``BOTTLENECKS`` refuses, and the text of the error."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_small_one = pytest.mark.parametrize("net", SMALL.values(), ids=SMALL)
 
 
 def weights_of(net, seed=0):
-    """New parameters, but batch norms that are not the identity."""
+    """Draw new parameters, with batch norms that are not the identity."""
     random = np.random.default_rng(seed)
     values = se_numpy.initialize(net, seed, dtype="float64")
     for name, value in values.items():
@@ -94,12 +94,12 @@ def weights_of(net, seed=0):
 
 
 def images(net, height, width, samples=2):
-    """Channels first."""
+    """Draw images, channels first."""
     return np.random.default_rng(1).normal(0.3, 1.0, (samples, net.channels, height, width))
 
 
 def difference(got, want):
-    """The largest, relative to the largest value; only between finite numbers of one shape."""
+    """Compute the largest error, relative to the largest value, of finite arrays of one shape."""
     got = np.asarray(got, np.float64)
     assert got.shape == want.shape
     assert np.isfinite(want).all() and len(np.unique(want)) == want.size
@@ -111,7 +111,7 @@ def as_bytes(values):
 
 
 def assert_refused(setter: Callable[[dict[str, np.ndarray]], object], values: dict[str, np.ndarray]) -> None:
-    """A setter of a network of five classes names all that is missing, left over and of the wrong shape."""
+    """Assert that a setter of a network of five classes names all missing, extra and misshapen parameters."""
     wrong = {name: value + 1 for name, value in values.items()}
     mean, classifier = wrong.pop("stem.bn1.mean"), values["classifier.weight"]
     wrong |= {"classifier.weight": classifier.T, "fc.bias": np.ones(5)}
@@ -123,7 +123,7 @@ def assert_refused(setter: Callable[[dict[str, np.ndarray]], object], values: di
 
 
 def assert_drawn(values: dict[str, np.ndarray], normal: dict[str, float], uniform: dict[str, float]) -> None:
-    """Normal with the given variances and not cut off, uniform within the given fans in, batch norms the identity."""
+    """Assert that weights are normal and not truncated or uniform as given, and batch norms the identity."""
     for name, variance in normal.items():
         value = values[name]
         assert abs(value.mean()) < 5 * (variance / value.size) ** 0.5

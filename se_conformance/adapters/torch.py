@@ -50,21 +50,21 @@ class _Block:
         y = block(x_tensor.requires_grad_())
         weights = dict(block.named_parameters())
         leaves = [x_tensor, *(weights[parameter.name] for parameter in matched.values())]
-        dx, *gradients = torch.autograd.grad(y, leaves, _to_tensor(dy).to(y.device), materialize_grads=True)
+        dx, *gradients = torch.autograd.grad(y, leaves, to_tensor(dy).to(y.device), materialize_grads=True)
         pairs = zip(matched.items(), gradients, strict=True)
-        return _numpy(dx), {name: native.to_canonical(_numpy(gradient)) for (name, native), gradient in pairs}
+        return to_numpy(dx), {name: native.to_canonical(to_numpy(gradient)) for (name, native), gradient in pairs}
 
     def _load_parameters(
         self, x: np.ndarray, parameters: Arrays
     ) -> tuple[Any, torch.Tensor, dict[str, NativeParameter]]:
         """Load the parameters into the copy; on a CPU tensors share the arrays' memory, so that changes show."""
-        x_tensor = _to_tensor(x)
+        x_tensor = to_tensor(x)
         block = self._copy(x_tensor.dtype)
         weights, device = dict(block.named_parameters()), x_tensor.device
         matched = self._match_parameters(shapes_of(parameters))
         for name, native in matched.items():
             weight = weights[native.name]
-            weight.data = _to_tensor(native.from_canonical(parameters[name])).to(weight.device, weight.dtype)
+            weight.data = to_tensor(native.from_canonical(parameters[name])).to(weight.device, weight.dtype)
             device = weight.device
         return block, x_tensor.to(device), matched
 
@@ -78,7 +78,8 @@ class _Block:
         return match(shapes, native, self.names, ordered=True)
 
 
-def _to_tensor(array: np.ndarray) -> torch.Tensor:
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """Convert an array to a tensor, which shares its memory if the array is contiguous and writable."""
     array = np.require(array, requirements=["C", "W"])
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -86,10 +87,11 @@ def _to_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _to_array(value: Any) -> object:
-    return _numpy(value) if isinstance(value, torch.Tensor) else value
+    return to_numpy(value) if isinstance(value, torch.Tensor) else value
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Convert a tensor to an array, without its gradient; bfloat16 is ``ml_dtypes.bfloat16``."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -2,11 +2,12 @@
 
 import os
 
-import ml_dtypes
 import numpy as np
 import torch
 
 import se_torch
+from se_conformance.adapters.torch import to_numpy
+from se_conformance.adapters.torch import to_tensor as from_numpy
 from se_conformance.cases import Inputs
 from se_conformance.comparison import Result
 from se_spec import NetworkSpec, SESpec
@@ -29,14 +30,14 @@ def run(
     if not gradients:
         return Result(to_array(y), g.detach().cpu().numpy())
     y.backward(dy)
-    dparameters = {name: _numpy(value.grad) for name, value in block.named_parameters()}
-    return Result(to_array(y), _numpy(g), to_array(x.grad), dparameters)
+    dparameters = {name: to_numpy(value.grad) for name, value in block.named_parameters()}
+    return Result(to_array(y), to_numpy(g), to_array(x.grad), dparameters)
 
 
 def block_of(
     spec: SESpec, parameters: dict[str, np.ndarray], dtype: torch.dtype | None = None
 ) -> se_torch.SqueezeExcitation:
-    """Make a block that holds these parameters in ``dtype``."""
+    """Make a block with these parameters in ``dtype``."""
     block = se_torch.SqueezeExcitation(spec, device=device(), dtype=dtype)
     se_torch.set_parameters(block, parameters)
     return block
@@ -52,7 +53,7 @@ def network(net: NetworkSpec, dtype: str, *, layout: str = "contiguous", mode: s
 
     def predict(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return _numpy(forward(to_tensor(x, layout)))
+            return to_numpy(forward(to_tensor(x, layout)))
 
     def with_parameters(parameters: dict[str, np.ndarray]) -> Predictor:
         se_torch.set_parameters(model, parameters)
@@ -68,11 +69,7 @@ def empty_network(net: NetworkSpec, dtype: str) -> se_torch.SENet:
 
 def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
     """Convert a channels-last array to a channels-first tensor; ``layout`` is its memory format."""
-    first = np.ascontiguousarray(np.moveaxis(array, -1, 1))
-    if first.dtype == ml_dtypes.bfloat16:
-        tensor = torch.from_numpy(first.view(np.int16)).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(first)
+    tensor = from_numpy(np.moveaxis(array, -1, 1))
     if layout == "channels_last" and tensor.ndim > 3:
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}
         tensor = tensor.contiguous(memory_format=formats[tensor.ndim])
@@ -81,16 +78,9 @@ def to_tensor(array: np.ndarray, layout: str = "contiguous") -> torch.Tensor:
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """Convert a channels-first tensor to a channels-last array."""
-    return np.moveaxis(_numpy(tensor), 1, -1)
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    return np.moveaxis(to_numpy(tensor), 1, -1)
 
 
 def versions() -> str:
-    """Versions and device, as in ``torch 2.13.0 (cpu)``."""
+    """Return versions and device, as in ``torch 2.13.0 (cpu)``."""
     return f"torch {torch.__version__} ({device()})"

@@ -1,4 +1,4 @@
-"""Files of every format: find the format's module, read through it, and write a path as a whole or not at all."""
+"""Files of every format: recognise the format, read files with its module, and write them whole or not at all."""
 
 import importlib
 import tempfile
@@ -28,7 +28,7 @@ FORMATS = {
     "tflite": ".tflite",
     "graphdef": ".pb",
 }
-"""Each format's name, which is also its module's, and how such files usually end."""
+"""Each format's name, which is also its module's, and the usual endings of such files."""
 
 HEAD_BYTES = 64
 
@@ -52,11 +52,13 @@ def read(path: str | Path, format: str | None = None) -> Tensors:
 def write(path: str | Path, tensors: Tensors, format: str | None = None, *, force: bool = False) -> None:
     """Write all tensors or nothing.
 
+    A format may write several files or a folder, so they are written to a temporary folder first, and then moved.
+
     Args:
-        path: where to; its ending chooses the format if ``format`` does not.
-        tensors: by name.
+        path: the file or folder to write; its ending chooses the format if ``format`` does not.
+        tensors: the arrays by name.
         format: a name in ``FORMATS``.
-        force: replace a path that exists.
+        force: whether a path that exists is replaced.
 
     Raises:
         FileFormatError: the path exists, its ending belongs to no format, or the format cannot hold a tensor.

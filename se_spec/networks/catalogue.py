@@ -66,7 +66,7 @@ def _resnext(depth: int, groups: int = 32, **facts: Any) -> NetworkSpec:
 
 
 def _senet154(**facts: Any) -> NetworkSpec:
-    shortcut, head = Shortcut(kernel=3), Head(dropout=0.2)  # the prototxt's name says 1x1, its kernel is 3
+    shortcut, head = Shortcut(kernel=3), Head(dropout=0.2)  # the prototxt names it 1x1, but its kernel is 3
     return _residual(
         _STEM_OF_THREE, _stages(152, 1 / 2, 1), {"groups": 64, "shortcut": shortcut, "head": head, **facts}
     )

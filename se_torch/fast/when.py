@@ -38,7 +38,7 @@ class Block(Protocol):
 
     _spec: SESpec
 
-    def _formula(self, x: Tensor, weights: Weights) -> Tensor:
+    def _apply_formula(self, x: Tensor, weights: Weights) -> Tensor:
         """Map x to y."""
 
     def _scale_factors(self, z: Tensor, weights: Weights) -> Tensor:
@@ -100,7 +100,7 @@ class _FusedSE(torch.autograd.Function):
         block, (needs_dx, _, *needs) = ctx.block, ctx.needs_input_grad
         if torch.is_grad_enabled() or _is_transformed(dy):
             with torch.enable_grad():
-                y = block._formula(x, tuple(weights))
+                y = block._apply_formula(x, tuple(weights))
                 dx, *dweights = _gradients(y, [x, *weights], [needs_dx, *needs], dy, create_graph=True)
             return dx, None, *dweights
         with torch.enable_grad():

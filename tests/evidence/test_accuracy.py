@@ -12,7 +12,7 @@ TABLE = json.loads((Path(__file__).parents[2] / "docs" / "accuracy.json").read_t
 
 
 def sample(dtype: str) -> np.ndarray:
-    """Values of every exponent, in order, among those that the table was made from."""
+    """Sort values of every exponent, which the table includes."""
     if dtype == "float32":
         return np.arange(0, 2**32, 2**16 + 1).astype(np.uint32).view(np.float32)
     return next(accuracy.iterate_chunks(dtype, 0))[:: 2**8 if dtype == "float64" else 1]
@@ -80,7 +80,7 @@ def test_flushed_and_lost_and_misplaced_values_are_counted() -> None:
 
 
 def test_error_far_below_u_is_measured() -> None:
-    """Each b has the smallest a of its own: of |error| = (3 |exact| + 2) u it is 3 at b = 2."""
+    """For |error| = (3 |exact| + 2) u, the smallest a at b = 2 is 3."""
     x = np.linspace(-4, 4, 1001)
     exact = accuracy.Exact(x, accuracy.compute_exact("sigmoid", x), "float32")
     row = accuracy.make_row(

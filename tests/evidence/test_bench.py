@@ -1,4 +1,4 @@
-"""The bench: its parts on small maps, its arithmetic on made-up numbers, and its page beside its results."""
+"""The bench: its parts on small maps, its arithmetic on made-up numbers, and its page."""
 
 import importlib
 import json
@@ -55,16 +55,16 @@ def test_every_block_is_verified_and_timed(name, every, monkeypatch):
         assert importlib.import_module("keras").config.dtype_policy().name == "float32"  # as it was
 
 
-def in_a_process(code, environment=None):
-    """Runs in a fresh process; in an old one an array may reuse memory that was never returned."""
+def run_in_process(code, environment=None):
+    """Run code in a fresh process; in another one an array may reuse memory that was not returned."""
     return json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment))
 
 
-def test_memory_that_a_call_adds():
+def test_memory_of_a_call_is_measured():
     code = (
         "import numpy; from evidence.bench.memory import measure_peak; print(measure_peak(lambda: numpy.ones(1 << 24)))"
     )
-    assert 0.9 < in_a_process(code) / (8 << 24) < 1.3
+    assert 0.9 < run_in_process(code) / (8 << 24) < 1.3
 
 
 STEPS = {
@@ -72,16 +72,16 @@ STEPS = {
     "flax": {"ours NNX, jax.jit": 2, "ours linen, jax.jit": 2},
     "keras tensorflow": {"ours layer, eager": 4, "ours layer, tf.function": 3, "ours layer, XLA": 2},
 }
-"""Arrays of x's size that a step in float32 adds; y and dx are two."""
+"""The arrays of x's size that a training step in float32 adds; y and dx are two."""
 
 
 @pytest.mark.processor
 @pytest.mark.parametrize("name", [with_framework(name) for name in STEPS])
-def test_memory_of_a_step_of_training(name):
-    shape = (8, 64, 128, 160)  # 40 MiB, more than malloc ever keeps: the system sees them come and go
+def test_memory_of_a_training_step(name):
+    shape = (8, 64, 128, 160)  # 40 MiB, more than malloc keeps, so that the system counts each array
     asked = f"HOMES[{name!r}]._replace(dtypes=('float32',)), {shape}, {tuple(STEPS[name])}"
     code = f"import json; from evidence.bench.home import *; print(json.dumps(measure_peaks({asked})))"
-    found = in_a_process(code, make_environment(HOMES[name], keeps=False))
+    found = run_in_process(code, make_environment(HOMES[name], keeps=False))
     assert found == {"float32": pytest.approx(STEPS[name], abs=0.25)}
 
 
@@ -101,12 +101,12 @@ def test_rounds_time_every_callable_equally_often(monkeypatch):
     visits = []
     timings = time_side_by_side({name: lambda name=name: visits.append(name) for name in "abc"}, seconds=0.0)
     assert all(len(timing.processor) == len(timing.wall) == 5 for timing in timings.values())
-    in_rounds = visits[6:]  # after two calls of each that only tell how long it takes
+    in_rounds = visits[6:]  # after two calls of each that measure its duration
     assert all(sorted(in_rounds[start : start + 6]) == list("aabbcc") for start in range(0, 30, 6))
     assert len({tuple(in_rounds[start : start + 6]) for start in range(0, 30, 6)}) > 1
 
 
-def test_a_ratio_is_the_median_over_the_rounds():
+def test_ratio_is_the_median_over_the_rounds():
     assert compute_ratio(Timing([10, 30, 90], []), Timing([20, 20, 30], [])) == 1.5
 
 
@@ -129,7 +129,7 @@ def test_lines_compare_with_the_fastest_peer_of_the_same_way():
     }
 
 
-def test_what_se_adds_is_the_median_over_the_rounds():
+def test_time_added_by_se_is_the_median_over_the_rounds():
     own = {"without": [100_000, 200_000, 100_000], "with": [110_000, 210_000, 120_000]}
     times = {key: {"processor": each, "wall": [1, 1, 1]} for key, each in own.items()}
     assert added_by_se.format_cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]

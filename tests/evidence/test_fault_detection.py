@@ -1,4 +1,4 @@
-"""The count of known mistakes that the judge finds; ``tests/se_conformance/test_faults`` requires each."""
+"""The count of known mistakes that the judge finds; ``tests/se_conformance/test_faults`` requires all of them."""
 
 import pytest
 

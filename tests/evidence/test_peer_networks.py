@@ -1,4 +1,4 @@
-"""docs/PORT_PEERS.md: every system was walked and nothing is wrong; and the walk would say so if something were."""
+"""docs/PORT_PEERS.md: every system was searched without a fault; and the comparison detects faults."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def table(first: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in lines]
 
 
-def test_every_system_was_walked_and_nothing_is_wrong():
+def test_page_has_every_system_without_a_fault():
     rows = table("system")
     assert [row[0].rpartition(" ")[0] for row in rows] == [system.name for system in SYSTEMS]
     for system, (*_, networks, with_se, blocks, missed, extra, difference, failed) in zip(SYSTEMS, rows, strict=True):
@@ -38,13 +38,13 @@ def test_every_system_was_walked_and_nothing_is_wrong():
 @pytest.mark.parametrize(
     "name", [name for name, row in BLOCK_LAYOUTS.items() if row.verified == PEER and name.partition(".")[0] not in OURS]
 )
-def test_a_layout_of_which_a_peer_ran_has_blocks_there_or_in_the_tests(name):
+def test_layout_that_a_peer_ran_has_blocks_on_the_page_or_in_the_tests(name):
     assert f"`{name}`" in TEXT or name in ALONE
     package, version = BLOCK_LAYOUTS[name].source.replace(",", " ").split()[:2]
     assert f"| {package.lower()} {version} | " in TEXT
 
 
-# The walk itself
+# The comparison
 
 SPEC = SESpec(12, hidden=3, activation="silu")
 VALUES = se_numpy.initialize(SPEC, seed=0)
@@ -52,26 +52,26 @@ TENSORS = {"net.se.fc1.weight": VALUES["reduce.weight"], "net.se.fc2.weight": VA
 
 
 def network(names=tuple(TENSORS), activation: str = "silu", **more: tuple[int, ...]) -> Network:
-    def answer(seed: int) -> Evaluation:
+    def evaluate(seed: int) -> Evaluation:
         x = draw_feature_map(12, seed)
         return Evaluation(TENSORS, x, se_numpy.excitation(x, SPEC, VALUES, data_format="channels_last"))
 
-    block = Block("net.se", "SE", frozenset(names), 12, 3, False, activation, "sigmoid", False, answer)
+    block = Block("net.se", "SE", frozenset(names), 12, 3, False, activation, "sigmoid", False, evaluate)
     return Network({name: value.shape for name, value in TENSORS.items()} | more, [block])
 
 
-def test_a_walk_finds_the_block():
-    (seen,), extra = compare_blocks(network())
-    assert seen.layouts == ("pytorchcv.Linear",) and seen.difference < 1e-14 and extra == ()
+def test_block_is_found():
+    (found,), extra = compare_blocks(network())
+    assert found.layouts == ("pytorchcv.Linear",) and found.difference < 1e-14 and extra == ()
 
 
-def test_a_walk_misses_what_is_not_found_and_names_what_is_no_block():
-    (seen,), extra = compare_blocks(network(names=("other",)))
-    assert (seen.layouts, seen.difference, extra) == ((), float("inf"), ("net.se",))
+def test_missed_blocks_and_extra_paths_are_listed():
+    (found,), extra = compare_blocks(network(names=("other",)))
+    assert (found.layouts, found.difference, extra) == ((), float("inf"), ("net.se",))
     more = {"head.se.fc1.weight": (2, 8), "head.se.fc2.weight": (8, 2)}
     assert compare_blocks(network(**more)).extra == ("head.se",)
 
 
-def test_a_walk_sees_another_gate():
-    (seen,), _ = compare_blocks(network(activation="relu"))
-    assert np.isfinite(seen.difference) and seen.difference > 1e-3
+def test_wrong_gate_is_detected():
+    (found,), _ = compare_blocks(network(activation="relu"))
+    assert np.isfinite(found.difference) and found.difference > 1e-3

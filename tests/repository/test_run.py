@@ -1,5 +1,6 @@
-"""The harness watches itself: a run that tested nothing, or not what was asked for, is not green."""
+"""The rules of a run: every requested framework has tests, orders keep files together, patterns match tests."""
 
+import fnmatch
 import itertools
 import os
 import re
@@ -11,17 +12,17 @@ import pytest
 
 from se_parity.implementations import IMPLEMENTATIONS
 
-from ..conftest import FAMILIES, REQUESTED, is_installed, put_in_order
+from ..conftest import FAMILIES, LONGEST, ON_THE_PROCESSOR, REQUESTED, SLOW, is_installed, put_in_order
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("family", REQUESTED)
-def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
-    assert is_installed(family), f"{family} was asked for by SE_TARGETS and is not installed"
+def test_every_requested_framework_is_installed(family: str) -> None:
+    assert is_installed(family), f"SE_TARGETS requests {family}, which is not installed"
 
 
-def test_a_whole_run_leaves_no_implementation_out() -> None:
+def test_whole_run_includes_every_implementation() -> None:
     missing = {target.name: target.missing for target in IMPLEMENTATIONS.values() if target.missing}
     assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
 
@@ -30,7 +31,7 @@ PROCESSES = pytest.mark.parametrize("options", [(), ("--numprocesses=2",)], ids=
 
 
 def run_pytest(tmp_path: Path, code: str, targets: str, options: tuple = ()) -> subprocess.CompletedProcess[str]:
-    """A run of our conftest over one file of its own."""
+    """Run pytest with our conftest on one file of tests."""
     tests = tmp_path / "tests"
     tests.mkdir()
     (tests / "__init__.py").touch()
@@ -51,7 +52,7 @@ MATCHED = "def test_numpy(cells): cells['torch', 'float64', 2, 'output'] = {}\n"
 
 
 @PROCESSES
-def test_the_summary_counts_what_matched_and_says_loudly_what_was_not_asked_for(tmp_path: Path, options: tuple) -> None:
+def test_summary_counts_matched_cases_and_lists_tests_that_were_not_requested(tmp_path: Path, options: tuple) -> None:
     code = NEEDS_TORCH + MATCHED.format(3) + MATCHED.replace("numpy", "again").format(4)
     run = run_pytest(tmp_path, code, "numpy", options)
     assert run.returncode == 0
@@ -60,20 +61,32 @@ def test_the_summary_counts_what_matched_and_says_loudly_what_was_not_asked_for(
 
 
 @PROCESSES
-def test_nothing_ran_for_a_framework_that_was_asked_for_is_a_failure(tmp_path: Path, options: tuple) -> None:
+def test_requested_framework_without_tests_is_a_failure(tmp_path: Path, options: tuple) -> None:
     run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,torch", ("-m", "not slow", *options))
     assert run.returncode == 1
     assert "NOTHING RAN for torch" in run.stdout
 
 
-def test_an_unknown_framework_is_refused(tmp_path: Path) -> None:
+def test_unknown_framework_is_refused(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, "def test_numpy(): pass\n", "numpy,tinygrad")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert "SE_TARGETS names tinygrad" in run.stderr
 
 
+@pytest.mark.parametrize("pattern", SLOW)
+def test_pattern_of_slow_tests_names_a_test(pattern: str) -> None:
+    path, _, name = pattern.partition("::")
+    tests = re.findall(r"^def (test_\w+)", (ROOT / "tests" / path).read_text(), re.MULTILINE)
+    assert fnmatch.filter(tests, name.partition("[")[0])
+
+
+@pytest.mark.parametrize("place", [*LONGEST, *ON_THE_PROCESSOR])
+def test_listed_file_exists(place: str) -> None:
+    assert (ROOT / "tests" / f"{place}.py").is_file()
+
+
 class Item:
-    """As much of a test as its order asks for."""
+    """The attributes of a test that decide its order."""
 
     def __init__(self, path: str, number: int) -> None:
         self.path, self.number = ROOT / "tests" / path, number

@@ -41,7 +41,7 @@ def agrees(got: exact.Exact, x: np.ndarray, spec: SESpec, parameters: dict[str, 
     pairs = [(got.z, want.z), (got.h, want.h), (got.logits, want.logits), (got.g, want.g)]
     if got.pre is not None:
         pairs.append((got.pre, want.pre))
-    for exactly, nearly in [*pairs, (got.y, se_numpy.block.scaled(want, spec, "channels_last"))]:
+    for exactly, nearly in [*pairs, (got.y, se_numpy.block.scale_map(want, spec, "channels_last"))]:
         values = exact.round_fractions(exactly, "float64")
         np.testing.assert_allclose(nearly, values, rtol=0, atol=1e-14 * np.abs(values).max())
 
@@ -268,7 +268,7 @@ def test_probes_reveal_rounded_weights_rounded_maps_and_dropped_pixels(channels:
         ) -> float:
             """How far y moves when its gate is of another map or of other weights."""
             g = se_numpy.excitation(squeezed, spec, weights, data_format="channels_last")
-            other = x * se_numpy.block.over_space(spec.gain * g, x.ndim, "channels_last") + spec.residual * x
+            other = x * se_numpy.block.expand_over_space(spec.gain * g, x.ndim, "channels_last") + spec.residual * x
             return float(np.abs(other - y).max() / np.abs(y).max())
 
         if part == "squeeze":

@@ -1,4 +1,4 @@
-"""Flax as its users use it: NNX and linen under JAX's transformations, in every dtype, trained, saved and restored."""
+"""The block in NNX and linen: JAX's transformations, dtypes, training, saving and restoring."""
 
 import ast
 import importlib
@@ -37,7 +37,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def module(name: str) -> Any:
-    """A fixture that is a module, so that this file can be read where Flax is not installed."""
+    """Make a fixture that imports a module, so that this file can be imported where Flax is not installed."""
     return pytest.fixture(lambda: importlib.import_module(name), name=name.rpartition(".")[2], scope="session")
 
 
@@ -45,7 +45,7 @@ _jax, _nnx, _linen, _se_flax = map(module, ("jax", "flax.nnx", "flax.linen", "se
 
 
 class Block(NamedTuple):
-    """A block of either kind as functions of its state and x; ``canonical`` reads a state, or a gradient like it."""
+    """A block of either API as functions of its state and x; ``canonical`` converts a state, or its gradient."""
 
     state: Any
     forward: Callable[[Any, Any], Any]
@@ -53,7 +53,7 @@ class Block(NamedTuple):
     canonical: Callable[[Any], dict[str, np.ndarray]]
 
     def run(self, x: Any) -> Any:
-        """y and g, compiled."""
+        """Compute y and g, compiled."""
         return importlib.import_module("jax").jit(lambda *a: (self.forward(*a), self.gate(*a)))(self.state, x)
 
 
@@ -82,7 +82,7 @@ def build_nnx(spec: SESpec, parameters: Any = None, seed: int = 0, **dtypes: Any
 
 
 def float64_if(wanted: bool) -> Any:
-    """A context with or without JAX's float64."""
+    """Make a context with or without JAX's float64."""
     return importlib.import_module("jax").enable_x64(wanted)
 
 
@@ -101,7 +101,7 @@ def test_importing_se_flax_makes_linen_reachable() -> None:
 
 
 @pytest.mark.parametrize(("api", "other"), [("nnx", "linen"), ("linen", "nnx")])
-def test_nnx_and_linen_share_only_the_spec_and_what_is_jaxs(api: str, other: str) -> None:
+def test_nnx_and_linen_share_only_the_spec_and_jax_code(api: str, other: str) -> None:
     imported = {name for path in (ROOT / "se_flax" / api).glob("*.py") for name in imports(path)}
     shared = {".".join(name.split(".")[:3]) for name in imported if name.startswith("..")}
     assert shared == {"..nonlinearities", "..ops", "..parameters"}
@@ -112,7 +112,7 @@ def test_nnx_and_linen_share_only_the_spec_and_what_is_jaxs(api: str, other: str
 
 
 def imports(path: Path) -> Iterator[str]:
-    """What a file imports, in full; relative imports with their dots."""
+    """List the modules that a file imports; relative imports with their dots."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             start = "." * node.level + (f"{node.module}." if node.module else "")
@@ -132,7 +132,7 @@ def test_nnx_and_linen_agree_bit_for_bit_under_jit(dtype: str) -> None:
     assert bits(one) == bits(other)
 
 
-def test_nnx_jit_grad_and_value_and_grad(nnx: Any, se_flax: Any) -> None:
+def test_nnx_jit_grad_and_value_and_grad_match_the_oracle(nnx: Any, se_flax: Any) -> None:
     x, dy, parameters = TWO[0].inputs()
     against = reference(TWO[0].inputs(), RICH, "float64", gradients=False)
     terms, room = against.want.y * dy, against.bound.y * np.abs(dy)
@@ -148,7 +148,7 @@ def test_nnx_jit_grad_and_value_and_grad(nnx: Any, se_flax: Any) -> None:
 
 
 @both
-def test_jax_jit_and_jax_grad_over_the_state(api: str, jax: Any) -> None:
+def test_jax_jit_and_jax_grad_over_the_state_match_the_oracle(api: str, jax: Any) -> None:
     x, dy, parameters = TWO[0].inputs()
     with float64_if(True):
         block = build(api, RICH, parameters, param_dtype="float64")
@@ -179,7 +179,7 @@ def test_jax_jvp_is_the_oracles_jacobian(api: str, jax: Any) -> None:
 
 
 @both
-def test_jax_vmap_over_blocks_and_maps_is_a_loop(api: str, jax: Any) -> None:
+def test_jax_vmap_over_blocks_and_maps_equals_a_loop(api: str, jax: Any) -> None:
     with float64_if(True):
         blocks = [build(api, RICH, case.inputs().parameters, param_dtype="float64") for case in TWO]
         states = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *(block.state for block in blocks))
@@ -188,7 +188,7 @@ def test_jax_vmap_over_blocks_and_maps_is_a_loop(api: str, jax: Any) -> None:
         judge(case, y=one)
 
 
-def test_nnx_vmap_over_maps_is_a_loop(nnx: Any) -> None:
+def test_nnx_vmap_over_maps_equals_a_loop(nnx: Any) -> None:
     parameters = TWO[0].inputs().parameters
     with float64_if(True):
         block = build_nnx(RICH, parameters, param_dtype="float64")
@@ -215,7 +215,7 @@ def test_n2_n7_y_is_rounded_once_to_dtype_and_the_gate_stays_wide(api: str, give
 @both
 @every_dtype
 @pytest.mark.parametrize("mode", [("numpy_dtype_promotion", "strict"), ("numpy_rank_promotion", "raise")])
-def test_nothing_is_promoted_unasked(api: str, dtype: str, mode: tuple[str, str], jax: Any) -> None:
+def test_dtypes_are_not_promoted_implicitly(api: str, dtype: str, mode: tuple[str, str], jax: Any) -> None:
     x, dy, parameters = Case(RICH, dtype=dtype).inputs()
     with float64_if(dtype == "float64"):
         block = build(api, RICH, parameters, param_dtype=dtype)
@@ -251,7 +251,7 @@ def test_n6_float64_parameters_without_x64_are_refused(api: str) -> None:
 
 @both
 @pytest.mark.parametrize(("value", "size", "dtype"), [(1, 64, "float16"), (500, 32, "float16"), (1, 56, "bfloat16")])
-def test_n1_half_is_squeezed_in_float32(api: str, value: int, size: int, dtype: str) -> None:
+def test_n1_half_precision_is_squeezed_in_float32(api: str, value: int, size: int, dtype: str) -> None:
     case = Case(SPEC.replace(gate="identity"), dtype=dtype)
     inputs = case.inputs()._replace(x=round_to(np.full((2, size, size, 12), value), dtype))
     judge(case, inputs, g=build(api, case.spec, inputs.parameters, param_dtype=dtype).run(inputs.x)[1])
@@ -259,7 +259,7 @@ def test_n1_half_is_squeezed_in_float32(api: str, value: int, size: int, dtype: 
 
 @both
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_n1_no_second_map_is_written_down(api: str, dtype: str, jax: Any) -> None:
+def test_n1_no_float32_copy_of_the_map_is_stored(api: str, dtype: str, jax: Any) -> None:
     block = build(api, SESpec(64))
     x = jax.numpy.ones((4, 28, 28, 64), dtype)
     memory = jax.jit(block.forward).lower(block.state, x).compile().memory_analysis()
@@ -269,7 +269,7 @@ def test_n1_no_second_map_is_written_down(api: str, dtype: str, jax: Any) -> Non
 @both
 @pytest.mark.parametrize("squeeze", ["avg", "max", "avg_max"])
 @pytest.mark.parametrize("nonlinear", [{"activation": "relu6", "gate": "hard_sigmoid"}, {"activation": "hard_swish"}])
-def test_n3_nan_and_inf_under_jit(api: str, squeeze: str, nonlinear: dict[str, str], jax: Any) -> None:
+def test_n3_nan_and_inf_under_jit_match_the_oracle(api: str, squeeze: str, nonlinear: dict[str, str], jax: Any) -> None:
     case = Case(SPEC.replace(squeeze=squeeze, **nonlinear), spatial=(16, 9))  # in a small map XLA keeps NaN anyway
     inputs = case.inputs()
     block = build(api, case.spec, inputs.parameters)
@@ -284,7 +284,7 @@ def test_n3_nan_and_inf_under_jit(api: str, squeeze: str, nonlinear: dict[str, s
 
 
 @both
-def test_v1_numpy_x_stays_and_a_donated_x_may_go(api: str, jax: Any) -> None:
+def test_v1_numpy_x_is_not_modified_and_a_donated_x_may_be(api: str, jax: Any) -> None:
     case = Case(RICH)
     x, _, parameters = case.inputs()
     block = build(api, RICH, parameters)
@@ -313,7 +313,7 @@ def test_linen_takes_a_spec_or_its_fields_and_equal_blocks_compile_once(jax: Any
     assert traced[1].spec == one.spec
 
 
-def test_linen_in_a_users_module(jax: Any, linen: Any, se_flax: Any) -> None:
+def test_linen_block_works_in_a_users_module(jax: Any, linen: Any, se_flax: Any) -> None:
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x: Any) -> Any:
@@ -327,7 +327,7 @@ def test_linen_in_a_users_module(jax: Any, linen: Any, se_flax: Any) -> None:
     assert f"Total Parameters: {7 * 12 + 12 + 12 * 5 + 5 + 5 * 12 + 12}" in table
 
 
-def test_nnx_in_a_users_module_learns(jax: Any, nnx: Any, se_flax: Any) -> None:
+def test_nnx_block_in_a_users_module_trains(jax: Any, nnx: Any, se_flax: Any) -> None:
     class Net(nnx.Module):
         def __init__(self, rngs: Any) -> None:
             self.norm = nnx.LayerNorm(12, rngs=rngs)
@@ -370,7 +370,7 @@ def test_k3_parameters_are_cast_once_or_exact_to_the_bit(api: str, given: str, d
     assert bits(back) == want
 
 
-def test_k2_what_does_not_fit_is_named_and_nothing_changes(jax: Any, se_flax: Any) -> None:
+def test_k2_wrong_parameters_are_named_and_nothing_changes(jax: Any, se_flax: Any) -> None:
     parameters = Case(SPEC).inputs().parameters
     block, linen = build_nnx(SPEC, parameters), se_flax.linen.SqueezeExcitation(SPEC)
     doubled = {name: 2 * array for name, array in parameters.items()}
@@ -387,7 +387,7 @@ def test_k2_what_does_not_fit_is_named_and_nothing_changes(jax: Any, se_flax: An
 
 
 @both
-def test_k2_a_bias_for_a_spec_without_is_left_over(api: str) -> None:
+def test_k2_bias_for_a_spec_without_bias_is_left_over(api: str) -> None:
     with pytest.raises(ParameterError, match=r"left over 'reduce\.bias'; left over 'expand\.bias'"):
         build(api, SPEC.replace(bias=False), Case(SPEC).inputs().parameters)
 

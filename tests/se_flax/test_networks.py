@@ -1,4 +1,4 @@
-"""``se_flax.SENet``, NNX and linen: against the oracle, and what a Flax user asks of it besides."""
+"""``se_flax.SENet``, NNX and linen, matches the oracle, and works with Flax' and JAX' tools."""
 
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -46,17 +46,17 @@ def _float64():
 
 
 class Network(NamedTuple):
-    """A network of either kind as functions of its state."""
+    """A network of either API as functions of its state."""
 
     state: Any
     forward: Any
-    """State and x to logits."""
+    """Maps state and x to logits."""
     step: Any
-    """State, x and a seed to the logits of training and the new state."""
+    """Maps state, x and a seed to the logits of training and the new state."""
     gradient: Any
-    """State, x and a seed to the nested gradient of a loss in training."""
+    """Maps state, x and a seed to the nested gradient of a loss in training."""
     canonical: Any
-    """State to canonical parameters."""
+    """Maps a state to canonical parameters."""
 
 
 def build(api, net, values, param_dtype="float64", dtype=None):
@@ -123,17 +123,17 @@ def linen_network(net, values, **dtypes):
 
 
 def quickly(function):
-    """Compiled in half the time, to slower code."""
+    """Compile in half the time, to slower code."""
     return jax.jit(function, compiler_options=QUICKLY)
 
 
 def last(x):
-    """Channels last."""
+    """Draw images, channels last."""
     return np.moveaxis(x, 1, -1)
 
 
 def as_linen(state):
-    """NNX's state as linen's variables: the same names, in two collections."""
+    """Convert NNX's state to linen's variables: the same names, in two collections."""
     variables = {}
     for path, leaf in nnx.to_flat_state(state):
         collection = "batch_stats" if isinstance(leaf, nnx.BatchStat) else "params"
@@ -145,7 +145,7 @@ def as_linen(state):
 
 
 @every_family
-def test_m1_m7_every_family_is_the_oracles(name):
+def test_m1_m7_every_family_matches_the_oracle(name):
     net = FAMILIES[name]
     values, x = weights_of(net), images(net, *SIZES.get(name, (33, 41)), samples=1)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
@@ -161,7 +161,7 @@ def test_m1_m7_every_family_is_the_oracles(name):
 
 @every_small_one
 @pytest.mark.parametrize("size", [(23, 30), (16, 9)])
-def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles(net, size):
+def test_m2_m3_m4_every_padding_place_and_shortcut_matches_the_oracle(net, size):
     values, x = weights_of(net), images(net, *size)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     networks = [build(api, net, values) for api in APIS]
@@ -171,7 +171,7 @@ def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles(net, size):
 
 
 @both
-def test_op_by_op_and_compiled_are_the_oracles(api):
+def test_eager_and_compiled_networks_match_the_oracle(api):
     net, values, x = INCEPTION, weights_of(INCEPTION), images(INCEPTION, 23, 30)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     network = build(api, net, values)
@@ -181,7 +181,7 @@ def test_op_by_op_and_compiled_are_the_oracles(api):
 
 @both
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_n2_logits_have_the_dtype_of_x_or_the_one_that_is_asked_for(api, dtype, tolerance):
+def test_n2_logits_have_the_dtype_of_x_or_the_given_one(api, dtype, tolerance):
     net = INCEPTION
     values, x = weights_of(net), images(net, 23, 30)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
@@ -202,7 +202,7 @@ def test_n4_products_are_never_tf32(api):
 
 
 @both
-def test_n3_nan_in_one_pixel_spoils_its_own_sample_alone(api):
+def test_n3_nan_stays_in_its_sample(api):
     net = INCEPTION.replace(channels=16)  # where it has 16 channels and more XLA drops NaN from a 2 x 2 window
     x = images(net, 16, 16, samples=3)
     x[1, 3, 5, 6] = np.nan
@@ -248,7 +248,7 @@ def test_m5_layers_and_variables_are_found_by_their_paths():
 
 
 @every_small_one
-def test_m6_learnable_are_those_that_the_network_counts(net):
+def test_m6_learnable_parameters_are_those_that_the_spec_counts(net):
     model = abstract_model(net)
     x = jax.numpy.ones((1, 23, 30, 3), "float32")
     shapes = jax.eval_shape(se_flax.linen.SENet(net).init, jax.random.key(0), x)
@@ -261,7 +261,7 @@ def test_m6_learnable_are_those_that_the_network_counts(net):
 @both
 @every_small_one
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_k3_parameters_in_and_out_to_the_bit(api, net, dtype):
+def test_k3_round_trip_of_parameters_is_exact(api, net, dtype):
     values = {name: round_to(value, dtype) for name, value in weights_of(net).items()}
     network = build(api, net, values, dtype)
     back = network.canonical(network.state)
@@ -275,7 +275,7 @@ def test_k1_without_the_module_variables_give_canonical_names_in_their_own_order
     assert as_bytes(se_flax.linen.get_parameters(network.state)) == as_bytes(values)
 
 
-def test_k2_nothing_is_set_where_something_is_wrong():
+def test_k2_wrong_parameters_are_refused_and_nothing_changes():
     values = weights_of(BOTTLENECKS)
     model = nnx_model(BOTTLENECKS, values, param_dtype="float64")
     assert_refused(partial(se_flax.set_parameters, model), values)
@@ -358,7 +358,7 @@ def test_every_parameter_has_a_gradient(api, net):
 
 
 @both
-def test_running_statistics_keep_the_networks_share_and_dropout_is_of_training_alone(api):
+def test_momentum_is_the_specs_and_dropout_acts_in_training_alone(api):
     net, x = BOTTLENECKS.replace(momentum=0.75), images(BOTTLENECKS, 23, 30)
     before = weights_of(net)
     network = build(api, net, before)
@@ -429,7 +429,7 @@ def test_nnx_trains_in_place_and_has_flaxs_modes():
 
 @both
 @refused_channels_last
-def test_x1_x2_x3_x4_m9_images_that_are_refused(api, shape, dtype, error, facts):
+def test_x1_x2_x3_x4_m9_wrong_images_are_refused(api, shape, dtype, error, facts):
     network = build(api, BOTTLENECKS, weights_of(BOTTLENECKS))
     for function in (network.forward, jax.jit(network.forward)):
         with pytest.raises(error) as caught:
@@ -439,7 +439,7 @@ def test_x1_x2_x3_x4_m9_images_that_are_refused(api, shape, dtype, error, facts)
 
 
 @both
-def test_x5_an_array_of_no_framework(api):
+def test_x5_array_of_no_framework_is_refused(api):
     network = build(api, BOTTLENECKS, weights_of(BOTTLENECKS))
     with pytest.raises(InputError, match=r"builtins\.list, expected a jax\.Array or numpy\.ndarray"):
         network.forward(network.state, [[[[1.0, 1.0, 1.0]]]])

@@ -1,4 +1,4 @@
-"""What takes hold of a Flax module: swapped layers, interception, stacks, shardings, boxes, export, eight devices."""
+"""Tools that change a Flax module: replaced layers, interception, stacks, shardings, boxes, export, eight devices."""
 
 import ast
 from functools import partial
@@ -40,7 +40,7 @@ def map_of(spec=SPEC, samples=3, spatial=(4, 6)):
 
 
 def distance(got, want):
-    """The largest difference, relative to the largest value."""
+    """Compute the largest difference, relative to the largest value."""
     assert np.shape(got) == np.shape(want)
     return np.abs(np.asarray(got) - np.asarray(want)).max() / max(np.abs(np.asarray(want)).max(), 1e-300)
 
@@ -56,7 +56,7 @@ def nnx_block(spec=SPEC, **options):
 
 
 def functions(api, spec=SPEC, **options):
-    """A block as a function of its state and x, and its state."""
+    """Return a block as a function of its state and x, and its state."""
     if api == "nnx":
         graph, state = nnx.split(nnx_block(spec, **options))
         return lambda state, x: nnx.merge(graph, state)(x), state
@@ -65,13 +65,13 @@ def functions(api, spec=SPEC, **options):
 
 
 def plain_block(block, x):
-    """A block of two layers that are called, as anyone would write it."""
+    """A block as a user writes it: two layers that are called."""
     g = nnx.sigmoid(block.expand(nnx.relu(block.reduce(x.mean((1, 2))))))
     return x * g[:, None, None]
 
 
 def network_functions(api, net):
-    """A network's inference as a function of its state and x, and its state."""
+    """Return a network's inference as a function of its state and x, and its state."""
     if api == "nnx":
         model = nnx.eval_shape(lambda: se_flax.SENet(net, param_dtype="float64", rngs=nnx.Rngs(0)))
         se_flax.set_parameters(model, weights_of(net))
@@ -149,7 +149,7 @@ def given_another_promotion(block, name):
         given_another_promotion,
     ],
 )
-def test_changed_layers_have_the_effect_that_they_have_in_a_plain_block(change):
+def test_changed_layers_act_as_in_a_plain_block(change):
     block, x = nnx_block(), map_of()
     before = block(x)
     for name in LAYERS:
@@ -175,7 +175,7 @@ def test_changed_layers_have_the_effect_that_they_have_in_a_plain_block(change):
             )  # of the projection's own bias it is 0
 
 
-def test_a_plain_linear_is_as_exact_as_ours_whatever_its_parameters_are_stored_in():
+def test_plain_linear_layer_is_as_exact_for_every_dtype_of_parameters():
     block, x = nnx_block(param_dtype="bfloat16"), map_of().astype("float32")
     before = block(x)
     block.reduce = nnx.Linear(12, 5, param_dtype="bfloat16", rngs=nnx.Rngs(0))
@@ -184,7 +184,7 @@ def test_a_plain_linear_is_as_exact_as_ours_whatever_its_parameters_are_stored_i
     assert block.excitation(x).dtype == "float32"
 
 
-def test_nnx_subclasses_and_sow_see_what_the_layers_give():
+def test_nnx_subclasses_and_sow_receive_the_layers_results():
     class Noting(nnx.Linear):
         def __call__(self, *arguments: Any, **options: Any) -> Any:
             y = super().__call__(*arguments, **options)
@@ -207,7 +207,7 @@ def test_nnx_subclasses_and_sow_see_what_the_layers_give():
     assert difference(x * nnx.sigmoid(noted["expand"]["noted"][0])[:, None, None], want) < 1e-12
 
 
-def test_linen_interceptors_and_captured_intermediates_see_both_layers():
+def test_linen_interceptors_and_captured_intermediates_cover_both_layers():
     block, x = se_flax.linen.SqueezeExcitation(SPEC, param_dtype="float64"), map_of()
     variables = se_flax.linen.set_parameters(block, parameters_of())
 
@@ -228,14 +228,14 @@ def test_linen_interceptors_and_captured_intermediates_see_both_layers():
 
 @both
 @every_squeeze
-def test_n4_every_product_of_a_block_there_and_back_is_of_highest_precision(api, squeeze):
+def test_n4_every_product_of_a_block_and_its_gradient_has_highest_precision(api, squeeze):
     forward, state = functions(api, SPEC.replace(squeeze=squeeze))
     assert_highest(forward, state, map_of(), 6)
 
 
 @both
 @pytest.mark.parametrize("net", [BOTTLENECKS, INCEPTION, ZEROS], ids=["bottlenecks", "Inception", "zeros"])
-def test_n4_every_product_of_a_network_there_and_back_is_of_highest_precision(api, net):
+def test_n4_every_product_of_a_network_and_its_gradient_has_highest_precision(api, net):
     forward, state = network_functions(api, net)
     layers = sum(len(shape) in (2, 4) for shape in se_spec.parameters.shapes(net).values())
     assert_highest(forward, state, np.moveaxis(images(net, 23, 30), 1, -1), 3 * layers)
@@ -252,7 +252,7 @@ def assert_highest(forward, state, x, products):
 
 
 def precisions(jaxpr):
-    """Of every product, those within calls and loops too."""
+    """List the precision of every product, those within calls and loops included."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated", "ragged_dot"):
             yield equation.params["precision"]
@@ -282,7 +282,7 @@ def stacked_parameters(count=3):
     return {name: np.stack([one[name] for one in found]) for name in found[0]}, found
 
 
-def test_k2_k3_a_stack_of_nnx_takes_and_gives_stacked_arrays_and_refuses_those_of_one_block():
+def test_k2_k3_stacked_nnx_blocks_use_stacked_arrays_and_refuse_single_ones():
     stack, (stacked, found) = stacked_nnx(), stacked_parameters()
     se_flax.set_parameters(stack, stacked)
     assert as_bytes(se_flax.get_parameters(stack)) == as_bytes(stacked)
@@ -297,7 +297,7 @@ def test_k2_k3_a_stack_of_nnx_takes_and_gives_stacked_arrays_and_refuses_those_o
     assert difference(scanned(x, stack), want) < 1e-12
 
 
-def test_k2_a_stack_along_another_axis_is_refused_and_nothing_is_set():
+def test_k2_stack_along_another_axis_is_refused_and_nothing_changes():
     stack, (stacked, _) = stacked_nnx(), stacked_parameters()
     graph, state = nnx.split(stack)
     other = nnx.merge(graph, jax.tree.map(lambda leaf: jax.numpy.moveaxis(leaf, 0, -1), state))
@@ -309,7 +309,7 @@ def test_k2_a_stack_along_another_axis_is_refused_and_nothing_is_set():
     assert other.reduce.kernel.shape == shape
 
 
-def test_k2_k3_a_scan_of_linen_takes_and_gives_stacked_arrays():
+def test_k2_k3_scanned_linen_blocks_use_stacked_arrays():
     class Step(linen.Module):
         @linen.compact
         def __call__(self, x, _):
@@ -347,7 +347,7 @@ def test_k3_linen_boxes_are_read_and_kept(kind):
     assert as_bytes(se_flax.linen.get_parameters(boxed)) == as_bytes(values)
 
 
-def test_k2_linen_like_is_checked_and_what_else_it_has_is_kept():
+def test_k2_linen_like_is_checked_and_its_other_entries_are_kept():
     block, values = se_flax.linen.SqueezeExcitation(SPEC), parameters_of()
     like = {**functions("linen")[1], "cache": {"calls": np.zeros(1)}}
     assert se_flax.linen.set_parameters(block, values, like)["cache"] == like["cache"]
@@ -383,7 +383,7 @@ def test_k3_parameters_of_one_device_are_not_bound_to_it():
     assert not value_of(nnx_block().reduce.kernel).committed  # else a mesh could not take them
 
 
-def test_k3_an_abstract_block_takes_the_shardings_of_its_shapes():
+def test_k3_abstract_block_gets_the_shardings_of_its_shapes():
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind=host_memory())
     block = nnx.eval_shape(lambda: se_flax.SqueezeExcitation(SPEC, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(block)
@@ -420,7 +420,7 @@ def test_k2_quantized_and_biased_layers_are_refused_and_nothing_is_set():
 @both
 @every_squeeze
 @pytest.mark.parametrize("ties", [False, True])
-def test_s1_s2_s3_v4_a_map_in_parts_is_squeezed_as_one_and_so_are_its_gradients(api, squeeze, ties):
+def test_s1_s2_s3_v4_split_map_has_the_squeeze_and_gradients_of_the_whole(api, squeeze, ties):
     x = map_of(spatial=(4, 6))
     x = np.round(x).clip(-1, 1) if ties else x
     spec = SPEC.replace(squeeze=squeeze)
@@ -463,7 +463,7 @@ def test_linen_init_needs_no_mapped_axis_and_the_axis_is_part_of_the_block():
 
 
 def export(forward, state, dimensions, dtype="float64"):
-    """Exported with symbolic dimensions, as a function of x."""
+    """Export a function of x with symbolic dimensions."""
     from jax import export
 
     x = jax.ShapeDtypeStruct(export.symbolic_shape(dimensions), dtype)
@@ -510,7 +510,7 @@ def test_n3_maxima_of_a_map_of_symbolic_size_keep_nan():
     assert np.array_equal(export(pool.apply, {}, "n, h, w, 16")(x), jax.jit(pool.apply)({}, x), equal_nan=True)
 
 
-def test_m9_symbolic_images_whose_paths_do_not_meet_are_refused_with_what_to_do():
+def test_m9_symbolic_images_of_unequal_branches_are_refused_with_a_remedy():
     net = se_spec.network("se_bn_inception").replace(num_classes=2)
     model = se_flax.linen.SENet(net)
     forward, x = model.apply, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
@@ -528,7 +528,7 @@ def test_m9_symbolic_images_whose_paths_do_not_meet_are_refused_with_what_to_do(
 
 
 @both
-def test_checkpoint_linearize_and_donation_give_what_a_plain_call_gives(api):
+def test_checkpoint_linearize_and_donation_equal_a_plain_call(api):
     forward, state = functions(api, SPEC.replace(squeeze="avg_max"))
     x = jax.numpy.asarray(map_of())
     y, back = jax.vjp(forward, state, x)

@@ -13,7 +13,7 @@ jax, nnx, orbax, serialization = (
 
 
 def bits(tree: Any) -> list[tuple[np.dtype, bytes]]:
-    """All that a tree holds, so that NaN equals itself and -0.0 is not 0.0."""
+    """List the paths, dtypes and bytes of a tree, so that NaN equals itself and -0.0 is not 0.0."""
     return [(leaf.dtype, leaf.tobytes()) for leaf in map(np.asarray, jax.tree.leaves(tree))]
 
 

@@ -1,4 +1,4 @@
-"""What is Keras' own: symbolic tensors, types, saving, training, compilation and export, on three backends.
+"""The block in Keras: symbolic tensors, dtypes, saving, training, compilation and export, on three backends.
 
 ``on`` runs a function of this module on a backend, TensorFlow in this process and the others each in a process of its
 own, and returns its arrays for this process to judge.
@@ -42,7 +42,7 @@ keras, se_keras = OnDemand("keras"), OnDemand("se_keras")
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_n3_one_model_of_unknown_extents_serves_every_map(on, rank):
+def test_n3_model_of_unknown_extents_matches_the_oracle_on_every_map(on, rank):
     spec = SPECS[rank - 1]  # avg, max, avg_max
     maps = three_maps(spec, rank)
     judge(on(answers, spec, maps), maps, spec)
@@ -95,7 +95,7 @@ def test_x1_x3_x4_symbolic_tensors_are_refused_at_once(tf, shape, dtype, error):
         ("mixed_bfloat16", "float32", "bfloat16", "float32", "float32", "float32"),
     ],
 )
-def test_n2_n5_n7_types_of_weights_result_and_gate(on, policy, given, x, weights, y, g):
+def test_n2_n5_n7_weights_result_and_gate_have_the_specified_dtypes(on, policy, given, x, weights, y, g):
     assert on(types, policy, given, x) == {"y": {y}, "g": {g}, "weights": {weights}}
 
 
@@ -108,7 +108,7 @@ def types(policy, given, x):
     return {name: {keras.backend.standardize_dtype(one.dtype) for one in many} for name, many in seen.items()}
 
 
-def test_n5_only_the_first_tensor_gives_its_type(tf):
+def test_n5_first_tensor_alone_decides_the_dtype(tf):
     block = se_keras.SqueezeExcitation(12)
     block(keras.Input((None, 12), dtype="float64"))
     assert block(keras.ops.ones((2, 7, 12), dtype="float16")).dtype == "float64"
@@ -130,7 +130,7 @@ def test_n4_mixed_precision_rounds_x_and_y_but_no_parameter(on, half):
 
 
 @pytest.mark.parametrize(("value", "side"), [(1.0, 64), (500.0, 32)])
-def test_n1_a_float16_mean_neither_stalls_nor_overflows(on, value, side):
+def test_n1_float16_mean_is_exact_and_does_not_overflow(on, value, side):
     spec = SESpec(12, hidden=6)
     x = np.full((2, side, side, 12), value, np.float16)
     parameters = Case(spec, dtype="float16").inputs().parameters
@@ -140,7 +140,7 @@ def test_n1_a_float16_mean_neither_stalls_nor_overflows(on, value, side):
 
 
 @pytest.mark.skipif("keras jax" not in KERAS_BACKENDS, reason="needs JAX")
-def test_n6_jax_without_float64_refuses_it():
+def test_n6_float64_on_jax_without_x64_is_refused():
     target = IMPLEMENTATIONS["keras jax"]
     worker = Worker(
         Implementation("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"})
@@ -171,7 +171,7 @@ def error_of(function, x):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_k3_there_and_back_is_exact_to_the_bit(on, dtype):
+def test_k3_round_trip_is_exact(on, dtype):
     sent = Case(RICH, dtype=dtype).inputs().parameters
     for array in sent.values():
         array.flat[:3] = -0.0, -np.inf, 1e-7
@@ -180,7 +180,7 @@ def test_k3_there_and_back_is_exact_to_the_bit(on, dtype):
     assert bits(on(there_and_back, sent, dtype)) == bits(sent)
 
 
-def test_k3_set_parameters_casts_to_the_type_of_the_variables(on):
+def test_k3_set_parameters_casts_to_the_variables_dtype(on):
     sent = Case(RICH, dtype="float64").inputs().parameters
     rounded = {name: round_to(array, "bfloat16") for name, array in sent.items()}
     assert bits(on(there_and_back, sent, "bfloat16")) == bits(rounded)
@@ -193,7 +193,7 @@ def there_and_back(parameters, dtype):
     return se_keras.get_parameters(block)
 
 
-def test_k2_what_does_not_fit_is_all_named_and_changes_nothing(tf):
+def test_k2_wrong_parameters_are_all_named_and_nothing_changes(tf):
     model = two_blocks()
     before = summary(model)
     wrong = {"reduce.weight": np.ones((6, 12)), "reduce.bias": np.ones(5), "gamma": np.ones(8)}
@@ -202,7 +202,7 @@ def test_k2_what_does_not_fit_is_all_named_and_changes_nothing(tf):
     assert summary(model) == before
 
 
-def test_k2_parameters_are_those_of_one_block_that_is_built(tf):
+def test_k2_one_built_block_is_required(tf):
     model, none = two_blocks(), keras.Sequential([keras.Input((7, 12))])
     for holder, name, message in [
         (model, None, "expected one block.*first, second"),
@@ -234,7 +234,7 @@ def test_k4_new_parameters_are_uniform_up_to_one_over_the_root_of_fan_in(on):
         assert array.std() == pytest.approx(limit / 3**0.5, rel=0.15), name
 
 
-def test_k4_biases_are_drawn_apart_from_weights(on):
+def test_k4_biases_and_weights_are_drawn_independently(on):
     new = on(new_parameters)
     for layer in ("reduce", "expand"):
         assert np.isin(new[f"{layer}.bias"], new[f"{layer}.weight"]).mean() < 0.1
@@ -247,7 +247,7 @@ def new_parameters():
     return se_keras.get_parameters(block)
 
 
-def test_training_moves_every_parameter_and_lowers_the_loss(on):
+def test_training_changes_every_parameter_and_lowers_the_loss(on):
     before, after, losses = on(trained)
     assert losses[-1] < losses[0]
     assert not any(np.array_equal(before[name], after[name]) for name in before)
@@ -266,19 +266,19 @@ def trained():
 # Saving
 
 
-def test_config_survives_json(tf):
+def test_config_round_trip_through_json_is_exact(tf):
     for spec in SPECS:
         block = se_keras.SqueezeExcitation(spec, name="se", dtype="mixed_bfloat16", trainable=False)
         copy = se_keras.SqueezeExcitation.from_config(json.loads(json.dumps(block.get_config())))
         assert (copy.spec, copy.name, copy.dtype_policy.name, copy.trainable) == (spec, "se", "mixed_bfloat16", False)
 
 
-def test_the_name_by_which_saved_models_know_the_layer_stays(tf):
+def test_registered_name_of_the_layer_is_stable(tf):
     assert keras.saving.get_registered_name(se_keras.SqueezeExcitation) == "se_keras>SqueezeExcitation"
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_saved_models_and_weights_come_back_the_same(on, tmp_path, policy):
+def test_saved_models_and_weights_are_restored_exactly(on, tmp_path, policy):
     model, from_weights, from_file = on(saved_and_loaded, str(tmp_path), policy)
     assert from_weights == model
     assert from_file == model
@@ -323,7 +323,7 @@ FORMS += [(saved_model, RICH, dtype) for dtype in DTYPES if dtype != "float32"]
 
 @pytest.mark.parametrize(("form", "spec", "dtype"), FORMS)
 @pytest.mark.filterwarnings(r"ignore:\s*Warning.*tf.lite.Interpreter is deprecated:UserWarning")
-def test_n3_compiled_and_exported_models_serve_every_map(tf, tmp_path, form, spec, dtype):
+def test_n3_compiled_and_exported_models_match_the_oracle_on_every_map(tf, tmp_path, form, spec, dtype):
     model, maps = model_of(spec, dtype=dtype), three_maps(spec, dtype=dtype)
     se_keras.set_parameters(model, maps[0].parameters)
     judge(results(form(tf, model, tmp_path), maps), maps, spec, dtype)
@@ -333,7 +333,7 @@ def test_n3_compiled_and_exported_models_serve_every_map(tf, tmp_path, form, spe
 
 
 def three_maps(spec, rank=2, dtype="float32"):
-    """For one set of parameters; they differ in extent, and in the last a sample each has a NaN, an inf and a -inf."""
+    """Make inputs of three extents for one set of parameters; in the last, samples have a NaN, an inf and a -inf."""
     one, last = Case(spec, rank, dtype).inputs(), Case(spec, rank, dtype, samples=4).inputs()
     other = Case(spec, rank, dtype, seed=1, samples=2, spatial=(4, 9, 8)[:rank]).inputs()
     for sample, value in enumerate((np.nan, np.inf, -np.inf), 1):
@@ -342,14 +342,14 @@ def three_maps(spec, rank=2, dtype="float32"):
 
 
 def model_of(spec, rank=2, dtype=None):
-    """From a map of unknown extents to y and the gate, of one block."""
+    """Make a model from a map of unknown extents to y and the gate of one block."""
     x = keras.Input((*[None] * rank, spec.channels), dtype=dtype)
     y = se_keras.squeeze_excitation(x, spec=spec, name="se")
     return keras.Model(x, [y, keras.Model(x, y).get_layer("se").excitation(x)])
 
 
 def two_blocks():
-    """A small network of unknown spatial extent, with two different blocks."""
+    """Make a small network of unknown spatial extent, with two different blocks."""
     x = keras.Input((None, None, 12))
     y = se_keras.squeeze_excitation(x, spec=SPECS[1], name="first")
     y = se_keras.squeeze_excitation(keras.layers.Dense(8)(y), reduction=2, name="second")
@@ -357,7 +357,7 @@ def two_blocks():
 
 
 def summary(model):
-    """What a model computes and what its blocks are, to the bit."""
+    """Return the bytes of a model's outputs and gates, and its specs."""
     y = numpy(model(np.random.default_rng(0).standard_normal((2, 9, 4, 12))))
     blocks = [layer for layer in model.layers if isinstance(layer, se_keras.SqueezeExcitation)]
     facts = [(one.name, one.spec, one.dtype_policy.name, bits(se_keras.get_parameters(one))) for one in blocks]
@@ -369,7 +369,7 @@ def bits(arrays):
 
 
 def answers(spec, maps, policy="float32"):
-    """y and the gate of one model with the parameters of the first map: on that eagerly, on the others compiled."""
+    """Compute y and the gate of one model with the first map's parameters: eagerly there, compiled on the others."""
     x = maps[0].x
     with global_policy(policy):
         model = model_of(spec, x.ndim - 2, x.dtype.name)
@@ -384,7 +384,7 @@ def results(forward, maps):
 
 @contextlib.contextmanager
 def global_policy(name):
-    """Keras' policy for new layers, for a while."""
+    """Set Keras' policy for new layers within the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -398,7 +398,7 @@ def numpy(tensor):
 
 
 def judge(got, maps, spec, dtype="float32"):
-    """Each answer against the oracle's, in the type and within the bounds of ``dtype``."""
+    """Compare each result with the oracle's, by the bounds of ``dtype``."""
     for result, inputs in zip(got, maps, strict=True):
         assert result.y.dtype.name == dtype
         comparisons = compare(result, reference(inputs, spec, dtype, gradients=False))

@@ -1,4 +1,4 @@
-"""``se_keras.senet``: against the oracle on three backends, and what a Keras user asks of it besides.
+"""``se_keras.senet`` matches the oracle on three backends, and works with Keras' tools.
 
 ``on`` runs a function of this module on a backend, TensorFlow in this process and the others each in a process of its
 own, and returns its arrays for this process to judge.
@@ -58,7 +58,7 @@ def numpy(tensor):
 
 
 def pictures(net, *size, samples=2):
-    """Channels last."""
+    """Draw images, channels last."""
     return np.ascontiguousarray(np.moveaxis(images(net, *size, samples=samples), 1, -1))
 
 
@@ -75,7 +75,7 @@ def case(net, *size):
 
 
 def answer(net, *size):
-    """In the other process, which draws the parameters itself: those of all families together are gigabytes."""
+    """Compute logits in another process, which draws the parameters itself: those of all families are gigabytes."""
     return logits_of(*case(net, *size))
 
 
@@ -88,7 +88,7 @@ OTHERS = {backend: cases for backend, cases in OTHERS.items() if backend in KERA
 
 @pytest.fixture(scope="module")
 def elsewhere(workers):
-    """What other backends answer; all is begun at once, to be computed beside what this process does."""
+    """Submit all networks to the other backends at once, so that they run while this process does."""
     return {
         (backend, name): workers(backend).submit_call(answer, *given)
         for backend, cases in OTHERS.items()
@@ -100,13 +100,13 @@ FEW = ["se_resnext50_32x4d", "se_bn_inception", "timm.seresnet50", "mxnet.se_res
 
 
 @pytest.mark.parametrize("name", FEW if "keras torch" in OTHERS else FAMILIES)  # all of them on one backend
-def test_m1_m7_families_are_the_oracles(tf, elsewhere, name):
+def test_m1_m7_families_match_the_oracle(tf, elsewhere, name):
     net, values, x = case(*ALL_CASES[name])
     judge(logits_of(net, values, x), net, x, values)
 
 
 @pytest.mark.parametrize("net", COUNTED.values(), ids=COUNTED)
-def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles_at_any_size(tf, net):
+def test_m2_m3_m4_every_padding_place_and_shortcut_matches_the_oracle_at_any_size(tf, net):
     values = weights_of(net)
     model = model_of(net, values)
     for size in ((23, 30), (16, 9)):
@@ -121,7 +121,7 @@ def test_m2_same_where_the_stride_is_longer_than_the_window(tf):
     judge(logits_of(net, values, x), net, x, values)
 
 
-def test_n3_a_sample_with_nan_is_nan_and_no_other(tf):
+def test_n3_nan_stays_in_its_sample(tf):
     x = pictures(BOTTLENECKS, 16, 9)
     x[0, 3, 3, 0] = np.nan  # in a window of maxima
     got = logits_of(BOTTLENECKS, weights_of(BOTTLENECKS), x)
@@ -129,7 +129,7 @@ def test_n3_a_sample_with_nan_is_nan_and_no_other(tf):
 
 
 @pytest.mark.parametrize(("backend", "name"), [(backend, name) for backend in OTHERS for name in OTHERS[backend]])
-def test_m1_m2_m3_m4_m7_other_backends_are_the_oracles(elsewhere, backend, name):
+def test_m1_m2_m3_m4_m7_other_backends_match_the_oracle(elsewhere, backend, name):
     net, values, x = case(*OTHERS[backend][name])
     judge(elsewhere[backend, name].result(), net, x, values)
 
@@ -159,7 +159,7 @@ def test_m5_layers_have_their_paths_with_underscores(tf):
 
 @every_small_one
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_k3_parameters_in_and_out_to_the_bit(tf, net, dtype):
+def test_k3_round_trip_of_parameters_is_exact(tf, net, dtype):
     values = {name: round_to(value, dtype) for name, value in weights_of(net).items()}
     back = there_and_back(net, values, dtype)
     assert list(back) == list(parameters.shapes(net))
@@ -172,13 +172,13 @@ def there_and_back(net, values, dtype):
 
 
 @every_small_one
-def test_m6_learnable_are_those_that_the_network_counts(tf, net):
+def test_m6_learnable_parameters_are_those_that_the_spec_counts(tf, net):
     model = se_keras.senet(net)
     assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == net.parameter_count()
     assert model.spec == net
 
 
-def test_k2_nothing_is_set_where_something_is_wrong(tf):
+def test_k2_wrong_parameters_are_refused_and_nothing_changes(tf):
     values = weights_of(BOTTLENECKS)
     model = model_of(BOTTLENECKS, values)
     before = as_bytes(se_keras.get_parameters(model))
@@ -244,20 +244,20 @@ def without_dropout(net, **changes):
 
 
 @three_kinds
-def test_training_normalises_by_the_batchs_own_statistics(tf, net):
+def test_training_normalises_by_batch_statistics(tf, net):
     net, values, x = case(without_dropout(net, momentum=0.0), 16, 9)
     got, after = trained(net, values, x, 1)  # which are then the running ones
     assert as_bytes(after) != as_bytes(values)
     judge(got, net, x, after)
 
 
-def test_training_normalises_by_the_batchs_own_statistics_on_every_backend(on):
+def test_training_normalises_by_batch_statistics_on_every_backend(on):
     net, values, x = case(ZEROS.replace(momentum=0.0), 16, 9)
     got, after = on(trained, net, values, x, 1)
     judge(got, net, x, after)
 
 
-def test_running_statistics_keep_the_networks_share_and_the_variance_is_that_of_n(on):
+def test_momentum_is_the_specs_and_the_variance_is_divided_by_n(on):
     net = INCEPTION.replace(momentum=0.75)
     net, values, x = case(net, 16, 9)
     x += 1e6  # a mean that cancels
@@ -269,20 +269,20 @@ def test_running_statistics_keep_the_networks_share_and_the_variance_is_that_of_
 
 
 def trained(net, values, x, steps):
-    """The last step's logits, and what the parameters are then."""
+    """Train; return the last step's logits and the final parameters."""
     model = model_of(net, values)
     for _ in range(steps):
         y = model(x, training=True)
     return numpy(y), se_keras.get_parameters(model)
 
 
-def test_dropout_is_of_training_alone(tf):
+def test_dropout_acts_in_training_alone(tf):
     model, x = model_of(BOTTLENECKS, weights_of(BOTTLENECKS)), pictures(BOTTLENECKS, 23, 30)
     assert not np.array_equal(model(x, training=True), model(x, training=True))
     assert np.array_equal(model(x), model(x))
 
 
-def test_fit_moves_every_parameter(tf):
+def test_fit_changes_every_parameter(tf):
     model = se_keras.senet(without_dropout(BOTTLENECKS))
     before = se_keras.get_parameters(model)
     model.compile(optimizer=keras.optimizers.SGD(0.01), loss="mse", jit_compile=False)
@@ -304,7 +304,7 @@ def test_fit_moves_every_parameter(tf):
         ("mixed_bfloat16", "float32", "float32", "bfloat16"),
     ],
 )
-def test_types_of_parameters_statistics_and_logits_are_the_policys(tf, dtype, x, stored, result):
+def test_dtypes_of_parameters_statistics_and_logits_follow_the_policy(tf, dtype, x, stored, result):
     model = se_keras.senet(INCEPTION, dtype=dtype)
     assert {value.dtype.name for value in se_keras.get_parameters(model).values()} == {stored}
     for training in (False, True):
@@ -313,7 +313,7 @@ def test_types_of_parameters_statistics_and_logits_are_the_policys(tf, dtype, x,
     assert {value.dtype.name for value in se_keras.get_parameters(model).values()} == {stored}
 
 
-def test_channels_are_last_whatever_keras_configuration_says(tf):
+def test_channels_are_last_whatever_keras_image_data_format_is(tf):
     values, x = weights_of(ZEROS), pictures(ZEROS, 16, 9)
     keras.config.set_image_data_format("channels_first")
     try:
@@ -355,7 +355,7 @@ def saved_and_loaded(net, values, folder):
     ]
 
 
-def test_the_names_by_which_saved_models_know_the_layers_stay(tf):
+def test_registered_names_of_the_layers_are_stable(tf):
     names = ("SENet", "Images", "Conv2D", "ReLU", "BatchNorm", "Pooling", "ZeroChannels", "GlobalPooling", "Dense")
     module = se_keras.networks
     for name in names:
@@ -378,7 +378,7 @@ def saved_model(tf, model, folder):
 
 @three_kinds
 @pytest.mark.parametrize("form", [graph, xla, saved_model])
-def test_compiled_and_exported_models_take_every_size(tf, tmp_path, net, form):
+def test_compiled_and_exported_models_accept_every_size(tf, tmp_path, net, form):
     values = weights_of(net)
     run = form(tf, model_of(net, values), str(tmp_path))
     for size in ((16, 9), (17, 20)):
@@ -390,7 +390,7 @@ def test_compiled_and_exported_models_take_every_size(tf, tmp_path, net, form):
 
 
 @refused_channels_last
-def test_x1_x2_x3_x4_m9_images_that_are_refused(tf, shape, dtype, error, facts):
+def test_x1_x2_x3_x4_m9_wrong_images_are_refused(tf, shape, dtype, error, facts):
     model = se_keras.senet(BOTTLENECKS)
     for _ in range(2):  # what was refused is refused again
         with pytest.raises(error) as caught:
@@ -401,7 +401,7 @@ def test_x1_x2_x3_x4_m9_images_that_are_refused(tf, shape, dtype, error, facts):
         model(keras.KerasTensor(shape, dtype=dtype))
 
 
-def test_x5_an_array_of_another_framework(tf):
+def test_x5_array_of_another_framework_is_refused(tf):
     with pytest.raises(InputError, match=r"builtins\.list, expected a tensor of Keras' tensorflow backend"):
         se_keras.senet(BOTTLENECKS)([[[[1.0, 2.0, 3.0]]]])
 
@@ -414,7 +414,7 @@ def test_x5_an_array_of_another_framework(tf):
         ((1, 1, 3), ["(1, 1) is too small", "stem.pool1"]),
     ],
 )
-def test_x1_x2_m9_an_input_shape_that_the_network_does_not_have(tf, shape, facts):
+def test_x1_x2_m9_wrong_input_shape_is_refused(tf, shape, facts):
     with pytest.raises(ShapeError) as caught:
         se_keras.senet(BOTTLENECKS, input_shape=shape)
     for fact in facts:

@@ -1,4 +1,4 @@
-"""What Keras' tools do with plain layers they do with ours: quantization, LoRA, wrappers, distribution, export.
+"""Keras' tools act on blocks as on plain layers: quantization, LoRA, wrappers, distribution, export.
 
 ``on`` runs a function of this module on a backend, TensorFlow in this process and the others each in a process of its
 own.
@@ -45,7 +45,7 @@ EVERY = [
 
 
 def special_map():
-    """Samples with nothing, NaN, inf, -inf, and both infinities in one channel."""
+    """Make samples without special values, with NaN, inf, -inf, and both infinities in one channel."""
     x = np.random.default_rng(0).normal(size=(5, 5, 7, 12)).astype(np.float32)
     x[1, 1, 1, 3], x[2, 2, 2, 3], x[3, 1, 4, 5], x[4, 0, 0, 0], x[4, 0, 1, 0] = np.nan, np.inf, -np.inf, np.inf, -np.inf
     return x
@@ -91,7 +91,7 @@ PATHS = [("float32", name) for name in (*FORMS, *LITE)] + [
 
 
 def kinds_of_every_block(form, policy, folder):
-    """Where y is NaN, inf, -inf or finite, by block."""
+    """Classify the elements of y as NaN, inf, -inf or finite, by block."""
     import tensorflow as tf
 
     run = {**FORMS, **LITE}[form](tf, model_of_every_block(policy), folder)
@@ -99,7 +99,7 @@ def kinds_of_every_block(form, policy, folder):
 
 
 def kind(y):
-    """0 is finite, 1 inf, -1 -inf, 2 NaN."""
+    """Classify elements: 0 is finite, 1 inf, -1 -inf, 2 NaN."""
     y = np.asarray(y).astype(np.float32)
     return np.where(np.isnan(y), 2, np.where(np.isinf(y), np.sign(y), 0)).astype(np.int8)
 
@@ -107,7 +107,7 @@ def kind(y):
 @pytest.mark.parametrize(("policy", "form"), PATHS)
 @pytest.mark.parametrize("onednn", ["0", "1"])
 @quiet_tflite
-def test_n3_every_activation_and_gate_on_every_path_of_tensorflow(workers, tmp_path, policy, form, onednn):
+def test_n3_nan_is_kept_on_every_path_of_tensorflow(workers, tmp_path, policy, form, onednn):
     worker = workers("keras tensorflow", TF_ENABLE_ONEDNN_OPTS=onednn)
     expect_kinds(worker.call(kinds_of_every_block, form, policy, str(tmp_path)))
 
@@ -119,7 +119,7 @@ def kinds_compiled():
 
 
 @pytest.mark.parametrize("backend", [name for name in KERAS_BACKENDS if name != "keras tensorflow"])
-def test_n3_every_activation_and_gate_on_other_backends(workers, backend):
+def test_n3_nan_is_kept_on_other_backends(workers, backend):
     expect_kinds(workers(backend).call(kinds_compiled))
 
 
@@ -164,7 +164,7 @@ def test_v5_an_empty_batch_gives_an_empty_result_on_every_path_of_tensorflow(wor
 
 
 def networks_on_every_path():
-    """Of a batch that has a sample with NaN, which logits are NaN; of an empty batch, the shape of the logits."""
+    """Return which logits are NaN for a batch with NaN in one sample, and the shape of the logits of an empty batch."""
     import tensorflow as tf
 
     found, shapes = set(), set()
@@ -200,7 +200,7 @@ def test_n4_no_product_of_float32_on_jax_is_tf32(workers):
 
 
 def precisions():
-    """Of all products of a small network and its gradients: how many have which precision."""
+    """Count the products of a small network and its gradients by precision."""
     import collections
 
     import jax
@@ -235,7 +235,7 @@ def test_a_block_on_torch_makes_no_tensor_on_another_device(workers):
 
 
 def devices():
-    """Where tensors are made while every block runs on torch's device without data, which no CPU tensor may meet."""
+    """List where tensors are made while every block runs on torch's meta device, which accepts no CPU tensor."""
     import torch
     from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -276,7 +276,7 @@ def test_shapes_are_known_without_a_call(tf):
 
 
 @pytest.mark.parametrize("steps", [3, None])
-def test_time_distributed_is_the_block_on_every_step(on, steps):
+def test_time_distributed_applies_the_block_to_every_step(on, steps):
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 7, 12)).astype(np.float32)
     symbolic, whole, each = on(distributed_over_time, steps, x)
     assert symbolic == (None, steps, None, 7, 12)
@@ -294,7 +294,7 @@ def distributed_over_time(steps, x):
 
 
 def plain(dtype=None, **options):
-    """The same block of Keras' own layers."""
+    """Make the same block of Keras' own layers."""
     x = keras.Input((None, None, 12))
     h = keras.layers.Dense(6, activation="relu", name="reduce")(keras.layers.GlobalAveragePooling2D()(x))
     g = keras.layers.Dense(12, activation="sigmoid", name="expand")(h)
@@ -302,7 +302,7 @@ def plain(dtype=None, **options):
 
 
 def pair():
-    """Ours and Keras' own, with the same parameters; in each the two dense layers."""
+    """Make our model and one of Keras' own layers with the same parameters, and list the dense layers of each."""
     x = keras.Input((None, None, 12))
     ours, theirs = keras.Model(x, se_keras.squeeze_excitation(x, spec=BIASED, name="se")), plain()
     parameters = Case(BIASED, dtype="float32").inputs().parameters
@@ -319,7 +319,7 @@ def a_map():
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
-def test_quantize_does_what_it_does_with_plain_layers(on, tmp_path, mode):
+def test_quantize_acts_as_on_plain_layers(on, tmp_path, mode):
     found = on(quantized, mode, str(tmp_path / "model.keras"))
     if found is None:  # a version of Keras without that mode
         return
@@ -348,7 +348,7 @@ def quantized(mode, path):
     return before, *(numpy(model(a_map())) for model in (ours, theirs, keras.saving.load_model(path))), error
 
 
-def test_lora_does_what_it_does_with_plain_layers(on, tmp_path):
+def test_lora_acts_as_on_plain_layers(on, tmp_path):
     (ours, theirs, loaded), trained, effective, base, error = on(with_lora, str(tmp_path / "model.keras"))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     np.testing.assert_allclose(loaded, ours, rtol=0, atol=1e-6)
@@ -379,7 +379,7 @@ def with_lora(path):
     return found, trained, se_keras.get_parameters(ours), base, error
 
 
-def test_a_regularizer_and_a_constraint_survive_the_configuration(tf):
+def test_regularizer_and_constraint_are_kept_in_the_config(tf):
     block = se_keras.SqueezeExcitation(BIASED, name="se")
     block.reduce.kernel_regularizer = keras.regularizers.L2(0.5)
     block.expand.kernel_constraint = keras.constraints.NonNeg()
@@ -393,7 +393,7 @@ def test_a_regularizer_and_a_constraint_survive_the_configuration(tf):
     assert set(se_keras.SqueezeExcitation(BIASED).get_config()) & {"reduce", "expand"} == set()
 
 
-def test_a_clone_function_may_put_other_layers_in_place_of_the_dense_ones(tf, tmp_path):
+def test_clone_function_may_replace_the_dense_layers(tf, tmp_path):
     ours, *_ = pair()
 
     def clone(layer):
@@ -415,7 +415,7 @@ def test_a_clone_function_may_put_other_layers_in_place_of_the_dense_ones(tf, tm
 
 
 @needs_torch
-def test_forward_hooks_of_torch_see_the_projections(workers):
+def test_torch_forward_hooks_are_called_on_the_projections(workers):
     assert workers("keras torch").call(hooked) == [(2, 6), (2, 12)]
 
 
@@ -432,7 +432,7 @@ def hooked():
 
 
 @needs_jax
-def test_k3_set_parameters_keeps_how_variables_are_sharded(workers):
+def test_k3_set_parameters_keeps_the_sharding_of_variables(workers):
     worker = workers("keras jax", XLA_FLAGS="--xla_force_host_platform_device_count=8")
     before, after, sent, found = worker.call(sharded)
     assert before == after

@@ -1,4 +1,4 @@
-"""The oracle, proven without the others: numbers that a person can check, exact rational arithmetic, differences."""
+"""The oracle alone: numbers that a person can check, exact rational arithmetic, finite differences."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ FORMATS = ("channels_first", "channels_last")
 
 
 def both(x: np.ndarray, spec: SESpec, parameters: dict[str, np.ndarray]) -> np.ndarray:
-    """The answer to a channels-last map, after making sure that channels-first gives the same."""
+    """Compute y of a channels-last map, and assert that channels first gives the same."""
     last = se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last")
     first = se_numpy.squeeze_excitation(np.moveaxis(x, -1, 1), spec, parameters, data_format="channels_first")
     np.testing.assert_allclose(
@@ -136,7 +136,7 @@ def test_n2_exact_rational_arithmetic_gives_the_same(spec: SESpec) -> None:
 
 
 def rational(x: np.ndarray, spec: SESpec, parameters: dict[str, np.ndarray]) -> np.ndarray:
-    """The spec in exact arithmetic, written with loops."""
+    """Compute the block in exact arithmetic, with loops."""
     weights = {name: np.vectorize(Fraction, otypes=[object])(array) for name, array in parameters.items()}
     y = np.empty(x.shape, object)
     for n in range(x.shape[0]):
@@ -194,7 +194,7 @@ def test_v3_gradients_agree_with_differences(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", [*se_spec.nonlinearities.ACTIVATIONS, LeakyReLU(slope=0.1)], ids=str)
-def test_v3_derivatives_at_kinks_and_far_out(name: se_spec.nonlinearities.Activation) -> None:
+def test_v3_derivatives_at_kinks_and_large_arguments(name: se_spec.nonlinearities.Activation) -> None:
     kinks = {"relu": {0.0: 0}, "relu6": {0.0: 0, 6.0: 0}, LeakyReLU(slope=0.1): {0.0: 0.1}}
     for at, value in kinks.get(name, {}).items():
         assert activate_derivative(np.array([at]), name)[0] == value
@@ -205,7 +205,7 @@ def test_v3_derivatives_at_kinks_and_far_out(name: se_spec.nonlinearities.Activa
 
 
 @pytest.mark.parametrize("name", [*se_spec.nonlinearities.GATES, HardSigmoid(slope=0.2, offset=0.5)], ids=str)
-def test_v3_gate_derivatives_at_kinks_and_far_out(name: se_spec.nonlinearities.Gate) -> None:
+def test_v3_gate_derivatives_at_kinks_and_large_arguments(name: se_spec.nonlinearities.Gate) -> None:
     kinks = {"relu": [0.0], "hard_sigmoid": [-3.0, 3.0], HardSigmoid(slope=0.2, offset=0.5): [-2.5, 2.5]}
     assert not gate_derivative(np.array(kinks.get(name, [])), name).any()
     far = np.array([-1000.0, 1000.0])
@@ -252,7 +252,7 @@ def test_n3_nan_and_inf_follow_ieee_and_stay_in_their_sample() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_n1_half_precision_is_squeezed_wide(dtype: str) -> None:
+def test_n1_half_precision_is_squeezed_in_float64(dtype: str) -> None:
     spec = SESpec(1, gate="identity")
     ones = {name: round_to(np.ones((1, 1)), dtype) for name in ("reduce.weight", "expand.weight")}
     for value, size in ((1.0, 64), (500.0, 32)):
@@ -305,7 +305,7 @@ def test_k4_initialize_is_seeded_uniform_and_has_biases() -> None:
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_s1_every_rank_and_both_layouts(data_format: str) -> None:
+def test_s1_every_rank_and_both_layouts_have_the_same_result(data_format: str) -> None:
     spec = SESpec(2, gate="identity", hidden=2)
     eyes = {"reduce.weight": np.eye(2), "expand.weight": np.eye(2)}
     for space in ((3,), (3, 5), (3, 5, 4)):

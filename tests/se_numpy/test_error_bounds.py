@@ -1,4 +1,4 @@
-"""The derived bounds: cases a person can check, every clause that the code quotes, sound, and not too wide."""
+"""The derived bounds: cases that a person can check, the clauses, soundness and tightness."""
 
 import json
 import re
@@ -26,25 +26,25 @@ LINE = SESpec(1, single_projection=True, gate="identity")
 
 
 def ones(n: int, spec: SESpec = LINE, dtype: type = np.float32) -> tuple[np.ndarray, SESpec, dict[str, np.ndarray]]:
-    """A map of n ones and weights of 1: everything that the block computes is 1."""
+    """Bound the errors for a map of n ones and weights of 1, for which every intermediate is 1."""
     parameters = {name: np.ones(shape, dtype) for name, shape in shapes(spec).items()}
     return np.ones((1, n, spec.channels), dtype), spec, parameters
 
 
 def in_units(bound: np.ndarray, unit: float = U) -> float:
-    """The largest, in unit roundoffs."""
+    """Return the largest bound, in unit roundoffs."""
     return float(np.round(bound.max() / unit, 2))
 
 
-def test_a_sum_of_n_numbers_and_one_weight_are_counted_rounding_by_rounding() -> None:
-    """mean: n - 1 additions, 1/n, its product; the weight's product; the product with x."""
+def test_bound_of_a_mean_and_a_projection_counts_every_rounding() -> None:
+    """The mean has n - 1 additions, 1/n and its product; then come the weight's product and the product with x."""
     for n in (1, 4, 100):
         assert in_units(excitation_error_bound(*ones(n), data_format="channels_last")) == n + 1 + 1
         assert in_units(error_bound(*ones(n), data_format="channels_last")) == n + 1 + 1 + 1
 
 
-def test_bias_gain_and_residual_add_what_they_round() -> None:
-    """With a bias, v = 1 + 1: (n + 1) for z, two roundings of each term of size 1 + 1."""
+def test_bias_gain_and_residual_add_their_roundings() -> None:
+    """With a bias, v = 1 + 1 has n + 1 roundings of z, and two roundings of terms of total size 1 + 1."""
     biased = LINE.replace(bias=True)
     assert in_units(excitation_error_bound(*ones(4, biased), data_format="channels_last")) == 5 + 2 * 2
     for gain, rounded in ((2.0, 0), (3.0, 2 * 3)):  # a power of two does not round, nor does its product
@@ -59,8 +59,8 @@ def test_a_maximum_does_not_round() -> None:
     assert in_units(excitation_error_bound(*ones(100, top), data_format="channels_last")) == 1
 
 
-def test_half_precision_rounds_what_it_stores() -> None:
-    """Kept in float32: z once (N-1), the gate once, y once. Stored: the product, v and the gate, too."""
+def test_stored_intermediates_add_roundings_in_half_precision() -> None:
+    """In float32, z (N-1), the gate and y round once; stored intermediates also round the product, v and the gate."""
     x, spec, parameters = ones(4, dtype=ml_dtypes.bfloat16)
     unit = FORMATS["bfloat16"].unit
     kept = error_bound(x, spec, parameters, "bfloat16", data_format="channels_last", intermediates="float32")
@@ -69,7 +69,7 @@ def test_half_precision_rounds_what_it_stores() -> None:
     assert in_units(stored, unit) == pytest.approx(4, abs=0.05)
 
 
-def test_b17_where_sums_are_exact_the_gate_and_one_product_are_left() -> None:
+def test_b17_exact_sums_leave_the_errors_of_gate_and_product() -> None:
     x, spec, parameters = ones(4)
 
     def bound(x: np.ndarray, parameters: dict[str, np.ndarray], products: str = "dtype") -> error_bounds.Bounds:
@@ -94,8 +94,8 @@ def test_declared_products_are_counted_once_per_operand() -> None:
     assert found == pytest.approx({"dtype": 6, "tf32": 2, "bfloat16": 2}, abs=0.02)
 
 
-def test_gradients_of_a_line_are_counted_too() -> None:
-    """y = x z w: ds = sum of n products, dw = ds z, dx = dy s + ds w / n."""
+def test_bound_of_gradients_counts_every_rounding() -> None:
+    """Let y = x z w. Then ds is a sum of n products, dw = ds z, and dx = dy s + ds w / n."""
     x, spec, parameters = ones(4)
     dx, dparameters = vjp_error_bound(x, np.ones_like(x), spec, parameters, data_format="channels_last")
     # ds = 4, of 4 roundings; dv: one product by g' = 1 and its own two; d w = dv z: z's 5, and one.
@@ -104,7 +104,7 @@ def test_gradients_of_a_line_are_counted_too() -> None:
     assert 6 + 1 + 4 + 1 + 2 <= in_units(dx) <= 6 + 1 + 4 + 2 + 1 + 3 + 2
 
 
-def test_at_a_kink_any_subgradient_is_right_and_beside_it_one() -> None:
+def test_bound_at_a_kink_includes_every_subgradient() -> None:
     spec = SESpec(1, hidden=1, gate="identity")
     x = np.ones((1, 4, 1), np.float32)
     for weight, jumps in ((0.0, True), (0.5, False)):
@@ -116,7 +116,7 @@ def test_at_a_kink_any_subgradient_is_right_and_beside_it_one() -> None:
         assert bool(found["reduce.weight"].max() >= 4.0) is jumps  # ds = 4, through relu' = 0 or 1
 
 
-def test_a_tie_may_be_shared_in_any_way() -> None:
+def test_bound_at_a_tie_includes_every_division() -> None:
     x, _, parameters = ones(4)
     top = LINE.replace(squeeze="max")
     dx, _ = vjp_error_bound(x, x, top, parameters, data_format="channels_last")
@@ -127,13 +127,13 @@ def test_a_tie_may_be_shared_in_any_way() -> None:
 
 
 @pytest.mark.parametrize(("n", "finite"), [(100, True), (300, False)])
-def test_beyond_one_over_u_a_sum_in_its_own_type_says_nothing(n: int, finite: bool) -> None:
+def test_sum_of_more_than_one_over_u_terms_is_inconclusive(n: int, finite: bool) -> None:
     x, spec, parameters = ones(n, dtype=ml_dtypes.bfloat16)
     bound = error_bound(x, spec, parameters, "bfloat16", data_format="channels_last", accumulation="bfloat16")
     assert np.isfinite(bound).all() == finite
 
 
-def test_what_may_overflow_says_nothing() -> None:
+def test_possible_overflow_is_inconclusive() -> None:
     x, spec, parameters = ones(64, dtype=np.float16)
     large = (x * np.float16(2000)).astype(np.float16)
     wide = error_bound(large, spec, parameters, "float16", data_format="channels_last")
@@ -148,7 +148,7 @@ def test_what_may_overflow_says_nothing() -> None:
     assert np.isfinite(error_bound(many, spec, parameters, "float16", data_format="channels_last")).all()
 
 
-def test_nan_says_nothing_about_its_sample_and_all_about_the_others() -> None:
+def test_nan_makes_its_sample_alone_inconclusive() -> None:
     spec = SESpec(3, hidden=2)
     x = np.ones((2, 4, 3), np.float32)
     x[1, 0, 0] = np.nan
@@ -157,8 +157,8 @@ def test_nan_says_nothing_about_its_sample_and_all_about_the_others() -> None:
     assert np.isinf(bound[1]).all()
 
 
-def test_values_that_do_not_fit_the_type_are_rounded_and_counted_exactly() -> None:
-    """y = x mean(x) = x x: what x is off counts twice, times x."""
+def test_rounding_of_inputs_is_counted_exactly() -> None:
+    """The error of x counts twice in y = x mean(x) = x x."""
     x, spec, parameters = ones(1)
     for given, dtype, stored in ((np.float64, "float32", np.float32), (np.float32, "bfloat16", ml_dtypes.bfloat16)):
         third = np.full(x.shape, 1 / 3, given)
@@ -169,7 +169,7 @@ def test_values_that_do_not_fit_the_type_are_rounded_and_counted_exactly() -> No
         assert float((rounded - fitting).max()) == pytest.approx(2 / 3 * off, rel=0.02)
 
 
-def test_layouts_agree() -> None:
+def test_bounds_of_both_layouts_are_equal() -> None:
     case = Case(SESpec(12, hidden=5, bias=True), rank=2, dtype="float32")
     x, dy, parameters = case.inputs()
     last = error_bound(x, case.spec, parameters, data_format="channels_last")
@@ -183,7 +183,7 @@ def test_layouts_agree() -> None:
     assert found.keys() == other.keys() == parameters.keys()
 
 
-def test_less_precision_allows_more() -> None:
+def test_bound_grows_with_lower_precision() -> None:
     case = Case(SESpec(12, hidden=5, bias=True), rank=2, dtype="bfloat16")
     x, _, parameters = case.inputs()
 
@@ -215,7 +215,7 @@ def test_less_precision_allows_more() -> None:
         ({"dtype": "float64", "products": "tf32"}, "products='tf32' is not allowed with float64 arithmetic"),
     ],
 )
-def test_a_word_that_means_nothing_is_refused(given: dict[str, str], message: str) -> None:
+def test_unknown_precision_is_refused(given: dict[str, str], message: str) -> None:
     x, spec, parameters = ones(2)
     for function in (error_bound, excitation_error_bound):
         with pytest.raises(SpecError, match=re.escape(message)):
@@ -231,7 +231,7 @@ def test_dy_of_another_shape_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_rounding_to_a_format_is_what_the_format_does(dtype: str) -> None:
+def test_round_values_equals_the_cast(dtype: str) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal(4000) * 2.0 ** rng.integers(-30, 14, 4000)
     values = np.concatenate([values, [0.0, -0.0, np.inf, 65519.0, 65504.0, 2.0**-24, 2.0**-25]])
@@ -245,7 +245,7 @@ NAMES = [*sensitivities.SMOOTH, "relu", "relu6", "identity", "hard_swish", "hard
 
 
 @pytest.mark.parametrize("name", sensitivities.SMOOTH)
-def test_b9_the_largest_derivatives_are_right_and_not_rounded_up_by_more_than_a_fiftieth(name: str) -> None:
+def test_b9_largest_derivatives_are_right_within_two_percent(name: str) -> None:
     v = np.linspace(-12, 12, 2_400_001)
     slope = sensitivities.evaluate_derivative(name, v)
     first, second = np.abs(slope).max(), np.abs(np.diff(slope)).max() / (v[1] - v[0])
@@ -255,7 +255,7 @@ def test_b9_the_largest_derivatives_are_right_and_not_rounded_up_by_more_than_a_
 
 
 @pytest.mark.parametrize("name", NAMES, ids=str)
-def test_b9_b10_nothing_moves_further_than_is_said(name: sensitivities.Nonlinearity) -> None:
+def test_b9_b10_changes_are_within_their_bounds(name: sensitivities.Nonlinearity) -> None:
     rng = np.random.default_rng(0)
     v = np.concatenate([rng.normal(0, 3, 2000), [0.0, 6.0, 3.0, -3.0]])
     e = 10.0 ** rng.uniform(-8, 1, len(v))
@@ -270,9 +270,7 @@ def test_b9_b10_nothing_moves_further_than_is_said(name: sensitivities.Nonlinear
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", NAMES, ids=str)
-def test_b11_b12_evaluating_in_a_narrow_type_adds_less_than_is_said(
-    name: sensitivities.Nonlinearity, dtype: str
-) -> None:
+def test_b11_b12_evaluation_errors_are_within_their_bounds(name: sensitivities.Nonlinearity, dtype: str) -> None:
     v = np.random.default_rng(0).normal(0, 4, 20_000).astype(dtype)
     unit, none = FORMATS[dtype].unit, np.zeros(len(v))
     exact = sensitivities.evaluate(name, v.astype(np.float64))
@@ -283,7 +281,7 @@ def test_b11_b12_evaluating_in_a_narrow_type_adds_less_than_is_said(
     ).all()
 
 
-def test_b18_a_cube_that_overflows_in_float16_says_nothing_about_the_slope() -> None:
+def test_b18_overflowing_cube_in_float16_makes_the_slope_inconclusive() -> None:
     spec = SESpec(1, hidden=1, activation="gelu_tanh", gate="tanh")
     parameters = {name: np.ones(shape, np.float16) for name, shape in shapes(spec).items()}
     for level, finite in ((30, True), (50, False)):
@@ -299,7 +297,7 @@ def test_b18_a_cube_that_overflows_in_float16_says_nothing_about_the_slope() -> 
         assert np.isfinite(kept).all()
 
 
-def test_the_accuracy_that_is_used_covers_every_row_that_was_measured() -> None:
+def test_accuracy_constants_cover_every_measured_row() -> None:
     forms = {"sigmoid (1+tanh(v/2))/2": "sigmoid", "sigmoid 1/(1+exp(-v))": "sigmoid"}
     rows = json.loads((ROOT / "docs" / "accuracy.json").read_text())["rows"]
     seen = set()
@@ -315,7 +313,7 @@ def test_the_accuracy_that_is_used_covers_every_row_that_was_measured() -> None:
         assert len(backends) >= (4 if name == "erf" else 5), (name, backends)  # NumPy has no erf
 
 
-def test_every_clause_that_code_quotes_stands_on_the_page_and_the_other_way_round() -> None:
+def test_code_and_page_have_the_same_clauses() -> None:
     clauses = re.findall(r"^- \*\*(B-\d+)\*\*", PAGE, re.MULTILINE)
     assert set(clauses) == {f"B-{number}" for number in range(1, len(clauses) + 1)}
     quoted: set[str] = set()
@@ -327,7 +325,7 @@ def test_every_clause_that_code_quotes_stands_on_the_page_and_the_other_way_roun
     assert quoted == set(clauses)
 
 
-def test_the_constants_on_the_page_are_those_of_the_code() -> None:
+def test_constants_on_the_page_are_those_of_the_code() -> None:
     for name, (a, b) in sensitivities.ACCURACY.items():
         in_half = "{:g}, {:g}".format(*sensitivities.HALF_ACCURACY[name])
         assert re.search(rf"\| {name} \| {a:g}, {b:g} \|.*\| {in_half} \|", PAGE), name
@@ -337,7 +335,7 @@ def test_the_constants_on_the_page_are_those_of_the_code() -> None:
 
 
 def worst_case(n: int, k: int) -> tuple[float, float]:
-    """Every rounding of a block of ones upwards by all of u, and the bound's word for it; both relative to y."""
+    """Compute the error if every operation on a block of ones rounds up by u, and its bound; both relative to y."""
     spec = SESpec(k, single_projection=True, gate="identity")
     x, _, parameters = ones(n, spec)
     up = 1.0 + U
@@ -349,7 +347,7 @@ def worst_case(n: int, k: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (3, 2), (49, 4), (300, 1), (3, 200)])
-def test_if_every_operation_rounds_the_same_way_the_bound_is_reached_to_a_half_and_kept(n: int, k: int) -> None:
+def test_roundings_in_one_direction_reach_half_of_the_bound(n: int, k: int) -> None:
     error, bound = worst_case(n, k)
     assert 0.45 * bound <= error <= bound
 
@@ -369,7 +367,7 @@ def test_no_correct_block_of_the_covering_array_is_refused() -> None:
 
 
 def test_a_short_soak_raises_no_alarm_and_uses_a_visible_part_of_the_bound() -> None:
-    """docs/SOAK.md has what many more runs reach."""
+    """docs/SOAK.md has the largest ratios of many more runs."""
     tallies = soak.run_batch("numpy", "", {}, list(range(300)), False)
     assert not [alarm for tally in tallies.values() for alarm in tally.alarms]
     assert sum(tally.runs for tally in tallies.values()) == 300
@@ -379,7 +377,7 @@ def test_a_short_soak_raises_no_alarm_and_uses_a_visible_part_of_the_bound() -> 
         assert sum(tally.conclusive for tally in found) > sum(tally.inconclusive for tally in found)
 
 
-def test_a_soak_sees_a_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soak_detects_a_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
     right = correct_blocks.run
     monkeypatch.setattr(
         correct_blocks, "run", lambda spec, inputs, style: right(spec.replace(gain=spec.gain * 1.01), inputs, style)
@@ -390,8 +388,8 @@ def test_a_soak_sees_a_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "seed 1" in " ".join(alarms)
 
 
-def test_a_sum_in_its_own_narrow_type_is_refused_unless_it_is_declared() -> None:
-    """16,384 ones in sequence in float16 stop at 2048."""
+def test_accumulation_in_half_precision_is_refused_unless_declared() -> None:
+    """A sequential sum of 16,384 ones in float16 stops at 2048."""
     x, spec, parameters = ones(1 << 14, dtype=np.float16)
     y = x * np.float16(2048 / (1 << 14))
     inputs = Inputs(x, x, parameters)
@@ -402,7 +400,7 @@ def test_a_sum_in_its_own_narrow_type_is_refused_unless_it_is_declared() -> None
         assert (one.conclusive == 0) is passes  # 16384 u > 1: the bound has nothing to say
 
 
-def test_rounding_reads_half_precision_as_two_models() -> None:
+def test_make_rounding_has_two_models_of_half_precision() -> None:
     assert make_rounding("bfloat16", None, "dtype", "storage").stored == 2.0**-8
     assert make_rounding("bfloat16", None, "dtype", "float32").stored == 0.0
     assert make_rounding("bfloat16", "bfloat16", "dtype", "storage").stored == 0.0  # the arithmetic itself is that

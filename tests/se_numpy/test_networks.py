@@ -1,4 +1,4 @@
-"""``se_numpy.senet`` alone: layers against numbers that a person can check, small networks by hand, refusals."""
+"""``se_numpy.senet`` alone: layers on numbers that a person can check, small networks computed by hand, errors."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ MAP = np.arange(1.0, 13.0).reshape(1, 1, 3, 4)  # 1 2 3 4 / 5 6 7 8 / 9 10 11 12
         ({"stride": 2, "padding": "same"}, [[301, 3], [1109, 11]]),
     ],
 )
-def test_m2_convolution_is_not_flipped_and_pads_as_it_is_told(arguments: dict, y: list) -> None:
+def test_m2_convolution_is_a_cross_correlation_with_the_given_padding(arguments: dict, y: list) -> None:
     weight = np.zeros((1, 1, 3, 3))
     weight[0, 0, 1] = [1, 0, 100]
     assert layers.convolution(MAP, weight, **arguments)[0, 0].tolist() == y
@@ -57,7 +57,7 @@ def test_m5_a_grouped_convolution_takes_neighbouring_channels_and_has_a_bias() -
         (1, (0, 0), [[1, 3], [9, 11]]),
     ],
 )
-def test_m2_maxima_see_minus_infinity_over_the_border(kernel: int, padding: object, y: list) -> None:
+def test_m2_maxima_ignore_padding(kernel: int, padding: object, y: list) -> None:
     assert layers.max_pool(MAP, kernel, 2, padding)[0, 0].tolist() == y
     lowest = layers.max_pool(MAP - 100.0, kernel, 2, padding)[0, 0]
     assert lowest.tolist() == [[value - 100 for value in row] for row in y]
@@ -73,7 +73,7 @@ def test_m2_maxima_see_minus_infinity_over_the_border(kernel: int, padding: obje
         (1, "same", False, [[1, 3], [9, 11]]),
     ],
 )
-def test_m2_m4_averages_count_the_padding_or_do_not(kernel: int, padding: object, counted: bool, y: list) -> None:
+def test_m2_m4_averages_count_padding_on_request(kernel: int, padding: object, counted: bool, y: list) -> None:
     got = layers.avg_pool(MAP, kernel, 2, padding, count_padding=counted)[0, 0]
     np.testing.assert_allclose(got, y, rtol=1e-15)
 
@@ -105,7 +105,7 @@ def middle(value: float) -> np.ndarray:
 
 
 def by_hand(order: str, se_at: str = "standard", **fields: object) -> tuple[NetworkSpec, dict[str, np.ndarray]]:
-    """Stem times 2; branch times 3, then times 5, batch norms the identity; classifier 7 z + 1."""
+    """The stem multiplies by 2, the branch by 3 and 5, batch norms are the identity, and the classifier is 7 z + 1."""
     se = SESpec(1, hidden=1, gate="identity")
     facts = {"se": se, "num_classes": 1, "channels": 1, "epsilon": 1e-300, **fields}
     net = NetworkSpec(ONE, Residual((UNIT,), order=order, se_at=se_at), **facts)
@@ -129,7 +129,7 @@ def by_hand(order: str, se_at: str = "standard", **fields: object) -> tuple[Netw
         ("pre", "standard", 15 * 4 * 60 + 4),
     ],
 )
-def test_m1_m3_a_unit_by_hand(order: str, se_at: str, pooled: float) -> None:
+def test_m1_m3_unit_equals_a_hand_computation(order: str, se_at: str, pooled: float) -> None:
     net, values = by_hand(order, se_at)
     x = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
     for data_format, image in (("channels_first", x), ("channels_last", np.moveaxis(x, 1, -1))):
@@ -138,7 +138,7 @@ def test_m1_m3_a_unit_by_hand(order: str, se_at: str, pooled: float) -> None:
         np.testing.assert_allclose(logits, [[7 * pooled + 1]], rtol=1e-14)
 
 
-def test_gates_of_a_unit_by_hand() -> None:
+def test_gates_of_a_unit_equal_a_hand_computation() -> None:
     net, values = by_hand("post")
     x = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
     found = se_numpy.networks.gates(x, net, values, data_format="channels_last")
@@ -190,7 +190,7 @@ def test_v1_v2_v5_samples_are_independent_and_nothing_is_modified() -> None:
     assert se_numpy.senet(x[:0], net, values, data_format="channels_last").shape == (0, 7)
 
 
-def test_n3_one_bad_pixel_spoils_its_own_sample() -> None:
+def test_n3_nan_and_inf_stay_in_their_sample() -> None:
     net = network("se_resnet20")
     x = np.ones((2, 8, 8, 3))
     x[1, 3, 3, 0] = np.nan
@@ -239,20 +239,20 @@ NET = network("se_resnet20")
         ([[1.0]], InputError, ["list", "numpy.ndarray"]),
     ],
 )
-def test_x1_x2_x3_x4_x5_images_that_are_refused(x: object, error: type, facts: list[str]) -> None:
+def test_x1_x2_x3_x4_x5_wrong_images_are_refused(x: object, error: type, facts: list[str]) -> None:
     with pytest.raises(error) as caught:
         se_numpy.senet(x, NET, se_numpy.initialize(NET, seed=0), data_format="channels_last")
     for fact in facts:
         assert fact in str(caught.value)
 
 
-def test_m9_an_image_that_the_strides_do_not_take() -> None:
+def test_m9_image_too_small_for_the_strides_is_refused() -> None:
     net = network("se_resnet50", num_classes=2)
     with pytest.raises(ShapeError, match=r"too small: nothing is left of it at stem\.pool1"):
         se_numpy.senet(np.ones((1, 1, 1, 3)), net, se_numpy.initialize(net, seed=0), data_format="channels_last")
 
 
-def test_x6_the_oracle_must_be_told_its_layout() -> None:
+def test_x6_wrong_data_format_is_refused() -> None:
     values = se_numpy.initialize(NET, seed=0)
     with pytest.raises(TypeError, match="data_format"):
         se_numpy.senet(np.ones((1, 8, 8, 3)), NET, values)

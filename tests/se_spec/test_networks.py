@@ -1,4 +1,4 @@
-"""``se_spec.networks``: the named networks against their sources' own numbers, and what a description may be."""
+"""``se_spec.networks``: named networks have their sources' numbers, and wrong descriptions are refused."""
 
 import dataclasses
 import itertools
@@ -45,7 +45,7 @@ SOURCES = {
     "senet154": (115_088_984, 20.688, 247_709),
     "se_bn_inception": (11_931_622, 2.033, 20_101),
 }
-"""The statistics are Caffe's: mean, variance and one factor per batch norm."""
+"""Parameters with Caffe's statistics: mean, variance and one factor per batch norm."""
 
 COUNTS = {
     # timm 1.0.31, parameters of the model.
@@ -152,12 +152,12 @@ ALL = [*NETWORKS, "chainer.se_resnet_n2_r16"]
 
 
 def layer(name: str, path: str):
-    """One record of a named network."""
+    """Return one record of a named network."""
     return next(one for one in network(name).layers if one.name == path)
 
 
 def taken(net: NetworkSpec, path: str) -> tuple[str, ...]:
-    """What a layer takes."""
+    """Return the inputs of a layer."""
     return next(one.inputs for one in net.layers if one.name == path)
 
 
@@ -204,12 +204,12 @@ def test_m6_chainer_counts_its_weights_and_its_readme_rounds_them() -> None:
 
 
 @pytest.mark.parametrize(("reduction", "millions"), [(2, 45.7), (4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9)])
-def test_m6_the_papers_table_10(reduction: int, millions: float) -> None:
+def test_m6_counts_are_those_of_the_papers_table_10(reduction: int, millions: float) -> None:
     count = network("se_resnet50", se={"reduction": reduction}).parameter_count()
     assert count / 1e6 == pytest.approx(millions, abs=0.15)  # the paper does not say what it rounds
 
 
-def test_m6_what_se_adds() -> None:
+def test_m6_parameters_and_multiply_adds_that_se_adds() -> None:
     squares = 20_119_552  # of the channels of the 16 units
     products, biases = squares // 8, 16_048
     assert network("se_resnet50").added_by_se() == (products + biases, products)
@@ -218,7 +218,7 @@ def test_m6_what_se_adds() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_m1_m5_the_layers_are_a_graph_whose_channels_chain_up(name: str) -> None:
+def test_m1_m5_layers_are_a_graph_with_consistent_channels(name: str) -> None:
     net = network(name)
     given = {kinds.INPUT: net.channels}
     for one in net.layers:
@@ -245,7 +245,7 @@ def test_m1_m5_the_layers_are_a_graph_whose_channels_chain_up(name: str) -> None
     assert list(net.parameter_shapes()) == list(parameters.shapes(net))
 
 
-def test_m1_the_unit_of_the_paper() -> None:
+def test_m1_layers_of_the_papers_unit() -> None:
     names = [one.name for one in network("se_resnet50").layers if one.name.startswith("stage2.block0.")]
     path = "stage2.block0."
     assert [name.removeprefix(path) for name in names] == [
@@ -266,12 +266,12 @@ def test_m1_the_unit_of_the_paper() -> None:
         ((0, 0), 1, 2, {56: 28, 57: 29}),
     ],
 )
-def test_m2_padding(rule, kernel: int, stride: int, lengths: dict[int, int]) -> None:
+def test_m2_padding_of_every_kind_is_resolved(rule, kernel: int, stride: int, lengths: dict[int, int]) -> None:
     for length, found in lengths.items():
         assert output_length(length, kernel, stride, rule) == found
 
 
-def test_m2_same_pads_behind() -> None:
+def test_m2_same_padding_has_the_odd_position_last() -> None:
     assert resolve_padding(224, 7, 2, "same") == (2, 3)
     assert resolve_padding(112, 3, 2, "same") == (0, 1)
     assert resolve_padding(113, 3, 2, "same") == (1, 1)
@@ -283,7 +283,7 @@ def test_m2_same_pads_behind() -> None:
 
 
 @pytest.mark.parametrize(("name", "padding"), STEM_PADDING.items())
-def test_m2_the_stems_pooling_is_the_sources(name: str, padding) -> None:
+def test_m2_pooling_of_the_stem_is_the_sources(name: str, padding) -> None:
     pool = layer(name, "stem.pool1")
     assert (pool.pool, pool.kernel, pool.stride, pool.padding) == ("max", 3, 2, padding)
 
@@ -293,7 +293,7 @@ def test_m2_tensorpack_pads_convolutions_as_tensorflow_does() -> None:
     assert [layer("tensorpack.resnet50_se", path).padding for path in paths] == ["same", "same", (0, 0), (1, 1)]
 
 
-def test_m2_m7_bn_inception() -> None:
+def test_m2_m7_layers_of_bn_inception_are_the_sources() -> None:
     pools = [one for one in network("se_bn_inception").layers if isinstance(one, kinds.Pooling)]
     average, strided, last = ("avg", 1, (1, 1), True), ("max", 2, (0, 1), False), ("max", 1, (1, 1), False)
     found = [(one.pool, one.stride, one.padding, one.count_padding) for one in pools]
@@ -305,7 +305,7 @@ def test_m2_m7_bn_inception() -> None:
     assert [maps[f"stage{stage}.block0.concat"] for stage in (1, 2, 3)] == [(28, 28), (14, 14), (7, 7)]
 
 
-def test_m3_where_the_block_stands() -> None:
+def test_m3_se_block_scales_the_map_of_its_place() -> None:
     unit = "stage1.block0."
     net = network("moskomule.se_resnet50")
     pre, post, identity = (net.replace(se_at=place) for place in ("pre", "post", "identity"))
@@ -320,7 +320,7 @@ def test_m3_where_the_block_stands() -> None:
     assert counts[0] == counts[2] == counts[3] > counts[1]  # what enters a stage is narrower than what leaves it
 
 
-def test_m3_m4_m7_mxnets_pre_activation() -> None:
+def test_m3_m4_m7_layers_of_mxnets_pre_activation_are_the_sources() -> None:
     net = network("mxnet.se_resnet50")
     assert taken(net, "stage1.block0.se") == ("stage1.block0.conv3",)
     assert taken(net, "stage1.block0.shortcut.conv") == taken(net, "stage1.block0.conv1") == ("stage1.block0.relu1",)
@@ -333,7 +333,7 @@ def test_m3_m4_m7_mxnets_pre_activation() -> None:
     ]
 
 
-def test_m4_m7_chainers_shortcut() -> None:
+def test_m4_m7_layers_of_chainers_shortcut_are_the_sources() -> None:
     net = network("chainer.se_resnet_n2_r16")
     unit = "stage2.block0.shortcut."
     chain = [one for one in net.layers if one.name.startswith(unit)]
@@ -348,7 +348,7 @@ def test_m4_m7_chainers_shortcut() -> None:
     assert len(biases) == 1 + 3 * 2 * 3
 
 
-def test_m4_m7_takis_shortcut() -> None:
+def test_m4_m7_layers_of_takis_shortcut_are_the_sources() -> None:
     chain = [one for one in network("taki.se_resnext_cifar").layers if one.name.startswith("stage2.block0.shortcut.")]
     pool, zeros = chain
     assert (pool.pool, pool.kernel, pool.stride, pool.padding, pool.count_padding) == ("avg", 2, 2, "same", False)
@@ -358,12 +358,12 @@ def test_m4_m7_takis_shortcut() -> None:
 
 
 @pytest.mark.parametrize(("name", "convolution"), STRIDED.items())
-def test_m7_where_the_stride_stands(name: str, convolution: str) -> None:
+def test_m7_stride_is_on_the_sources_convolution(name: str, convolution: str) -> None:
     strides = {f"conv{number}": layer(name, f"stage2.block0.conv{number}").stride for number in (1, 2)}
     assert strides == {"conv1": 1, "conv2": 1} | {convolution: 2}
 
 
-def test_m7_senet154() -> None:
+def test_m7_layers_of_senet154_are_the_sources() -> None:
     projections = [layer("senet154", f"stage{stage}.block0.shortcut.conv") for stage in (1, 2)]
     assert [(one.kernel, one.stride, one.padding) for one in projections] == [(1, 1, (0, 0)), (3, 2, (1, 1))]
     unit = [layer("senet154", f"stage1.block0.conv{number}") for number in (1, 2, 3)]
@@ -380,7 +380,7 @@ def test_m7_timms_basic_block_has_one_relu_more() -> None:
 
 
 @pytest.mark.parametrize("name", EPSILON_AND_BIAS)
-def test_m7_epsilon_and_the_blocks_bias(name: str) -> None:
+def test_m7_epsilon_and_se_bias_are_the_sources(name: str) -> None:
     epsilon, bias = EPSILON_AND_BIAS[name]
     net = network(name)
     assert {one.epsilon for one in net.layers if isinstance(one, kinds.BatchNorm)} == {epsilon}
@@ -393,7 +393,7 @@ def test_m7_tensorpack_has_331_variables_and_moskomule_352_tensors() -> None:
     assert len(shapes) + sum(name.endswith(".mean") for name in shapes) == 352  # torch counts batches too
 
 
-def test_m7_plain_networks_and_overrides() -> None:
+def test_m7_networks_without_se_and_overrides_have_their_parameters() -> None:
     assert network("resnet50") == network("se_resnet50", se=None)
     assert network("tensorpack.resnet50") == network("tensorpack.resnet50_se", se=None)
     assert network("chainer.resnet_n18") == network("chainer.se_resnet_n18_r8", se=None)
@@ -407,7 +407,7 @@ def test_m7_plain_networks_and_overrides() -> None:
     assert "stage1.block0.se.reduce.weight" not in single.parameter_shapes()
 
 
-def test_m5_names_and_shapes_of_se_resnet20() -> None:
+def test_m5_names_and_shapes_of_se_resnet20_are_canonical() -> None:
     shapes = parameters.shapes(network("se_resnet20"))
     assert [*shapes.items()][:7] == [
         ("stem.conv1.weight", (16, 3, 3, 3)),
@@ -423,7 +423,7 @@ def test_m5_names_and_shapes_of_se_resnet20() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_m8_json_round_trip(name: str) -> None:
+def test_m8_json_round_trip_is_exact(name: str) -> None:
     net = network(name)
     again = NetworkSpec.from_json(net.to_json())
     assert again == net and hash(again) == hash(net)
@@ -434,12 +434,12 @@ def test_m8_json_round_trip(name: str) -> None:
 @pytest.mark.parametrize(
     "se", [{"hidden": 3}, {"single_projection": True}, {"activation": LeakyReLU(0.1), "gain": 2.0}]
 )
-def test_m8_json_round_trip_of_other_blocks(se: dict) -> None:
+def test_m8_json_round_trip_of_other_blocks_is_exact(se: dict) -> None:
     net = network("se_resnet20", se=se, se_at="identity")
     assert NetworkSpec.from_json(net.to_json()) == net != network("se_resnet20", se_at="identity")
 
 
-def test_m8_the_ratio_tells_networks_apart() -> None:
+def test_m8_networks_of_different_ratios_differ() -> None:
     assert network("se_resnet20") != network("se_resnet20", se={"reduction": 8})
     assert len({network(name) for name in ("se_resnet50", "resnet50", "moskomule.se_resnet50")}) == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -516,13 +516,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_m9_refused(what: str) -> None:
+def test_m9_wrong_fields_are_refused(what: str) -> None:
     make, message = REFUSED[what]
     with pytest.raises(SpecError, match=message):
         make()
 
 
-def test_m9_an_image_that_the_strides_do_not_take() -> None:
+def test_m9_image_too_small_for_the_strides_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(1, 1\) is too small: nothing is left of it at stem\.pool1"):
         network("se_resnet50").macs((1, 1))
     with pytest.raises(ShapeError, match=r"at stage1\.block2\.concat meet"):
@@ -548,13 +548,13 @@ def test_describing_networks_imports_nothing_else() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
-def test_a_block_waits_for_no_network() -> None:
+def test_block_imports_no_network() -> None:
     code = "import sys, se_numpy, se_spec; print('se_spec.networks' in sys.modules, callable(se_numpy.senet))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False True"
 
 
 @pytest.mark.framework("conformance")
-def test_what_is_too_far_off_is_told() -> None:
+def test_errors_above_the_limit_are_reported() -> None:
     from evidence.network_errors import NetworkRow
 
     right = NetworkRow("resnet18", network("resnet18"), double={"torch": 1e-15}, single={"torch": 1e-7, "nnx": 2e-7})
@@ -583,7 +583,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "NETWORKS.md"
 
 
 def rows_of(heading: str) -> dict[str, list[str]]:
-    """Cells by network, of the table below a heading of the page."""
+    """Read the table below a heading of the page: cells by network."""
     part = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     cells = (line.strip("|").split("|") for line in part.splitlines() if line.startswith("| `"))
     return {first.strip(" `"): [cell.strip() for cell in rest] for first, *rest in cells}
@@ -591,9 +591,9 @@ def rows_of(heading: str) -> dict[str, list[str]]:
 
 @pytest.mark.framework("conformance")
 def test_the_page_has_every_network_in_every_implementation() -> None:
-    from evidence.network_errors import ALLOWANCE, JUDGED, LIMIT, rows
+    from evidence.network_errors import ALLOWANCE, JUDGED, LIMIT, make_rows
 
-    wanted = {row.name: row for row in rows()}
+    wanted = {row.name: row for row in make_rows()}
     assert {name for row in wanted.values() for name in (row.name, *row.also)} == set(NETWORKS)
     facts = rows_of("Sizes")
     assert list(facts) == list(wanted)

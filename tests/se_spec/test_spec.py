@@ -1,4 +1,4 @@
-"""``se_spec``: what a spec accepts, what it refuses, and which widths the systems of the world have."""
+"""``se_spec``: accepted and refused fields of a spec, and the widths that systems have."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ round(.25C)                          1  2  2  4  4  4  6  6 10 16 18 24  25  30 
 make_div(.25C,8,.9)                  8  8  8  8  8  8  8  8 16 16 24 24  24  32  40  48  64 120 168
 tf-slim C/3 div 8                    8  8  8  8  8  8  8  8 16 24 24 32  32  40  48  64  88 160 224
 """
-"""Read from the sources of the systems; the same numbers stand in no code."""
+"""Widths that are read from the systems' sources; no code has these numbers."""
 
 SYSTEMS = {
     "C//16": [
@@ -100,11 +100,11 @@ def test_p1_p3_preset_gives_the_width_that_the_system_gives(row: str, name: str)
         ("efficientnet_jax", 10, 3),  # half up, unlike round()
     ],
 )
-def test_p1_other_widths(name: str, channels: int, width: int) -> None:
+def test_p1_preset_widths_at_other_channels(name: str, channels: int, width: int) -> None:
     assert SESpec.preset(name, channels).hidden == width
 
 
-def test_w6_every_preset_has_a_width_or_asks_for_one() -> None:
+def test_w6_every_preset_has_a_width_or_requires_one() -> None:
     for name, system in PRESETS.items():
         if system.rule is None and not system.fields.get("single_projection"):
             with pytest.raises(SpecError, match=r"give hidden=\.\.\."):
@@ -136,7 +136,7 @@ def test_w6_every_preset_has_a_width_or_asks_for_one() -> None:
         ("monai.ResidualSELayer", {"activation": LeakyReLU(slope=0.01), "gate": "relu", "residual": True}),
     ],
 )
-def test_p1_preset_fields(name: str, fields: dict[str, object]) -> None:
+def test_p1_presets_have_the_fields_of_their_systems(name: str, fields: dict[str, object]) -> None:
     spec = SESpec.preset(name, 64)
     assert {field: getattr(spec, field) for field in fields} == fields
 
@@ -159,7 +159,7 @@ def test_w1_hidden_is_always_the_integer() -> None:
     assert SESpec(3, hidden=8).hidden == 8
 
 
-def test_w2_w3_w4_rules_at_their_corners() -> None:
+def test_w2_w3_w4_width_rules_at_edge_cases() -> None:
     assert widths.floor_width(31, 16) == 1
     assert widths.truncated_width(31, 1 / 16) == 1
     assert [widths.rounded_width(channels, 0.25) for channels in (6, 10, 14, 18)] == [2, 2, 4, 4]
@@ -168,7 +168,7 @@ def test_w2_w3_w4_rules_at_their_corners() -> None:
             rule()
 
 
-def test_w5_make_divisible_bumps_below_its_limit() -> None:
+def test_w5_make_divisible_rounds_up_below_its_limit() -> None:
     assert widths.make_divisible(11) == 16  # 8 would be below 0.9 * 11
     assert widths.make_divisible(11, limit=0.0) == 8
     assert widths.make_divisible(3) == 8
@@ -183,14 +183,14 @@ def test_w5_make_divisible_is_near_and_divisible(value: int, divisor: int) -> No
     assert 0.9 * value <= width <= max(divisor, value + divisor)
 
 
-def test_e4_single_projection_has_no_activation_and_no_width_of_its_own() -> None:
+def test_e4_single_projection_has_no_activation_and_the_width_of_its_channels() -> None:
     spec = SESpec(64, single_projection=True, activation="silu")
     assert (spec.hidden, spec.activation, spec.reduction) == (64, "identity", None)
     with pytest.raises(SpecError, match="hidden=64 is not allowed"):
         SESpec(64, single_projection=True, hidden=64)
 
 
-def test_e5_bias_is_off_unless_asked_for() -> None:
+def test_e5_bias_is_off_by_default() -> None:
     assert SESpec(64).bias is False
 
 
@@ -226,7 +226,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("field", "fields", "allowed"), BAD, ids=[f"{field}={value}" for field, value, _ in BAD])
-def test_x6_wrong_value_is_a_spec_error_that_says_what_is_allowed(field: str, fields: dict, allowed: str) -> None:
+def test_x6_wrong_value_is_a_spec_error_that_lists_the_allowed_values(field: str, fields: dict, allowed: str) -> None:
     with pytest.raises(SpecError, match=f"^{field}=.* is not allowed; it must be .*{allowed}"):
         SESpec(**{"channels": 64, **fields})
 
@@ -269,7 +269,7 @@ def specs(draw: st.DrawFn) -> SESpec:
 
 
 @given(specs())
-def test_j1_survives_json_and_its_own_repr(spec: SESpec) -> None:
+def test_j1_round_trips_through_json_and_repr_are_exact(spec: SESpec) -> None:
     assert SESpec.from_json(spec.to_json()) == spec
     assert json.loads(spec.to_json()) == spec.to_dict()
     names = {"SESpec": SESpec, "HardSigmoid": HardSigmoid, "LeakyReLU": LeakyReLU}
@@ -277,7 +277,7 @@ def test_j1_survives_json_and_its_own_repr(spec: SESpec) -> None:
 
 
 @given(specs())
-def test_j2_equal_specs_hash_alike_and_the_ratio_is_forgotten(spec: SESpec) -> None:
+def test_j2_equal_specs_have_equal_hashes_and_ratios_are_ignored(spec: SESpec) -> None:
     same = SESpec.from_dict(spec.to_dict())
     assert hash(same) == hash(spec)
     assert SESpec(64, reduction=16) == SESpec(64, hidden=4) != SESpec(64, hidden=5)
@@ -288,7 +288,7 @@ def test_j2_equal_specs_hash_alike_and_the_ratio_is_forgotten(spec: SESpec) -> N
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"channels": 64, "ratio": 16}', '{"channels": 0}', '{"channels": 8, "gate": {}}']
 )
-def test_j1_what_is_not_a_spec_is_refused(text: str) -> None:
+def test_j1_data_of_no_spec_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         SESpec.from_json(text)
 

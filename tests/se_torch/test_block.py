@@ -1,4 +1,4 @@
-"""What a PyTorch user asks of a module besides the right answer, which ``test_match`` asks of it."""
+"""The block as a PyTorch module: formats, devices, compilers, transforms, gradients, in place, parameters."""
 
 import contextlib
 import copy
@@ -25,13 +25,13 @@ from ..conftest import OnDemand
 pytestmark = pytest.mark.framework("torch")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_squeeze = pytest.mark.parametrize("squeeze", FACTORS["squeeze"])
-# torch still calls its own deprecated functions when it first compiles, and when it first differentiates forwards
+# torch calls its own deprecated functions when it first compiles, and when it first differentiates in forward mode
 compiles = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 pushes_forward = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 SPEC = SESpec(12, hidden=5, bias=True)
 SMOOTH = SPEC.replace(activation="silu", squeeze="avg_max", gain=2.0, residual=True)
-ACTIVATIONS = [one for one in FACTORS["activation"] if one != "single projection"]
+ACTIVATIONS = [activation for activation in FACTORS["activation"] if activation != "single projection"]
 FAMILIES = [
     *(SESpec(12, hidden=17, squeeze="max", activation=activation) for activation in ACTIVATIONS),
     *(SESpec(12, hidden=17, squeeze="max", gate=gate) for gate in FACTORS["gate"][1:]),
@@ -47,17 +47,20 @@ torch, se_torch, onnxruntime = OnDemand("torch"), OnDemand("se_torch"), OnDemand
 target = OnDemand("se_parity.implementations.torch")
 
 
-@pytest.fixture(autouse=True)
-def by_hand(monkeypatch):
-    """Small maps have their gradients by hand here, as large ones; test_match asks for the formula's."""
+@pytest.fixture
+def _low_thresholds(monkeypatch):
     monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", 1)
     low = {"CHUNK_ELEMENTS": 100, "MIN_SPATIAL_POSITIONS": 20, "MIN_SAMPLE_ELEMENTS": 1, "MIN_CHANNELS_POOLING": 1}
     for name, value in low.items():
         monkeypatch.setattr(se_torch.fast.kernels, name, value)
 
 
+fast = pytest.mark.usefixtures("_low_thresholds")
+"""Computes small maps with the kernels and handwritten gradients of large ones; ``test_match`` uses the formula."""
+
+
 class Subject:
-    """A block and its input, made from a case, and the oracle's judgement on what the block makes of it."""
+    """A block and its input, made from a case, and the comparison of its results with the oracle's."""
 
     def __init__(self, spec, stored="float32", layout="contiguous", **case):
         self.spec, self.inputs = spec, Case(spec, **case).inputs()
@@ -65,7 +68,7 @@ class Subject:
         self.x, self.dy = target.to_tensor(self.inputs.x, layout), target.to_tensor(self.inputs.dy, layout)
 
     def derivatives(self, forward=None, context=contextlib.nullcontext()):  # noqa: B008
-        """y, dx and the parameters' gradients; only the forward pass within the context."""
+        """Compute y, dx and the parameters' gradients; the forward pass alone is within the context."""
         x = self.x.detach().requires_grad_()
         with context:
             y = self.block(x) if forward is None else forward(x)
@@ -73,7 +76,7 @@ class Subject:
         return y, dx, dict(zip(self.block.state_dict(), others, strict=True))
 
     def judge(self, y, dx=None, dparameters=None, *, dtype=None, **changed):
-        """Against the oracle on these inputs, some of them changed."""
+        """Compare results with the oracle's on these inputs, of which ``changed`` replaces some."""
         inputs = self.inputs._replace(**changed)
         dtype = dtype or inputs.x.dtype.name
         against = reference(inputs, self.spec, dtype, gradients=bool(dparameters))
@@ -99,7 +102,7 @@ def as_bytes(parameters):
 
 
 def exported(module, rank):
-    """For any number of samples and any extent; not traced with 1, which torch.export takes for a constant."""
+    """Export for any number of samples and any extent; it is not traced with 1, which torch.export makes a constant."""
     dynamic = {axis: torch.export.Dim(f"axis{axis}") for axis in range(rank) if axis != 1}
     return torch.export.export(module, (torch.ones(2, 12, *range(4, 2 + rank)),), dynamic_shapes=(dynamic,))
 
@@ -124,10 +127,11 @@ def compiled(module, **options):
 # Memory formats, devices and types
 
 
+@fast
 @every_squeeze
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("rank", "memory_format"), [(2, "channels_last"), (3, "channels_last_3d")])
-def test_channels_last_in_channels_last_out(squeeze, dtype, rank, memory_format):
+def test_channels_last_input_gives_channels_last_output(squeeze, dtype, rank, memory_format):
     subject = Subject(SPEC.replace(squeeze=squeeze), layout="channels_last", rank=rank, dtype=dtype)
     y, dx, dparameters = subject.derivatives()
     for tensor in (subject.x, y, dx):
@@ -136,16 +140,18 @@ def test_channels_last_in_channels_last_out(squeeze, dtype, rank, memory_format)
     subject.judge(y, dx, dparameters)
 
 
+@fast
 @every_squeeze
-def test_view_with_gaps(squeeze):
+def test_noncontiguous_view_matches_the_oracle(squeeze):
     subject = Subject(SPEC.replace(squeeze=squeeze))
     subject.x = torch.full((3, 24, 8, 21), torch.nan)[:, ::2, :5, ::3].copy_(subject.x)
     assert not subject.x.is_contiguous()
     subject.judge(*subject.derivatives())
 
 
+@fast
 @every_squeeze
-def test_meta_and_fake_tensors_know_shape_and_type(squeeze):
+def test_meta_and_fake_tensors_have_shape_and_dtype(squeeze):
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
     subject = Subject(SPEC.replace(squeeze=squeeze))
@@ -162,7 +168,8 @@ def test_meta_and_fake_tensors_know_shape_and_type(squeeze):
     subject.judge(block(subject.x))
 
 
-def test_every_device_there_is():
+@fast
+def test_block_matches_the_oracle_on_every_device():
     for device in ["cpu", *["cuda"] * torch.cuda.is_available()]:
         subject = Subject(SMOOTH)
         subject.block, subject.x, subject.dy = (one.to(device) for one in (subject.block, subject.x, subject.dy))
@@ -172,7 +179,7 @@ def test_every_device_there_is():
 
 
 @every_dtype
-def test_n2_dtype_is_that_of_the_parameters_and_y_has_that_of_x(dtype):
+def test_n2_dtype_is_the_parameters_dtype_and_y_has_the_dtype_of_x(dtype):
     stored = getattr(torch, dtype)
     block = se_torch.SqueezeExcitation(SPEC, dtype=stored)
     assert {value.dtype for value in block.parameters()} == {stored}
@@ -181,8 +188,9 @@ def test_n2_dtype_is_that_of_the_parameters_and_y_has_that_of_x(dtype):
         assert block(torch.ones(2, 12, 5, 7, dtype=other)).dtype == other
 
 
+@fast
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "float32"), ("float32", "bfloat16")])
-def test_n1_parameters_stored_in_another_type(dtype, stored):
+def test_n1_parameters_of_another_dtype_match_the_oracle(dtype, stored):
     subject = Subject(SMOOTH, stored, dtype=dtype)
     parameters = {name: round_to(value, stored) for name, value in subject.inputs.parameters.items()}
     subject.inputs = subject.inputs._replace(parameters=parameters)
@@ -193,10 +201,11 @@ def test_n1_parameters_stored_in_another_type(dtype, stored):
     subject.judge(y, dx, dparameters, dtype="bfloat16")
 
 
+@fast
 @pytest.mark.parametrize("squeeze", ["avg", "avg_max"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(("dtype", "size", "value"), [("float16", 64, 1), ("float16", 32, 500), ("bfloat16", 56, 1)])
-def test_n1_half_is_squeezed_in_float32(squeeze, layout, dtype, size, value):
+def test_n1_half_precision_is_squeezed_in_float32(squeeze, layout, dtype, size, value):
     # Linear, so that the gate shows any error of the mean; scaled, so that y does not overflow
     spec = SPEC.replace(squeeze=squeeze, activation="identity", gate="identity", gain=2.0**-10)
     subject = Subject(spec, layout=layout, dtype=dtype, spatial=(size, size))
@@ -204,6 +213,7 @@ def test_n1_half_is_squeezed_in_float32(squeeze, layout, dtype, size, value):
     subject.judge(subject.block(subject.x.fill_(value)))
 
 
+@fast
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=compiles)])
@@ -211,10 +221,10 @@ def test_n4_autocast_changes_nothing(mode, dtype, stored):
     subject = Subject(SMOOTH, stored, dtype=dtype)
     block, autocast = subject.block, torch.autocast(subject.x.device.type, torch.bfloat16)
     forward = compiled(block, backend="aot_eager") if mode == "compiled" else block
-    # torch compiles a backward pass under the autocast of its forward pass, unless it is told not to; torch 2.8 always.
+    # torch compiles a backward pass under the autocast of its forward pass, unless a switch is off; torch 2.8 has none.
     config = importlib.import_module("torch._functorch.config")
-    can_be_told = hasattr(config, "backward_pass_autocast")
-    with config.patch(backward_pass_autocast="off") if can_be_told else contextlib.nullcontext():
+    has_switch = hasattr(config, "backward_pass_autocast")
+    with config.patch(backward_pass_autocast="off") if has_switch else contextlib.nullcontext():
         y, dx, dparameters = subject.derivatives(forward)
         y_cast, dx_cast, dparameters_cast = subject.derivatives(forward, autocast)
     g = block.excitation(subject.x)
@@ -223,7 +233,7 @@ def test_n4_autocast_changes_nothing(mode, dtype, stored):
         assert (g @ g.T).dtype == torch.bfloat16  # it is on
     assert y_cast.dtype == getattr(torch, dtype)
     assert torch.equal(y_cast, y)
-    if mode == "compiled" and not can_be_told:
+    if mode == "compiled" and not has_switch:
         return
     assert torch.equal(dx_cast, dx)
     assert [name for name, value in dparameters.items() if not torch.equal(dparameters_cast[name], value)] == []
@@ -232,8 +242,9 @@ def test_n4_autocast_changes_nothing(mode, dtype, stored):
 # Compiled, exported, transformed
 
 
+@fast
 @compiles
-def test_compiled_once_for_all_sizes():
+def test_dynamic_compilation_serves_all_sizes():
     subject = Subject(SMOOTH, layout="channels_last")
     block, forward = subject.block, compiled(subject.block, dynamic=True)
     subject.judge(*subject.derivatives(forward))
@@ -247,11 +258,12 @@ def test_compiled_once_for_all_sizes():
             subject.judge(y, dx, dparameters)
 
 
+@fast
 @pytest.mark.parametrize(
     "families", [FAMILIES[::5], pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["few", "all"]
 )
 @pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=compiles), *ONNX])
-def test_n3_nan_and_inf_stand_where_the_oracle_has_them(mode, families):
+def test_n3_nan_and_inf_are_where_the_oracles_are(mode, families):
     class Families(torch.nn.ModuleList):
         def forward(self, x):
             return [block(x) for block in self]
@@ -269,9 +281,10 @@ def test_n3_nan_and_inf_stand_where_the_oracle_has_them(mode, families):
             assert torch.equal(y[[0, 2]], untouched[[0, 2]]), subject.spec
 
 
+@fast
 @pytest.mark.parametrize(("rank", "squeeze"), [(1, "avg_max"), (2, "avg"), (2, "max"), (3, "avg_max")])
 @pytest.mark.parametrize("how", ["torch.export", *ONNX])
-def test_exported_at_one_size_runs_at_others(how, rank, squeeze):
+def test_block_exported_at_one_size_runs_at_others(how, rank, squeeze):
     subject = Subject(SPEC.replace(squeeze=squeeze), rank=rank)
     make = onnx_function if how == "onnxruntime" else lambda *arguments: exported(*arguments).module()
     forward = make(subject.block, 2 + rank)
@@ -281,8 +294,9 @@ def test_exported_at_one_size_runs_at_others(how, rank, squeeze):
         other.judge(y[0] if how == "onnxruntime" else y, parameters=subject.inputs.parameters)
 
 
+@fast
 @pytest.mark.skipif(not ONNX, reason="needs onnx, onnxscript and onnxruntime")
-def test_onnx_graph_has_eight_nodes_and_no_sizes():
+def test_onnx_graph_has_eight_nodes_and_symbolic_sizes():
     graph = onnx_model(Subject(SPEC).block, 4).graph
     nodes = ["ReduceMean", "Gemm", "Relu", "Gemm", "Sigmoid", "Unsqueeze", "Unsqueeze", "Mul"]
     assert [node.op_type for node in graph.node] == nodes
@@ -291,8 +305,9 @@ def test_onnx_graph_has_eight_nodes_and_no_sizes():
     assert list(into) == list(out)
 
 
+@fast
 @pytest.mark.parametrize("spec", [SPEC, SMOOTH], ids=str)
-def test_vmap_over_blocks_and_over_a_fifth_axis(spec):
+def test_vmap_over_blocks_and_over_a_fifth_axis_matches_the_oracle(spec):
     subjects = [Subject(spec, seed=seed) for seed in range(3)]
     parameters, _ = torch.func.stack_module_state([subject.block for subject in subjects])
     call = functools.partial(torch.func.functional_call, subjects[0].block)
@@ -304,8 +319,9 @@ def test_vmap_over_blocks_and_over_a_fifth_axis(spec):
         subject.judge(many[..., i], x=factor * subject.inputs.x)
 
 
+@fast
 @pytest.mark.parametrize("spec", [SPEC, SMOOTH], ids=str)
-def test_gradients_of_each_sample(spec):
+def test_per_sample_gradients_match_the_oracle(spec):
     subject = Subject(spec, "float64", dtype="float64")
     inputs, arguments = subject.inputs, (dict(subject.block.named_parameters()), subject.x, subject.dy)
 
@@ -320,6 +336,7 @@ def test_gradients_of_each_sample(spec):
         subject.judge(y, dx[one], each, x=inputs.x[one], dy=inputs.dy[one])
 
 
+@fast
 @pushes_forward
 def test_forward_mode_is_the_transpose_of_the_oracles_vjp():
     subject, other = (Subject(SMOOTH, "float64", dtype="float64", seed=seed) for seed in (0, 1))
@@ -336,9 +353,10 @@ def test_forward_mode_is_the_transpose_of_the_oracles_vjp():
     np.testing.assert_allclose(pushed, pulled, rtol=1e-12)
 
 
+@fast
 @pushes_forward
 @every_squeeze
-def test_derivatives_of_both_orders_and_modes(squeeze):
+def test_first_and_second_derivatives_of_both_modes_pass_gradcheck(squeeze):
     spec = SESpec(3, hidden=2, bias=True, activation="silu", squeeze=squeeze)
     subject = Subject(spec, "float64", dtype="float64", samples=2, spatial=(4, 5))
     names, values = zip(*subject.block.named_parameters(), strict=True)
@@ -351,46 +369,48 @@ def test_derivatives_of_both_orders_and_modes(squeeze):
     assert torch.autograd.gradgradcheck(call, arguments)
 
 
-# Gradients by hand
+# Handwritten gradients
 
 
-def way_of(y):
-    return "by hand" if y.grad_fn.name() == "_FusedSEBackward" else "formula"
+def path_of(y):
+    return "handwritten" if y.grad_fn.name() == "_FusedSEBackward" else "formula"
 
 
-def both_ways(monkeypatch, subject, dy, wanted):
+def both_paths(monkeypatch, subject, dy, wanted):
     for large in (1, 1 << 60):
         monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", large)
         x = subject.x.detach().requires_grad_("x" in wanted)
         leaves = [x, *subject.block.parameters()] if "x" in wanted else list(subject.block.parameters())
         y = subject.block(x)
-        yield way_of(y), y, torch.autograd.grad(y, [leaf for leaf in leaves if leaf.requires_grad], dy)
+        yield path_of(y), y, torch.autograd.grad(y, [leaf for leaf in leaves if leaf.requires_grad], dy)
 
 
+@fast
 @pytest.mark.parametrize("piece", [1, 7, 100, 1 << 20])
 @pytest.mark.parametrize(
     ("rank", "layout"), [(1, "contiguous"), (2, "contiguous"), (2, "channels_last"), (3, "channels_last")]
 )
 @pytest.mark.parametrize("spec", [SPEC, SMOOTH.replace(squeeze="avg"), SESpec(12, single_projection=True)], ids=str)
-def test_gradients_by_hand_are_the_formulas(monkeypatch, spec, rank, layout, piece):
+def test_handwritten_gradients_equal_autograds(monkeypatch, spec, rank, layout, piece):
     monkeypatch.setattr(se_torch.fast.kernels, "CHUNK_ELEMENTS", piece)
     monkeypatch.setattr(se_torch.fast.kernels, "MIN_CHANNELS_POOLING", 1 << 60)  # pooling adds in another order
     subject = Subject(spec, "float64", layout, dtype="float64", rank=rank)
     for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(subject.dy.shape)):
-        (hand, y, gradients), (formula, same, others) = both_ways(monkeypatch, subject, dy, "x and parameters")
-        assert (hand, formula) == ("by hand", "formula") and torch.equal(y, same)
+        (hand, y, gradients), (formula, same, others) = both_paths(monkeypatch, subject, dy, "x and parameters")
+        assert (hand, formula) == ("handwritten", "formula") and torch.equal(y, same)
         assert gradients[0].stride() == subject.x.stride()
         for gradient, other in zip(gradients, others, strict=True):
             assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()
 
 
+@fast
 @pytest.mark.parametrize("short", [1, 1 << 60], ids=["long rows", "short rows"])
 @pytest.mark.parametrize("sample", [1, 1 << 60], ids=["large samples", "small samples"])
 @pytest.mark.parametrize(
     ("rank", "layout"), [(1, "contiguous"), (2, "contiguous"), (2, "channels_last"), (3, "channels_last")]
 )
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
-def test_passes_are_rounded_once(monkeypatch, dtype, rank, layout, sample, short):
+def test_kernels_round_their_results_once(monkeypatch, dtype, rank, layout, sample, short):
     monkeypatch.setattr(se_torch.fast.kernels, "MIN_SAMPLE_ELEMENTS", sample)
     monkeypatch.setattr(se_torch.fast.kernels, "MIN_SPATIAL_POSITIONS", short)
     subject = Subject(SPEC, dtype, layout, dtype=dtype, rank=rank)
@@ -426,8 +446,7 @@ def test_passes_are_rounded_once(monkeypatch, dtype, rank, layout, sample, short
         ("bfloat16", "channels_last", (2, 8, 16, 16), ["dot", "dx"]),
     ],
 )
-def test_which_maps_are_computed_in_chunks(monkeypatch, dtype, layout, shape, pieces):
-    monkeypatch.undo()  # the thresholds as users have them
+def test_large_maps_are_computed_in_chunks(monkeypatch, dtype, layout, shape, pieces):
     taken = []
     for name, function in (("dot", "_sum_of_products_in_chunks"), ("dx", "_multiply_add_in_chunks")):
         monkeypatch.setattr(se_torch.fast.kernels, function, lambda *arrays, name=name: taken.append(name))
@@ -439,9 +458,10 @@ def test_which_maps_are_computed_in_chunks(monkeypatch, dtype, layout, shape, pi
     assert se_torch.fast.kernels.is_normalized(x) == (shape[2] == 7)
 
 
+@fast
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "relu", "identity"])
 @pytest.mark.parametrize("trained", [False, True])
-def test_n3_an_infinite_gate_in_bfloat16(monkeypatch, gate, trained):
+def test_n3_infinite_logits_in_bfloat16_give_the_gates_limits(monkeypatch, gate, trained):
     monkeypatch.setattr(se_torch.fast.kernels, "MIN_SPATIAL_POSITIONS", 1 << 60)
     block = se_torch.SqueezeExcitation(8, hidden=4, bias=True, gate=gate)
     with torch.no_grad():
@@ -452,25 +472,26 @@ def test_n3_an_infinite_gate_in_bfloat16(monkeypatch, gate, trained):
     np.testing.assert_array_equal(y, [[np.inf if gate in ("relu", "identity") else 1.0, low, np.nan]] * 2)
 
 
+@fast
 @pytest.mark.parametrize(
     "frozen", [(), ("reduce.weight", "expand.bias"), ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")]
 )
 @pytest.mark.parametrize("wanted", ["x", ""])
-def test_gradients_by_hand_of_some(monkeypatch, frozen, wanted):
+def test_handwritten_gradients_of_some_parameters_equal_autograds(monkeypatch, frozen, wanted):
     subject = Subject(SPEC, "float64", dtype="float64")
     for name, value in subject.block.named_parameters():
         value.requires_grad_(name not in frozen)
     if not wanted and len(frozen) == 4:
         assert subject.block(subject.x).grad_fn is None
         return
-    (hand, _, gradients), (_, _, others) = both_ways(monkeypatch, subject, subject.dy, wanted)
-    assert hand == "by hand" and len(gradients) == bool(wanted) + 4 - len(frozen)
+    (hand, _, gradients), (_, _, others) = both_paths(monkeypatch, subject, subject.dy, wanted)
+    assert hand == "handwritten" and len(gradients) == bool(wanted) + 4 - len(frozen)
     for gradient, other in zip(gradients, others, strict=True):
         assert (gradient - other).abs().max() <= 1e-14 * other.abs().max()
 
 
 def maps_made(call):
-    """How many arrays of a map's size are made."""
+    """Count the arrays of a map's size that a call makes."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counting(TorchDispatchMode):
@@ -489,7 +510,8 @@ def maps_made(call):
     return counting.made
 
 
-def test_gradients_by_hand_need_one_array_of_the_maps_size(monkeypatch):
+@fast
+def test_handwritten_gradients_allocate_one_array_of_the_maps_size(monkeypatch):
     made = []
     for large in (1, 1 << 60):
         monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", large)
@@ -499,9 +521,10 @@ def test_gradients_by_hand_need_one_array_of_the_maps_size(monkeypatch):
     assert made[0] == 1 < made[1]
 
 
+@fast
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("spec", [SPEC, SPEC.replace(gain=2.0, gate="tanh"), SMOOTH.replace(squeeze="avg")], ids=str)
-def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
+def test_n1_bfloat16_is_widened_only_for_a_residual(spec, layout):
     subject = Subject(spec, "bfloat16", layout, dtype="bfloat16")
     with torch.no_grad():
         y = subject.block(subject.x)
@@ -511,9 +534,10 @@ def test_n1_bfloat16_is_not_widened_but_for_a_residual(spec, layout):
     subject.judge(y)
 
 
+@fast
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(2, 12, 5, 7), (2, 12, 16, 9), (3, 12, 1, 80), (0, 12, 9, 9)])
-def test_pooling_gives_the_mean(shape, dtype):
+def test_pooling_kernel_computes_the_mean(shape, dtype):
     x = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, shape)).to(getattr(torch, dtype))
     x = x.contiguous(memory_format=torch.channels_last)
     assert se_torch.fast.kernels.is_pooled(x) or x.is_contiguous()
@@ -523,7 +547,8 @@ def test_pooling_gives_the_mean(shape, dtype):
     assert torch.allclose(z.double(), x.double().mean((2, 3)), rtol=off, atol=0.0)
 
 
-def test_what_is_pooled(monkeypatch):
+@fast
+def test_channels_last_maps_are_pooled(monkeypatch):
     monkeypatch.setattr(se_torch.fast.kernels, "MIN_CHANNELS_POOLING", 12)
     x = torch.ones(2, 12, 5, 7).contiguous(memory_format=torch.channels_last)
     assert se_torch.fast.kernels.is_pooled(x)
@@ -537,35 +562,37 @@ def test_what_is_pooled(monkeypatch):
     assert len(taken) == 1
 
 
+@fast
 @compiles
-def test_a_compiler_and_an_exporter_see_the_formula(monkeypatch):
+def test_compiler_and_exporter_record_the_formula(monkeypatch):
     monkeypatch.setattr(se_torch.fast.when, "run", None)
     subject = Subject(SPEC)
     subject.judge(*subject.derivatives(compiled(subject.block, backend="aot_eager")))
     subject.judge(exported(subject.block, 4).module()(subject.x))
 
 
-def test_which_way_is_taken(monkeypatch):
+@fast
+def test_handwritten_gradients_are_used_for_large_dense_maps(monkeypatch):
     subject = Subject(SPEC.replace(bias=False))
     block, x = subject.block, subject.x.requires_grad_()
-    assert way_of(block(x)) == "by hand"
-    assert way_of(block(x[:, :, ::2])) == way_of(Subject(SMOOTH).block(x)) == "formula"
+    assert path_of(block(x)) == "handwritten"
+    assert path_of(block(x[:, :, ::2])) == path_of(Subject(SMOOTH).block(x)) == "formula"
     with torch.no_grad():
         assert block(x).grad_fn is None
     monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", x.numel() + 1)
-    assert way_of(block(x)) == "formula"
+    assert path_of(block(x)) == "formula"
 
 
 # In place
 
 
-def unrecorded(block, x):
+def without_gradients(block, x):
     with torch.no_grad():
         return block(x)
 
 
-def both_places(subject, call):
-    """What a block that may not and one that may overwrite x make of it, and whether the second did."""
+def overwrites(subject, call):
+    """Call a block without and with ``inplace``, compare the results, and return whether x was overwritten."""
     block, x = subject.block, subject.x.clone(memory_format=torch.preserve_format)
     want, block.inplace = call(block, x), True
     assert torch.equal(x, subject.x)
@@ -576,6 +603,7 @@ def both_places(subject, call):
     return overwritten
 
 
+@fast
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
@@ -589,45 +617,49 @@ def both_places(subject, call):
     ],
     ids=str,
 )
-def test_in_place_y_stands_where_x_was(dtype, spec, layout, context):
+def test_inplace_y_has_the_memory_of_x(dtype, spec, layout, context):
     with context():
-        assert both_places(Subject(spec, layout=layout, dtype=dtype), lambda block, x: block(x))
+        assert overwrites(Subject(spec, layout=layout, dtype=dtype), lambda block, x: block(x))
 
 
+@fast
 @pytest.mark.parametrize(
     "call",
     [
         lambda block, x: block(x),
-        lambda block, x: unrecorded(block, x[:, :, ::2]),
-        lambda block, x: unrecorded(block, x[:1].expand_as(x)),
-        lambda block, x: unrecorded(torch.func.vmap(block), x[None]),
+        lambda block, x: without_gradients(block, x[:, :, ::2]),
+        lambda block, x: without_gradients(block, x[:1].expand_as(x)),
+        lambda block, x: without_gradients(torch.func.vmap(block), x[None]),
         lambda block, x: block.excitation(x),
     ],
     ids=["gradients are recorded", "a slice", "one sample for all", "vmap", "the gate alone"],
 )
-def test_in_place_but_where_x_must_stay(call):
-    assert not both_places(Subject(SPEC), call)
+def test_inplace_keeps_x_where_it_is_needed(call):
+    assert not overwrites(Subject(SPEC), call)
     subject = Subject(SPEC)
     subject.block.inplace = True
     subject.judge(*subject.derivatives())
 
 
-def test_in_place_but_for_a_residual():
-    assert not both_places(Subject(SMOOTH), unrecorded)
+@fast
+def test_inplace_keeps_x_of_a_residual():
+    assert not overwrites(Subject(SMOOTH), without_gradients)
 
 
+@fast
 @compiles
-def test_a_compiler_and_an_exporter_do_not_see_in_place():
+def test_compiler_and_exporter_ignore_inplace():
     subject = Subject(SPEC)
     with torch.no_grad():
-        assert not both_places(subject, lambda block, x: compiled(block, backend="aot_eager")(x))
+        assert not overwrites(subject, lambda block, x: compiled(block, backend="aot_eager")(x))
         x = subject.x.clone()
         subject.judge(exported(subject.block, 4).module()(x))
     assert torch.equal(x, subject.x)
 
 
+@fast
 @pushes_forward
-def test_in_place_pushes_forward():
+def test_inplace_supports_forward_mode():
     subject, found = Subject(SPEC, "float64", dtype="float64"), []
     for subject.block.inplace in (False, True):
         with torch.no_grad(), torch.autograd.forward_ad.dual_level():
@@ -654,8 +686,9 @@ def test_k1_state_dict_has_the_canonical_names():
         block.load_state_dict(plain.state_dict())
 
 
+@fast
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))])
-def test_copies_keep_spec_and_output_and_share_nothing(copied):
+def test_copies_keep_spec_and_output_and_share_no_memory(copied):
     subject = Subject(SMOOTH)
     block, y = copied(subject.block), subject.block(subject.x)
     assert block.spec == SMOOTH
@@ -664,7 +697,8 @@ def test_copies_keep_spec_and_output_and_share_nothing(copied):
     assert torch.equal(subject.block(subject.x), y)
 
 
-def test_repr_and_hooks():
+@fast
+def test_repr_shows_the_spec_and_hooks_are_called():
     subject, seen = Subject(SPEC), {}
     assert repr(subject.block).startswith(f"SqueezeExcitation(\n  {SPEC!r}\n")
     assert f"{SPEC!r}, inplace=True" in repr(se_torch.SqueezeExcitation(SPEC, inplace=True))
@@ -677,8 +711,9 @@ def test_repr_and_hooks():
     assert [torch.equal(got, want) for got, want in pairs] == [True] * 4
 
 
+@fast
 @pytest.mark.parametrize("autocast", [False, True])
-def test_trains_inside_a_network(autocast):
+def test_block_trains_inside_a_network(autocast):
     torch.manual_seed(0)
     block = se_torch.SqueezeExcitation(SPEC)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3), block, torch.nn.Flatten(), torch.nn.Linear(12 * 3 * 5, 1))
@@ -697,8 +732,9 @@ def test_trains_inside_a_network(autocast):
     assert all((before[name] != value).any() for name, value in se_torch.get_parameters(block).items())
 
 
+@fast
 @every_squeeze
-def test_v1_v2_nothing_is_modified_and_samples_are_independent(squeeze):
+def test_v1_v2_arguments_are_not_modified_and_samples_are_independent(squeeze):
     subject = Subject(SMOOTH.replace(squeeze=squeeze))
     tensors = [subject.x, subject.dy, *subject.block.parameters()]
     before = [(value._version, value.detach().clone()) for value in tensors]
@@ -715,7 +751,7 @@ def test_v1_v2_nothing_is_modified_and_samples_are_independent(squeeze):
 
 
 @every_dtype
-def test_k3_there_and_back_is_exact_and_copied(dtype):
+def test_k3_round_trip_is_exact_and_copied(dtype):
     numpy_dtype, rng, parameters = round_to(np.zeros(1), dtype).dtype, np.random.default_rng(0), {}
     for name, shape in se_spec.parameters.shapes(SPEC).items():
         any_bits = rng.integers(0, 256, (*shape, numpy_dtype.itemsize), np.uint8)  # NaNs of all kinds among them
@@ -731,7 +767,7 @@ def test_k3_there_and_back_is_exact_and_copied(dtype):
 
 
 @pytest.mark.parametrize(("source", "dtype"), [*itertools.permutations(DTYPES, 2)])
-def test_k3_casts_to_the_type_of_the_block(source, dtype):
+def test_k3_set_parameters_casts_to_the_blocks_dtype(source, dtype):
     block = se_torch.SqueezeExcitation(SPEC, dtype=getattr(torch, dtype))
     block.expand.requires_grad_(False)
     parameters = se_numpy.initialize(SPEC, seed=0, dtype=source)
@@ -742,7 +778,7 @@ def test_k3_casts_to_the_type_of_the_block(source, dtype):
     assert all(value.is_leaf for value in block.parameters())
 
 
-def test_k2_refuses_what_does_not_fit_and_changes_nothing():
+def test_k2_wrong_parameters_are_refused_and_nothing_changes():
     right = se_numpy.initialize(SPEC, seed=0)
     faults = {
         "missing reduce.weight (5, 12)": {"reduce.weight": None},
@@ -761,7 +797,7 @@ def test_k2_refuses_what_does_not_fit_and_changes_nothing():
         assert as_bytes(se_torch.get_parameters(block)) == before
 
 
-def test_k2_refuses_a_block_without_storage():
+def test_k2_block_without_storage_is_refused():
     block = se_torch.SqueezeExcitation(SPEC, device="meta")
     for call in (
         lambda: se_torch.set_parameters(block, se_numpy.initialize(SPEC, seed=0)),
@@ -771,7 +807,7 @@ def test_k2_refuses_a_block_without_storage():
             call()
 
 
-def test_k2_refuses_a_block_whose_weight_is_computed():
+def test_k2_block_with_a_computed_weight_is_refused():
     block = se_torch.SqueezeExcitation(SPEC)
     torch.nn.utils.parametrizations.weight_norm(block.expand)
     before = copy.deepcopy(block.state_dict())
@@ -780,13 +816,13 @@ def test_k2_refuses_a_block_whose_weight_is_computed():
     assert [name for name, value in block.state_dict().items() if not torch.equal(value, before[name])] == []
 
 
-def test_k2_fills_a_compiled_block():
+def test_k2_parameters_of_a_compiled_block_are_set():
     block, parameters = compiled(se_torch.SqueezeExcitation(SPEC), backend="eager"), se_numpy.initialize(SPEC, seed=0)
     se_torch.set_parameters(block, parameters)
     assert as_bytes(se_torch.get_parameters(block)) == as_bytes(parameters)
 
 
-def test_k4_starts_uniform_within_one_over_root_fan_in():
+def test_k4_new_parameters_are_uniform_within_one_over_root_fan_in():
     torch.manual_seed(0)
     block = se_torch.SqueezeExcitation(256, hidden=32, bias=True)
     for linear, bound in ((block.reduce, 1 / 16), (block.expand, 1 / np.sqrt(32))):

@@ -1,4 +1,4 @@
-"""``se_torch.SENet``: against the oracle, against timm's own models, and what a PyTorch user asks of it besides."""
+"""``se_torch.SENet`` matches the oracle and timm's own models, and works with PyTorch's tools."""
 
 import copy
 import pickle
@@ -37,7 +37,7 @@ torch, se_torch, timm = OnDemand("torch"), OnDemand("se_torch"), OnDemand("timm"
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """torch's grouped convolutions in float64 take 800 times as long on two threads of a busy machine."""
+    """Use one thread: grouped convolutions in float64 take 800 times as long on two threads of a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,13 +67,13 @@ def judge(net, x):
 
 
 @every_family
-def test_m1_m7_every_family_is_the_oracles(name):
+def test_m1_m7_every_family_matches_the_oracle(name):
     judge(FAMILIES[name], images(FAMILIES[name], *SIZES.get(name, (33, 41)), samples=1))
 
 
 @every_small_one
 @pytest.mark.parametrize("size", [(23, 30), (16, 9)])
-def test_m2_m3_m4_every_padding_place_and_shortcut_is_the_oracles(net, size):
+def test_m2_m3_m4_every_padding_place_and_shortcut_matches_the_oracle(net, size):
     judge(net, images(net, *size))
 
 
@@ -120,7 +120,7 @@ def test_m5_names_in_the_state_dict_are_paths():
 
 @every_small_one
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_k3_parameters_in_and_out_to_the_bit(net, dtype):
+def test_k3_round_trip_of_parameters_is_exact(net, dtype):
     values = {name: round_to(value, dtype) for name, value in weights_of(net).items()}
     model = model_of(net, values, dtype)
     back = se_torch.get_parameters(model)
@@ -134,13 +134,13 @@ def test_k3_parameters_in_and_out_to_the_bit(net, dtype):
 
 
 @every_small_one
-def test_m6_learnable_are_those_that_the_network_counts(net):
+def test_m6_learnable_parameters_are_those_that_the_spec_counts(net):
     model = se_torch.SENet(net)
     assert sum(value.numel() for value in model.parameters()) == net.parameter_count()
     assert model.spec == net
 
 
-def test_k2_nothing_is_set_where_something_is_wrong():
+def test_k2_wrong_parameters_are_refused_and_nothing_changes():
     values = weights_of(BOTTLENECKS)
     model = model_of(BOTTLENECKS, values)
     before = as_bytes(se_torch.get_parameters(model))
@@ -191,7 +191,7 @@ def test_every_parameter_has_a_gradient(net):
         assert value.grad.isfinite().all(), name
 
 
-def test_running_statistics_keep_the_networks_share_and_dropout_is_of_training_alone():
+def test_momentum_is_the_specs_and_dropout_acts_in_training_alone():
     model = se_torch.SENet(BOTTLENECKS.replace(momentum=0.75), dtype=torch.float64)
     x = torch.from_numpy(images(BOTTLENECKS, 23, 30))
     first = model.stem.conv1(model.stem.pool1(x))
@@ -206,7 +206,7 @@ def test_running_statistics_keep_the_networks_share_and_dropout_is_of_training_a
 
 
 @every_small_one
-def test_channels_last_and_float32(net):
+def test_channels_last_images_and_float32_match_the_oracle(net):
     values, x = weights_of(net), images(net, 23, 30)
     want = se_numpy.senet(x, net, values, data_format="channels_first")
     model = model_of(net, values, "float32").to(memory_format=torch.channels_last)
@@ -219,7 +219,7 @@ def test_channels_last_and_float32(net):
 
 @pytest.mark.parametrize("net", [INCEPTION, BOTTLENECKS, ZEROS], ids=["Inception", "bottlenecks", "zeros"])
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
-def test_compiled_and_exported_in_one_graph(net):
+def test_network_is_compiled_and_exported_as_one_graph(net):
     values, x = weights_of(net), torch.from_numpy(images(net, 23, 30))
     model = model_of(net, values)
     torch.compiler.reset()
@@ -234,7 +234,7 @@ def test_compiled_and_exported_in_one_graph(net):
     assert as_bytes(se_torch.get_parameters(compiled)) == as_bytes(values)
 
 
-def test_a_model_survives_pickling_and_a_layer_can_be_replaced():
+def test_pickled_model_is_the_same_and_a_layer_can_be_replaced():
     model = model_of(BOTTLENECKS, weights_of(BOTTLENECKS))
     x = torch.from_numpy(images(BOTTLENECKS, 17, 20))
     again = pickle.loads(pickle.dumps(model))
@@ -257,7 +257,7 @@ def test_a_model_survives_pickling_and_a_layer_can_be_replaced():
         ((1, 3, 8, 8), "int64", InputError, ["int64", "float32"]),
     ],
 )
-def test_x1_x2_x3_x4_m9_images_that_are_refused(shape, dtype, error, facts):
+def test_x1_x2_x3_x4_m9_wrong_images_are_refused(shape, dtype, error, facts):
     model = se_torch.SENet(BOTTLENECKS)
     with pytest.raises(error) as caught:
         model(torch.ones(shape, dtype=getattr(torch, dtype)))
@@ -265,7 +265,7 @@ def test_x1_x2_x3_x4_m9_images_that_are_refused(shape, dtype, error, facts):
         assert fact in str(caught.value)
 
 
-def test_x5_an_array_of_another_framework():
+def test_x5_array_of_another_framework_is_refused():
     with pytest.raises(InputError, match=r"numpy\.ndarray, expected a torch\.Tensor"):
         se_torch.SENet(BOTTLENECKS)(np.ones((1, 3, 8, 8)))
 

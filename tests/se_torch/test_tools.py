@@ -1,4 +1,4 @@
-"""What tools do with plain layers of PyTorch they do with ours: hooks, wrappers, tracing, scripts, quantization."""
+"""Tools act on blocks as on plain layers of PyTorch: hooks, wrappers, tracing, scripts, quantization."""
 
 import copy
 import io
@@ -41,7 +41,7 @@ def new_block(spec=SPEC, dtype="float32"):
 
 
 def plain_block():
-    """What a user writes: two linear layers that are called, with the weights of ``new_block``."""
+    """A block as a user writes it: two linear layers that are called, with the weights of ``new_block``."""
 
     class Plain(torch.nn.Module):
         def __init__(self):
@@ -97,7 +97,7 @@ def hook_gradients(block):
 
 
 def replace_forward(block):
-    """As accelerate does, whose hooks replace the method of one instance."""
+    """Replace the ``forward`` of one instance, as the hooks of accelerate do."""
     forward = block.reduce.forward
     block.reduce.forward = lambda z: forward(z) - 1
     return block
@@ -153,7 +153,7 @@ TOOLS = [
 
 @pytest.mark.parametrize("shape", [(2, 16, 7, 5), LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
-def test_a_tool_that_takes_hold_of_a_layer_has_its_effect(tool, shape):
+def test_tool_that_changes_a_layer_has_its_effect(tool, shape):
     x, answers = random_map(*shape), []
     for block in (tool(plain_block()), tool(new_block())):
         given = x.clone().requires_grad_()
@@ -169,7 +169,7 @@ def test_a_tool_that_takes_hold_of_a_layer_has_its_effect(tool, shape):
 
 
 @pytest.mark.parametrize("tool", [adapt_low_rank, wrap, hook, hook_gradients, replace_forward, prune_weights])
-def test_the_tools_of_the_test_above_change_something(tool):
+def test_every_tool_changes_the_output(tool):
     x = random_map(2, 16, 7, 5)
     answers = []
     for block in (new_block(), tool(new_block())):
@@ -209,7 +209,7 @@ def test_a_layer_that_is_called_gets_z_in_the_dtype_of_its_parameters():
         torch.testing.assert_close(y.double(), want.double(), rtol=2**-7, atol=2**-7)
 
 
-def test_a_functional_call_and_a_vmap_over_weights_use_theirs():
+def test_functional_call_and_vmap_use_the_given_weights():
     block, x = new_block(), random_map(2, 16, 7, 5)
     changed = {name: 2 * value for name, value in block.state_dict().items()}
     other = copy.deepcopy(block)
@@ -218,7 +218,7 @@ def test_a_functional_call_and_a_vmap_over_weights_use_theirs():
 
 
 def test_a_pruned_block_has_the_widths_of_its_layers():
-    """Structured pruning, as torch-pruning does it: fewer rows and columns, in place of the old ones."""
+    """Prune rows and columns in place, as torch-pruning does."""
     block, keep, hidden = new_block(), [0, 3, 5, 7, 8, 15], [1, 2]
     values = se_torch.get_parameters(block)
     for layer, rows, columns in ((block.reduce, hidden, keep), (block.expand, keep, hidden)):
@@ -281,7 +281,7 @@ OTHER_SHAPES = (2, 16, 8, 8), (2, 16, 16, 16), (5, 16, 8, 8), (1, 16, 3, 40)
 @every_spec
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("record", ["trace", "trace without gradients", "make_fx", "fx", "script", "frozen script"])
-def test_a_record_of_the_operations_is_right_at_any_size_and_batch(record, dtype, spec):
+def test_recorded_block_is_right_at_any_size_and_batch(record, dtype, spec):
     block = new_block(spec, dtype).eval()
     recorded = record_block(record, block, random_map(2, 16, 8, 8, dtype=dtype))
     for shape in OTHER_SHAPES:
@@ -327,7 +327,7 @@ def test_a_large_map_is_traced_with_gradients_and_saved():
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
 
 
-def test_a_scripted_block_has_maps_of_every_rank_and_its_own_layers():
+def test_scripted_block_accepts_every_rank_and_calls_its_layers():
     block = new_block(SPECS[2])
     script = torch.jit.script(torch.nn.Sequential(block, torch.nn.ReLU()))
     recorded = torch.fx.symbolic_trace(block)
@@ -340,7 +340,7 @@ def test_a_scripted_block_has_maps_of_every_rank_and_its_own_layers():
     assert called == ["reduce", "expand"]
 
 
-def test_n3_a_record_keeps_nan():
+def test_n3_recorded_block_keeps_nan():
     x = random_map(2, 16, 4, 5)
     x[0, 3, 1, 2] = torch.nan
     for spec in SPECS[:3]:
@@ -406,7 +406,7 @@ def legacy_session(module, x, path=None):
 
 
 @every_spec
-def test_quantized_by_a_graph_of_fx(spec):
+def test_block_is_quantized_by_fx_graph_mode(spec):
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     torch.manual_seed(0)
@@ -423,7 +423,7 @@ def test_quantized_by_a_graph_of_fx(spec):
 
 @ONNX
 @pytest.mark.parametrize("squeeze", ["avg", "max", "avg_max"])
-def test_quantized_by_onnxruntime(tmp_path, squeeze):
+def test_block_is_quantized_by_onnxruntime(tmp_path, squeeze):
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     torch.manual_seed(0)
@@ -451,12 +451,12 @@ def test_quantized_by_onnxruntime(tmp_path, squeeze):
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda block: torch.optim.swa_utils.AveragedModel(block).module])
-def test_a_copy_answers_as_the_block(make):
+def test_copied_block_gives_the_same_output(make):
     block, x = new_block(), random_map(2, 16, 7, 5)
     assert torch.equal(make(block)(x), block(x))
 
 
-def test_a_network_without_storage_is_drawn_after_to_empty():
+def test_network_without_storage_draws_parameters_after_to_empty():
     torch.manual_seed(0)
     drawn = se_torch.SENet(BOTTLENECKS)
     model = se_torch.SENet(BOTTLENECKS, device="meta").to_empty(device="cpu")
@@ -473,7 +473,7 @@ def test_a_network_without_storage_is_drawn_after_to_empty():
 
 
 def test_cases_of_the_covering_array_match_the_oracle_through_a_called_layer():
-    """The way by calls is right by itself, beside equal to a plain block's."""
+    """A block whose layers are called matches the oracle, not only a plain block."""
     for spec in SPECS:
         inputs = Case(spec, dtype="float64").inputs()
         block = new_block(spec, "float64")

@@ -11,7 +11,6 @@ from se_spec import FileFormatError
 
 from ...conftest import OnDemand
 from . import fuzz
-from .tensors import facts
 
 descriptor_pb2 = OnDemand("google.protobuf.descriptor_pb2")
 descriptor_pool = OnDemand("google.protobuf.descriptor_pool")
@@ -116,10 +115,7 @@ def test_bytes_equal_those_of_protobuf(tmp_path: Path) -> None:
     assert (tmp_path / "net.caffemodel").read_bytes() == net.SerializeToString(deterministic=True)
 
 
-@pytest.mark.framework("port")
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "not packed"])
-@pytest.mark.parametrize("field", ["layer", "layers"])
-def test_files_of_protobuf_are_read(tmp_path: Path, field: str, packed: bool) -> None:
+def write_with_protobuf(folder: Path, field: str, *, packed: bool) -> tuple[Path, formats.Tensors]:
     net = schema(packed=packed)(name="net")
     getattr(net, field).add(name="data")
     layer = getattr(net, field).add(name="conv/a")
@@ -130,14 +126,13 @@ def test_files_of_protobuf_are_read(tmp_path: Path, field: str, packed: bool) ->
     bias.num, bias.channels, bias.height, bias.width = 1, 1, 1, 2  # as before blobs had any number of axes
     bias.data[:] = [3.0, 4.0]
     moment.double_data[:] = [5.0]
-    path = tmp_path / "net.caffemodel"
+    path = folder / "net.caffemodel"
     path.write_bytes(net.SerializeToString())
-    want = {
+    return path, {
         "conv/a:0": np.array([1.5, -0.0, np.nan, 1e-45], np.float32).reshape(2, 1, 1, 2),
         "conv/a:1": np.array([3, 4], np.float32).reshape(1, 1, 1, 2),
         "conv/a:2": np.array(5.0),
     }
-    assert facts(formats.read(path, "caffe")) == facts(want)
 
 
 def sized(data: bytes) -> bytes:

@@ -1,10 +1,13 @@
-"""The contract of every format: exact round trips, mapped arrays, bounded memory, mutated files, refused names.
+"""The contract of every format.
 
-What only one format has, its own library's files among it, is in the format's own module.
+Round trips are exact, files of the format's own library are read, arrays are mapped, memory is bounded, mutated files
+are read or refused, and wrong names are refused. A format's own module tests only what no other format has.
 """
 
+import itertools
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +18,17 @@ from se_port import formats
 from se_port.formats import _files, npz, safetensors, torch
 from se_spec import FileFormatError
 
-from . import fuzz, test_caffe, test_keras, test_matconvnet, test_msgpack, test_mxnet, test_onnx, test_orbax
+from . import (
+    fuzz,
+    test_caffe,
+    test_keras,
+    test_matconvnet,
+    test_msgpack,
+    test_mxnet,
+    test_onnx,
+    test_orbax,
+    test_safetensors,
+)
 from . import test_npz as npz_files
 from . import test_tensorflow as tensorflow_files
 from . import test_torch as torch_files
@@ -90,6 +103,112 @@ def test_round_trip_is_exact(tmp_path: Path, case: Case) -> None:
     again = write(tmp_path, case, formats.read(path), f"again.{case.file}")
     if path.is_file() and case.format not in ("tensorflow", "keras"):  # an index names its data file, HDF5 its order
         assert again.read_bytes() == path.read_bytes()
+
+
+class LibraryFile(NamedTuple):
+    """A file that the library of a format writes.
+
+    Args:
+        format: a key of ``FORMATS``.
+        write: ``(folder) -> (path, tensors)``: writes the file; the tensors are those that the reader must return.
+        frameworks: families of frameworks that ``write`` needs.
+        fixtures: fixtures that ``write`` needs.
+        ordered: whether the reader returns the tensors in this order.
+        mapped: whether arrays are views of the mapped file.
+        ignored: part of the names of other tensors in the file.
+    """
+
+    format: str
+    write: Callable[[Path], tuple[Path, formats.Tensors]]
+    frameworks: tuple[str, ...] = ()
+    fixtures: tuple[str, ...] = ()
+    ordered: bool = True
+    mapped: bool = False
+    ignored: str | None = None
+
+
+LIBRARY_FILES = {
+    "safetensors": LibraryFile("safetensors", test_safetensors.write_with_safetensors, ordered=False),
+    **{
+        f"numpy.{save.__name__}": LibraryFile("npz", partial(npz_files.write_with_numpy, save=save))
+        for save in (np.savez, np.savez_compressed)
+    },
+    **{
+        f"torch, protocol {protocol}, {'zip' if new else 'before zip'}, {'nested' if nested else 'flat'}": LibraryFile(
+            "torch",
+            partial(torch_files.write_with_torch, protocol=protocol, new=new, nested=nested),
+            ("torch",),
+            mapped=True,
+        )
+        for protocol, new, nested in itertools.product((2, 4, 5), (True, False), (True, False))
+    },
+    **{
+        f"keras {name}": LibraryFile(
+            "keras", partial(test_keras.write_with_keras, name=name), ("keras",), ("tf",), ignored="seed"
+        )
+        for name in ("net.weights.h5", "net.keras", "net.h5")
+    },
+    "flax": LibraryFile("msgpack", test_msgpack.write_with_flax, ("flax",), ordered=False),
+    **{
+        f"orbax{' ocdbt' * ocdbt}": LibraryFile("orbax", partial(test_orbax.write_with_orbax, ocdbt=ocdbt), ("port",))
+        for ocdbt in (True, False)
+    },
+    "tensorflow 1": LibraryFile(
+        "tensorflow", tensorflow_files.write_with_tensorflow_1, ("keras",), ("tf",), ordered=False
+    ),
+    **{
+        f"tensorflow 2, {'saved model' if saved_model else 'checkpoint'}": LibraryFile(
+            "tensorflow",
+            partial(tensorflow_files.write_with_tensorflow_2, saved_model=saved_model),
+            ("keras",),
+            ("tf",),
+            ordered=False,
+        )
+        for saved_model in (True, False)
+    },
+    **{
+        f"protobuf, {field}, {'packed' if packed else 'not packed'}": LibraryFile(
+            "caffe", partial(test_caffe.write_with_protobuf, field=field, packed=packed), ("port",)
+        )
+        for field, packed in itertools.product(("layer", "layers"), (True, False))
+    },
+    **{
+        f"scipy, {'net.params' if inside else 'params'}{', compressed' * compressed}": LibraryFile(
+            "matconvnet", partial(test_matconvnet.write_with_scipy, inside=inside, compressed=compressed), ("port",)
+        )
+        for inside, compressed in itertools.product((True, False), (True, False))
+    },
+    "onnx, raw": LibraryFile("onnx", test_onnx.write_with_onnx, ("port", "onnx")),
+    "onnx, in fields": LibraryFile("onnx", partial(test_onnx.write_with_onnx, raw=False), ("port", "onnx")),
+    "onnx, external": LibraryFile("onnx", partial(test_onnx.write_with_onnx, external=True), ("port", "onnx")),
+}
+"""Files of every format that has a library; MXNet's is not installed, and its files are typed out."""
+
+
+def test_every_format_with_a_library_has_a_file_of_it() -> None:
+    assert {file.format for file in LIBRARY_FILES.values()} | {"mxnet"} == set(formats.FORMATS)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=name, marks=[pytest.mark.framework(*file.frameworks)] if file.frameworks else [])
+        for name, file in LIBRARY_FILES.items()
+    ],
+)
+def test_files_of_the_formats_own_library_are_read(
+    request: pytest.FixtureRequest, tmp_path: Path, file: LibraryFile
+) -> None:
+    for fixture in file.fixtures:
+        request.getfixturevalue(fixture)
+    path, want = file.write(tmp_path)
+    got = {
+        name: array
+        for name, array in formats.read(path, file.format).items()
+        if file.ignored is None or file.ignored not in name
+    }
+    assert same(got, want) if file.ordered else same(dict(sorted(got.items())), dict(sorted(want.items())))
+    assert not file.mapped or all(is_mapped(array) for array in got.values() if array.size)
 
 
 @every_case

@@ -77,17 +77,14 @@ def structures(tensors: formats.Tensors) -> np.ndarray:
     return params
 
 
-@pytest.mark.framework("port")
-@pytest.mark.parametrize("compressed", [False, True], ids=["as it is", "compressed"])
-@pytest.mark.parametrize("inside", [False, True], ids=["params", "net.params"])
-def test_files_of_scipy_are_read(tmp_path: Path, inside: bool, compressed: bool) -> None:
+def write_with_scipy(folder: Path, *, inside: bool, compressed: bool) -> tuple[Path, formats.Tensors]:
+    """Write a network; ``inside`` puts it in a structure ``net``."""
     tensors = {name: array for name, array in draw().items() if name != "é"}
     cells = np.empty((1, 2), object)
     cells[0, :] = ["dagnn.Conv", {"block": {"size": np.ones((1, 4))}}]
     network = {"vars": {"name": "x"}, "params": structures(tensors), "layers": cells, "meta": {"deep": {"er": 1.0}}}
-    scipy_io.savemat(tmp_path / "net.mat", {"net": network} if inside else network, do_compression=compressed)
-    got = formats.read(tmp_path / "net.mat", "matconvnet")
-    assert facts(got) == facts(tensors)
+    scipy_io.savemat(folder / "net.mat", {"net": network} if inside else network, do_compression=compressed)
+    return folder / "net.mat", tensors
 
 
 def tag(kind: int, data: bytes, order: str = "<") -> bytes:

@@ -60,18 +60,21 @@ def test_empty_file_round_trips(tmp_path: Path) -> None:
     assert not formats.read(tmp_path / "x.safetensors")
 
 
-def test_files_are_exchanged_with_safetensors(tmp_path: Path) -> None:
-    tensors = {name: array for name, array in samples(CODES).items() if "bfloat16" not in name and name != "big"}
-    formats.write(tmp_path / "ours.safetensors", tensors)
-    theirs = safetensors.numpy.load_file(tmp_path / "ours.safetensors")
-    assert same({name: theirs[name] for name in tensors}, tensors)
-    safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()},
-        tmp_path / "theirs.safetensors",
-        metadata={"format": "np"},
-    )
-    got = formats.read(tmp_path / "theirs.safetensors")
-    assert same({name: got[name] for name in tensors}, tensors)
+def draw() -> dict[str, np.ndarray]:
+    """Draw tensors that every version of safetensors writes from NumPy."""
+    return {name: array for name, array in samples(CODES).items() if "bfloat16" not in name and name != "big"}
+
+
+def write_with_safetensors(folder: Path) -> tuple[Path, formats.Tensors]:
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in draw().items()}
+    safetensors.numpy.save_file(contiguous, folder / "x.safetensors", metadata={"format": "np"})
+    return folder / "x.safetensors", draw()
+
+
+def test_safetensors_reads_written_files(tmp_path: Path) -> None:
+    formats.write(tmp_path / "x.safetensors", draw())
+    theirs = safetensors.numpy.load_file(tmp_path / "x.safetensors")
+    assert same({name: theirs[name] for name in draw()}, draw())
 
 
 @pytest.mark.framework("torch")

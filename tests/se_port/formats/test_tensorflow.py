@@ -10,8 +10,11 @@ from se_port import formats
 from se_port.formats import tensorflow
 from se_spec import FileFormatError
 
+from ...conftest import OnDemand
 from . import fuzz
 from .tensors import facts, is_mapped, one_of_each
+
+tf2 = OnDemand("tensorflow")
 
 
 def tensors() -> dict[str, np.ndarray]:
@@ -113,43 +116,46 @@ def test_tensorflow_reads_written_files(tmp_path, tf):
     assert facts({name: reader.get_tensor(name) for name in tensors()}) == facts(tensors())
 
 
-@pytest.mark.framework("keras")
-def test_files_of_tensorflow_2_are_read(tmp_path, tf):
-    module = tf.Module()
-    module.kernel = tf.Variable(np.arange(12, dtype=np.float32).reshape(3, 4))
-    module.steps = [tf.Variable(2), tf.Variable(tf.zeros(2, tf.bfloat16))]
-    tf.train.Checkpoint(net=module).write(str(tmp_path / "two"))
-    tf.saved_model.save(module, str(tmp_path / "saved"))
+def write_with_tensorflow_2(folder: Path, *, saved_model: bool) -> tuple[Path, formats.Tensors]:
+    """Write a module as a checkpoint or as a SavedModel."""
+    module = tf2.Module()
+    module.kernel = tf2.Variable(np.arange(12, dtype=np.float32).reshape(3, 4))
+    module.steps = [tf2.Variable(2), tf2.Variable(tf2.zeros(2, tf2.bfloat16))]
     inner = {
         "kernel/.ATTRIBUTES/VARIABLE_VALUE": module.kernel.numpy(),
         "steps/0/.ATTRIBUTES/VARIABLE_VALUE": np.array(2, np.int32),
         "steps/1/.ATTRIBUTES/VARIABLE_VALUE": np.zeros(2, formats.bfloat16()),
     }
-    read = formats.read(tmp_path / "two", "tensorflow")
-    assert facts(dict(sorted(read.items()))) == facts({f"net/{name}": array for name, array in inner.items()})
-    assert facts(dict(sorted(formats.read(tmp_path / "saved", "tensorflow").items()))) == facts(inner)
+    if saved_model:
+        tf2.saved_model.save(module, str(folder / "saved"))
+        return folder / "saved", inner
+    tf2.train.Checkpoint(net=module).write(str(folder / "two"))
+    return folder / "two", {f"net/{name}": array for name, array in inner.items()}
 
 
-@pytest.mark.framework("keras")
-def test_files_of_tensorflow_1_are_read(tmp_path, tf):
-    """Many variables are in an index of several blocks with shared prefixes and in two data files; one is in slices."""
-    v1, drawn = tf.compat.v1, np.random.default_rng(1)
+def write_with_tensorflow_1(folder: Path) -> tuple[Path, formats.Tensors]:
+    """Write 150 variables in two data files, and in ``sliced.ckpt`` one more in slices; an index has several blocks."""
+    v1, drawn = tf2.compat.v1, np.random.default_rng(1)
     expected = {f"group/block{number}/conv/W": drawn.random((2, 3)) for number in range(150)}
-    with tf.Graph().as_default():
+    with tf2.Graph().as_default():
         variables = []
         for number, (name, array) in enumerate(expected.items()):
-            with tf.device(f"/job:localhost/replica:0/task:0/device:CPU:{number % 2}"):
+            with tf2.device(f"/job:localhost/replica:0/task:0/device:CPU:{number % 2}"):
                 variables.append(v1.get_variable(name, initializer=array))
         v1.get_variable("sliced", shape=(10, 4), partitioner=v1.fixed_size_partitioner(2))
         two_cpus = v1.ConfigProto(device_count={"CPU": 2}, allow_soft_placement=True)
         with v1.Session(config=two_cpus) as session:
             session.run(v1.global_variables_initializer())
-            v1.train.Saver(variables, sharded=True).save(session, str(tmp_path / "one.ckpt"))
-            v1.train.Saver().save(session, str(tmp_path / "sliced.ckpt"))
-    assert (tmp_path / "one.ckpt.data-00001-of-00002").exists()
-    assert facts(dict(sorted(formats.read(tmp_path / "one.ckpt", "tensorflow").items()))) == facts(
-        dict(sorted(expected.items()))
-    )
+            v1.train.Saver(variables, sharded=True).save(session, str(folder / "one.ckpt"))
+            v1.train.Saver().save(session, str(folder / "sliced.ckpt"))
+    assert (folder / "one.ckpt.data-00001-of-00002").exists()
+    return folder / "one.ckpt", expected
+
+
+@pytest.mark.framework("keras")
+@pytest.mark.usefixtures("tf")
+def test_slices_and_several_checkpoints_are_refused(tmp_path):
+    write_with_tensorflow_1(tmp_path)
     with pytest.raises(FileFormatError, match="in slices"):
         formats.read(tmp_path / "sliced.ckpt", "tensorflow")
     with pytest.raises(FileFormatError, match="2 checkpoints"):

@@ -155,17 +155,13 @@ def test_weights_of_the_references_are_read(path: Path) -> None:
     assert same(formats.read(path, "torch"), arrays(torch.load(path, weights_only=True)))
 
 
-@pytest.mark.framework("torch")
-@pytest.mark.parametrize("new", [True, False])
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_files_of_torch_are_read(tmp_path: Path, new: bool, protocol: int) -> None:
+def write_with_torch(folder: Path, protocol: int, *, new: bool, nested: bool) -> tuple[Path, formats.Tensors]:
+    """Write a checkpoint, alone or among other values; ``new`` is the zip format."""
     tensors = checkpoint()
-    beside = {"epoch": 3, "best": torch.tensor(0.9), "optimizer": {"state": {0: {"step": torch.ones(2)}}, "lr": [0.1]}}
-    for whole in (tensors, {"state_dict": tensors, **beside}):
-        torch.save(whole, tmp_path / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=new)
-        got = formats.read(tmp_path / "x.pt", "torch")
-        assert same(got, arrays(tensors))
-        assert all(is_mapped(array) for array in got.values() if array.size)
+    others = {"epoch": 3, "best": torch.tensor(0.9), "optimizer": {"state": {0: {"step": torch.ones(2)}}, "lr": [0.1]}}
+    whole = {"state_dict": tensors, **others} if nested else tensors
+    torch.save(whole, folder / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=new)
+    return folder / "x.pt", arrays(tensors)
 
 
 @pytest.mark.framework("torch")
