@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PARAMETER=NAME",
         help="a block's name in the file where no layout has it, as reduce.weight={path}.squeeze.weight; repeat it",
     )
+    _add_source_arguments(inspect)
     inspect.set_defaults(run=_inspect)
 
     convert = commands.add_parser("convert", help="convert a file to another layout or format")
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec_arguments(convert)
     convert.add_argument("--from", dest="source_layout", default="auto", help="layout of the source (%(default)s)")
     convert.add_argument("--to", dest="target_layout", required=True, help="layout of the target")
+    _add_source_arguments(convert)
+    convert.add_argument("--block", metavar="PATH", help="the block to convert, where the source has several")
+    convert.add_argument("--all-blocks", action="store_true", help="convert every block, each to a file of its own")
     convert.add_argument("--force", action="store_true", help="replace the target")
     convert.set_defaults(run=_convert)
 
@@ -61,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_source_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--part", help="the mapping to take, where a checkpoint has several, as model_ema")
+    command.add_argument("--prefix", help="take only names that begin so, without it")
+
+
 def _add_spec_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--network", help="the source's network, a name of se_spec.network")
@@ -76,7 +85,7 @@ def _inspect(options: argparse.Namespace) -> int:
         if wrong:
             raise LayoutError(f"--name {wrong[0]!r} has no '='; expected as reduce.weight={{path}}.squeeze.weight")
         names = dict(text.split("=", 1) for text in options.name)
-    print(inspect(options.file, options.layout, names))
+    print(inspect(options.file, options.layout, names, part=options.part, prefix=options.prefix))
     return DONE
 
 
@@ -88,13 +97,39 @@ def _convert(options: argparse.Namespace) -> int:
     start = time.monotonic()
     spec = SESpec.from_json(options.spec) if options.spec else options.network
     layouts = (options.source_layout, options.target_layout)
-    with progress_bar() as progress:
-        report = convert(options.source, options.target, spec, *layouts, force=options.force, progress=progress)
-    print(report)
-    if options.network:
-        print(f"images for {options.network}: {preprocessing(options.network)}")
-    print(f"{options.target}: {time.monotonic() - start:.1f} s")
-    return DONE if report.changes or not report.inexact else DIFFERENT
+    status = DONE
+    for block, target in _list_targets(options).items():
+        with progress_bar() as progress:
+            report = convert(
+                options.source,
+                target,
+                spec,
+                *layouts,
+                force=options.force,
+                progress=progress,
+                part=options.part,
+                prefix=options.prefix,
+                block=block,
+            )
+        print(report)
+        status = status if report.changes or not report.inexact else DIFFERENT
+        if options.network:
+            print(f"images for {options.network}: {preprocessing(options.network)}")
+        print(f"{target}: {time.monotonic() - start:.1f} s")
+    return status
+
+
+def _list_targets(options: argparse.Namespace) -> dict[str | None, Path]:
+    """List the blocks to convert, each with its file: with ``--all-blocks`` the path is before the target's ending."""
+    if not options.all_blocks:
+        return {options.block: options.target}
+    from .api import find_blocks
+
+    name, target = options.target.name, options.target
+    ending = ".weights.h5" if name.endswith(".weights.h5") else target.suffix
+    found = find_blocks(options.source, options.source_layout, part=options.part, prefix=options.prefix)
+    stem = name.removesuffix(ending)
+    return {path: target.with_name(f"{stem}.{path.replace('/', '.')}{ending}") for path in found}
 
 
 def _verify(options: argparse.Namespace) -> int:

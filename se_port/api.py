@@ -55,7 +55,12 @@ class Report:
 
 
 def load(
-    source: SourceLike, spec: SESpec | NetworkSpec | str | None = None, layout: str = "auto"
+    source: SourceLike,
+    spec: SESpec | NetworkSpec | str | None = None,
+    layout: str = "auto",
+    *,
+    part: str | None = None,
+    prefix: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Load canonical parameters from a file, or from a mapping of names to arrays.
 
@@ -63,6 +68,8 @@ def load(
         source: a path, or a mapping such as a ``state_dict``.
         spec: a block, a network or a network's name; None recognises it, if names and shapes suffice.
         layout: the layout of the source's names; ``"auto"`` recognises it.
+        part: the mapping to take, where the source has several, such as ``"model_ema"``.
+        prefix: only names that begin with it are taken, without it.
 
     Returns:
         Each parameter by its canonical name, in canonical order and orientation.
@@ -80,7 +87,7 @@ def load(
     >>> (load(theirs, spec)["expand.weight"] == parameters["expand.weight"]).all()
     np.True_
     """
-    return dict(load_canonical(open_source(source), spec, layout).parameters)
+    return dict(load_canonical(open_source(source, None, part, prefix), spec, layout).parameters)
 
 
 def save(
@@ -126,6 +133,9 @@ def convert(
     *,
     force: bool = False,
     progress: ProgressCallback = ignore_progress,
+    part: str | None = None,
+    prefix: str | None = None,
+    block: str | None = None,
 ) -> Report:
     """Convert a file to another layout or format, one tensor at a time, and compare the target with the source.
 
@@ -137,6 +147,9 @@ def convert(
         target_layout: the layout of the target's names.
         force: whether a target that exists is replaced.
         progress: called as ``progress("write", 3, 160)`` for each tensor, then the same with ``"compare"``.
+        part: the mapping to take, where the source has several, such as ``"model_ema"``.
+        prefix: only names that begin with it are taken, without it.
+        block: the path of the block to convert, where the source has several.
 
     Returns:
         The layouts, the number of parameters, and every difference; ``print`` shows it as text.
@@ -152,7 +165,7 @@ def convert(
     from moskomule to canonical: 2 parameters, 2,048 bytes
     read again: every parameter comes back to the bit
     """
-    canonical = load_canonical(open_source(source), spec, source_layout)
+    canonical = load_canonical(open_source(source, None, part, prefix), spec, source_layout, block)
     renamed = to_layout(canonical.parameters, canonical.spec, target_layout)
     tensors = to_keras_positions(target, renamed, canonical.spec)
     formats.write(target, ReportingMapping(tensors, "write", progress), force=force)
@@ -180,6 +193,9 @@ def find_blocks(
     activation: Any = None,
     gate: Any = None,
     names: Mapping[str, str] | None = None,
+    *,
+    part: str | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Found]:
     """Find every SE block of a file.
 
@@ -190,6 +206,8 @@ def find_blocks(
         gate: the gate where the file does not determine it; None leaves it unknown.
         names: the file's names of a block's parameters, where no layout has them: canonical name to the file's, with
             ``{path}`` in place of what differs between blocks.
+        part: the mapping to take, where the source has several, such as ``"model_ema"``.
+        prefix: only names that begin with it are taken, without it.
 
     Returns:
         Each block by its path in the file.
@@ -206,4 +224,4 @@ def find_blocks(
     >>> list(find_blocks(theirs, names=names))
     ['stage1']
     """
-    return blocks.find(open_source(source), layout, activation, gate, names)
+    return blocks.find(open_source(source, None, part, prefix), layout, activation, gate, names)

@@ -57,18 +57,29 @@ def resolve_spec(spec: SESpec | NetworkSpec | str) -> SESpec | NetworkSpec:
     return network(spec) if isinstance(spec, str) else spec
 
 
-def load_canonical(source: Source, spec: SESpec | NetworkSpec | str | None, layout: str) -> Canonical:
+def load_canonical(
+    source: Source, spec: SESpec | NetworkSpec | str | None, layout: str, path: str | None = None
+) -> Canonical:
     """Recognise a source, once, and map it to canonical parameters.
 
     Args:
         source: open.
         spec: what the source holds; None finds out.
         layout: whose names the source has; ``"auto"`` finds out.
+        path: of the block, where the source has several.
 
     Raises:
         LayoutError: the source does not hold the spec; or, without one, it may be several networks, holds several
             blocks, or a block whose activation or gate is not in it.
     """
+    if path is not None:
+        if spec is not None and not isinstance(resolve_spec(spec), SESpec):
+            raise LayoutError(f"a network is given and a block, {path!r}; give one of them")
+        block = _select_block(source, layout, path)
+        if isinstance(spec, SESpec):
+            _check_choices(block, spec)
+            return _load_block(source, block)._replace(spec=spec)
+        return _load_block(source, _check_known(block))
     if spec is None:
         match = networks.detect_network(source.shapes, layout)
         return _load_network(source, match.net, match) if match else _load_block(source, _detect_block(source, layout))
@@ -84,7 +95,8 @@ def _load_network(source: Source, net: NetworkSpec, match: networks.LayoutMatch 
     left_behind = tuple(name for name in source if name not in known)
     bare: Mapping[str, np.ndarray] = source
     if prefix:
-        bare = LazyArrays({name.removeprefix(prefix): partial(source.__getitem__, name) for name in source})
+        names = [name for name in source if name.startswith(prefix)]
+        bare = LazyArrays({name.removeprefix(prefix): partial(source.__getitem__, name) for name in names})
     return Canonical(match.layout, net, mapping.load(bare), tuple(mapping.conversions), left_behind)
 
 
@@ -98,8 +110,24 @@ def _detect_block(source: Source, layout: str) -> Found:
     """Find the only block of a source."""
     found = blocks.find(source, layout)
     if len(found) > 1:
-        raise LayoutError(f"the source is no network that is known and has {len(found)} blocks; see find_blocks")
+        raise LayoutError(
+            f"the source is no network that is known and has {len(found)} blocks: {', '.join(list(found)[:5])} ...; "
+            "choose one with block= or --block"
+        )
     (block,) = found.values()
+    return _check_known(block)
+
+
+def _select_block(source: Source, layout: str, path: str) -> Found:
+    """Find the block at a path."""
+    found = blocks.find(source, layout)
+    if path not in found:
+        raise LayoutError(f"there is no block {path!r}; there are {', '.join(map(repr, found))}")
+    return found[path]
+
+
+def _check_known(block: Found) -> Found:
+    """Refuse a block whose activation or gate is unknown."""
     for name in block.unknown:
         choices = nonlinearities.ACTIVATIONS if name == "activation" else nonlinearities.GATES
         raise LayoutError(
@@ -122,6 +150,18 @@ def _find_block(source: Source, spec: SESpec, layout: str) -> Found:
         problem = "more than one block fits; load each from find_blocks" if matching else "no block fits"
         raise LayoutError(f"{problem}: expected {_describe(spec)}, found {sizes}")
     (block,) = matching.values()
+    _check_choices(block, spec)
+    return block
+
+
+def _check_choices(block: Found, spec: SESpec) -> None:
+    """Refuse a spec that is not the block's.
+
+    Raises:
+        LayoutError: other widths, or another activation or gate than the layout fixes.
+    """
+    if _describe(block.spec) != _describe(spec):
+        raise LayoutError(f"the block is {_describe(block.spec)}, expected {_describe(spec)}")
     for name in CHOICES:
         fixed = getattr(block.spec, name)
         if name not in block.unknown and fixed != getattr(spec, name):
@@ -129,7 +169,6 @@ def _find_block(source: Source, spec: SESpec, layout: str) -> Found:
                 f"layout {block.layouts[0]!r} has the {name} {fixed!r}, the spec {getattr(spec, name)!r}; "
                 f"change the spec, or name the layout that the file has"
             )
-    return block
 
 
 def _describe(spec: SESpec) -> str:

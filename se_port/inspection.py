@@ -78,13 +78,22 @@ def _describe(block: Found) -> str:
     return f"{', '.join(facts)} [{', '.join(block.layouts)}]"
 
 
-def inspect(source: SourceLike, layout: str = "auto", names: Mapping[str, str] | None = None) -> Inspection:
+def inspect(
+    source: SourceLike,
+    layout: str = "auto",
+    names: Mapping[str, str] | None = None,
+    *,
+    part: str | None = None,
+    prefix: str | None = None,
+) -> Inspection:
     """Describe a file, or a mapping: its format, layout, network, blocks and faults.
 
     Args:
         source: a path, or a mapping such as a ``state_dict``.
         layout: the layout to search; ``"auto"`` is all.
         names: the names of a block's parameters, as of ``find_blocks``.
+        part: the mapping to take, where the source has several, such as ``"model_ema"``.
+        prefix: only names that begin with it are taken, without it.
 
     Returns:
         The description; ``print`` shows it as text.
@@ -97,7 +106,7 @@ def inspect(source: SourceLike, layout: str = "auto", names: Mapping[str, str] |
     >>> inspect(theirs).bytes, list(inspect(theirs).blocks)
     (4096, ['se'])
     """
-    tensors = open_source(source)
+    tensors = open_source(source, None, part, prefix)
     dtypes, size = Counter[str](), 0
     for array in tensors.values():
         dtypes[array.dtype.name] += 1

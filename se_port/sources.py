@@ -10,8 +10,8 @@ import numpy as np
 from se_spec import LayoutError
 
 from . import formats
-from .graphs import Graph, read_graphs
 from .formats.tensorflow import read_full_names
+from .graphs import Graph, read_graphs
 from .layouts.keras_names import to_model_names
 from .layouts.object_names import to_layer_names
 from .lazy_arrays import LazyArrays
@@ -51,27 +51,56 @@ class Source(LazyArrays):
         return [graph for graph in read_graphs(self.path, self.format) if graph.nodes]
 
 
-def open_source(source: SourceLike, format: str | None = None) -> Source:
+def open_source(
+    source: SourceLike, format: str | None = None, part: str | None = None, prefix: str | None = None
+) -> Source:
     """Open a source; no array is made yet.
 
     Args:
         source: a path, or a mapping.
         format: of the file, if it is known; None recognises it.
+        part: the mapping to take, where the source holds several, such as ``"model_ema"``.
+        prefix: only names that begin with it are taken, without it.
 
     Raises:
         FileFormatError: the file is broken or of no known format.
-        LayoutError: the source is neither a path nor a mapping.
+        LayoutError: the source is neither a path nor a mapping, has no such part, or no name has the prefix.
     """
+    opened = _open(source, format, part)
+    if not prefix:
+        return opened
+    names = [name for name in opened if name.startswith(prefix)]
+    if not names:
+        raise LayoutError(f"no name of the source begins with {prefix!r}; the first is {next(iter(opened), '')!r}")
+    makers = {name.removeprefix(prefix): partial(opened.__getitem__, name) for name in names}
+    return Source(makers, opened.format)
+
+
+def _open(source: SourceLike, format: str | None, part: str | None) -> Source:
     if isinstance(source, str | Path):
         format = format or formats.format_of(Path(source))
-        tensors = formats.read(source, format)
+        tensors = formats.read(source, format, part)
         names = _name_tensors(Path(source), tensors, format)
         return Source(
             {name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format, Path(source)
         )
     if not isinstance(source, Mapping):
         raise LayoutError(f"source is a {type(source).__name__}; expected a path or a mapping of names to arrays")
-    return Source({name: partial(_to_numpy, source, name) for name in source})
+    if part is not None or any(isinstance(value, Mapping) for value in source.values()):
+        try:
+            source = formats.select_part(source, _is_array, part)
+        except ValueError as error:
+            raise LayoutError(f"the source {error}") from None
+    return Source({_name(key): partial(_to_numpy, source, key) for key in source})
+
+
+def _name(key: Any) -> str:
+    """Return a tensor's name; a flattened tree has tuples."""
+    return ".".join(map(str, key)) if isinstance(key, tuple) else key
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _name_tensors(path: Path, tensors: formats.Tensors, format: str) -> dict[str, str]:
@@ -83,7 +112,7 @@ def _name_tensors(path: Path, tensors: formats.Tensors, format: str) -> dict[str
     return {name: name for name in tensors}
 
 
-def _to_numpy(source: Mapping[str, Any], name: str) -> np.ndarray:
+def _to_numpy(source: Mapping[Any, Any], name: Any) -> np.ndarray:
     """Convert to NumPy; PyTorch's bfloat16, which NumPy does not know, goes through its bits."""
     value = source[name]
     if type(value).__module__.startswith("torch"):

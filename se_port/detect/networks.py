@@ -16,6 +16,8 @@ from ..layouts.networks import NETWORK_LAYOUTS
 from ..layouts.templates import canonical_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAX_PREFIXES = 16
+"""Prefixes of one file that are tried, the outermost first."""
 ALIASES = {"torch": "se_torch", "keras": "se_keras", "flax": "se_flax", "nnx": "se_flax", "linen": "se_flax.linen"}
 """The layouts of se-suite, by their framework's name."""
 
@@ -67,6 +69,7 @@ def detect_network(shapes: Shapes, layout: str = "auto") -> NetworkMatch | None:
     if not matches:
         return None
     first = matches[0]
+    _check_one_prefix([match.prefix for match in matches])
     if any(match.net != first.net for match in matches):
         names = ", ".join(match.name for match in matches)
         raise LayoutError(f"the source may be {names}, which have the same names and shapes; say which")
@@ -90,13 +93,17 @@ def match_network(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> Lay
     matches, problems = [], []
     present = {name for name, _ in _present_layouts(shapes, layout)}  # if none is, all, for the error's sake
     for name, mapping in candidate_mappings(net, layout, present).items():
+        other = _other_network(net, NETWORK_LAYOUTS[name], name)
         for prefix in _prefixes(shapes):
             bare = _without_prefix(shapes, prefix)
             if problem := _find_problems(mapping, bare, f"layout {name!r}"):
                 problems.append((len(bare.keys() & mapping.shapes.keys()), problem))
+            elif other:
+                problems.append((len(bare), other))
             else:
                 matches.append(LayoutMatch(name, prefix, mapping))
-    _check_one_layout([match.layout for match in matches])
+    _check_one_prefix([match.prefix for match in matches])
+    _check_one_layout(list(dict.fromkeys(match.layout for match in matches)))
     if matches:
         return matches[0]
     raise LayoutError(max(problems)[1])
@@ -129,10 +136,56 @@ def describe_nearest(shapes: Shapes, layout: str = "auto") -> str:
     return description
 
 
+def _other_network(net: NetworkSpec, layout: Layout, name: str) -> str:
+    """Say which networks a layout has under these names and shapes, if the given one computes otherwise than each."""
+    shapes = parameters.shapes(net)
+    same = []
+    for known in layout.networks:
+        for variant in _with_plain(known):
+            other = _align(network(variant), net)
+            if other is not None and parameters.shapes(other) == shapes:
+                if other.layers == net.layers:
+                    return ""
+                same.append(variant)
+    if not same:
+        return ""
+    return (
+        f"layout {name!r} has {' and '.join(dict.fromkeys(same))} under these names and shapes, and this is another "
+        "network: its parameters would fit and its answers differ; name the network that the file has"
+    )
+
+
+def _align(known: NetworkSpec, net: NetworkSpec) -> NetworkSpec | None:
+    """Give a named network the classes, image, SE widths and momentum of another; None if they do not go together."""
+    se = known.se
+    if (se is None) != (net.se is None):
+        return None
+    if se is not None and net.se is not None:
+        se = replace(se, reduction=net.se.reduction)
+    try:
+        return known.replace(
+            num_classes=net.num_classes,
+            channels=net.channels,
+            input_size=net.input_size,
+            momentum=net.momentum,
+            se=se,
+        )
+    except SpecError:
+        return None
+
+
 def choose_mapping(net: NetworkSpec, layout: str) -> tuple[str, NetworkMapping]:
-    """Choose the layout to write a network in: its name, and the mapping."""
-    (name, mapping), *_ = candidate_mappings(net, layout).items()
-    return name, mapping
+    """Choose the layout to write a network in: its name, and the mapping.
+
+    Raises:
+        LayoutError: the layout has another network under these names and shapes, or keeps none like it.
+    """
+    candidates = candidate_mappings(net, layout)
+    others = {name: _other_network(net, NETWORK_LAYOUTS[name], name) for name in candidates}
+    fitting = [name for name, other in others.items() if not other]
+    if not fitting:
+        raise LayoutError(next(iter(others.values())))
+    return fitting[0], candidates[fitting[0]]
 
 
 def candidate_mappings(net: NetworkSpec, layout: str, preferred: Collection[str] = ()) -> dict[str, NetworkMapping]:
@@ -178,6 +231,16 @@ def _layouts_of(layout: str) -> dict[str, Layout]:
     }
 
 
+def _check_one_prefix(prefixes: list[str]) -> None:
+    """Refuse copies of a network, such as a moving average beside it."""
+    distinct = list(dict.fromkeys(prefixes))
+    if len(distinct) > 1:
+        raise LayoutError(
+            f"the file has {len(distinct)} such networks, behind {', '.join(map(repr, distinct))}; "
+            f"choose one with prefix={distinct[0]!r} or --prefix"
+        )
+
+
 def _check_one_layout(names: list[str]) -> None:
     if len(names) > 1:
         raise LayoutError(f"the file fits {' and '.join(names)}; say which with layout=...")
@@ -193,15 +256,35 @@ def _find_problems(mapping: NetworkMapping, shapes: Shapes, where: str) -> str:
 
 
 def _prefixes(shapes: Shapes) -> list[str]:
-    """List possible prefixes: nothing, and what every name begins with, such as ``module.``."""
+    """List possible prefixes: nothing, what every name begins with, and what is before a layout's first convolution.
+
+    >>> _prefixes({"model.conv1.weight": (64, 3, 7, 7), "ema.conv1.weight": (64, 3, 7, 7), "loss.weight": (10,)})
+    ['', 'model.', 'ema.']
+    """
     first, last = min(shapes, default=""), max(shapes, default="")  # a prefix of these two is a prefix of all
     same = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     common = first[: max(first.rfind(".", 0, same), first.rfind("/", 0, same)) + 1]
-    return ["", common] if common else [""]
+    stems = _first_convolutions()
+    behind = [
+        name[: found.end()]
+        for name in shapes
+        for found in re.finditer(r"[./]", name[: -min(map(len, stems))])
+        if name[found.end() :] in stems
+    ]
+    outer = sorted(dict.fromkeys(behind), key=lambda prefix: len(re.findall(r"[./]", prefix)))
+    return list(dict.fromkeys(["", *([common] if common else []), *outer]))[:MAX_PREFIXES]
+
+
+@cache
+def _first_convolutions() -> frozenset[str]:
+    return frozenset(_convolution_name(name, "stem.conv1") for name in NETWORK_LAYOUTS)
 
 
 def _without_prefix(shapes: Shapes, prefix: str) -> Shapes:
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items()} if prefix else shapes
+    """Keep the names that begin with a prefix, without it."""
+    if not prefix:
+        return shapes
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
 def _plausible_networks(shapes: Shapes, layout: str) -> Iterator[tuple[str, str, list[str]]]:

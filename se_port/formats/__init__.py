@@ -19,3 +19,4 @@ from ._files import format_by_name as format_by_name
 from ._files import format_of as format_of
 from ._files import read as read
 from ._files import write as write
+from ._parts import select_part as select_part

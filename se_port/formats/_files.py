@@ -10,6 +10,7 @@ from se_spec import FileFormatError
 from ._base import Tensors, import_optional, refuse
 
 FORMATS = {
+    "hub": "a folder with shards, .index.json",
     "safetensors": ".safetensors",
     "npz": ".npz",
     "torchscript": "an archive of torch.jit.save",
@@ -30,22 +31,28 @@ FORMATS = {
 }
 """Each format's name, which is also its module's, and the usual endings of such files."""
 
+WITH_PARTS = ("torch",)
+"""Formats whose files may hold several mappings of names to tensors."""
 HEAD_BYTES = 64
 
 
-def read(path: str | Path, format: str | None = None) -> Tensors:
+def read(path: str | Path, format: str | None = None, part: str | None = None) -> Tensors:
     """Read a file's tensors, by their names in it.
 
     Args:
         path: a file, or the folder of a format that is a folder.
         format: a name in ``FORMATS``; None recognises it from the content.
+        part: the mapping of names to tensors to take, where a file of PyTorch has several.
 
     Raises:
         FileFormatError: no such file, an unknown format, a broken file, or a reader that is not installed.
     """
     path = Path(path)
     name = format or format_of(path)
-    tensors: Tensors = _import_format(name, f"read {path.name}").read(path)
+    module = _import_format(name, f"read {path.name}")
+    if part is not None and name not in WITH_PARTS:
+        refuse(path, f"is of the format {name}, which has no parts such as {part!r}", f"one of {', '.join(WITH_PARTS)}")
+    tensors: Tensors = module.read(path) if part is None else module.read(path, part)
     return tensors
 
 

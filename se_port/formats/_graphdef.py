@@ -25,9 +25,36 @@ NUMBERS = {
 }  # fmt: skip
 """Dtypes by their number in TensorFlow's ``DataType``; others are not plain numbers."""
 ATTRIBUTES = frozenset(
-    "value dtype shape data_format ksize padding strides transpose_a transpose_b adj_x adj_y alpha leakyrelu_alpha"
-    " epsilon is_training equation fused_ops activation_mode num_args f then_branch else_branch branches cond body"
-    " shared_name keep_dims squeeze_dims".split()
+    [
+        "value",
+        "dtype",
+        "shape",
+        "data_format",
+        "ksize",
+        "padding",
+        "strides",
+        "transpose_a",
+        "transpose_b",
+        "adj_x",
+        "adj_y",
+        "alpha",
+        "leakyrelu_alpha",
+        "epsilon",
+        "is_training",
+        "equation",
+        "fused_ops",
+        "activation_mode",
+        "num_args",
+        "f",
+        "then_branch",
+        "else_branch",
+        "branches",
+        "cond",
+        "body",
+        "shared_name",
+        "keep_dims",
+        "squeeze_dims",
+    ]
 )
 """The attributes that are decoded."""
 TYPED = {5: "<f4", 6: "<f8"}
@@ -283,9 +310,11 @@ def decode_tensor(path: Path, name: str, tensor: TensorMessage) -> np.ndarray:
         return array_from_buffer(path, name, memoryview(data), dtype, shape)
     if not len(data):
         return np.broadcast_to(np.zeros((), dtype), shape)
-    values = np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number]) if (
-        number in TYPED
-    ) else decode_varints(path, data)
+    values = (
+        np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number])
+        if (number in TYPED)
+        else decode_varints(path, data)
+    )
     if number == 13:
         values = values.astype("<u2").view(dtype if dtype.itemsize == 2 else "<u2")
     count = int(np.prod(shape, dtype=np.int64))

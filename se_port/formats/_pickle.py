@@ -39,12 +39,51 @@ CODES = {
     "float64": "DoubleStorage",
 }
 """The class of torch's storage for each dtype of NumPy."""
+TENSORS = "torch._utils _rebuild"
+"""How the names of functions begin that make tensors."""
+CONTAINERS = ("collections defaultdict", "collections Counter")
+"""Classes whose objects are dictionaries."""
+ACTING = (
+    "__builtin__", "builtins", "commands", "ctypes", "functools", "importlib", "multiprocessing", "nt", "operator",
+    "os", "platform", "popen2", "posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys", "timeit", "types",
+    "urllib", "webbrowser",
+)  # fmt: skip
+"""Modules whose classes and functions may act on the machine."""
+VALUES = (
+    "__builtin__ set", "__builtin__ frozenset", "__builtin__ complex", "__builtin__ bytearray", "__builtin__ slice",
+    "__builtin__ list", "__builtin__ dict", "__builtin__ int", "__builtin__ float", "__builtin__ str",
+    "builtins list", "builtins dict", "builtins int", "builtins float", "builtins str",
+    "builtins set", "builtins frozenset", "builtins complex", "builtins bytearray", "builtins slice",
+    "_codecs encode", "copy_reg _reconstructor", "copyreg _reconstructor", "__builtin__ object", "builtins object",
+    "collections defaultdict", "collections deque", "datetime datetime", "datetime date", "datetime timedelta",
+    "pathlib PosixPath", "uuid UUID",
+    "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor",
+    "torch._utils _rebuild_meta_tensor_no_storage", "torch._utils _rebuild_parameter_with_state",
+    "torch._tensor _rebuild_from_type_v2", "torch.serialization _get_layout",
+    *(f"torch {name}" for name in (
+        "float16", "bfloat16", "float32", "float64", "half", "float", "double", "int8", "int16", "int32", "int64",
+        "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2",
+        "per_tensor_affine", "per_channel_affine", "strided", "sparse_coo", "qint8", "quint8", "qint32",
+    )),
+)  # fmt: skip
+"""Functions and classes, besides those with a capital letter, that make a value and do nothing else."""
 STORAGES = {f"torch {code}": name for name, code in CODES.items()}
+
+
+ITEM_BYTES = {"ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt32Storage": 4}
+"""Bytes of an item of storages that are skipped, where it is not 1."""
 
 
 @dataclass(frozen=True)
 class Global:
     """A function or class that a pickle names; only its name is kept."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """An object of a class that is not read, such as options of a training; its contents are left out."""
 
     name: str
 
@@ -98,9 +137,12 @@ class Unpickler:
         except (IndexError, KeyError, ValueError) as error:  # an empty stack, an unknown memo, an unknown opcode
             refuse(self.path, f"its pickle is broken ({type(error).__name__}: {error})", "an undamaged copy")
 
+    keeps_objects = False
+    """Whether an object of an unknown class is left out; else it refuses the file."""
+
     def find_global(self, name: str) -> Global:
         """Return what stands for a name."""
-        if name not in self.functions:
+        if name not in self.functions and not (self.keeps_objects and is_data(name)):
             dotted = name.replace(" ", ".")
             refuse(
                 self.path,
@@ -119,6 +161,10 @@ class Unpickler:
                 set_items(ordered, pairs)
                 pairs[:] = [None]  # used up, so that a few opcodes cannot copy it many times
                 return ordered
+        if function.name in CONTAINERS:
+            return {}
+        if function.name not in self.functions and is_data(function.name):
+            return Opaque(function.name)
         dotted = function.name.replace(" ", ".")
         refuse(self.path, f"its pickle calls {dotted} in a way that is not read", self.expected)
 
@@ -128,15 +174,19 @@ class Unpickler:
 
     def make_object(self, name: Any, arguments: Any) -> Any:
         """Make an object of a class."""
+        if self.keeps_objects and isinstance(name, Global) and name.name not in self.functions:
+            return {} if name.name in CONTAINERS else Opaque(name.name)
         self._refuse_opcode("NEWOBJ")
 
     def build(self, target: Any, state: Any) -> None:
         """Set the state of an object; a dictionary's is the attributes of an OrderedDict, which torch pickles."""
-        if type(target) is not dict:
+        if type(target) is not dict and not isinstance(target, Opaque):
             self._refuse_opcode("BUILD")
 
     def load_bytes(self, value: bytes | memoryview) -> Any:
         """Return what stands for bytes."""
+        if self.keeps_objects:
+            return Opaque("bytes")
         self._refuse_opcode("BINBYTES")
 
     def _refuse_opcode(self, name: str) -> None:
@@ -202,6 +252,12 @@ class Unpickler:
                 case "STACK_GLOBAL":
                     name, module = stack.pop(), stack.pop()
                     stack.append(self.find_global(f"{module} {name}" if type(module) is type(name) is str else "?"))
+                case "EMPTY_SET" | "FROZENSET" if self.keeps_objects:
+                    if opcode.name == "FROZENSET":
+                        stack = metastack.pop()
+                    stack.append(Opaque("set"))
+                case "ADDITEMS" if self.keeps_objects:
+                    stack = metastack.pop()
                 case "BINPERSID":
                     stack.append(self.load_persistent(stack.pop()))
                 case "NEWOBJ":
@@ -229,6 +285,9 @@ class Unpickler:
 class TensorUnpickler(Unpickler):
     """Reads one pickle of plain values and torch's dense tensors, which become ``Tensor``.
 
+    Options, statistics and states of random generators beside the tensors are objects of many classes; each becomes an
+    ``Opaque``, and nothing of it is used.
+
     Args:
         path: the file, for the error.
         storages: is filled with the storages' dtypes, by key.
@@ -248,11 +307,17 @@ class TensorUnpickler(Unpickler):
 
     def __init__(self, path: Path, storages: dict[str, np.dtype] | None = None) -> None:
         super().__init__(path)
+        self.keeps_objects = True
         self.storages = {} if storages is None else storages
 
-    def load_persistent(self, identity: Any) -> Storage:
-        """Return the storage of an identity."""
+    def load_persistent(self, identity: Any) -> Storage | Opaque | Global:
+        """Return the storage of an identity; one of a type that is not read is an object like any other."""
         match identity:
+            case ("storage", Global(name), str(key), _, *_) if name not in STORAGES and name.endswith("Storage"):
+                self.storages.setdefault(key, np.dtype(f"V{ITEM_BYTES.get(name.rpartition(' ')[2], 1)}"))
+                return Opaque(name)
+            case ("module", Global() as module, *_):  # of a whole model, in an old file
+                return module
             case ("storage", Global(name), str(key), _, total, *view) if name in STORAGES and _are_counts(total):
                 dtype = little_endian_dtype(STORAGES[name])
                 if self.storages.setdefault(key, dtype) != dtype:
@@ -277,6 +342,8 @@ class TensorUnpickler(Unpickler):
                 return shape
             case ["torch device", *_]:
                 return None
+            case [name, Opaque() as storage, *_] if name.startswith(TENSORS):
+                return Opaque(f"{name} of {storage.name.rpartition(' ')[2]}")
         return super().reduce(function, *arguments)
 
 
@@ -310,7 +377,23 @@ class Views:
         return whole
 
 
+def is_data(name: str) -> bool:
+    """Whether a name is of a class or of a function that makes a value; what could act is refused, though never run.
+
+    >>> is_data("argparse Namespace"), is_data("numpy._core.multiarray scalar"), is_data("os system")
+    (True, True, False)
+    """
+    module, _, last = name.rpartition(" ")
+    if module.partition(".")[0] in ACTING:
+        return name in VALUES
+    if module.partition(".")[0] == "numpy":
+        return True
+    return name in VALUES or last.rpartition(".")[2][:1].isupper()
+
+
 def _append(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Opaque):
+        return
     if type(target) is not list:
         raise ValueError("the target of APPEND is no list")
     target.extend(items)
@@ -318,9 +401,13 @@ def _append(target: Any, items: list[Any]) -> None:
 
 def set_items(target: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
     """Set items of a dictionary, each key once."""
+    if isinstance(target, Opaque):
+        return
     if type(target) is not dict:
         raise ValueError("the target of SETITEM is no dictionary")
     for key, item in pairs:
+        if type(key) is tuple or isinstance(key, Opaque | Global):
+            continue  # no tensor of a model has such a name
         if type(key) not in (str, int, float, bool, type(None)):
             raise ValueError(f"a dictionary's key is a {type(key).__name__}")
         if key in target:

@@ -180,7 +180,9 @@ class Model:
             code = one.number(0, "I")
             ends = [tuple(one.array(field, "<i4").tolist()) for field in (1, 2)]
             if code >= len(codes) or any(not -1 <= end < len(tensors) for part in ends for end in part):
-                refuse(self._path, f"has an operator {code} of the tensors {ends}", f"of {len(codes)} and {len(tensors)}")
+                refuse(
+                    self._path, f"has an operator {code} of the tensors {ends}", f"of {len(codes)} and {len(tensors)}"
+                )
             operators.append(Operator(codes[code], ends[0], ends[1], one.table(4)))
         return Subgraph(table.text(4), tensors, operators)
 

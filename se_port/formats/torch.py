@@ -24,28 +24,11 @@ import numpy as np
 from . import _base
 from ._base import Tensors, count_bytes, refuse
 from ._buffers import dtype_code, encode_name, map_file, to_bytes
-from ._pickle import CODES, PLAIN, Tensor, TensorUnpickler, make_array
+from ._parts import USUAL, select_part
+from ._pickle import CODES, PLAIN, TENSORS, Opaque, Tensor, TensorUnpickler, make_array
 from ._zips import add_stored, first_member_name, read_directory, read_member
 
 NEEDS = ()
-
-NESTED = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "module",
-    "network",
-    "net",
-    "weights",
-    "params",
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema",
-    "params_ema",
-    "ema",
-)
-"""Keys under which a checkpoint may keep its tensors."""
 
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -57,8 +40,12 @@ def matches(path: Path, head: bytes) -> bool:
     return first.endswith((b"/data.pkl", b"/byteorder", b"/version")) or b"/data/" in first or head[:2] in PICKLES
 
 
-def read(path: Path) -> Tensors:
+def read(path: Path, part: str | None = None) -> Tensors:
     """Read views of the mapped file.
+
+    Args:
+        path: the file.
+        part: the key of the mapping of names to tensors, where the file has several.
 
     Raises:
         FileFormatError: the file is broken, or holds more than plain values and one mapping of names to tensors.
@@ -67,7 +54,7 @@ def read(path: Path) -> Tensors:
     value, places = read_zip(path, data) if data[:2] == b"PK" else _read_old_file(path, data)
     tensors: dict[str, np.ndarray] = {}
     left = _base.MAX_BYTES  # tensors may share bytes, or repeat them
-    for name, tensor in find_state_dict(path, value).items():
+    for name, tensor in find_state_dict(path, value, part).items():
         encode_name(path, name)
         left -= count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
         tensors[name] = make_array(path, name, data, tensor, places)
@@ -131,37 +118,33 @@ def _read_old_file(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[in
     return value, places
 
 
-def find_state_dict(path: Path, value: Any) -> dict[str, Tensor]:
-    """Find the one mapping of names to tensors, at the top or under a usual key.
+def find_state_dict(path: Path, value: Any, part: str | None = None) -> dict[str, Tensor]:
+    """Find the mapping of names to tensors: the only one, or that of a part.
 
     Raises:
-        FileFormatError: there is none, or there are several.
+        FileFormatError: there is none, there are several, or it has tensors of a kind that is not read.
     """
+    if isinstance(value, Opaque):
+        refuse(path, f"holds an object of {value.name.replace(' ', '.')}", PLAIN)
     if type(value) is not dict:
         refuse(path, f"holds a {type(value).__name__}", PLAIN)
-    top = _select_tensors(value)
-    nested = {key: _select_tensors(value[key]) for key in NESTED if _select_tensors(value.get(key))}
-    if nested and all(not tensor.shape for tensor in top.values()):
-        top = {}  # single numbers beside the network, such as an accuracy
-    found = {"the top": top, **nested} if top else nested
-    if len(found) != 1:
-        wrong = (
-            f"holds tensors in {', '.join(found)}"
-            if found
-            else f"has no tensors where they are expected; its keys are {list(value)[:20]}"
-        )
-        refuse(path, wrong, f"one mapping of names to tensors, at the top or as one of {', '.join(NESTED)}")
-    [(place, tensors)] = found.items()
-    chosen = value if top else value[place]
-    for key, item in chosen.items():
-        inner = item.values() if type(item) is dict else item if type(item) in (list, tuple) else ()
-        if any(isinstance(value, Tensor) for value in inner) or (key in tensors and type(key) is not str):
-            refuse(path, f"has tensors in or under {key!r} that have no name of their own", "a plain state_dict")
-    return tensors
+    try:
+        found = select_part(value, _is_tensor, part)
+    except ValueError as error:
+        refuse(path, str(error), f"one mapping of names to tensors, at the top or as one of {', '.join(USUAL)}")
+    for name, item in found.items():
+        if isinstance(item, Opaque):
+            refuse(
+                path,
+                f"{name!r} is made by {item.name.removeprefix('torch._utils ')}, a kind of tensor that is not read",
+                PLAIN,
+            )
+    return found
 
 
-def _select_tensors(value: Any) -> dict[str, Tensor]:
-    return {key: item for key, item in value.items() if isinstance(item, Tensor)} if type(value) is dict else {}
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, of a kind that is read or not."""
+    return isinstance(value, Tensor) or (isinstance(value, Opaque) and value.name.startswith(TENSORS))
 
 
 # Opcodes of a pickle of tensors, for ``write``.

@@ -60,9 +60,7 @@ class _Reader:
             seen |= used
         return graphs
 
-    def _find_variables(
-        self, names: Mapping[str, str]
-    ) -> tuple[dict[str, str], Constants, dict[str, tuple[int, ...]]]:
+    def _find_variables(self, names: Mapping[str, str]) -> tuple[dict[str, str], Constants, dict[str, tuple[int, ...]]]:
         """Find the variables in the checkpoint: names by tensors of the graph, then arrays and shapes by these names."""
         index = find_index(self._path)
         if index is None:

@@ -175,4 +175,3 @@ class _Translator:
 
 def _is_short(info: TensorInfo) -> bool:
     return info.type.startswith("int") and len(info.shape) < 2 and all(length <= 32 for length in info.shape)
-
