@@ -158,6 +158,15 @@ SLOW = (
     "se_torch/test_block.py::test_block_exported_at_one_size_runs_at_others[onnxruntime-[13]-*]",
     "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-float32-*]",
     "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-bfloat16-bfloat16]",
+    "se_torch/test_block.py::test_n4_autocast_changes_nothing[compiled-bfloat16-float32]",
+    "se_torch/test_networks.py::test_compiled_and_exported_in_one_graph[Inception]",
+    "se_parity/test_match.py::test_matches_the_oracle_for_every_value[keras jax-pairs-*",
+    "se_parity/test_match.py::test_v5_matches_the_oracle_at_the_edges[keras jax]",
+    "se_keras/test_tools.py::test_lora_does_what_it_does_with_plain_layers[keras jax]",
+    "se_conformance/test_faults.py::test_mistakes_of_independent_blocks_are_found_and_named[a quarter-jax]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_is_the_oracles[se_resnext50_32x4d]",
+    "se_port/test_references.py::test_m7_in_every_implementation[keras torch-nutszebra-N2_r16]",
+    "evidence/test_bench.py::test_networks_are_timed_with_and_without",
 )
 """Slow values of parametrized tests, whose other values test the same claim on other networks, sizes or dtypes."""
 ON_THE_PROCESSOR = ("se_parity/test_match", "se_keras/test_block", "se_flax/test_block", "evidence/test_peer_blocks")
