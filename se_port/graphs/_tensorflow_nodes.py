@@ -21,7 +21,7 @@ SAME = {
     "Expm1": "expm1", "Log1p": "log1p", "Neg": "neg", "Abs": "abs", "Sign": "sign", "Sqrt": "sqrt", "Rsqrt": "rsqrt",
     "Square": "square", "Reciprocal": "reciprocal", "Inv": "reciprocal", "Erf": "erf", "Prelu": "prelu",
     "Greater": "greater", "GreaterEqual": "greater_equal", "Less": "less", "LessEqual": "less_equal",
-    "IsNan": "isnan", "Select": "where", "SelectV2": "where",
+    "LogicalNot": "not", "LogicalOr": "maximum", "LogicalAnd": "minimum", "IsNan": "isnan", "Select": "where", "SelectV2": "where",
 }  # fmt: skip
 """Operators without attributes that matter here."""
 FIRST_INPUT = {
@@ -29,6 +29,8 @@ FIRST_INPUT = {
         ("Identity", "Cast", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape", "Any",
          "PlaceholderWithDefault", "ReadVariableOp", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs",
          "FakeQuantWithMinMaxVarsPerChannel"), "identity"),
+    **dict.fromkeys(
+        ("Sum",), "sum"),
     **dict.fromkeys(
         ("BroadcastTo", "Tile", "ResizeBilinear", "ResizeNearestNeighbor"), "expand"),
 }  # fmt: skip

@@ -20,7 +20,8 @@ NAMES = {
     0: "add", 41: "sub", 18: "mul", 42: "div", 78: "pow", 55: "maximum", 57: "minimum", 19: "relu", 21: "relu6",
     14: "sigmoid", 28: "tanh", 117: "hard_swish", 47: "exp", 73: "log", 59: "neg", 101: "abs", 75: "sqrt", 76: "rsqrt",
     92: "square", 158: "sign", 54: "prelu", 58: "less", 61: "greater", 62: "greater_equal", 63: "less_equal",
-    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "quantize", 91: "identity", 80: "identity",
+    87: "not", 84: "maximum", 86: "minimum",
+    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "identity", 74: "sum", 80: "identity",
 }  # fmt: skip
 """Operators without attributes that matter here, by their number in ``BuiltinOperator``. REDUCE_ANY is that of NaN."""
 NUMBERS = {
