@@ -10,8 +10,8 @@ import numpy as np
 from se_spec import LayoutError
 
 from . import formats
-from .graphs import Graph, read_graphs
 from .formats.tensorflow import read_full_names
+from .graphs import Graph, read_graphs
 from .layouts.keras_names import to_model_names
 from .layouts.object_names import to_layer_names
 from .lazy_arrays import LazyArrays

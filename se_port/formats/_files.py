@@ -23,6 +23,7 @@ FORMATS = {
     "onnx": ".onnx",
     "tflite": ".tflite",
     "graphdef": ".pb",
+    "tfjs": "model.json of TensorFlow.js",
 }
 """Each format's name, which is also its module's, and how such files usually end."""
 

@@ -25,10 +25,10 @@ NUMBERS = {
 }  # fmt: skip
 """Dtypes by their number in TensorFlow's ``DataType``; others are not plain numbers."""
 ATTRIBUTES = frozenset(
-    "value dtype shape data_format ksize padding strides transpose_a transpose_b adj_x adj_y alpha leakyrelu_alpha"
-    " epsilon is_training equation fused_ops activation_mode num_args f then_branch else_branch branches cond body"
-    " shared_name keep_dims squeeze_dims".split()
-)
+    ("value", "shape", "shared_name", "data_format", "ksize", "squeeze_dims", "equation", "epsilon", "is_training",
+     "transpose_a", "transpose_b", "adj_x", "adj_y", "alpha", "leakyrelu_alpha", "fused_ops", "activation_mode",
+     "f", "then_branch", "else_branch", "branches", "body")
+)  # fmt: skip
 """The attributes that are decoded."""
 TYPED = {5: "<f4", 6: "<f8"}
 """Fields of a tensor that hold floats one by one."""
@@ -239,7 +239,8 @@ def parse_tensor_head(path: Path, name: str, tensor: TensorMessage) -> TensorHea
     Raises:
         FileFormatError: the message is broken, or its values do not fit its shape.
     """
-    kind, shape, content = 0, (), memoryview(b"")
+    kind, content = 0, memoryview(b"")
+    shape: tuple[int, ...] = ()
     runs: dict[int, memoryview | bytes | bytearray] = {}
     for number, value in iterate_fields(path, tensor.data):
         match number, value:
@@ -283,9 +284,11 @@ def decode_tensor(path: Path, name: str, tensor: TensorMessage) -> np.ndarray:
         return array_from_buffer(path, name, memoryview(data), dtype, shape)
     if not len(data):
         return np.broadcast_to(np.zeros((), dtype), shape)
-    values = np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number]) if (
-        number in TYPED
-    ) else decode_varints(path, data)
+    values = (
+        np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number])
+        if (number in TYPED)
+        else decode_varints(path, data)
+    )
     if number == 13:
         values = values.astype("<u2").view(dtype if dtype.itemsize == 2 else "<u2")
     count = int(np.prod(shape, dtype=np.int64))
@@ -300,7 +303,7 @@ def decode_tensor(path: Path, name: str, tensor: TensorMessage) -> np.ndarray:
 
 
 def read_constants(path: Path, graph: GraphDef) -> dict[str, np.ndarray]:
-    """Read the weights of a frozen graph: constants of more than one number that are no integers, by their nodes' names.
+    """Read the weights of a frozen graph: constants of more than one number that are no integers, by names of nodes.
 
     Raises:
         FileFormatError: a constant is broken, or there is none.

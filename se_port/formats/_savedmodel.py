@@ -106,9 +106,7 @@ def _parse_objects(path: Path, message: memoryview) -> tuple[list[ConcreteFuncti
             captures[name] = []
             for part, content in iterate_fields(path, function):
                 if part == 2:
-                    captures[name] += (
-                        [content] if isinstance(content, int) else decode_varints(path, content).tolist()
-                    )
+                    captures[name] += [content] if isinstance(content, int) else decode_varints(path, content).tolist()
     paths = _find_paths(path, children, names)
     keys = {number: f"{inner}{SUFFIX}" for number, inner in paths.items() if inner}
     functions = [

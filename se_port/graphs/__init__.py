@@ -16,7 +16,7 @@ from .match import Lookalike as Lookalike
 from .match import Match as Match
 from .match import match_blocks as match_blocks
 
-WITH_GRAPHS = ("onnx", "tflite", "graphdef", "tensorflow")
+WITH_GRAPHS = ("onnx", "tflite", "graphdef", "tensorflow", "tfjs")
 """Formats whose files hold a graph, each with a module here."""
 
 

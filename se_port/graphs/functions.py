@@ -2,8 +2,8 @@
 
 A graph writes one function in many ways: ``x * sigmoid(x)``, ``clip(x + 3, 0, 6) / 6``, ``hard_sigmoid`` with numbers
 of its own. Therefore a function is recognised by its values. It is evaluated in float64 on 1,201 points between -12
-and 12, and is the spec's function whose values are within 1e-6 of them, relative to the larger of 1 and the value; within 1e-3
-where a file has numbers of the function in float16.
+and 12, and is the spec's function whose values are within 1e-6 of them, relative to the larger of 1 and the value; the
+tolerance is 1e-3 where a file has numbers of the function in float16.
 """
 
 import math
@@ -70,7 +70,7 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "greater_equal": np.greater_equal,
     "less": np.less,
     "less_equal": np.less_equal,
-    "where": lambda mask, x, y: np.where(mask != 0.0, x, y),
+    "where": lambda mask, x, y: np.asarray(np.where(np.not_equal(mask, 0.0), x, y)),
 }  # fmt: skip
 """Each function of a graph, in float64; further arguments are numbers."""
 

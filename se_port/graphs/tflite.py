@@ -21,7 +21,8 @@ NAMES = {
     14: "sigmoid", 28: "tanh", 117: "hard_swish", 47: "exp", 73: "log", 59: "neg", 101: "abs", 75: "sqrt", 76: "rsqrt",
     92: "square", 158: "sign", 54: "prelu", 58: "less", 61: "greater", 62: "greater_equal", 63: "less_equal",
     87: "not", 84: "maximum", 86: "minimum",
-    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "identity", 74: "sum", 80: "identity",
+    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "identity",
+    80: "identity", 74: "sum",
 }  # fmt: skip
 """Operators without attributes that matter here, by their number in ``BuiltinOperator``. REDUCE_ANY is that of NaN."""
 NUMBERS = {
@@ -176,4 +177,3 @@ class _Translator:
 
 def _is_short(info: TensorInfo) -> bool:
     return info.type.startswith("int") and len(info.shape) < 2 and all(length <= 32 for length in info.shape)
-
