@@ -30,7 +30,7 @@ from .functions import (
 from .graph import Graph, Node
 from .paths import common_path, make_distinct
 
-MAX_FUNCTION_SIZE = 500
+MAX_FUNCTION_SIZE = 200
 """Functions within one activation or gate; a GELU written out by tanh has 30."""
 ALIASES = ("identity", "transpose", "reshape", "expand", "quantize", "dequantize")
 """Operators whose result has the values of their first input, in another order of axes or type."""
