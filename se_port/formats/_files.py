@@ -28,6 +28,7 @@ FORMATS = {
     "onnx": ".onnx",
     "tflite": ".tflite",
     "graphdef": ".pb",
+    "tfjs": "model.json of TensorFlow.js",
 }
 """Each format's name, which is also its module's, and the usual endings of such files."""
 

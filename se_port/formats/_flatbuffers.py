@@ -78,9 +78,7 @@ class Table:
         self._vtable = place - buffer.number("i", place)
         self._vtable_bytes = buffer.number("H", self._vtable) if self._vtable >= 0 else 0
         if self._vtable_bytes < 4 or self._vtable + self._vtable_bytes > len(buffer.data):
-            buffer.refuse(
-                f"has a vtable at byte {self._vtable:,} of {self._vtable_bytes:,} bytes", "one within the file"
-            )
+            buffer.refuse(f"has a vtable of {self._vtable_bytes:,} bytes at {self._vtable:,}", "one within the file")
 
     def number(self, field: int, code: str = "i", default: int = 0) -> int:
         """Read an integer, by its code of ``struct``."""

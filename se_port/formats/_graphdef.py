@@ -25,37 +25,10 @@ NUMBERS = {
 }  # fmt: skip
 """Dtypes by their number in TensorFlow's ``DataType``; others are not plain numbers."""
 ATTRIBUTES = frozenset(
-    [
-        "value",
-        "dtype",
-        "shape",
-        "data_format",
-        "ksize",
-        "padding",
-        "strides",
-        "transpose_a",
-        "transpose_b",
-        "adj_x",
-        "adj_y",
-        "alpha",
-        "leakyrelu_alpha",
-        "epsilon",
-        "is_training",
-        "equation",
-        "fused_ops",
-        "activation_mode",
-        "num_args",
-        "f",
-        "then_branch",
-        "else_branch",
-        "branches",
-        "cond",
-        "body",
-        "shared_name",
-        "keep_dims",
-        "squeeze_dims",
-    ]
-)
+    ("value", "shape", "shared_name", "data_format", "ksize", "squeeze_dims", "equation", "epsilon", "is_training",
+     "transpose_a", "transpose_b", "adj_x", "adj_y", "alpha", "leakyrelu_alpha", "fused_ops", "activation_mode",
+     "f", "then_branch", "else_branch", "branches", "body")
+)  # fmt: skip
 """The attributes that are decoded."""
 TYPED = {5: "<f4", 6: "<f8"}
 """Fields of a tensor that hold floats one by one."""
@@ -266,7 +239,8 @@ def parse_tensor_head(path: Path, name: str, tensor: TensorMessage) -> TensorHea
     Raises:
         FileFormatError: the message is broken, or its values do not fit its shape.
     """
-    kind, shape, content = 0, (), memoryview(b"")
+    kind, content = 0, memoryview(b"")
+    shape: tuple[int, ...] = ()
     runs: dict[int, memoryview | bytes | bytearray] = {}
     for number, value in iterate_fields(path, tensor.data):
         match number, value:
@@ -329,7 +303,7 @@ def decode_tensor(path: Path, name: str, tensor: TensorMessage) -> np.ndarray:
 
 
 def read_constants(path: Path, graph: GraphDef) -> dict[str, np.ndarray]:
-    """Read the weights of a frozen graph: constants of more than one number that are no integers, by their nodes' names.
+    """Read the weights of a frozen graph: constants of more than one number that are no integers, by names of nodes.
 
     Raises:
         FileFormatError: a constant is broken, or there is none.

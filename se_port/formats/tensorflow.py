@@ -188,9 +188,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         known = 0 <= shard < self._shards
         data = _map_shard(_shard_path(index, shard, self._shards)) if known else memoryview(b"")
         if min(offset, size) < 0 or offset + size > len(data):
-            refuse(
-                index, f"describes its objects in {size:,} bytes at {offset:,}", f"{len(data):,} bytes that are there"
-            )
+            refuse(index, f"has a text of {size:,} bytes at {offset:,}", f"one within {len(data):,} bytes")
         text = data[offset : offset + size]
         length, start = decode_varint(index, text, 0)
         if length != len(text) - start - CHECKSUM_BYTES:

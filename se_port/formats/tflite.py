@@ -3,9 +3,9 @@
 The file is a FlatBuffer; ``_flatbuffers`` reads it, since neither Google's package nor TensorFlow's interpreter checks
 a file that it does not trust. Weights are buffers of constant tensors, whose names are those of the graph from which
 the model was converted, such as ``net/block1a_se_reduce/convolution``; the numbers of one name are ``name``,
-``name#2``. Convolutions have the axes OHWI, dense layers OI. Integers are returned as they are stored; ``graphs.tflite``
-dequantizes them. Sparse tensors, and buffers outside of the file, are refused. Nothing is written: the file is a graph,
-and weights are none.
+``name#2``. Convolutions have the axes OHWI, dense layers OI. Integers are returned as they are stored;
+``graphs.tflite`` dequantizes them. Sparse tensors, and buffers outside of the file, are refused. Nothing is written:
+the file is a graph, and weights are none.
 """
 
 from collections import Counter
@@ -181,7 +181,9 @@ class Model:
             ends = [tuple(one.array(field, "<i4").tolist()) for field in (1, 2)]
             if code >= len(codes) or any(not -1 <= end < len(tensors) for part in ends for end in part):
                 refuse(
-                    self._path, f"has an operator {code} of the tensors {ends}", f"of {len(codes)} and {len(tensors)}"
+                    self._path,
+                    f"has an operator {code} of {len(codes)}, of the tensors {str(ends)[:80]}",
+                    "numbers that exist",
                 )
             operators.append(Operator(codes[code], ends[0], ends[1], one.table(4)))
         return Subgraph(table.text(4), tensors, operators)

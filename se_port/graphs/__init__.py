@@ -16,7 +16,7 @@ from .match import Lookalike as Lookalike
 from .match import Match as Match
 from .match import match_blocks as match_blocks
 
-WITH_GRAPHS = ("onnx", "tflite", "graphdef", "tensorflow", "torchscript", "torch_export", "paddle")
+WITH_GRAPHS = ("onnx", "tflite", "graphdef", "tensorflow", "tfjs", "torchscript", "torch_export", "paddle")
 """Formats whose files hold a graph, each with a module here."""
 
 

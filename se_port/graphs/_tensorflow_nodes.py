@@ -6,6 +6,7 @@ write. An operator that is not in the tables keeps its name.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ SAME = {
     "Expm1": "expm1", "Log1p": "log1p", "Neg": "neg", "Abs": "abs", "Sign": "sign", "Sqrt": "sqrt", "Rsqrt": "rsqrt",
     "Square": "square", "Reciprocal": "reciprocal", "Inv": "reciprocal", "Erf": "erf", "Prelu": "prelu",
     "Greater": "greater", "GreaterEqual": "greater_equal", "Less": "less", "LessEqual": "less_equal",
-    "IsNan": "isnan", "Select": "where", "SelectV2": "where",
+    "LogicalNot": "not", "LogicalOr": "maximum", "LogicalAnd": "minimum", "IsNan": "isnan",
+    "Select": "where", "SelectV2": "where",
 }  # fmt: skip
 """Operators without attributes that matter here."""
 FIRST_INPUT = {
@@ -29,6 +31,8 @@ FIRST_INPUT = {
         ("Identity", "Cast", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape", "Any",
          "PlaceholderWithDefault", "ReadVariableOp", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs",
          "FakeQuantWithMinMaxVarsPerChannel"), "identity"),
+    **dict.fromkeys(
+        ("Sum",), "sum"),
     **dict.fromkeys(
         ("BroadcastTo", "Tile", "ResizeBilinear", "ResizeNearestNeighbor"), "expand"),
 }  # fmt: skip
@@ -51,7 +55,11 @@ Constants = Mapping[str, Callable[[], np.ndarray]]
 
 
 def translate(
-    nodes: Iterable[FlatNode], constants: Constants, shapes: Mapping[str, tuple[int, ...]], variables: Mapping[str, str]
+    nodes: Iterable[FlatNode],
+    constants: Constants,
+    shapes: Mapping[str, tuple[int, ...]],
+    variables: Mapping[str, str],
+    quantized: frozenset[str] = frozenset(),
 ) -> Graph:
     """Translate nodes.
 
@@ -60,8 +68,9 @@ def translate(
         constants: makers of arrays: those of variables, and of nodes of the operator ``Const``.
         shapes: of constants.
         variables: tensors that stand for a variable, with the names of their constants.
+        quantized: constants that are stored as integers.
     """
-    return _Translator(constants, shapes, variables).translate(nodes)
+    return replace(_Translator(constants, shapes, variables).translate(nodes), quantized=quantized)
 
 
 class _Translator:

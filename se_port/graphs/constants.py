@@ -50,9 +50,26 @@ def _reshape(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
     return inputs[0].reshape(node.attributes["shape"]) if "shape" in node.attributes else inputs[0]
 
 
+def _keep_number(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    """Broadcast or pool a number, which stays what it is."""
+    if inputs[0].size != 1:
+        raise ValueError(f"constants are computed by {node.op}")
+    return inputs[0]
+
+
+def _keep_zero(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    """Sum a 0 over any axes."""
+    if inputs[0].any():
+        raise ValueError("constants are summed")
+    return _keep_number(node, inputs)
+
+
 _RULES: dict[str, Callable[[Node, list[np.ndarray]], np.ndarray]] = {
     "identity": lambda node, inputs: inputs[0],
     "transpose": lambda node, inputs: inputs[0].transpose(node.attributes.get("axes")),
     "reshape": _reshape,
     "dequantize": _dequantize,
+    "expand": _keep_number,
+    "pool": _keep_number,
+    "sum": _keep_zero,
 }

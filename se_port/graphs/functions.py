@@ -2,7 +2,8 @@
 
 A graph writes one function in many ways: ``x * sigmoid(x)``, ``clip(x + 3, 0, 6) / 6``, ``hard_sigmoid`` with numbers
 of its own. Therefore a function is recognised by its values. It is evaluated in float64 on 1,201 points between -12
-and 12, and is the spec's function whose values are within 1e-6 of them, relative to the larger of 1 and the value.
+and 12, and is the spec's function whose values are within 1e-6 of them, relative to the larger of 1 and the value; the
+tolerance is 1e-3 where a file has numbers of the function in float16.
 """
 
 import math
@@ -22,6 +23,8 @@ POINTS = np.linspace(-12.0, 12.0, 1201)
 TOLERANCE = 1e-6
 ROUNDING = 6e-8
 """Of a number to float32, relative to it."""
+HALF_TOLERANCE, HALF_ROUNDING = 1e-3, 2.0**-11
+"""The same where a file has its numbers in float16."""
 TINY = 1e-12
 """Rounding of a line that goes through 0."""
 FAR = 1e4
@@ -49,6 +52,11 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "neg": np.negative,
     "abs": np.abs,
     "sqrt": np.sqrt,
+    "rsqrt": lambda v: 1.0 / np.sqrt(v),
+    "square": np.square,
+    "sign": np.sign,
+    "expm1": np.expm1,
+    "log1p": np.log1p,
     "reciprocal": np.reciprocal,
     "add": np.add,
     "sub": np.subtract,
@@ -57,6 +65,12 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "pow": np.power,
     "maximum": np.maximum,
     "minimum": np.minimum,
+    "not": np.logical_not,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "where": lambda mask, x, y: np.asarray(np.where(np.not_equal(mask, 0.0), x, y)),
 }  # fmt: skip
 """Each function of a graph, in float64; further arguments are numbers."""
 
@@ -70,12 +84,14 @@ class Function:
         inputs: of the function.
         numbers: further arguments; the value of a constant is ``numbers["value"]``.
         size: how many functions it has, those that are used twice counted twice.
+        is_half: whether a number of it was rounded to float16.
     """
 
     op: str
     inputs: tuple["Function", ...] = ()
     numbers: tuple[tuple[str, float], ...] = ()
     size: int = 1
+    is_half: bool = False
 
     @property
     def is_variable(self) -> bool:
@@ -96,14 +112,15 @@ class Function:
 VARIABLE = Function("v")
 
 
-def constant(value: float) -> Function:
-    """Make a function whose value is a number."""
-    return Function("constant", numbers=(("value", float(value)),))
+def constant(value: float, is_half: bool = False) -> Function:
+    """Make a function whose value is a number; ``is_half`` if it was rounded to float16."""
+    return Function("constant", numbers=(("value", float(value)),), is_half=is_half)
 
 
 def apply(op: str, *inputs: Function, **numbers: float) -> Function:
     """Apply a function of ``FUNCTIONS`` to others."""
-    return Function(op, inputs, tuple(numbers.items()), 1 + sum(part.size for part in inputs))
+    size, is_half = 1 + sum(part.size for part in inputs), any(part.is_half for part in inputs)
+    return Function(op, inputs, tuple(numbers.items()), size, is_half)
 
 
 def split_line(function: Function) -> tuple[float, float, Function]:
@@ -152,13 +169,13 @@ def as_activation(function: Function) -> Activation | None:
     >>> as_activation(apply("mul", VARIABLE, apply("sigmoid", VARIABLE)))
     'silu'
     """
-    values = function(POINTS)
-    for name in ACTIVATIONS:
-        if _agrees(values, activate(POINTS, name)):
-            return name
+    values, is_half = function(POINTS), function.is_half
+    name = _nearest(values, {name: activate(POINTS, name) for name in ACTIVATIONS}, is_half)
+    if name:
+        return name
     slope = float(-function(np.array([-1.0]))[0])
-    if math.isfinite(slope) and _agrees(values, activate(POINTS, LeakyReLU(slope))):
-        return LeakyReLU(shortest(slope))
+    if math.isfinite(slope) and _agrees(values, activate(POINTS, LeakyReLU(slope)), is_half):
+        return LeakyReLU(shortest(slope, is_half))
     return None
 
 
@@ -172,7 +189,7 @@ def as_gate(function: Function) -> tuple[Gate, float, bool] | None:
     for residual in (False, True):
         rest = apply("sub", function, constant(1.0)) if residual else function
         far = float(rest(np.array([FAR]))[0])
-        gain = shortest(far) if 1e-3 < abs(far) < FAR / 2 and abs(far - 1.0) > 1e-3 else 1.0
+        gain = shortest(far, function.is_half) if 1e-3 < abs(far) < FAR / 2 and abs(far - 1.0) > 1e-3 else 1.0
         for factor, recognise in ((1.0, _named_gate), (gain, _named_gate), (1.0, _hard_sigmoid)):
             gate = recognise(apply("div", rest, constant(factor)))
             if gate is not None:
@@ -181,21 +198,21 @@ def as_gate(function: Function) -> tuple[Gate, float, bool] | None:
 
 
 def _named_gate(function: Function) -> Gate | None:
-    values = function(POINTS)
-    return next((name for name in GATES if _agrees(values, apply_gate(POINTS, name))), None)
+    return _nearest(function(POINTS), {name: apply_gate(POINTS, name) for name in GATES}, function.is_half) or None
 
 
 def _hard_sigmoid(function: Function) -> Gate | None:
     """Recognise a hard sigmoid by its two limits and the line between them."""
-    values = function(POINTS)
+    values, is_half = function(POINTS), function.is_half
     low, high, middle = (float(function(np.array([point]))[0]) for point in (-FAR, FAR, 0.0))
     inside = (values > low) & (values < high)
     if not (math.isfinite(low) and math.isfinite(high) and low < high and inside.sum() > 1):
         return None
     slope, offset = (float(number) for number in np.polyfit(POINTS[inside], values[inside], 1))
     offset = middle if low < middle < high else offset
-    gate = HardSigmoid(_sixth(shortest(slope)), shortest(offset), shortest(low), shortest(high))
-    if not _agrees(values, apply_gate(POINTS, gate)):
+    slope, offset, low, high = (shortest(number, is_half) for number in (slope, offset, low, high))
+    gate = HardSigmoid(_sixth(slope), offset, low, high)
+    if not _agrees(values, apply_gate(POINTS, gate), is_half):
         return None
     return "hard_sigmoid" if gate == HARD_SIGMOID else gate
 
@@ -205,8 +222,8 @@ def _sixth(slope: float) -> float:
     return 1 / 6 if abs(slope - 1 / 6) <= 1e-8 else slope
 
 
-def shortest(value: float) -> float:
-    """Return the decimal number that a file has rounded to float32: 0.2 for 0.20000000298.
+def shortest(value: float, is_half: bool = False) -> float:
+    """Return the decimal number that a file has rounded to float32, or float16: 0.2 for 0.20000000298.
 
     >>> shortest(float(np.float32(0.2))), shortest(3 * float(np.float32(0.16667))), shortest(1 / 3)
     (0.2, 0.50001, 0.3333333333333333)
@@ -214,9 +231,23 @@ def shortest(value: float) -> float:
     if abs(value) < TINY:
         return 0.0
     decimals = (float(f"{value:.{digits}g}") for digits in range(1, 8))
-    return next((short for short in decimals if abs(short - value) <= ROUNDING * abs(value)), value)
+    rounding = HALF_ROUNDING if is_half else ROUNDING
+    return next((short for short in decimals if abs(short - value) <= rounding * abs(value)), value)
 
 
-def _agrees(values: Any, others: Any) -> bool:
+def _nearest(values: Array, named: dict[str, Array], is_half: bool) -> str:
+    """The name of the nearest of these values; ``""`` if all are beyond the tolerance."""
+    errors = {name: _error(values, others) for name, others in named.items()}
+    name = min(errors, key=lambda name: errors[name])
+    return name if errors[name] <= (HALF_TOLERANCE if is_half else TOLERANCE) else ""
+
+
+def _agrees(values: Any, others: Any, is_half: bool = False) -> bool:
+    return _error(values, others) <= (HALF_TOLERANCE if is_half else TOLERANCE)
+
+
+def _error(values: Any, others: Any) -> float:
+    """The largest error, relative to the larger of 1 and the value; infinity where a value is none."""
     with np.errstate(invalid="ignore"):
-        return bool((np.abs(values - others) <= TOLERANCE * np.maximum(1.0, np.abs(others))).all())
+        error = float((np.abs(values - others) / np.maximum(1.0, np.abs(others))).max())
+    return error if math.isfinite(error) else math.inf

@@ -19,7 +19,9 @@ variance``
 ``add``, ``sub``, ``mul``, ``div``,    none
 ``pow``, ``maximum``, ``minimum``
 ``prelu x, slopes``                    none
-``isnan x``, ``where mask, x, y``      none
+``sum x``                              none: over any axes
+``isnan x``, ``where mask, x, y``,     none
+``greater x, y`` and the like
 a function of ``functions.FUNCTIONS``  its numbers, as ``slope``
 =====================================  ==============================================================================
 """

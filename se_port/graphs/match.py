@@ -30,11 +30,14 @@ from .functions import (
 from .graph import Graph, Node
 from .paths import common_path, make_distinct
 
-MAX_FUNCTION_SIZE = 500
+MAX_FUNCTION_SIZE = 200
 """Functions within one activation or gate; a GELU written out by tanh has 30."""
 ALIASES = ("identity", "transpose", "reshape", "expand", "quantize", "dequantize")
 """Operators whose result has the values of their first input, in another order of axes or type."""
-BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
+COMPARISONS = ("greater", "greater_equal", "less", "less_equal")
+BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum", *COMPARISONS)
+MAX_FOLDED_NODES = 100
+"""Nodes from which one constant is computed, those that are used twice counted twice."""
 SQUEEZES = {(1.0, 0.0): "avg", (0.0, 1.0): "max", (0.5, 0.5): "avg_max"}
 """The squeeze, by the factors of mean and maximum."""
 MIN_WINDOW = 4
@@ -160,10 +163,12 @@ class _State:
     roots: dict[str, str] = field(default_factory=dict)
     vectors: dict[str, Vector] = field(default_factory=dict)
     folded: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    folded_nodes: dict[str, int] = field(default_factory=dict)
+    """From how many nodes each of these is computed."""
     origins: dict[str, str] = field(default_factory=dict)
     gated: dict[str, Gated] = field(default_factory=dict)
     nan_masks: set[str] = field(default_factory=set)
-    """Tensors that are computed from where a tensor is NaN, and from nothing else."""
+    """Tensors that are computed from where a tensor is NaN, and from constants; their values are those of no NaN."""
 
     def root(self, name: str) -> str:
         """Return the tensor whose values this one has, in another shape or type."""
@@ -176,6 +181,17 @@ class _State:
     def read(self, name: str) -> np.ndarray:
         """Read a constant, or compute it."""
         return self.folded[name]() if name in self.folded else self.graph.constants[name]
+
+    def fold(self, node: Node) -> None:
+        """Note that a node's first output is computed from constants; nothing is computed before it is read."""
+        y, count = node.outputs[0], 1 + sum(self.folded_nodes.get(name, 0) for name in node.inputs)
+
+        def compute() -> np.ndarray:
+            if count > MAX_FOLDED_NODES:
+                raise ValueError(f"a constant is computed by more than {MAX_FOLDED_NODES} nodes")
+            return fold(node, [self.read(name) for name in node.inputs if name])
+
+        self.folded[y], self.folded_nodes[y] = compute, count
 
     def origin(self, name: str) -> str:
         """Return the constant of the file from which one is computed."""
@@ -209,17 +225,20 @@ def _visit(state: _State, node: Node) -> None:
     if not inputs or not node.outputs:
         return
     x, y = inputs[0], node.outputs[0]
-    if all(map(state.is_constant, inputs)):
-        state.folded[y] = lambda: fold(node, [state.read(name) for name in node.inputs if name])
-        state.origins[y] = state.origin(x)
-        return
-    if node.op == "isnan" or all(name in state.nan_masks for name in inputs if not state.is_constant(name)):
+    if node.op == "isnan":
         state.nan_masks.add(y)
+        state.folded[y] = lambda: np.zeros((), np.bool_)
         return
-    if node.op == "where" and inputs[0] in state.nan_masks and len(inputs) == 3:
-        inputs = inputs[2:]  # what the tensor is where nothing is NaN
-        node = Node("identity", (inputs[0],), node.outputs)
-        x = inputs[0]
+    if all(map(state.is_constant, inputs)):
+        state.fold(node)
+        state.origins[y] = state.origin(x)
+        state.nan_masks |= {y} if state.nan_masks.intersection(inputs) else set()
+        return
+    if len(inputs) == 3 and node.op == "where" and inputs[0] in state.nan_masks:
+        x = _select(state, inputs)
+        if not x:
+            return
+        node = Node("identity", (x,), node.outputs)
     if node.op in ALIASES:
         state.roots[y] = state.root(x)
         if x in state.vectors:
@@ -233,6 +252,15 @@ def _visit(state: _State, node: Node) -> None:
         state.vectors[y] = vector
 
 
+def _select(state: _State, inputs: list[str]) -> str:
+    """Select what a tensor is where nothing is NaN; ``""`` if the mask cannot be computed."""
+    try:
+        mask = state.read(inputs[0])
+    except ValueError:
+        return ""
+    return inputs[2] if not mask.any() else inputs[1] if mask.all() else ""
+
+
 def _compute(state: _State, node: Node) -> Vector | None:
     """Return the vector that a node computes; None if its result is none."""
     vectors = [state.vectors[name] for name in node.inputs if name in state.vectors]
@@ -242,6 +270,8 @@ def _compute(state: _State, node: Node) -> Vector | None:
         return _combine(state, node)
     if not vectors:
         return None
+    if node.op == "where" and len(node.inputs) == 3:
+        return _choose(state, node)
     first = vectors[0]
     if first.problem:
         return first
@@ -424,8 +454,30 @@ def _combine(state: _State, node: Node) -> Vector | None:
         return vector
     values = state.read(other)
     if values.size == 1:
-        return _apply(vector, node.op, constant(float(values.reshape(-1)[0])), reverse=reverse)
+        return _apply(vector, node.op, _to_constant(values), reverse=reverse)
     return _combine_channels(state, vector, node.op, other, values, reverse)
+
+
+def _to_constant(values: np.ndarray) -> Function:
+    return constant(float(values.reshape(-1)[0]), values.dtype == np.float16)
+
+
+def _choose(state: _State, node: Node) -> Vector | None:
+    """One of two functions, or numbers, by a third that is a comparison, all of one product."""
+    first = next(state.vectors[name] for name in node.inputs if name in state.vectors)
+    functions = []
+    for name in node.inputs:
+        vector = state.vectors.get(name)
+        if vector is not None and vector.base is first.base and not vector.problem:
+            functions.append(vector.function)
+        elif vector is None and state.is_constant(name) and state.read(name).size == 1:
+            functions.append(_to_constant(state.read(name)))
+        else:
+            return _spoil(state, node, "where is between the pooling and the product")
+    function = apply("where", *functions)
+    if function.size > MAX_FUNCTION_SIZE:
+        return first._replace(problem=f"more than {MAX_FUNCTION_SIZE} functions follow each other")
+    return first._replace(function=function)
 
 
 def _combine_channels(state: _State, vector: Vector, op: str, name: str, values: np.ndarray, reverse: bool) -> Vector:

@@ -30,6 +30,8 @@ SAME = {
     "Identity": "identity", "Cast": "identity", "CastLike": "identity", "Dropout": "identity",
     "Flatten": "expand", "Squeeze": "expand", "Unsqueeze": "expand", "Expand": "expand", "Tile": "expand",
     "Resize": "expand", "Upsample": "expand", "IsNaN": "isnan", "Where": "where", "QuantizeLinear": "quantize",
+    "ReduceSum": "sum", "Not": "not", "Or": "maximum", "And": "minimum", "Sign": "sign",
+    "Greater": "greater", "Less": "less", "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal",
 }  # fmt: skip
 """Operators without attributes that matter here."""
 NUMBERS = {

@@ -51,7 +51,8 @@ class _Reader:
             selections = [_leave_out_saving(main)]
         selections += self._read_functions({key: output for output, key in names.items()})
         found, makers, variable_shapes = self._find_variables(names)
-        graphs, seen = [], set[str]()
+        graphs: list[Graph] = []
+        seen = set[str]()
         for nodes in selections:
             used = {name for node in nodes for name in node.inputs if name in found}
             if not graphs or (used and not used <= seen):
@@ -61,7 +62,7 @@ class _Reader:
         return graphs
 
     def _find_variables(self, names: Mapping[str, str]) -> tuple[dict[str, str], Constants, dict[str, tuple[int, ...]]]:
-        """Find the variables in the checkpoint: names by tensors of the graph, then arrays and shapes by these names."""
+        """Find the variables in the checkpoint: names by tensors of the graph, arrays and shapes by these names."""
         index = find_index(self._path)
         if index is None:
             return {}, {}, {}
@@ -91,7 +92,7 @@ class _Reader:
         return names
 
     def _read_functions(self, outputs: Mapping[str, str]) -> list[list[FlatNode]]:
-        """Read the functions of the objects that the main graph does not call; outputs are by the checkpoint's names."""
+        """Read the functions of the objects that the main graph does not call; outputs are by the checkpoint's keys."""
         selections = []
         flattener = self._flattener
         for function in self._model.functions:

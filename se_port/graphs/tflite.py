@@ -2,7 +2,7 @@
 
 Tensors of integers with a scale stand for real numbers: a constant is dequantized by a node of its own, any other is
 described as the real numbers that it stands for. An activation that the converter has fused into an operator becomes a
-node again. An operator that is not in the tables keeps its number or its custom name.
+node again. An operator that is not in the tables keeps its name or number.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,9 @@ NAMES = {
     0: "add", 41: "sub", 18: "mul", 42: "div", 78: "pow", 55: "maximum", 57: "minimum", 19: "relu", 21: "relu6",
     14: "sigmoid", 28: "tanh", 117: "hard_swish", 47: "exp", 73: "log", 59: "neg", 101: "abs", 75: "sqrt", 76: "rsqrt",
     92: "square", 158: "sign", 54: "prelu", 58: "less", 61: "greater", 62: "greater_equal", 63: "less_equal",
-    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "quantize", 91: "identity", 80: "identity",
+    87: "not", 84: "maximum", 86: "minimum",
+    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "identity",
+    80: "identity", 74: "sum",
 }  # fmt: skip
 """Operators without attributes that matter here, by their number in ``BuiltinOperator``. REDUCE_ANY is that of NaN."""
 NUMBERS = {
@@ -31,7 +33,14 @@ NUMBERS = {
 """Operators that are a function with numbers."""
 EXPAND = (23, 43, 69, 70, 97, 130)
 """RESIZE_BILINEAR, SQUEEZE, TILE, EXPAND_DIMS, RESIZE_NEAREST_NEIGHBOR, BROADCAST_TO."""
-CUSTOM = {"FlexErf": "erf", "FlexSoftplus": "softplus", "FlexSoftsign": "softsign", "FlexSelu": "FlexSelu"}
+OTHERS = {
+    2: "CONCATENATION", 4: "DEPTHWISE_CONV_2D", 11: "L2_NORMALIZATION", 16: "LSTM", 25: "SOFTMAX", 34: "PAD",
+    36: "GATHER", 45: "STRIDED_SLICE", 49: "SPLIT", 50: "LOG_SOFTMAX", 65: "SLICE", 67: "TRANSPOSE_CONV", 83: "PACK",
+    89: "REDUCE_MIN", 88: "UNPACK", 99: "SQUARED_DIFFERENCE",
+}  # fmt: skip
+"""Names of operators that may be in a part that resembles a block."""
+CUSTOM = {"FlexErf": "erf", "FlexSoftplus": "softplus", "FlexSoftsign": "softsign"}
+"""Operators of TensorFlow that a converter may keep."""
 FUSED = {
     1: ("relu", {}),
     2: ("clip", {"low": -1.0, "high": 1.0}),
@@ -136,7 +145,7 @@ class _Translator:
             case 150:
                 approximate = options is not None and options.number(0, "?")
                 return node("gelu_tanh" if approximate else "gelu", *inputs)
-        return node(f"operator {code}", *inputs)
+        return node(OTHERS.get(code, f"operator {code}"), *inputs)
 
     def _operand(self, number: int) -> str:
         """Name a tensor; a quantized constant by what is dequantized from it."""
