@@ -26,7 +26,7 @@ from .graph import Graph
 
 ASSUMED_AXES = (4, 3, 5, 2, None)
 """Numbers of axes of an input, in the order in which they are tried; None is an unknown one."""
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 """Expressions that are evaluated, each call of a method anew; those of a network with 300 layers are 20,000."""
 MAX_CALLS = 60
 """Calls within calls."""
