@@ -134,7 +134,8 @@ class Unpickler:
             return self._run_opcodes(data)
         except FileFormatError:
             raise
-        except (IndexError, KeyError, ValueError) as error:  # an empty stack, an unknown memo, an unknown opcode
+        except (IndexError, KeyError, ValueError, DeprecationWarning) as error:
+            # An empty stack, an unknown memo, an unknown opcode, a text with unknown escapes.
             refuse(self.path, f"its pickle is broken ({type(error).__name__}: {error})", "an undamaged copy")
 
     keeps_objects = False

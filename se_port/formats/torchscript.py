@@ -33,7 +33,7 @@ LISTS = frozenset(f"torch.jit._pickle build_{kind}list" for kind in ("int", "dou
 TAG = "torch.jit._pickle restore_type_tag"
 MAX_NAMES = 1_000_000
 MAX_PATH = 4096
-MAX_CODE_BYTES = 8 << 20
+MAX_CODE_BYTES = 4 << 20
 """All code of an archive; that of a large traced network has 1 MB."""
 
 
@@ -108,6 +108,7 @@ class Archive:
         order = f"{self._folder}byteorder"
         if order in self._members and read_member(path, order, self._data, self._members[order]) != b"little":
             refuse(path, "is a TorchScript archive that is not little-endian", "a file from a processor of this kind")
+        self._code_bytes = 0
         root = self._unpickle("data.pkl")
         if not isinstance(root, ScriptObject):
             refuse(path, f"is a TorchScript archive of a {type(root).__name__}", "one of a module")
@@ -157,8 +158,8 @@ class Archive:
             if isinstance(value, Tensor):
                 yield f"CONSTANTS.c{number}", value
 
-    def find_source(self, module: str) -> str | None:
-        """Find the code of a module, by its dotted name; None if there is none.
+    def read_source(self, module: str) -> str | None:
+        """Read the code of a module, by its dotted name; None if there is none.
 
         Raises:
             FileFormatError: it is no text, or the archive has too much code.
@@ -167,9 +168,9 @@ class Archive:
         member: Member | None = self._members.get(name)
         if member is None:
             return None
-        total = sum(one.size for key, one in self._members.items() if key.endswith(".py"))
-        if total > MAX_CODE_BYTES:
-            refuse(self.path, f"has {total:,} bytes of code", f"at most {MAX_CODE_BYTES:,}")
+        self._code_bytes += member.size
+        if self._code_bytes > MAX_CODE_BYTES:
+            refuse(self.path, f"has more than {MAX_CODE_BYTES:,} bytes of code", "the code of a network")
         try:
             return str(read_member(self.path, name, self._data, member), "utf-8")
         except UnicodeDecodeError as error:

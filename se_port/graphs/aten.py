@@ -158,6 +158,10 @@ class Builder:
             return name
         return "" if value is None else f"unknown {len(self.nodes)}"
 
+    def _find_array(self, value: Any) -> np.ndarray | None:
+        """The array of a constant of the file."""
+        return self.constants.get(value.name) if isinstance(value, Ref) else None
+
     def call(self, op: str, positional: Sequence[Any], named: Mapping[str, Any], output: str) -> None:
         """Add the nodes of an operator.
 
@@ -268,18 +272,20 @@ class Builder:
         axes = arguments.get("dims")
         if axes is None:
             axes = [1, 0]
-            array = self.constants.get(x.name)
+            array = self._find_array(x)
             first, second = arguments.get("dim0"), arguments.get("dim1")
             if array is not None and type(first) is int and type(second) is int:
                 axes = list(range(array.ndim))
                 axes[first], axes[second] = axes[second], axes[first]
-        self.add("transpose", [x], output, **({"axes": tuple(map(int, axes))} if x.name in self.constants else {}))
+        self.add(
+            "transpose", [x], output, **({"axes": tuple(map(int, axes))} if self._find_array(x) is not None else {})
+        )
 
     def _convolve(self, arguments: dict[str, Any], output: str) -> bool:
         weight, bias = arguments["weight"], arguments.get("bias")
         if arguments.get("transposed", False) is not False:
             return False
-        array = self.constants.get(weight.name)
+        array = self._find_array(weight)
         axes = "OI" + "1" * ((array.ndim if array is not None else 4) - 2)
         inputs = [arguments["input"], weight, *([bias] if bias is not None else [])]
         self.add("conv", inputs, output, weight=axes, groups=arguments.get("groups", 1))
@@ -291,14 +297,15 @@ class Builder:
 
     def _normalize(self, arguments: dict[str, Any], output: str) -> bool:
         mean, variance = arguments["running_mean"], arguments["running_var"]
-        if arguments.get("training", False) is not False or mean is None or variance is None:
+        numbers = self._find_array(mean)
+        if arguments.get("training", False) is not False or numbers is None or variance is None:
             return False
         inputs = [arguments["input"]]
         for key, value in (("weight", 1.0), ("bias", 0.0)):
             operand = arguments.get(key)
             if operand is None:
                 name = f"{value:g} for each of {mean.name}"
-                self.constants[name] = np.broadcast_to(np.float32(value), self.constants[mean.name].shape)
+                self.constants[name] = np.broadcast_to(np.float32(value), numbers.shape)
                 operand = Ref(name)
             inputs.append(operand)
         epsilon = arguments.get("eps", arguments.get("epsilon", 1e-5))

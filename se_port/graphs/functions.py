@@ -190,11 +190,32 @@ def as_gate(function: Function) -> tuple[Gate, float, bool] | None:
         rest = apply("sub", function, constant(1.0)) if residual else function
         far = float(rest(np.array([FAR]))[0])
         gain = shortest(far, function.is_half) if 1e-3 < abs(far) < FAR / 2 and abs(far - 1.0) > 1e-3 else 1.0
-        for factor, recognise in ((1.0, _named_gate), (gain, _named_gate), (1.0, _hard_sigmoid)):
-            gate = recognise(apply("div", rest, constant(factor)))
+        inner, last = _split_factor(rest)
+        candidates = (
+            (1.0, _named_gate(rest)),
+            (gain, _named_gate(apply("div", rest, constant(gain)))),
+            (last, _named_gate(inner) or _unit_hard_sigmoid(inner)),
+            (1.0, _hard_sigmoid(rest)),
+        )
+        for factor, gate in candidates:
             if gate is not None:
                 return gate, factor, residual
     return None
+
+
+def _split_factor(function: Function) -> tuple[Function, float]:
+    """Split off the number by which a function is multiplied last; 1 if there is none."""
+    if function.op == "mul":
+        for number, rest in (function.inputs, function.inputs[::-1]):
+            if number.op == "constant":
+                return rest, shortest(dict(number.numbers)["value"])
+    return function, 1.0
+
+
+def _unit_hard_sigmoid(function: Function) -> Gate | None:
+    """The hard sigmoid from 0 to 1 that the function is."""
+    gate = _hard_sigmoid(function)
+    return gate if isinstance(gate, HardSigmoid) and (gate.low, gate.high) == (0.0, 1.0) else None
 
 
 def _named_gate(function: Function) -> Gate | None:
@@ -206,6 +227,10 @@ def _hard_sigmoid(function: Function) -> Gate | None:
     values, is_half = function(POINTS), function.is_half
     low, high, middle = (float(function(np.array([point]))[0]) for point in (-FAR, FAR, 0.0))
     inside = (values > low) & (values < high)
+    if not _agrees(
+        function(np.array([-2 * FAR, 2 * FAR])), np.array([low, high])
+    ):  # a line without end, such as a relu
+        return None
     if not (math.isfinite(low) and math.isfinite(high) and low < high and inside.sum() > 1):
         return None
     slope, offset = (float(number) for number in np.polyfit(POINTS[inside], values[inside], 1))

@@ -25,6 +25,7 @@ from .functions import (
     as_gate,
     as_line,
     constant,
+    shortest,
     split_line,
 )
 from .graph import Graph, Node
@@ -623,7 +624,13 @@ def _make_spec(
     name, gain, one_more = gate
     squeeze = SQUEEZES[base.squeeze[0] / factor, base.squeeze[1] / factor]
     spec = SESpec(
-        channels, bias=bias, gate=name, squeeze=squeeze, gain=gain * outer_gain, residual=residual or one_more, **fields
+        channels,
+        bias=bias,
+        gate=name,
+        squeeze=squeeze,
+        gain=shortest(gain * outer_gain),
+        residual=residual or one_more,
+        **fields,
     )
     names = ("expand",) if len(layers) == 1 else ("reduce", "expand")
     changes = [change for layer in layers for change in layer.changes]

@@ -261,11 +261,11 @@ class _Builder:
             self._node("softplus", [x], operator)
         elif op in ("clip", "brelu", "hard_tanh", "hardtanh"):
             keys = ("min", "max") if op == "clip" else ("t_min", "t_max")
-            limits = [
-                float(self.constants[slots[slot]].reshape(-1)[0]) if slot in slots else float(get(key))
+            low, high = (
+                self.constants[slots[slot]].reshape(-1)[0] if slot in slots else operator.attributes[key]
                 for slot, key in zip(("Min", "Max"), keys, strict=True)
-            ]
-            self._node("clip", [x], operator, low=limits[0], high=limits[1])
+            )
+            self._node("clip", [x], operator, low=float(low), high=float(high))
         elif op == "pow":
             factor = slots.get("FactorTensor") or self._number(float(get("factor", get("y", 1.0))))
             self._node("pow", [x, factor], operator)
@@ -378,7 +378,8 @@ def _read_slot(path: Path, message: memoryview) -> tuple[str, list[str]]:
 
 
 def _read_attribute(path: Path, message: memoryview) -> tuple[str, Any]:
-    name, content, many = "", None, []
+    name, many = "", []
+    content: Any = None
     for number, value in iterate_fields(path, message):
         match number, value:
             case 1, memoryview():
@@ -427,7 +428,7 @@ def _read_pir(path: Path, constants: dict[str, np.ndarray]) -> list[Graph]:
 
 
 def _inner_blocks(operator: dict[str, Any]) -> list[list[Any]]:
-    """The operators of the blocks in an operator's regions: branches and loops."""
+    """Return the operators of the blocks in an operator's regions: branches and loops."""
     found: list[list[Any]] = []
     for region in _items(operator.get("regions")):
         for block in _items(region.get("blocks") if type(region) is dict else None):

@@ -79,8 +79,11 @@ class _Reader:
         self.graphs.append(builder.make_graph())
         for branch, operands in inner:
             names = _list_names(_items(_field(branch, "inputs")))
-            known = {name: ref for name, ref in zip(names, operands, strict=False) if ref.name in self.arrays}
+            known = {name: ref for name, ref in zip(names, operands, strict=False) if self._is_constant(ref)}
             self.read(branch, known, depth + 1)
+
+    def _is_constant(self, value: Any) -> bool:
+        return isinstance(value, Ref) and value.name in self.arrays
 
     def _read_node(self, node: Any, builder: Builder, refs: dict[str, Ref], inner: list[tuple[Any, list[Any]]]) -> None:
         target, outputs = _field(node, "target"), _list_names(_items(_field(node, "outputs")))
@@ -89,16 +92,20 @@ class _Reader:
         positional: list[Any] = []
         named: dict[str, Any] = {}
         branches: list[Any] = []
+        operands: list[Any] = []
         for argument in _items(_field(node, "inputs")):
+            count = len(branches)
             value = self._read_argument(_field(argument, "arg"), refs, branches)
+            if len(branches) == count:
+                operands += find_refs(value)
+            else:  # those of a branch are behind it
+                operands = []
             name = _field(argument, "name")
             if type(name) is str and name:
                 named[name] = value
             else:
                 positional.append(value)
-        if branches:
-            operands = [ref for value in (*positional, *named.values()) for ref in find_refs(value)]
-            inner += [(branch, [ref for ref in operands if isinstance(ref, Ref)]) for branch in branches]
+        inner += [(branch, operands) for branch in branches]
         stack = _field(_field(node, "metadata"), "nn_module_stack")
         path = _read_module_path(stack) if type(stack) is str else ""
         library, _, overloaded = target.removeprefix(OPERATORS).partition(".")
@@ -112,7 +119,8 @@ class _Reader:
                 written.name = outputs[0]  # the tensor itself has changed
                 refs[outputs[0]] = written
         else:
-            builder.call(f"{library}.{overloaded}", [*positional, *named.values()], {}, outputs[0])
+            tensors = [ref for value in (*positional, *named.values()) for ref in find_refs(value)]
+            builder.add(f"{library}.{overloaded}", tensors, outputs[0])
         for output in outputs[1:]:
             builder.add("aten.output", [Ref(outputs[0])], output)
 
@@ -157,7 +165,7 @@ def _list_names(outputs: list[Any]) -> list[str]:
 
 
 def _read_module_path(stack: str) -> str:
-    """The path of the innermost module of a stack of keys, paths and types.
+    """Return the path of the innermost module of a stack of keys, paths and types.
 
     >>> _read_module_path("L__self__,,torch.nn.Sequential;L__self___0,0.se,timm.SEModule")
     '0.se'
@@ -168,7 +176,7 @@ def _read_module_path(stack: str) -> str:
 
 
 def _read_shape(sizes: Any) -> tuple[int, ...] | None:
-    """A shape, an axis of any length as -1; None if there is none."""
+    """Return a shape, an axis of any length as -1; None if there is none."""
     if type(sizes) is not list or len(sizes) > 32:
         return None
     lengths = [_field(size, "as_int") for size in sizes]

@@ -26,7 +26,7 @@ from .graph import Graph
 
 ASSUMED_AXES = (4, 3, 5, 2, None)
 """Numbers of axes of an input, in the order in which they are tried; None is an unknown one."""
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 """Expressions that are evaluated, each call of a method anew; those of a network with 300 layers are 20,000."""
 MAX_CALLS = 60
 """Calls within calls."""
@@ -136,6 +136,7 @@ class _Reader:
         self.path, self.axes = path, axes
         self.archive = Archive(path)
         self.modules: dict[str, dict[str, ast.AST]] = {}
+        self.methods: dict[str, dict[str, ast.FunctionDef]] = {}
         self.paths: dict[int, str] = {}
         constants: dict[str, np.ndarray] = {}
         self.refs: dict[int, Ref] = {}
@@ -188,7 +189,7 @@ class _Reader:
     def find_module(self, module: str) -> dict[str, ast.AST]:
         """Parse a module of the code, once; its functions and classes by name."""
         if module not in self.modules:
-            source = self.archive.find_source(module)
+            source = self.archive.read_source(module)
             tree = ast.Module([], []) if source is None else parse(self.path, source)
             self.modules[module] = {
                 node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
@@ -201,9 +202,11 @@ class _Reader:
 
     def find_methods(self, type_name: str) -> dict[str, ast.FunctionDef]:
         """Return the methods of a class of the code, by name."""
-        definition = self.find_definition(type_name)
-        body = definition.body if isinstance(definition, ast.ClassDef) else []
-        return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        if type_name not in self.methods:
+            definition = self.find_definition(type_name)
+            body = definition.body if isinstance(definition, ast.ClassDef) else []
+            self.methods[type_name] = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        return self.methods[type_name]
 
     def find_attribute(self, owner: ScriptObject, name: str) -> Any:
         """Return an attribute of an object, or a constant of its class."""
@@ -550,7 +553,7 @@ def parse(path: Path, source: str) -> ast.Module:
         FileFormatError: it is no Python text, or nested too deep.
     """
     plain = STRING.sub('""', source)
-    if _count_brackets(plain) > MAX_BRACKETS or any(LONG_CHAIN.search(line) for line in plain.splitlines()):
+    if _count_brackets(plain) > MAX_BRACKETS or LONG_CHAIN.search(plain):
         _refuse_depth(path)
     try:
         return ast.parse(source)
@@ -565,7 +568,7 @@ def _refuse_depth(path: Path) -> NoReturn:
 
 
 def _count_brackets(text: str) -> int:
-    """The depth of brackets."""
+    """Return the depth of brackets."""
     depth = deepest = 0
     for sign in re.findall(r"[][(){}]", text):
         depth = depth + 1 if sign in "([{" else max(0, depth - 1)
@@ -610,7 +613,7 @@ def _is_pair(positional: list[Any]) -> bool:
 
 
 def _find_rank(op: str, positional: list[Any], named: Mapping[str, Any], tensors: list[Ref]) -> int | None:
-    """Number of axes of an operator's result, where it is easily known."""
+    """Return the number of axes of an operator's result, where it is easily known."""
     ranks = [ref.rank for ref in tensors]
     if op.startswith(("conv", "_conv")):
         return ranks[1] if len(ranks) > 1 else None
