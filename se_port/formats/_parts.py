@@ -57,10 +57,7 @@ def select_part(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool], part
         return flatten(value[usual[0]], is_tensor)
     if top:
         return flatten(value, is_tensor)
-    if len(parts) == 1:
-        (only,) = parts
-        return flatten(value[only], is_tensor)
-    if parts and all(key.isidentifier() for key in parts):
+    if parts:
         return flatten(value, is_tensor)
     raise ValueError(f"has no tensors where they are expected; its keys are {[str(key) for key in value][:MAX_SHOWN]}")
 
@@ -68,11 +65,15 @@ def select_part(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool], part
 def find_parts(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, int]:
     """Count the tensors of each nested mapping that may be a model."""
     counts = {
-        key: sum(1 for _ in _walk(item, is_tensor, set()))
+        key: _count(item, is_tensor)
         for key, item in value.items()
         if isinstance(item, Mapping) and isinstance(key, str) and not key.startswith(OPTIMIZERS)
     }
     return {key: count for key, count in counts.items() if count}
+
+
+def _count(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> int:
+    return sum(1 for _ in _walk(value, is_tensor, set()))
 
 
 def flatten(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
@@ -100,6 +101,8 @@ def _walk(
         name = prefix + (".".join(map(str, key)) if isinstance(key, tuple) else str(key))
         if is_tensor(item):
             yield name, item
+        elif isinstance(item, list | tuple) and any(map(is_tensor, item)):
+            raise ValueError(f"has tensors under {key!r} that have no name of their own")
         elif isinstance(item, Mapping) and not str(key).startswith(OPTIMIZERS):
             yield from _walk(item, is_tensor, visited, f"{name}.")
 

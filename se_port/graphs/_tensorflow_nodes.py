@@ -159,7 +159,7 @@ class _Translator:
         )
 
     def _translate_fused(self, flat: FlatNode, inputs: tuple[str, ...]) -> list[Node]:
-        """A product, and the bias, batch norm and activation that are fused into it."""
+        """Make a product, and the bias, batch norm and activation that are fused into it."""
         functions = [str(name) for name in flat.attributes.get("fused_ops") or ()]
         if flat.op == "_FusedConv2D":
             op, numbers = "conv", {"weight": CONVOLUTIONS[flat.op], "groups": 1}
@@ -178,7 +178,7 @@ class _Translator:
         functions: list[str],
         further: tuple[str, ...],
     ) -> list[Node]:
-        """An operator, and what is fused into it, as nodes that follow each other; further inputs are of the latter."""
+        """Make an operator, and what is fused into it, as nodes that follow each other; the latter have further inputs."""
         steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [(op, inputs, numbers)]
         for name in functions:
             if name == "BiasAdd":
@@ -245,7 +245,7 @@ def _layout(attributes: Mapping[str, Any]) -> str:
 
 
 def _spatial(lengths: Any, layout: str) -> tuple[int, ...]:
-    """The lengths of the spatial axes."""
+    """Return the lengths of the spatial axes."""
     if not isinstance(lengths, list) or len(lengths) != len(layout):
         return ()
     return tuple(length for length, axis in zip(lengths, layout, strict=True) if axis not in "NC")

@@ -159,7 +159,7 @@ class Builder:
         return "" if value is None else f"unknown {len(self.nodes)}"
 
     def _find_array(self, value: Any) -> np.ndarray | None:
-        """The array of a constant of the file."""
+        """Return the array of a constant of the file."""
         return self.constants.get(value.name) if isinstance(value, Ref) else None
 
     def call(self, op: str, positional: Sequence[Any], named: Mapping[str, Any], output: str) -> None:

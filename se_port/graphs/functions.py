@@ -213,7 +213,7 @@ def _split_factor(function: Function) -> tuple[Function, float]:
 
 
 def _unit_hard_sigmoid(function: Function) -> Gate | None:
-    """The hard sigmoid from 0 to 1 that the function is."""
+    """Recognise the hard sigmoid from 0 to 1 that the function is."""
     gate = _hard_sigmoid(function)
     return gate if isinstance(gate, HardSigmoid) and (gate.low, gate.high) == (0.0, 1.0) else None
 
@@ -261,7 +261,7 @@ def shortest(value: float, is_half: bool = False) -> float:
 
 
 def _nearest(values: Array, named: dict[str, Array], is_half: bool) -> str:
-    """The name of the nearest of these values; ``""`` if all are beyond the tolerance."""
+    """Return the name of the nearest of these values; ``""`` if all are beyond the tolerance."""
     errors = {name: _error(values, others) for name, others in named.items()}
     name = min(errors, key=lambda name: errors[name])
     return name if errors[name] <= (HALF_TOLERANCE if is_half else TOLERANCE) else ""
@@ -272,7 +272,7 @@ def _agrees(values: Any, others: Any, is_half: bool = False) -> bool:
 
 
 def _error(values: Any, others: Any) -> float:
-    """The largest error, relative to the larger of 1 and the value; infinity where a value is none."""
+    """Return the largest error, relative to the larger of 1 and the value; infinity where a value is none."""
     with np.errstate(invalid="ignore"):
         error = float((np.abs(values - others) / np.maximum(1.0, np.abs(others))).max())
     return error if math.isfinite(error) else math.inf

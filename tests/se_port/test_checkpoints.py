@@ -152,7 +152,7 @@ def test_network_that_fits_and_is_another_is_refused(timm_names, tmp_path):
         se_port.load(tensors, paper)
     values = {name: np.zeros(shape, "f4") for name, shape in parameters.shapes(paper).items()}
     with pytest.raises(LayoutError, match="another network"):
-        se_port.save(tmp_path / "x.safetensors", values, paper, "timm")
+        se_port.save(tmp_path / "x.safetensors", values, network("timm.seresnet50", num_classes=10), "timm.legacy")
     assert not list(tmp_path.iterdir())
 
 
