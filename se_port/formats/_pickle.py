@@ -162,9 +162,9 @@ class Unpickler:
                 set_items(ordered, pairs)
                 pairs[:] = [None]  # used up, so that a few opcodes cannot copy it many times
                 return ordered
-        if function.name in CONTAINERS:
+        if self.keeps_objects and function.name in CONTAINERS:
             return {}
-        if function.name not in self.functions and is_data(function.name):
+        if self.keeps_objects and function.name not in self.functions and is_data(function.name):
             return Opaque(function.name)
         dotted = function.name.replace(" ", ".")
         refuse(self.path, f"its pickle calls {dotted} in a way that is not read", self.expected)
@@ -286,8 +286,8 @@ class Unpickler:
 class TensorUnpickler(Unpickler):
     """Reads one pickle of plain values and torch's dense tensors, which become ``Tensor``.
 
-    Options, statistics and states of random generators beside the tensors are objects of many classes; each becomes an
-    ``Opaque``, and nothing of it is used.
+    Where ``keeps_objects``, options, statistics and states of random generators beside the tensors, which are objects
+    of many classes, become ``Opaque``, and nothing of them is used.
 
     Args:
         path: the file, for the error.
@@ -308,16 +308,17 @@ class TensorUnpickler(Unpickler):
 
     def __init__(self, path: Path, storages: dict[str, np.dtype] | None = None) -> None:
         super().__init__(path)
-        self.keeps_objects = True
         self.storages = {} if storages is None else storages
 
     def load_persistent(self, identity: Any) -> Storage | Opaque | Global:
         """Return the storage of an identity; one of a type that is not read is an object like any other."""
         match identity:
-            case ("storage", Global(name), str(key), _, *_) if name not in STORAGES and name.endswith("Storage"):
+            case ("storage", Global(name), str(key), _, *_) if (
+                self.keeps_objects and name not in STORAGES and name.endswith("Storage")
+            ):
                 self.storages.setdefault(key, np.dtype(f"V{ITEM_BYTES.get(name.rpartition(' ')[2], 1)}"))
                 return Opaque(name)
-            case ("module", Global() as module, *_):  # of a whole model, in an old file
+            case ("module", Global() as module, *_) if self.keeps_objects:  # of a whole model, in an old file
                 return module
             case ("storage", Global(name), str(key), _, total, *view) if name in STORAGES and _are_counts(total):
                 dtype = little_endian_dtype(STORAGES[name])

@@ -34,6 +34,12 @@ PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
+class _CheckpointUnpickler(TensorUnpickler):
+    """Reads one pickle of a checkpoint, whose objects beside the tensors are left out."""
+
+    keeps_objects = True
+
+
 def matches(path: Path, head: bytes) -> bool:
     """Whether a zip begins as torch's do, or the file is any pickle, which ``read`` may then refuse."""
     first = first_member_name(path, head)
@@ -88,7 +94,7 @@ def read_zip(path: Path, data: mmap.mmap | memoryview) -> tuple[Any, dict[str, t
     order = f"{folder}byteorder"
     if order in found and read_member(path, order, data, found[order]) != b"little":
         refuse(path, "is not little-endian", "a file from a processor of this kind")
-    value = TensorUnpickler(path).read(io.BytesIO(read_member(path, pickles[0], data, found[pickles[0]])))
+    value = _CheckpointUnpickler(path).read(io.BytesIO(read_member(path, pickles[0], data, found[pickles[0]])))
     keys = {name.removeprefix(f"{folder}data/"): member for name, member in found.items()}
     if not all(member.stored for member in keys.values()):
         refuse(path, "is compressed", "members that are stored, as torch.save writes them")
@@ -97,13 +103,13 @@ def read_zip(path: Path, data: mmap.mmap | memoryview) -> tuple[Any, dict[str, t
 
 def _read_old_file(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Read the same from a file of the format before 1.6."""
-    if data[:2] not in PICKLES or TensorUnpickler(path).read(data) != MAGIC:
+    if data[:2] not in PICKLES or _CheckpointUnpickler(path).read(data) != MAGIC:
         refuse(path, f"begins with {data[:16]!r}", "a file that torch.save has written")
-    version, system = TensorUnpickler(path).read(data), TensorUnpickler(path).read(data)
+    version, system = _CheckpointUnpickler(path).read(data), _CheckpointUnpickler(path).read(data)
     if version != 1001 or type(system) is not dict or system.get("little_endian") is not True:
         refuse(path, "is of another version or not little-endian", "version 1001, little-endian")
     storages: dict[str, np.dtype] = {}
-    value, keys = TensorUnpickler(path, storages).read(data), TensorUnpickler(path).read(data)
+    value, keys = _CheckpointUnpickler(path, storages).read(data), _CheckpointUnpickler(path).read(data)
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         refuse(path, "its list of storages is not that of its tensors", "an undamaged copy")
     places: dict[str, tuple[int, int]] = {}

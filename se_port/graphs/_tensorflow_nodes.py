@@ -178,7 +178,7 @@ class _Translator:
         functions: list[str],
         further: tuple[str, ...],
     ) -> list[Node]:
-        """Make an operator, and what is fused into it, as nodes that follow each other; the latter have further inputs."""
+        """Make an operator, and what is fused into it, as nodes in a row; the latter have further inputs."""
         steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [(op, inputs, numbers)]
         for name in functions:
             if name == "BiasAdd":

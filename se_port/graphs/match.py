@@ -135,6 +135,7 @@ class Match:
         names: canonical name to that of the file's constant, where the file has one.
         changes: what was computed and not just moved.
         input, output: names of the tensors x and y.
+        gate: the name of the tensor that multiplies x.
     """
 
     path: str
@@ -144,6 +145,7 @@ class Match:
     changes: tuple[str, ...]
     input: str
     output: str
+    gate: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,11 +256,14 @@ def _visit(state: _State, node: Node) -> None:
 
 
 def _select(state: _State, inputs: list[str]) -> str:
-    """Select what a tensor is where nothing is NaN; ``""`` if the mask cannot be computed."""
+    """Select what a tensor is where nothing is NaN; ``""`` if the mask has both values.
+
+    A mask that an unknown operator computes, as "any", has the value of no NaN.
+    """
     try:
         mask = state.read(inputs[0])
     except ValueError:
-        return ""
+        return inputs[2]
     return inputs[2] if not mask.any() else inputs[1] if mask.all() else ""
 
 
@@ -582,7 +587,8 @@ def _describe(state: _State, output: str, gated: Gated) -> Match | Lookalike:
                 parameters[f"{projection}.{leaf}"] = np.ascontiguousarray(value.astype(dtype, copy=False))
                 if name:
                     names[f"{projection}.{leaf}"] = name
-    return Match(path, spec, parameters, names, changes, x, output)
+    multiplied = next((name for name in node.inputs if name != x), x)
+    return Match(path, spec, parameters, names, changes, x, output, multiplied)
 
 
 def _make_spec(

@@ -69,8 +69,8 @@ CASES = {
     "matconvnet": Case("matconvnet", "net.mat", test_matconvnet.draw),
 }
 """Every format that is written."""
-GRAPHS = {"onnx", "tflite", "graphdef", "tfjs"}
-"""Formats of models, which are read alone."""
+READ_ALONE = {"onnx", "tflite", "graphdef", "tfjs", "torchscript", "torch_export", "paddle", "paddle_state", "hub"}
+"""Formats that are read and not written: models, state dicts of Paddle, shards."""
 MARKS = {"keras": ["port"], "keras legacy": ["port"], "orbax": ["port"]}
 every_case = pytest.mark.parametrize(
     "case",
@@ -93,7 +93,7 @@ def large_tensors(case: Case) -> dict[str, np.ndarray]:
 
 
 def test_every_format_has_a_case() -> None:
-    assert {case.format for case in CASES.values()} | GRAPHS == set(formats.FORMATS)
+    assert {case.format for case in CASES.values()} | READ_ALONE == set(formats.FORMATS)
 
 
 @every_case
