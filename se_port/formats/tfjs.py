@@ -28,6 +28,8 @@ NEEDS: tuple[str, ...] = ()
 FILE = "model.json"
 MANIFEST = "weightsManifest"
 MAX_JSON_BYTES = 64 << 20
+MAX_NAME_BYTES = 255
+"""Of a file; file systems have no longer names."""
 DTYPES = ("float32", "int32", "bool", "complex64")
 QUANTIZED = ("float16", "uint8", "uint16")
 
@@ -194,9 +196,11 @@ def _map_shard(path: Path, folder: Path, name: Any) -> memoryview:
     data = folder / text
     # In a cache of the Hugging Face hub all files are links into one folder.
     plain = text not in ("", ".", "..") and not set(text) & set("/\\:\0")
+    if len(text.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        refuse(path, f"has weights in a file whose name has {len(text):,} letters", f"at most {MAX_NAME_BYTES} bytes")
     if not plain or (data.is_symlink() and data.resolve().parent != (folder / FILE).resolve().parent):
         refuse(path, f"has weights in {text[:80]!r}", "the name of a file in the same folder")
-    if len(text.encode("utf-8", "replace")) > 255 or not data.is_file():
+    if not data.is_file():
         refuse(path, f"has weights in {text[:80]!r}, which is not there", "that file beside it")
     return memoryview(map_file(data) if data.stat().st_size else b"")
 
