@@ -220,6 +220,20 @@ def test_signatures_that_share_their_variables_give_each_block_once(tmp_path):
     assert len(se_port.find_blocks(folder)) == 1
 
 
+def test_signatures_that_share_some_variables_give_each_block_once(tmp_path):
+    """The second signature has a variable more, and is read for it."""
+    saving, saved = saver((*NAMES, "scale"), (*KEYS, "scale"))
+    calls = [node(f"call{i}", "StatefulPartitionedCall", "x", *NAMES, f=called("block")) for i in range(2)]
+    scaled = [node("read", "ReadVariableOp", "scale"), node("scaled", "Mul", "call1:0", "read")]
+    nodes = [X, *handles((*NAMES, "scale")), *calls, *scaled, *saved]
+    signatures = {"serving_default": ["call0:0"], "other": ["scaled:0"]}
+    folder = save_model(tmp_path / "saved", nodes, [body(), saving], signatures)
+    tensors = {key: WEIGHTS[name] for key, name in zip(KEYS, NAMES, strict=True)} | {"scale": np.ones(C, "f4")}
+    formats.write(folder / "variables" / "variables.index", tensors, "tensorflow", force=True)
+    assert len(read_graphs(folder, "tensorflow")) == 2
+    assert len(se_port.find_blocks(folder)) == 1
+
+
 def test_functions_that_no_signature_calls_have_their_variables_by_the_object_graph(tmp_path):
     """The root has ``_ops``, that has four variables; the function captures them in another order of objects."""
     reference = [field(1, field(1, i + 2) + text(2, str(i))) for i in range(4)]
