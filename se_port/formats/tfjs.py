@@ -237,9 +237,9 @@ def _parse_attribute(path: Path, fields: dict[str, Any]) -> Any:
     for kind, value in fields.items():
         if kind == "list":
             return [
-                _parse_attribute(path, {part: one})
-                for part, values in _dict(path, value).items()
-                for one in _list(path, values)
+                _parse_attribute(path, {part: element})
+                for part, elements in _dict(path, value).items()
+                for element in _list(path, elements)
             ]
         if kind == "s":
             return _decode_base64(path, value)
@@ -266,7 +266,7 @@ def _parse_shape(path: Path, fields: dict[str, Any]) -> tuple[int, ...] | None:
 def _parse_function(path: Path, fields: dict[str, Any]) -> Function:
     signature = _dict(path, fields.get("signature"))
     arguments, outputs = (
-        [_text(path, _dict(path, one).get("name")) for one in _list(path, signature.get(key))]
+        [_text(path, _dict(path, argument).get("name")) for argument in _list(path, signature.get(key))]
         for key in ("inputArg", "outputArg")
     )
     results = _dict(path, fields.get("ret") or {})

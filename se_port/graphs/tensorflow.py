@@ -81,8 +81,8 @@ class _Reader:
         names = {}
         for node in nodes:
             if node.op in VARIABLES:
-                own = str(node.attributes.get("shared_name") or node.name)
-                names[node.output] = self._model.keys.get(own, own)
+                name = str(node.attributes.get("shared_name") or node.name)
+                names[node.output] = self._model.keys.get(name, name)
         for node in nodes:
             texts = producers.get(node.inputs[1]) if node.op == SAVE and len(node.inputs) > 3 else None
             value = texts.attributes.get("value") if texts is not None else None

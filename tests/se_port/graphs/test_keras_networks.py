@@ -60,7 +60,7 @@ def test_every_block_is_found_and_none_invented(tf, exported, tmp_path, way):
     assert len(found) == count
     if not count:
         return
-    # Of every format but TensorFlow Lite the names are Keras' own, or end in them.
+    # TensorFlow Lite and frozen graphs have the scope of the call, such as conv_1, in their names.
     (block,) = [one for one in found.values() if layers[0] in "|".join(one.names.values()).replace("_1_", "_")]
     tolerance = {"float16": 1e-3, "dynamic": 1e-2, "int8": 1e-2}.get(way, 0.0)
     for projection, layer in zip(("reduce", "expand"), layers, strict=True):
