@@ -32,6 +32,26 @@ _BLOCKS = """
 determine it, and the caller gives it.
 
 """
+_GRAPHS = """
+## Graphs
+
+ONNX models, TensorFlow Lite models, TensorFlow's SavedModels and frozen `.pb`, and graph models of TensorFlow.js hold a
+network's graph. A block is found in it by its operations, whatever its names are: a pooling of the whole map, one or
+two products, the functions after them, and the multiplication of the map. Its activation, gate, squeeze, gain and
+residual are read from the graph. Functions, branches and the bodies of loops are searched, too. Integers with a scale
+are dequantized, and the report says so. What is reported is what the file computes: TensorFlow Lite's converter adds
+the offset of a hard sigmoid to the last bias, and drops the pooling of a map that has one position.
+
+A SavedModel's weights are its variables; without variables they are the graph's constants. A checkpoint of TensorFlow 2
+has no graph, and neither has a layers model of TensorFlow.js: their blocks are found by the names that layers gave to
+their variables, as in Keras' own files.
+
+A file is refused if it is broken, if a TensorFlow Lite model has sparse tensors or tensors in another file, if weights
+of TensorFlow.js are missing or outside of the model's folder, or if functions call each other so often that the graph
+would be more than 16 times the file's. Not looked into are StableHLO programs (`XlaCallModule`, as jax2tf writes it),
+means that are written as a sum and a division, and variables of TensorFlow Lite, which its converter leaves without
+values.
+"""
 
 
 def page(*, markdown: bool = True) -> str:
@@ -55,7 +75,7 @@ def page(*, markdown: bool = True) -> str:
     endings = _format_table(("format", "ending"), list(formats.FORMATS.items()), markdown)
     if not markdown:
         return f"{networks}\n{blocks}\n{endings}"
-    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{endings}"
+    return f"{_PAGE}{networks}{_BLOCKS}{blocks}{_GRAPHS}\n## Formats\n\n{endings}"
 
 
 def _format_projections(row: BlockLayout) -> str:

@@ -165,11 +165,17 @@ def find_pairs(shapes: Shapes) -> list[tuple[str, str]]:
 
 
 def match_graphs(source: Source) -> tuple[list[Match], list[Lookalike]]:
-    """Find the blocks of all graphs of a file, and what only resembles one."""
+    """Find the blocks of all graphs of a file, and what only resembles one.
+
+    A block of several graphs, such as the signatures of a SavedModel, has the same parameters in each and is one.
+    """
     matches, lookalikes = [], []
+    known = set[tuple[str, ...]]()
     for graph in source.graphs:
         found, others = match_blocks(graph)
-        matches += found
+        names = [tuple(match.names.values()) for match in found]
+        matches += [match for match, key in zip(found, names, strict=True) if not key or key not in known]
+        known.update(names)
         lookalikes += others
     paths = make_distinct([match.path for match in matches])
     return [replace(match, path=path) for match, path in zip(matches, paths, strict=True)], lookalikes

@@ -21,7 +21,7 @@ FORMATS = {
     "keras": ".weights.h5, .keras, .h5",
     "msgpack": ".msgpack",
     "orbax": "a folder",
-    "tensorflow": ".index (TF1 checkpoint), a SavedModel's folder",
+    "tensorflow": ".index (checkpoint), a SavedModel's folder",
     "caffe": ".caffemodel",
     "mxnet": ".params",
     "matconvnet": ".mat",

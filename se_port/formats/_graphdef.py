@@ -1,7 +1,7 @@
 """TensorFlow's GraphDef, as a frozen ``.pb``, within a SavedModel, or as JSON: nodes, functions and constants.
 
 The messages are those of graph.proto, node_def.proto, attr_value.proto, function.proto and tensor.proto of
-TensorFlow 2.21. Of a node's attributes only those are decoded that ``graphs`` asks about.
+TensorFlow 2.21. Only the attributes that ``graphs`` needs are decoded.
 """
 
 from collections import Counter

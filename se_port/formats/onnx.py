@@ -224,11 +224,11 @@ def _read_external(
 
 def _map_external(path: Path, location: str) -> memoryview:
     """Map a plain file in the model's own folder."""
-    plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
+    plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0") and len(location.encode()) <= 255
     data = path.parent / location
     # In a cache of the Hugging Face hub both files are links into one folder.
     if not plain or (data.is_symlink() and data.resolve().parent != path.resolve().parent):
-        refuse(path, f"has data in {location!r}", "the name of a file in the same folder")
+        refuse(path, f"has data in {location[:80]!r}", "the name of a file in the same folder")
     if not data.is_file():
         refuse(path, f"has its data in {location!r}, which is not there", "that file beside it")
     return memoryview(map_file(data))

@@ -28,6 +28,8 @@ NEEDS: tuple[str, ...] = ()
 FILE = "model.json"
 MANIFEST = "weightsManifest"
 MAX_JSON_BYTES = 64 << 20
+MAX_NAME_BYTES = 255
+"""Of a file; file systems have no longer names."""
 DTYPES = ("float32", "int32", "bool", "complex64")
 QUANTIZED = ("float16", "uint8", "uint16")
 
@@ -194,9 +196,11 @@ def _map_shard(path: Path, folder: Path, name: Any) -> memoryview:
     data = folder / text
     # In a cache of the Hugging Face hub all files are links into one folder.
     plain = text not in ("", ".", "..") and not set(text) & set("/\\:\0")
+    if len(text.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        refuse(path, f"has weights in a file whose name has {len(text):,} letters", f"at most {MAX_NAME_BYTES} bytes")
     if not plain or (data.is_symlink() and data.resolve().parent != (folder / FILE).resolve().parent):
         refuse(path, f"has weights in {text[:80]!r}", "the name of a file in the same folder")
-    if len(text.encode("utf-8", "replace")) > 255 or not data.is_file():
+    if not data.is_file():
         refuse(path, f"has weights in {text[:80]!r}, which is not there", "that file beside it")
     return memoryview(map_file(data) if data.stat().st_size else b"")
 
@@ -233,9 +237,9 @@ def _parse_attribute(path: Path, fields: dict[str, Any]) -> Any:
     for kind, value in fields.items():
         if kind == "list":
             return [
-                _parse_attribute(path, {part: one})
-                for part, values in _dict(path, value).items()
-                for one in _list(path, values)
+                _parse_attribute(path, {part: element})
+                for part, elements in _dict(path, value).items()
+                for element in _list(path, elements)
             ]
         if kind == "s":
             return _decode_base64(path, value)
@@ -262,7 +266,7 @@ def _parse_shape(path: Path, fields: dict[str, Any]) -> tuple[int, ...] | None:
 def _parse_function(path: Path, fields: dict[str, Any]) -> Function:
     signature = _dict(path, fields.get("signature"))
     arguments, outputs = (
-        [_text(path, _dict(path, one).get("name")) for one in _list(path, signature.get(key))]
+        [_text(path, _dict(path, argument).get("name")) for argument in _list(path, signature.get(key))]
         for key in ("inputArg", "outputArg")
     )
     results = _dict(path, fields.get("ret") or {})

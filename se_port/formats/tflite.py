@@ -174,18 +174,18 @@ class Model:
         return self._data[offset : offset + size]
 
     def _read_subgraph(self, table: Table, codes: list[int | str], names: Counter[str]) -> Subgraph:
-        tensors = [self._read_tensor(one, number, names) for number, one in enumerate(table.tables(0))]
+        tensors = [self._read_tensor(inner, number, names) for number, inner in enumerate(table.tables(0))]
         operators = []
-        for one in table.tables(3):
-            code = one.number(0, "I")
-            ends = [tuple(one.array(field, "<i4").tolist()) for field in (1, 2)]
+        for inner in table.tables(3):
+            code = inner.number(0, "I")
+            ends = [tuple(inner.array(field, "<i4").tolist()) for field in (1, 2)]
             if code >= len(codes) or any(not -1 <= end < len(tensors) for part in ends for end in part):
                 refuse(
                     self._path,
                     f"has an operator {code} of {len(codes)}, of the tensors {str(ends)[:80]}",
                     "numbers that exist",
                 )
-            operators.append(Operator(codes[code], ends[0], ends[1], one.table(4)))
+            operators.append(Operator(codes[code], ends[0], ends[1], inner.table(4)))
         return Subgraph(table.text(4), tensors, operators)
 
     def _read_tensor(self, table: Table, number: int, names: Counter[str]) -> TensorInfo:

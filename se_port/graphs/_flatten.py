@@ -33,13 +33,17 @@ NODE_BYTES = 16
 
 @dataclass(frozen=True)
 class FlatNode:
-    """A node whose inputs and outputs are unique in the whole graph."""
+    """A node whose inputs and outputs are unique in the whole graph.
+
+    ``contents`` are the results of its branches, or of the body of its loop.
+    """
 
     op: str
     inputs: tuple[str, ...]
     output: str
     attributes: Mapping[str, Any]
     name: str
+    contents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,37 +135,40 @@ class Flattener:
             return
         if node.op in VARIABLES:
             self._handles.add(output)
-        self.nodes.append(FlatNode(node.op, inputs, output, node.attributes, node.name))
+        contents: list[str] = []
         if depth < MAX_DEPTH and node.op in BRANCHES:
-            self._add_branches(node, inputs, depth)
+            contents = self._add_branches(node, inputs, depth)
         elif depth < MAX_DEPTH and node.op in LOOPS:
-            self._add_loop(node, inputs, output, depth)
+            contents = self._add_loop(node, inputs, output, depth)
+        self.nodes.append(FlatNode(node.op, inputs, output, node.attributes, node.name, tuple(contents)))
 
     def _set_aliases(self, output: str, tensors: Sequence[str]) -> None:
         self._spend(len(output) * len(tensors))
         for number, tensor in enumerate(tensors):
             self._aliases[f"{output}:{number}" if number else output] = tensor
 
-    def _add_branches(self, node: NodeDef, inputs: tuple[str, ...], depth: int) -> None:
-        """Append the nodes of all branches."""
+    def _add_branches(self, node: NodeDef, inputs: tuple[str, ...], depth: int) -> list[str]:
+        """Append the nodes of all branches; returns their results."""
+        results = []
         for attribute in BRANCHES[node.op]:
             value = node.attributes.get(attribute)
             for name in value if isinstance(value, list) else [value]:
                 if name in self._functions:
-                    self._call(self._functions[name], inputs[1:], depth + 1)
+                    results += self._call(self._functions[name], inputs[1:], depth + 1)
+        return results
 
-    def _add_loop(self, node: NodeDef, inputs: tuple[str, ...], output: str, depth: int) -> None:
-        """Append the nodes of a loop's condition and body, once; what the body changes is unknown in it."""
+    def _add_loop(self, node: NodeDef, inputs: tuple[str, ...], output: str, depth: int) -> list[str]:
+        """Append the nodes of a loop's body, once; what it changes is unknown in it. Returns its results."""
         body = self._functions.get(node.attributes.get("body", ""))
         if body is None:
-            return
+            return []
         self._spend(len(output) * len(inputs))
         stays = [result == argument for result, argument in zip(body.results, body.arguments, strict=False)]
         given = [
             name if name in self._handles or (place < len(stays) and stays[place]) else f"{output} in the loop:{place}"
             for place, name in enumerate(inputs)
         ]
-        self._call(body, given, depth + 1)
+        return self._call(body, given, depth + 1)
 
     def _call(self, function: Function, inputs: Sequence[str], depth: int) -> list[str]:
         """Append the nodes of a function; returns the tensors that are its results."""

@@ -28,15 +28,15 @@ SAME = {
 """Operators without attributes that matter here."""
 FIRST_INPUT = {
     **dict.fromkeys(
-        ("Identity", "Cast", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape", "Any",
+        ("Identity", "Cast", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape",
          "PlaceholderWithDefault", "ReadVariableOp", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs",
          "FakeQuantWithMinMaxVarsPerChannel"), "identity"),
     **dict.fromkeys(
-        ("Sum",), "sum"),
+        ("Sum", "Any"), "sum"),
     **dict.fromkeys(
         ("BroadcastTo", "Tile", "ResizeBilinear", "ResizeNearestNeighbor"), "expand"),
 }  # fmt: skip
-"""Operators whose other inputs do not matter here; ``Any`` is that of where something is NaN."""
+"""Operators whose other inputs do not matter here; of ``Sum`` and ``Any`` only those of a 0 are computed."""
 FUSED = {
     "Relu": ("relu", {}), "Relu6": ("relu6", {}), "Elu": ("elu", {"alpha": 1.0}), "Sigmoid": ("sigmoid", {}),
     "Tanh": ("tanh", {}), "LeakyRelu": ("leaky_relu", {}), "GeluExact": ("gelu", {}), "GeluApproximate":

@@ -18,6 +18,8 @@ from .graph import Graph
 from .graphdef import find_constants
 
 SAVE = "SaveV2"
+SAVING = (SAVE, "RestoreV2", "AssignVariableOp", "Assign", "VarIsInitializedOp", "DisableCopyOnRead")
+"""Operators that use variables and compute nothing of a network."""
 MOVES = ("Identity", "ReadVariableOp", "Cast", "NoOp", "Copy")
 """Operators between a variable and where it is saved."""
 
@@ -79,8 +81,8 @@ class _Reader:
         names = {}
         for node in nodes:
             if node.op in VARIABLES:
-                own = str(node.attributes.get("shared_name") or node.name)
-                names[node.output] = self._model.keys.get(own, own)
+                name = str(node.attributes.get("shared_name") or node.name)
+                names[node.output] = self._model.keys.get(name, name)
         for node in nodes:
             texts = producers.get(node.inputs[1]) if node.op == SAVE and len(node.inputs) > 3 else None
             value = texts.attributes.get("value") if texts is not None else None
@@ -124,11 +126,10 @@ def _select(nodes: list[FlatNode], outputs: Iterable[str]) -> list[FlatNode]:
         node = producers.get(name) or producers.get(name.partition(":")[0])
         if node is not None and node.output not in needed:
             needed.add(node.output)
-            waiting += node.inputs
+            waiting += (*node.inputs, *node.contents)
     return [node for node in nodes if node.output in needed]
 
 
 def _leave_out_saving(nodes: list[FlatNode]) -> list[FlatNode]:
-    """Leave out what saves and restores variables, and what reads them for nothing else."""
-    used = {name for node in nodes if node.op not in (SAVE, "RestoreV2", "AssignVariableOp") for name in node.inputs}
-    return [node for node in nodes if node.output in used or node.op not in MOVES]
+    """Leave out what reads variables only to save, to restore or to copy them."""
+    return _select(nodes, [node.output for node in nodes if node.op not in (*SAVING, *MOVES, *VARIABLES)])

@@ -21,10 +21,10 @@ NAMES = {
     14: "sigmoid", 28: "tanh", 117: "hard_swish", 47: "exp", 73: "log", 59: "neg", 101: "abs", 75: "sqrt", 76: "rsqrt",
     92: "square", 158: "sign", 54: "prelu", 58: "less", 61: "greater", 62: "greater_equal", 63: "less_equal",
     87: "not", 84: "maximum", 86: "minimum",
-    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "identity",
+    64: "where", 123: "where", 6: "identity", 53: "identity", 114: "identity", 91: "sum",
     80: "identity", 74: "sum",
 }  # fmt: skip
-"""Operators without attributes that matter here, by their number in ``BuiltinOperator``. REDUCE_ANY is that of NaN."""
+"""Operators without attributes that matter here, by their number in ``BuiltinOperator``."""
 NUMBERS = {
     20: ("clip", {"low": -1.0, "high": 1.0}),
     152: ("clip", {"low": 0.0, "high": 1.0}),
@@ -113,7 +113,7 @@ class _Translator:
         if isinstance(code, str):
             return node(CUSTOM.get(code, code), *inputs)
         if code in NAMES:
-            return node(NAMES[code], *(inputs[:1] if NAMES[code] == "identity" else inputs))
+            return node(NAMES[code], *(inputs[:1] if NAMES[code] in ("identity", "sum") else inputs))
         if code in NUMBERS:
             op, numbers = NUMBERS[code]
             return node(op, *inputs, **numbers)

@@ -8,6 +8,8 @@ import pytest
 
 from se_port import formats
 from se_port.formats import tensorflow
+from se_port.formats._wire import encode_field, encode_varint
+from se_port.sources import open_source
 from se_spec import FileFormatError
 
 from ...conftest import OnDemand
@@ -205,6 +207,56 @@ def test_hostile_file_is_refused(tmp_path, data, words):
     with pytest.raises(FileFormatError) as error:
         dict(formats.read(by_hand(tmp_path, data), "tensorflow"))
     assert words in str(error.value) and "net.index" in str(error.value)
+
+
+def of_objects(**keys: str) -> bytes:
+    """Encode a TrackableObjectGraph of variables: the name that its layer gave to each, by its key."""
+    attributes = [encode_field(2, full.encode()) + encode_field(3, key.encode()) for key, full in keys.items()]
+    return b"".join(encode_field(1, encode_field(2, encode_field(1, b"VALUE") + one)) for one in attributes)
+
+
+def with_objects(folder: Path, text: bytes, length: int | None = None, place: bytes = b"") -> Path:
+    """Write a checkpoint of the variable ``a``, and a text behind its length and the checksum of that."""
+    stored = encode_varint(len(text) if length is None else length) + bytes(4) + text
+    entry = b"\x08\x07\x12\x00" + (place or b"\x20\x08") + b"\x28" + encode_varint(len(stored)) + b"\x35" + bytes(4)
+    pairs = (b"", HEADER), (b"_CHECKPOINTABLE_OBJECT_GRAPH", entry), (b"a", ENTRY)
+    return by_hand(folder, index(*pairs), DATA + stored)
+
+
+def test_variables_have_the_names_that_their_layers_gave(tmp_path):
+    path = with_objects(tmp_path, of_objects(a="se_reduce/kernel:0", b="no such variable"))
+    assert tensorflow.read_full_names(path) == {"a": "se_reduce/kernel", "b": "no such variable"}
+    assert list(open_source(path)) == ["se_reduce/kernel"]
+    assert list(formats.read(path)) == ["a"]
+    assert list(open_source(with_objects(tmp_path, of_objects(a="Variable")))) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (b"", {"length": 9}, "in 9 of 5 bytes"),
+        (b"", {"length": 2**60}, "bytes"),
+        (b"", {"place": b"\x20\x7f"}, "one within"),
+        (b"", {"place": b"\x20" + b"\xff" * 9 + b"\x01"}, "one within"),
+        (b"", {"place": b"\x18\x07"}, "one within 0 bytes"),
+        (b"\x0a\x7f", {}, "announces 127 bytes"),
+        (encode_field(1, encode_field(2, encode_field(2, b"\xff") + encode_field(3, b"a"))), {}, "not UTF-8"),
+    ],
+)
+def test_broken_text_of_objects_is_refused(tmp_path, text, options, words):
+    with pytest.raises(FileFormatError, match=words):
+        open_source(with_objects(tmp_path, text, **options))
+
+
+def test_mutated_texts_of_objects_are_read_or_refused(tmp_path):
+    text, found = of_objects(a="se_reduce/kernel", b="se_expand/kernel"), 0
+    for number in range(500):
+        path = with_objects(tmp_path, fuzz.mutate(text, number))
+        try:
+            found += "se_reduce/kernel" in open_source(path)
+        except FileFormatError:
+            continue
+    assert 0 < found < 500
 
 
 def test_missing_data_file_is_an_error(tmp_path):
