@@ -28,6 +28,25 @@ Wherever they stand in a file. What a layout does not fix is –, and asked for.
 
 """
 
+_GRAPHS = """
+## Files that hold a program
+
+In these a block is found by its operators, whatever its parameters are called, and its activation, gate, squeeze, gain
+and residual are read, so that nothing is asked for:
+
+- ONNX: models, branches and functions, with data in the file or beside it, quantized ones too;
+- TorchScript: archives of `torch.jit.save`, of traced, scripted and frozen modules;
+- `torch.export`: `.pt2` archives since PyTorch 2.1, in their three layouts;
+- Paddle: inference models, `.pdmodel` or PIR's `.json`, each with its `.pdiparams` beside it.
+
+The program is data. The code of TorchScript is parsed, never compiled or run; it is read as at inference, and for
+inputs of 4 axes where it depends on them, or of 3, 5 or 2 where it raises an exception for 4. A part that two branches
+compute in different ways, or that has an unknown operator between pooling and product, is no block; `inspect` names it.
+These are refused, with the reason: a program without its parameters, several programs in one archive, code that
+AOTInductor has compiled, PyTorch's quantized tensors and objects of C++, Paddle models with a file for each parameter,
+and programs that are nested too deep or have more than 4 MB of code or 1,000,000 steps. Programs are not written.
+"""
+
 
 def page(*, markdown: bool = True) -> str:
     """Format every layout of networks and of blocks, and every format."""
@@ -50,7 +69,7 @@ def page(*, markdown: bool = True) -> str:
     endings = _format_table(("format", "ending"), list(formats.FORMATS.items()), markdown)
     if not markdown:
         return f"{networks}\n{blocks}\n{endings}"
-    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{endings}"
+    return f"{_PAGE}{networks}{_BLOCKS}{blocks}\n## Formats\n\n{endings}{_GRAPHS}"
 
 
 def _format_projections(row: BlockLayout) -> str:

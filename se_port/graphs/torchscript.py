@@ -12,6 +12,7 @@ import ast
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -556,7 +557,9 @@ def parse(path: Path, source: str) -> ast.Module:
     if _count_brackets(plain) > MAX_BRACKETS or LONG_CHAIN.search(plain):
         _refuse_depth(path)
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers and escapes that Python finds odd
+            return ast.parse(source)
     except (RecursionError, MemoryError):
         _refuse_depth(path)
     except (SyntaxError, ValueError) as error:
