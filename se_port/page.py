@@ -35,22 +35,32 @@ determine it, and the caller gives it.
 _GRAPHS = """
 ## Graphs
 
-ONNX models, TensorFlow Lite models, TensorFlow's SavedModels and frozen `.pb`, and graph models of TensorFlow.js hold a
-network's graph. A block is found in it by its operations, whatever its names are: a pooling of the whole map, one or
-two products, the functions after them, and the multiplication of the map. Its activation, gate, squeeze, gain and
-residual are read from the graph. Functions, branches and the bodies of loops are searched, too. Integers with a scale
-are dequantized, and the report says so. What is reported is what the file computes: TensorFlow Lite's converter adds
-the offset of a hard sigmoid to the last bias, and drops the pooling of a map that has one position.
+These files hold a network's graph. A block is found in it by its operations, whatever its names are: a pooling of the
+whole map, one or two products, the functions after them, and the multiplication of the map. Its activation, gate,
+squeeze, gain and residual are read from the graph, so that the caller gives nothing. Integers with a scale are
+dequantized, and the report says so.
 
-A SavedModel's weights are its variables; without variables they are the graph's constants. A checkpoint of TensorFlow 2
-has no graph, and neither has a layers model of TensorFlow.js: their blocks are found by the names that layers gave to
-their variables, as in Keras' own files.
+- ONNX: models, with branches and functions, with data in the file or beside it;
+- TensorFlow: SavedModels and frozen `.pb`, with the functions and the bodies of branches and loops;
+- TensorFlow Lite, and graph models of TensorFlow.js;
+- TorchScript: archives of `torch.jit.save`, of traced, scripted and frozen modules;
+- `torch.export`: `.pt2` archives since PyTorch 2.1, in their three layouts;
+- Paddle: inference models, `.pdmodel` or PIR's `.json`, each with its `.pdiparams` beside it.
 
-A file is refused if it is broken, if a TensorFlow Lite model has sparse tensors or tensors in another file, if weights
-of TensorFlow.js are missing or outside of the model's folder, or if functions call each other so often that the graph
-would be more than 16 times the file's. Not looked into are StableHLO programs (`XlaCallModule`, as jax2tf writes it),
-means that are written as a sum and a division, and variables of TensorFlow Lite, which its converter leaves without
-values.
+What is reported is what the file computes: TensorFlow Lite's converter adds the offset of a hard sigmoid to the last
+bias, and drops the pooling of a map that has one position. A SavedModel's weights are its variables; without variables
+they are the graph's constants. A checkpoint of TensorFlow 2 has no graph, and neither has a layers model of
+TensorFlow.js: their blocks are found by the names that layers gave to their variables, as in Keras' own files.
+
+A graph is data. The code of TorchScript is parsed, never compiled or run; it is read as at inference, and for inputs of
+4 axes where it depends on them, or of 3, 5 or 2 where it raises an exception for 4. A part that two branches compute in
+different ways, or that has an unknown operator between pooling and product, is no block; `inspect` names it.
+
+A file is refused, with the reason, if it is broken, nested too deep or too large for its size, if its parameters are
+missing or outside of its folder, if a TensorFlow Lite model has sparse tensors, or if a file of PyTorch has quantized
+tensors, objects of C++, several programs, or code that AOTInductor has compiled. Not looked into are StableHLO programs
+(`XlaCallModule`, as jax2tf writes it), means that are written as a sum and a division, and variables of TensorFlow
+Lite. Graphs are not written.
 """
 
 

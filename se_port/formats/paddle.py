@@ -111,9 +111,7 @@ def read(path: Path) -> Tensors:
         encode_name(path, name)
         tensors[name] = _read_tensor(cursor, name)
     if cursor.left:
-        refuse(
-            path, f"has {cursor.left:,} bytes of parameters that its program does not name", "parameters of it alone"
-        )
+        refuse(path, f"has {cursor.left:,} bytes that are no parameters of its program", "the parameters and no more")
     return tensors
 
 

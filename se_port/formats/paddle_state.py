@@ -66,6 +66,7 @@ class ArrayUnpickler(Unpickler):
             "numpy ndarray",
             "numpy dtype",
             "_codecs encode",
+            "__builtin__ bytes",
         }
     )
     expected = "a state_dict of Paddle: names and arrays"
@@ -89,6 +90,8 @@ class ArrayUnpickler(Unpickler):
                 return Kind(name)
             case ["_codecs encode", str(text), "latin1"]:
                 return text.encode("latin-1")
+            case ["__builtin__ bytes"]:
+                return b""
         return super().reduce(function, *arguments)
 
     def build(self, target: Any, state: Any) -> None:

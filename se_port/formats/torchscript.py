@@ -60,6 +60,9 @@ class ModuleUnpickler(TensorUnpickler):
         """Return what stands for a name; those of the archive's own code are classes."""
         if name.startswith((f"{SCRIPT}.", f"{SCRIPT} ")) and not name.startswith(f"{SCRIPT}.torch.classes"):
             return Global(name.replace(" ", "."))
+        if "quantized" in name or "qtensor" in name:
+            dotted = name.replace(" ", ".")
+            refuse(self.path, f"is a TorchScript archive of a quantized module, with {dotted}", "one of dense floats")
         return super().find_global(name)
 
     def make_object(self, name: Any, arguments: Any) -> ScriptObject:

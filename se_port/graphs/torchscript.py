@@ -12,6 +12,7 @@ import ast
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +35,8 @@ MAX_BRACKETS = 80
 MAX_CHAIN = 100
 """Elements of one chain such as ``a.b.c``."""
 MAX_INTEGER = 1 << 63
-MAX_LENGTH = 10_000
-"""Elements of a list or text that the code computes."""
+MAX_LENGTH = 1000
+"""Elements of a list or text with which the code computes."""
 STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 LONG_CHAIN = re.compile(
     rf"(?:\.\s*\w+\s*){{{MAX_CHAIN},}}|(?:\[[^\[\]\n]*\]\s*|\([^()\n]*\)\s*){{{MAX_CHAIN},}}"
@@ -88,8 +89,11 @@ def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
     """Refuse operands of which a computation takes long."""
 
     def compute(*operands: Any) -> Any:
-        if any(type(one) in (str, list, tuple) and len(one) > MAX_LENGTH for one in operands):
-            raise ValueError("a long operand")
+        for operand in operands:
+            if type(operand) in (str, list, tuple) and len(operand) > MAX_LENGTH:
+                raise ValueError("a long operand")
+            if type(operand) in (list, tuple) and any(type(part) in (list, tuple, dict) for part in operand):
+                raise ValueError("lists within lists, which may take long to compare")
         result = function(*operands)
         if type(result) is int and abs(result) >= MAX_INTEGER:
             raise ValueError("a large number")
@@ -153,7 +157,7 @@ class _Reader:
             self.builder.literals |= {name} if array.size == 1 else set()
         self.copies: dict[str, Ref] = {}
         """Tensors that have the values of another, each with that other."""
-        self.steps = self.calls = 0
+        self.steps = self.calls = self.unsure = 0
 
     def read(self) -> bool:
         """Evaluate the module's methods; whether any of them ends without an exception."""
@@ -273,8 +277,7 @@ class _Reader:
 
     def call_unknown(self, name: str, arguments: list[Any], path: str) -> Any:
         """Return what nothing is known about: a tensor, if one is among the arguments."""
-        refs = [ref for value in arguments for ref in find_refs(value)]
-        self.count(len(refs))
+        refs = self.list_tensors(arguments)
         if not any(isinstance(ref, Ref) for ref in refs):
             return UNKNOWN
         self.builder.name = f"{path}/{name}" if path else name
@@ -282,18 +285,26 @@ class _Reader:
         self.builder.add(name, refs, result.name)
         return result
 
+    def list_tensors(self, arguments: list[Any]) -> list[Any]:
+        """List the tensors of arguments and of their lists, and what is unknown."""
+        for value in arguments:
+            if type(value) in (list, tuple):
+                self.count(len(value))
+                for part in value:
+                    self.count(len(part) if type(part) in (list, tuple) else 0)
+        return [ref for value in arguments for ref in find_refs(value)]
+
     def new_ref(self, rank: int | None) -> Ref:
         return Ref(f"tensor {len(self.builder.nodes)}", rank)
 
     def call_operator(self, name: str, positional: list[Any], named: dict[str, Any], frame: "_Frame") -> Any:
         """Compute an operator on numbers, or add the nodes of one on tensors."""
-        refs = [ref for value in (*positional, *named.values()) for ref in find_refs(value)]
-        self.count(len(refs))
+        refs = self.list_tensors([*positional, *named.values()])
         match name, *positional:
             case ["RaiseException", *_]:
                 raise _RaiseError
             case ["append", list(items), item]:
-                items.append(item)
+                items.append(UNKNOWN if self.unsure else item)
                 return items
             case ["dim", Ref() as x]:
                 return UNKNOWN if x.rank is None else x.rank
@@ -325,8 +336,12 @@ class _Reader:
         if base in COPIES:
             self.copies[result.name] = self.copies.get(tensors[0].name, tensors[0])
         if base != name and isinstance(positional[0], Ref) and positional[0].name not in self.builder.constants:
-            positional[0].name = result.name  # the tensor itself has changed
-            return positional[0]
+            written: Ref = positional[0]
+            if self.unsure:  # it may have changed
+                written.name = self.call_unknown("either", [written, result], frame.path).name
+                return result
+            written.name = result.name
+            return written
         return result
 
     # Statements
@@ -390,10 +405,13 @@ class _Reader:
         results: list[tuple[dict[str, Any], Any]] = []
         for branch in (body, other):
             frame.variables = dict(before)
+            self.unsure += 1
             try:
                 value = self.run(branch, frame)
             except _RaiseError:
                 continue
+            finally:
+                self.unsure -= 1
             if value is NOTHING:
                 results.append((frame.variables, value))
             else:
@@ -441,8 +459,10 @@ class _Reader:
             case ast.Attribute(value=owner, attr=name):
                 holder = self.evaluate(owner, frame)
                 if isinstance(holder, ScriptObject):
-                    holder.attributes = {**holder.attributes, name: value}
+                    if self.unsure:
+                        value = self.merge(self.find_attribute(holder, name), value, frame)
                     self.count(len(holder.attributes))
+                    holder.attributes = {**holder.attributes, name: value}
 
     def get_item(self, value: Any, place: Any, frame: "_Frame") -> Any:
         if isinstance(value, Ref):
@@ -556,7 +576,9 @@ def parse(path: Path, source: str) -> ast.Module:
     if _count_brackets(plain) > MAX_BRACKETS or LONG_CHAIN.search(plain):
         _refuse_depth(path)
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers and escapes that Python finds odd
+            return ast.parse(source)
     except (RecursionError, MemoryError):
         _refuse_depth(path)
     except (SyntaxError, ValueError) as error:

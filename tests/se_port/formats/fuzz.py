@@ -1,6 +1,6 @@
 """Fuzzing of readers: mutated files are read in a process with limits on memory and time.
 
-``python -m tests.se_port.formats.fuzz FORMAT PATH COUNT`` runs that process.
+``python -m tests.se_port.formats.fuzz FORMAT PATH COUNT COMPANION ...`` runs that process.
 
 A reader may return arrays or raise a ``FileFormatError``. Anything else is a fault, and so are a crash, a hang and more
 memory than the limit. A mutation is determined by its number, so that a fault can be reproduced.
@@ -69,9 +69,16 @@ def read_mutations(format: str, whole: bytes, path: Path, count: int) -> Iterato
         yield data, tensors
 
 
-def check_mutations(format: str, path: Path, count: int) -> None:
-    """Read ``count`` mutations of a file, or of the files of a folder; some must be refused and some read."""
-    command = [sys.executable, "-m", "tests.se_port.formats.fuzz", format, str(path), str(count)]
+def check_mutations(format: str, path: Path, count: int, companions: tuple[str, ...] = ()) -> None:
+    """Read ``count`` mutations of a file, or of the files of a folder; some must be refused and some read.
+
+    Args:
+        format: of the file.
+        path: of the file or folder.
+        count: of mutations.
+        companions: names of files beside it that the reader also reads; they stay as they are.
+    """
+    command = [sys.executable, "-m", "tests.se_port.formats.fuzz", format, str(path), str(count), *companions]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert " 0 refused" not in done.stdout and " 0 read" not in done.stdout, done.stdout
@@ -96,7 +103,7 @@ def iterate_variants(path: Path, folder: Path, count: int) -> Iterator[tuple[int
         changed.write_bytes(whole)
 
 
-def main(format: str, path: str, count: str) -> int:
+def main(format: str, path: str, count: str, *companions: str) -> int:
     """Read all mutations; raises at the first fault, which is printed with its number."""
     whole = {
         name: np.asarray(array) for name, array in formats.read(path, format).items()
@@ -108,6 +115,8 @@ def main(format: str, path: str, count: str) -> int:
     signal.signal(signal.SIGALRM, _time_out)
     refused = read = 0
     with tempfile.TemporaryDirectory() as folder:
+        for name in companions:
+            shutil.copy(Path(path).with_name(name), folder)
         for number, variant in iterate_variants(Path(path), Path(folder), int(count)):
             print(number, file=sys.stderr, flush=True)
             signal.alarm(MAX_SECONDS)

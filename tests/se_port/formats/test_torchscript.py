@@ -102,9 +102,10 @@ HOSTILE = {
     "an object of another class": (archive(b"ccollections\nOrderedDict\n)\x81", {}), "of no class of the archive"),
     "an object of C++": (
         archive(module(w=b"c__torch__.torch.classes.quantized\nConv2dPackedParamsBase\n)\x81"), {}),
-        "asks for __torch__.torch.classes.quantized.Conv2dPackedParamsBase",
+        "of a quantized module, with __torch__.torch.classes.quantized.Conv2dPackedParamsBase",
     ),
-    "a quantized tensor": (archive(module(w=b"ctorch._utils\n_rebuild_qtensor\n)R"), {}), "_rebuild_qtensor"),
+    "a quantized tensor": (archive(module(w=b"ctorch._utils\n_rebuild_qtensor\n)R"), {}), "of a quantized module"),
+    "another object of C++": (archive(module(w=b"c__torch__.torch.classes.a\nB\n)\x81"), {}), "asks for __torch__"),
     "a call of a class": (archive(b"c__torch__\nNet\n)R", {}), "calls __torch__.Net"),
     "attributes of a list": (archive(b"c__torch__\nNet\n)\x81]b", {}), "are no dictionary"),
     "modules within modules": (archive(nested(200), {}), "has modules within modules"),

@@ -148,6 +148,12 @@ ALIKE = {
     "branches that differ": change(
         "h", "if torch.gt((torch.size(x))[1], 8):", "  h = torch.relu(torch.linear(z, self.w1, self.b1))", "else:",
         "  h = torch.tanh(torch.linear(z, self.w1, self.b1))"),
+    "an operator that writes in place in one branch": change(
+        "h", "h = torch.linear(z, self.w1, self.b1)", "if torch.gt((torch.size(x))[1], 8):", "  _1 = torch.relu_(h)",
+        "else:", "  pass"),
+    "an attribute that one branch sets": change(
+        "h", "u = torch.linear(z, self.w1, self.b1)", "self.u = u", "if torch.gt((torch.size(x))[1], 8):",
+        "  self.u = torch.relu(u)", "else:", "  pass", "h = self.u"),
     "a loop of unknown length": change(
         "h", "h = torch.linear(z, self.w1, self.b1)", "for i in range(torch.size(x, 1)):", "  h = torch.relu(h)"),
     "an operator that is unknown": change("s", "s = torch.softmax(v, 1)"),
@@ -174,11 +180,11 @@ BOMB = "".join(
     f"def f{i}(x: Tensor) -> Tensor:\n  return __torch__.f{i + 1}(__torch__.f{i + 1}(x))\n" for i in range(40)
 )
 HOSTILE = {
-    "calls that double": (["return __torch__.f0(x)"], BOMB, "more than 1,000,000 steps"),
+    "calls that double": (["return __torch__.f0(x)"], BOMB, "more than 50,000 steps"),
     "a function that calls itself": (
         ["return __torch__.f(x)"], "def f(x: Tensor) -> Tensor:\n  return __torch__.f(x)\n", "has calls within calls"),
     "a module that calls itself": (["return (self).forward(x)"], "", "has calls within calls"),
-    "a loop that does not end": (["for i in range(1000000000000):", "  pass", "return x"], "", "1,000,000 steps"),
+    "a loop that does not end": (["for i in range(1000000000000):", "  pass", "return x"], "", "50,000 steps"),
     "a list that grows": (
         ["l = [1]", "for i in range(100):", "  l = torch.add(l, l)", "for i in l:", "  pass", "return x"], "", ""),
     "a list in itself": (["l = [x]", "_1 = torch.append(l, l)", "return torch.cat(l, 1)"], "", ""),
@@ -198,7 +204,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_code_ends_in_a_graph_or_is_refused(tmp_path: Path, case: str) -> None:
+def test_hostile_code_ends_in_a_graph_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(torchscript, "MAX_STEPS", 50_000)
     body, code, words = HOSTILE[case]
     path = write(tmp_path, *body, code=code)
     if not words:
@@ -208,6 +215,29 @@ def test_hostile_code_ends_in_a_graph_or_is_refused(tmp_path: Path, case: str) -
         torchscript.read_graphs(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert words in str(caught.value)
+
+
+DOUBLED = b")" + b"q\1h\1\x86" * 200  # a pair of the last pair, and so on
+LONG = b"]](" + b"K\1" * 2000 + b"eq\1a(" + b"h\1" * 2000 + b"e"
+LISTS = {
+    "pairs that take for ever to compare": (["if torch.eq(self.a, self.b):", "  pass", "return x"], DOUBLED, ""),
+    "pairs that are returned": (["return torch.cat([x, self.a], 1)"], DOUBLED, ""),
+    "a list of long lists": (["return torch.cat(self.a, 1)"], LONG, "50,000 steps"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_hostile_attributes_end_in_a_graph_or_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr(torchscript, "MAX_STEPS", 50_000)
+    body, value, words = LISTS[case]
+    path = write(tmp_path, *body, attributes={"a": value, "b": value.replace(b"q\1", b"q\2").replace(b"h\1", b"h\2")})
+    if not words:
+        assert not match_blocks(only_graph(path))[0]
+        return
+    with pytest.raises(FileFormatError, match=words):
+        torchscript.read_graphs(path)
 
 
 def test_code_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
