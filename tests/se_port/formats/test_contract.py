@@ -188,7 +188,7 @@ LIBRARY_FILES = {
 
 
 def test_every_format_with_a_library_has_a_file_of_it() -> None:
-    assert {file.format for file in LIBRARY_FILES.values()} | {"mxnet"} == set(formats.FORMATS)
+    assert {file.format for file in LIBRARY_FILES.values()} | {"mxnet"} | READ_ALONE == set(formats.FORMATS)
 
 
 @pytest.mark.parametrize(
