@@ -44,8 +44,7 @@ their variables, as in Keras' own files.
 A file is refused if it is broken, if a TensorFlow Lite model has sparse tensors or tensors in another file, if weights
 of TensorFlow.js are missing or outside of the model's folder, or if functions call each other so often that the graph
 would be more than 16 times the file's. Not looked into are StableHLO programs (`XlaCallModule`, as jax2tf writes it),
-means that are written as a sum and a division, and variables of TensorFlow Lite, which its converter leaves without
-values.
+and variables of TensorFlow Lite, which its converter leaves without values.
 """
 
 
