@@ -59,7 +59,7 @@ different ways, or that has an unknown operator between pooling and product, is 
 A file is refused, with the reason, if it is broken, nested too deep or too large for its size, if its parameters are
 missing or outside of its folder, if a TensorFlow Lite model has sparse tensors, or if a file of PyTorch has quantized
 tensors, objects of C++, several programs, or code that AOTInductor has compiled. Not looked into are StableHLO programs
-(`XlaCallModule`, as jax2tf writes it), means that are written as a sum and a division, and variables of TensorFlow
+(`XlaCallModule`, as jax2tf writes it) and variables of TensorFlow
 Lite. Graphs are not written.
 """
 

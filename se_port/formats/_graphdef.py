@@ -25,9 +25,9 @@ NUMBERS = {
 }  # fmt: skip
 """Dtypes by their number in TensorFlow's ``DataType``; others are not plain numbers."""
 ATTRIBUTES = frozenset(
-    ("value", "shape", "shared_name", "data_format", "ksize", "squeeze_dims", "equation", "epsilon", "is_training",
-     "transpose_a", "transpose_b", "adj_x", "adj_y", "alpha", "leakyrelu_alpha", "fused_ops", "activation_mode",
-     "f", "then_branch", "else_branch", "branches", "body")
+    ("value", "shape", "shared_name", "data_format", "ksize", "squeeze_dims", "shrink_axis_mask", "equation", "epsilon",
+     "is_training", "transpose_a", "transpose_b", "adj_x", "adj_y", "alpha", "leakyrelu_alpha", "fused_ops",
+     "activation_mode", "f", "then_branch", "else_branch", "branches", "body")
 )  # fmt: skip
 """The attributes that are decoded."""
 TYPED = {5: "<f4", 6: "<f8"}

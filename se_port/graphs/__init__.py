@@ -4,7 +4,8 @@ One module per format that holds a graph, named as the format in ``formats``, wi
 
     read_graphs(path)          the graph of a model, and those of its branches and functions, as ``graph.Graph``
 
-``match`` finds the blocks. Everything is read as data; nothing of a file runs.
+``match`` finds the blocks. Everything is read as data; nothing of a file runs. Modules with an underscore are what
+TensorFlow's formats share.
 """
 
 import importlib

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..lazy_arrays import LazyArrays
 from ._flatten import FlatNode
+from ._means import Means
 from .graph import Graph, Node
 
 SAME = {
@@ -78,6 +79,7 @@ class _Translator:
         self, constants: Constants, shapes: Mapping[str, tuple[int, ...]], variables: Mapping[str, str]
     ) -> None:
         self._constants, self._variables, self._shapes = LazyArrays(constants), variables, dict(shapes)
+        self._means = Means(self._shapes, self._integers, self._number)
         self._nodes: list[Node] = []
 
     def translate(self, nodes: Iterable[FlatNode]) -> Graph:
@@ -91,6 +93,7 @@ class _Translator:
                 continue
             inputs = tuple(self._variables.get(name, name) for name in flat.inputs)
             self._note_shape(flat, inputs)
+            self._means.follow(flat, inputs)
             self._nodes += self._translate_node(flat, inputs)
         shapes = {name: shape for name, shape in self._shapes.items() if shape}
         return Graph(tuple(self._nodes), self._constants, frozenset(literals), shapes)
@@ -101,6 +104,9 @@ class _Translator:
         def node(to: str, *from_: str, **numbers: Any) -> list[Node]:
             return [Node(to, from_, (output,), numbers, flat.name)]
 
+        mean = self._means.find(*inputs) if op in ("RealDiv", "Div") and len(inputs) == 2 else None
+        if mean is not None:
+            return node("pool", mean[0], kind="avg", axes=mean[1])
         if op in SAME:
             return node(SAME[op], *inputs)
         if op in FIRST_INPUT:
@@ -118,7 +124,7 @@ class _Translator:
             case "Elu":
                 return node("elu", *inputs, alpha=1.0)
             case "ClipByValue" if len(inputs) == 3 and all(map(self._is_number, inputs[1:])):
-                low, high = (float(self._constants[name].reshape(-1)[0]) for name in inputs[1:])
+                low, high = map(self._number, inputs[1:])
                 return node("clip", inputs[0], low=low, high=high)
             case "ExpandDims" | "Squeeze":
                 shape = self._shapes.get(output, ())
@@ -205,6 +211,10 @@ class _Translator:
         values = self._constants[name].reshape(-1)
         return tuple(values.tolist()) if values.dtype.kind in "iu" else ()
 
+    def _number(self, name: str) -> float | None:
+        """Read a constant of one number; None if the tensor is none."""
+        return float(self._constants[name].reshape(-1)[0]) if self._is_number(name) else None
+
     def _is_number(self, name: str) -> bool:
         """Whether a tensor is a constant of one number."""
         return name in self._constants and math.prod(self._shapes.get(name, (0,))) == 1
@@ -234,10 +244,11 @@ class _Translator:
         elif FIRST_INPUT.get(flat.op) == "identity" and inputs[:1] and inputs[0] in self._shapes:
             self._shapes[flat.output] = self._shapes[inputs[0]]
         elif flat.op in SAME:
-            known = [self._shapes[name] for name in inputs if name in self._shapes]
+            known = [self._shapes[name] for name in inputs if name in self._shapes and not self._is_number(name)]
             longest = max(known, key=len, default=())
             if longest:
-                self._shapes[flat.output] = (-1,) * len(longest)
+                is_same = sum(not self._is_number(name) for name in inputs) == 1
+                self._shapes[flat.output] = longest if is_same else (-1,) * len(longest)
 
 
 def _layout(attributes: Mapping[str, Any]) -> str:

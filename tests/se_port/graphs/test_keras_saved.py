@@ -36,13 +36,14 @@ def test_every_spec_is_found_with_its_parameters_to_the_bit(tf, model, tmp_path,
             np.testing.assert_array_equal(match.parameters[name], value)
 
 
-def test_a_model_for_every_size_and_half_precision(tf, tmp_path):
+@pytest.mark.parametrize("size", [(None, None), (5, 4), (None,)], ids=str)
+def test_other_dtypes_and_sizes(tf, tmp_path, size):
     import keras
 
     import se_keras
 
-    for policy in ("float32", "mixed_float16", "mixed_bfloat16", "float16"):
-        x = keras.Input((None, None, 8))
+    for policy in ("float64", "mixed_float16", "bfloat16"):
+        x = keras.Input((*size, 8), dtype=policy if policy == "float64" else None)
         block = se_keras.SqueezeExcitation(SPECS[-1], name="se0", dtype=policy)
         net = keras.Model(x, block(x))
         tf.saved_model.save(net, str(tmp_path / policy))

@@ -110,6 +110,43 @@ WAYS = {
 }  # fmt: skip
 
 
+LENGTHS = [
+    node("shape", "Shape", "x"), node("at1", "Const", value=np.array([1], np.int32)),
+    node("at2", "Const", value=np.array([2], np.int32)), node("one", "Const", value=np.int32(1)),
+    node("h", "StridedSlice", "shape", "at1", "at2", "at1", shrink_axis_mask=1),
+    node("w", "StridedSlice", "shape", "at2", "at2", "at1", shrink_axis_mask=1),
+    node("first", "Mul", "one", "h"), node("count", "Mul", "first", "w"),
+]  # fmt: skip
+
+
+def mean(total, *count):
+    """A block whose mean is a sum, divided by the tensor ``cast``."""
+    sums = [node("sum", "Sum", total, "axes", keep_dims=True), *count, node("z", "RealDiv", "sum", "cast")]
+    return [X, AXES, *constants(), *sums, *layers()[1:]]
+
+
+def test_a_mean_may_be_a_sum_that_is_divided(tmp_path):
+    cast = node("cast", "Cast", "count")
+    check(find(tmp_path, mean("x", *LENGTHS, cast)))
+    fixed = node("x", "Placeholder", shape=field(7, b"".join(field(2, field(1, n)) for n in (1, 5, 4, C))))
+    number = [node("count", "Const", value=np.int32(20)), cast]
+    check(find(tmp_path, [fixed, *mean("x", *number)[1:]]))
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        [*LENGTHS, node("cast", "Cast", "first")],
+        [*LENGTHS, node("twice", "Mul", "count", "w"), node("cast", "Cast", "twice")],
+        [node("cast", "Const", value=np.float32(20))],
+    ],
+    ids=["one axis", "one axis twice", "unknown lengths"],
+)
+def test_another_quotient_is_no_mean(tmp_path, count):
+    with pytest.raises(LayoutError, match="no SE block"):
+        find(tmp_path, mean("x", *count))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_ways_to_write_a_block(tmp_path, way):
     check(find(tmp_path, [X, AXES, *constants(), *WAYS[way]]))
