@@ -17,5 +17,6 @@ from .api import save as save
 from .detect import Found as Found
 from .inspection import Inspection as Inspection
 from .inspection import inspect as inspect
+from .patching import replace_block as replace_block
 from .verification import Verification as Verification
 from .verification import verify as verify

@@ -51,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--force", action="store_true", help="replace the target")
     convert.set_defaults(run=_convert)
 
+    replace = commands.add_parser("replace", help="copy a file, with other parameters in one block")
+    replace.add_argument("source", type=Path)
+    replace.add_argument("target", type=Path)
+    replace.add_argument("--block", required=True, metavar="PATH", help="the block's path, as inspect shows it")
+    replace.add_argument("--with", dest="values", type=Path, required=True, help="a file with canonical parameters")
+    replace.add_argument("--force", action="store_true", help="replace the target")
+    replace.set_defaults(run=_replace)
+
     verify = commands.add_parser("verify", help="run both files of a network and compare")
     verify.add_argument("source", type=Path)
     verify.add_argument("target", type=Path)
@@ -130,6 +138,16 @@ def _list_targets(options: argparse.Namespace) -> dict[str | None, Path]:
     found = find_blocks(options.source, options.source_layout, part=options.part, prefix=options.prefix)
     stem = name.removesuffix(ending)
     return {path: target.with_name(f"{stem}.{path.replace('/', '.')}{ending}") for path in found}
+
+
+def _replace(options: argparse.Namespace) -> int:
+    from .patching import replace_block
+    from .sources import open_source
+
+    values = dict(open_source(options.values))
+    replace_block(options.source, options.target, options.block, values, force=options.force)
+    print(f"{options.target}: {options.block} has the parameters of {options.values}")
+    return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
