@@ -12,6 +12,7 @@ from se_spec import NetworkSpec, SESpec, parameters
 from . import formats
 from .canonical import load_canonical, resolve_spec, to_keras_positions, to_layout
 from .detect import Found, blocks
+from .identity import describe
 from .progress import ProgressCallback, ReportingMapping, ignore_progress
 from .sources import SourceLike, open_source
 
@@ -121,7 +122,9 @@ def save(
     """
     spec = resolve_spec(spec)
     parameters.check(values, parameters.shapes(spec))
-    formats.write(path, to_keras_positions(path, to_layout(values, spec, layout), spec), force=force)
+    renamed = to_layout(values, spec, layout)
+    metadata = describe(renamed.layout, spec)
+    formats.write(path, to_keras_positions(path, renamed, spec), force=force, metadata=metadata)
 
 
 def convert(
@@ -168,7 +171,8 @@ def convert(
     canonical = load_canonical(open_source(source, None, part, prefix), spec, source_layout, block)
     renamed = to_layout(canonical.parameters, canonical.spec, target_layout)
     tensors = to_keras_positions(target, renamed, canonical.spec)
-    formats.write(target, ReportingMapping(tensors, "write", progress), force=force)
+    metadata = describe(renamed.layout, canonical.spec)
+    formats.write(target, ReportingMapping(tensors, "write", progress), force=force, metadata=metadata)
     read_back = renamed.to_canonical(open_source(target, formats.format_by_name(Path(target))))
     size, inexact = 0, []
     for name, value in ReportingMapping(canonical.parameters, "compare", progress).items():

@@ -11,6 +11,7 @@ from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities
 
 from .detect import Found, blocks, networks
 from .detect.found import CHOICES
+from .identity import check_identity
 from .layouts.block_mapping import map_block
 from .layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .layouts.keras_positions import keras_positions
@@ -72,6 +73,11 @@ def load_canonical(
         LayoutError: the source does not hold the spec; or, without one, it may be several networks, holds several
             blocks, or a block whose activation or gate is not in it.
     """
+    said = source.identity
+    if spec is not None:
+        check_identity(said, resolve_spec(spec))
+    elif said is not None and path is None:
+        spec, layout = said.spec, said.layout if layout == "auto" else layout
     if path is not None:
         if spec is not None and not isinstance(resolve_spec(spec), SESpec):
             raise LayoutError(f"a network is given and a block, {path!r}; give one of them")

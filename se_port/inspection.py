@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from se_spec import LayoutError
+from se_spec import LayoutError, NetworkSpec, SESpec, network
+from se_spec.networks import NETWORKS
 
 from .detect import blocks, networks
 from .detect.found import CHOICES, Found
+from .identity import Identity
 from .preprocessing import preprocessing
 from .sources import SourceLike, open_source
 
@@ -24,6 +26,7 @@ class Inspection:
         networks: the networks that match; several can have the same names and shapes.
         blocks: every SE block by its path, if it can be read.
         lookalikes: paths of parts of a graph that resemble a block, and why each is none.
+        said: what the file's metadata says that it is; None if it says nothing.
         problem: a description of the first fault: of the network that the file resembles, or of a block.
 
     Example:
@@ -39,6 +42,7 @@ class Inspection:
     networks: tuple[networks.NetworkMatch, ...]
     blocks: dict[str, Found]
     lookalikes: dict[str, str]
+    said: Identity | None
     problem: str
 
     def __str__(self) -> str:
@@ -46,6 +50,8 @@ class Inspection:
             f"{self.source}: {self.format or 'a mapping'}, {sum(self.dtypes.values())} tensors, {self.bytes:,} bytes",
             "dtypes: " + ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items()),
         ]
+        if self.said is not None:
+            lines.append(f"the file says: layout {self.said.layout}, {_shorten(self.said.spec)}")
         if self.networks:
             first = self.networks[0]
             prefix = f" behind {first.prefix!r}" if first.prefix else ""
@@ -64,6 +70,13 @@ class Inspection:
             lines.append(f"no SE blocks, but alike: {len(self.lookalikes)}")
             lines += [f"    {path}: {reason}" for path, reason in self.lookalikes.items()]
         return "\n".join(lines)
+
+
+def _shorten(spec: SESpec | NetworkSpec) -> str:
+    if isinstance(spec, SESpec):
+        return repr(spec)
+    named = [name for name in NETWORKS if network(name, num_classes=spec.num_classes, channels=spec.channels) == spec]
+    return f"network {' or '.join(named) or 'without a name'}"
 
 
 def _describe(block: Found) -> str:
@@ -118,6 +131,5 @@ def inspect(
     except LayoutError as error:
         problem = problem or str(error)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    return Inspection(
-        name, tensors.format, dict(dtypes), size, matches, found, blocks.find_lookalikes(tensors, layout), problem
-    )
+    lookalikes = blocks.find_lookalikes(tensors, layout)
+    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, lookalikes, tensors.identity, problem)

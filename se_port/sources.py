@@ -12,6 +12,7 @@ from se_spec import LayoutError
 from . import formats
 from .formats.tensorflow import read_full_names
 from .graphs import Graph, read_graphs
+from .identity import Identity, parse
 from .layouts.keras_names import to_model_names
 from .layouts.object_names import to_layer_names
 from .lazy_arrays import LazyArrays
@@ -42,6 +43,13 @@ class Source(LazyArrays):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Each array's shape, by name; computed once, since some formats must read an array to know it."""
         return {name: array.shape for name, array in self.items()}
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """What the file says that it is; None if it says nothing."""
+        if self.format is None or self.path is None:
+            return None
+        return parse(formats.read_metadata(self.path, self.format))
 
     @cached_property
     def graphs(self) -> list[Graph]:

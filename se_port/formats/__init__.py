@@ -18,5 +18,6 @@ from ._files import FORMATS as FORMATS
 from ._files import format_by_name as format_by_name
 from ._files import format_of as format_of
 from ._files import read as read
+from ._files import read_metadata as read_metadata
 from ._files import write as write
 from ._parts import select_part as select_part

@@ -2,6 +2,7 @@
 
 import importlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +35,8 @@ FORMATS = {
 
 WITH_PARTS = ("torch",)
 """Formats whose files may hold several mappings of names to tensors."""
+WITH_METADATA = ("safetensors",)
+"""Formats that have a place for texts."""
 HEAD_BYTES = 64
 
 
@@ -57,7 +60,22 @@ def read(path: str | Path, format: str | None = None, part: str | None = None) -
     return tensors
 
 
-def write(path: str | Path, tensors: Tensors, format: str | None = None, *, force: bool = False) -> None:
+def read_metadata(path: Path, format: str) -> dict[str, str]:
+    """Read the texts beside the tensors of a file; none where its format has no place for them."""
+    if format not in WITH_METADATA:
+        return {}
+    metadata: dict[str, str] = _import_module(format).read_metadata(path)
+    return metadata
+
+
+def write(
+    path: str | Path,
+    tensors: Tensors,
+    format: str | None = None,
+    *,
+    force: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write all tensors or nothing.
 
     A format may write several files or a folder, so they are written to a temporary folder first, and then moved.
@@ -67,6 +85,7 @@ def write(path: str | Path, tensors: Tensors, format: str | None = None, *, forc
         tensors: the arrays by name.
         format: a name in ``FORMATS``.
         force: whether a path that exists is replaced.
+        metadata: texts beside the tensors, where the format has a place for them.
 
     Raises:
         FileFormatError: the path exists, its ending belongs to no format, or the format cannot hold a tensor.
@@ -75,7 +94,10 @@ def write(path: str | Path, tensors: Tensors, format: str | None = None, *, forc
     module = _import_format(format or format_by_name(path), f"write {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        module.write(Path(folder, path.name), tensors)
+        if metadata and module.__name__.rpartition(".")[2] in WITH_METADATA:
+            module.write(Path(folder, path.name), tensors, metadata)
+        else:
+            module.write(Path(folder, path.name), tensors)
         targets = {new: path.parent / new.name for new in sorted(Path(folder).iterdir())}
         existing = [str(target) for target in targets.values() if target.exists()]
         if existing and not force:

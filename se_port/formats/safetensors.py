@@ -9,6 +9,7 @@ none is written.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,21 @@ def _check_names(path: Path, header: bytes) -> list[str]:
     return names
 
 
-def write(path: Path, tensors: Tensors) -> None:
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts of the header's ``__metadata__``; the file has been read before."""
+    data = map_file(path)
+    header = dict(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
+    found = header.get("__metadata__")
+    return {key: text for key, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
+
+
+def write(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
     """Write names in the order given, which the header keeps, and bytes by falling item size.
 
     So every tensor is at a multiple of its item size although the format has no gaps, and frameworks can map it.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for name, array in tensors.items():  # asked for again below: arrays are not kept
         if name == "__metadata__":
             refuse(path, "'__metadata__' is no name for a tensor in this format", "another name")

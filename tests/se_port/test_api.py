@@ -131,7 +131,7 @@ def test_l4_failed_write_leaves_no_file(tmp_path: Path, values) -> None:
 def test_l3_block_needs_a_spec_for_unknown_choices(tmp_path: Path) -> None:
     spec = SESpec(64, hidden=8, bias=True, activation="silu")
     values = se_numpy.initialize(spec, seed=0)
-    path = tmp_path / "block.safetensors"
+    path = tmp_path / "block.npz"
     se_port.save(path, values, spec, "timm.SqueezeExcite")
     assert list(formats.read(path)) == [
         "conv_reduce.weight",
