@@ -102,7 +102,7 @@ def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
     return compute
 
 
-def _divide_range(low: int, high: int, step: int) -> int:
+def _count_range(low: int, high: int, step: int) -> int:
     return len(range(low, high, step))
 
 
@@ -111,7 +111,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ge": operator.ge, "sub": operator.sub, "div": operator.truediv, "floordiv": operator.floordiv,
     "remainder": operator.mod, "neg": operator.neg, "__not__": operator.not_, "__is__": operator.is_,
     "__isnot__": operator.is_not, "__contains__": operator.contains, "len": len, "min": min, "max": max,
-    "__range_length": _divide_range, "__derive_index": lambda index, start, step: start + index * step,
+    "__range_length": _count_range, "__derive_index": lambda index, start, step: start + index * step,
     "list": list, "__and__": operator.and_, "__or__": operator.or_, "floor": math.floor, "ceil": math.ceil,
     "Int": int, "Float": float, "Bool": bool, "sqrt": math.sqrt,
 }  # fmt: skip
@@ -176,7 +176,7 @@ class _Reader:
     def make_inputs(self, method: ast.FunctionDef) -> list[Any]:
         """Make a tensor for each parameter that is one; the others are unknown, but for those with defaults."""
         values: list[Any] = []
-        parameters = method.args.args[1:]
+        parameters = _list_parameters(method)[1:]
         required = len(parameters) - len(method.args.defaults)
         for place, parameter in enumerate(parameters):
             kind = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
@@ -219,7 +219,9 @@ class _Reader:
         if name in owner.attributes:
             return self.to_value(owner.attributes[name], owner, name)
         definition = self.find_definition(owner.type)
-        for node in definition.body if isinstance(definition, ast.ClassDef) else []:
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        self.count(len(body))
+        for node in body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
                 return self.evaluate(node.value, _Frame("")) if node.value is not None else UNKNOWN
         return UNKNOWN
@@ -260,7 +262,7 @@ class _Reader:
         if self.calls > MAX_CALLS:
             refuse(self.path, "has calls within calls", f"at most {MAX_CALLS}")
         frame = _Frame(path)
-        parameters = [parameter.arg for parameter in function.args.args]
+        parameters = [parameter.arg for parameter in _list_parameters(function)]
         defaults = function.args.defaults
         self.count(len(parameters))
         for parameter, default in zip(parameters[len(parameters) - len(defaults) :], defaults, strict=True):
@@ -335,7 +337,12 @@ class _Reader:
         result.is_tuple = base.startswith("adaptive_max") or (base in TUPLES and not _is_pair(positional))
         if base in COPIES:
             self.copies[result.name] = self.copies.get(tensors[0].name, tensors[0])
-        if base != name and isinstance(positional[0], Ref) and positional[0].name not in self.builder.constants:
+        if (
+            base != name
+            and positional
+            and isinstance(positional[0], Ref)
+            and positional[0].name not in self.builder.constants
+        ):
             written: Ref = positional[0]
             if self.unsure:  # it may have changed
                 written.name = self.call_unknown("either", [written, result], frame.path).name
@@ -628,6 +635,10 @@ def _multiply(left: Any, right: Any) -> Any:
 def to_truth(value: Any) -> Any:
     """Return whether a condition holds, or ``UNKNOWN``."""
     return bool(value) if isinstance(value, bool | int | float | str | list | tuple | None) else UNKNOWN
+
+
+def _list_parameters(function: ast.FunctionDef) -> list[ast.arg]:
+    return [*function.args.posonlyargs, *function.args.args]
 
 
 def _is_pair(positional: list[Any]) -> bool:

@@ -108,6 +108,10 @@ GATES = {
     "hard sigmoid of TF-slim": (["a = add v 3", "b = relu6 a", "s = mul b sixth"],
                                 HardSigmoid(0.16667, 0.50001, 0.0, 1.00002), 1.0, False),
     "gain": (["a = sigmoid v", "s = mul a two"], "sigmoid", 2.0, False),
+    "gain of a line": (["s = mul two v"], "identity", 2.0, False),
+    "gain of a relu": (["a = relu v", "s = mul a two"], "relu", 2.0, False),
+    "gain of a hard sigmoid": (["a = mul v fifth", "b = add a half", "c = minimum b one", "d = maximum c zero",
+                                "s = mul d two"], HardSigmoid(0.2, 0.5), 2.0, False),
     "residual": (["a = sigmoid v", "s = add a one"], "sigmoid", 1.0, True),
     "sigmoid written out": (["a = neg v", "b = exp a", "c = add b one", "s = reciprocal c"], "sigmoid", 1.0, False),
     "tanh": (["s = tanh v"], "tanh", 1.0, False),
@@ -118,13 +122,27 @@ GATES = {
 @pytest.mark.parametrize("name", GATES)
 def test_a_gate_is_recognised_however_it_is_written(name):
     lines, gate, gain, residual = GATES[name]
-    constants = {**CONSTANTS, "fifth": np.float32(0.2), "sixth": np.float32(0.16667)}
+    constants = {**CONSTANTS, "fifth": np.float32(0.2), "sixth": np.float32(0.16667), "zero": np.float32(0)}
     match = only_match(
         Graph(block(gate=lines, s={"low": 0.0, "high": 1.0} if "Keras" in name else {}).nodes, constants)
     )
     assert (match.spec.gain, match.spec.residual) == (gain, residual)
     assert match.spec.gate == gate
     check_parameters(match)
+
+
+def test_a_relu_of_a_shifted_argument_is_no_hard_sigmoid():
+    match = only_match(block(gate=["a = add v one", "s = relu a"]))
+    assert match.spec.gate == "relu"
+    check_parameters(match, b2=B2 + 1)
+
+
+def test_a_gain_that_rounds_to_1_is_1():
+    """Of 6 and 1/6 in float32, of which one is in the gate and one behind the block."""
+    constants = {**CONSTANTS, "sixth": np.float32(1 / 6)}
+    graph = block(gate=["a = add v 3", "s = relu6 a"], after=["p = mul x s", "y = mul p sixth"])
+    match = only_match(Graph(graph.nodes, constants, frozenset({"sixth"})))
+    assert (match.spec.gate, match.spec.gain) == ("hard_sigmoid", 1.0)
 
 
 def test_a_function_of_a_scaled_argument_is_folded():

@@ -199,6 +199,9 @@ HOSTILE = {
     "another language": (["return x ? y : z"], "", "cannot be parsed"),
     "NUL": (["return x\0"], "", "cannot be parsed"),
     "Python's own functions": (["return __import__(\"os\").system(\"false\")"], "", ""),
+    "an operator that writes in place, with a keyword": (["y = torch.relu_(self=x)", "return y"], "", ""),
+    "parameters by position alone": (
+        ["return __torch__.f()"], "def f(x: Tensor=1, /, y: int=2) -> Tensor:\n  return x\n", ""),
     "a power": (["return torch.pow(10, 1000000000)"], "", ""),
 }  # fmt: skip
 
