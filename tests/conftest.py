@@ -1,8 +1,9 @@
 """Which frameworks a run is about, and the processes that answer for them.
 
-``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, onnx and port, the extras of those names, and
-peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one test;
-a family that is not named is not run, and the summary says so; a named family of which no test passed fails the run.
+``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, onnx and port, the extras of those names, triton,
+and peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one
+test; a family that is not named is not run, and the summary says so; a named family of which no test passed fails the
+run.
 
 ``SE_ORDER`` is another order of the tests: ``reversed``, or a number from which one is drawn.
 """
@@ -38,6 +39,7 @@ FAMILIES = {
     "onnx": "onnx",
     "port": "h5py",
     "peers": "timm",
+    "triton": "triton",
 }
 KERAS_BACKENDS = [
     name for name in ("keras tensorflow", "keras jax", "keras torch") if not IMPLEMENTATIONS[name].missing

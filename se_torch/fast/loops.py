@@ -42,12 +42,20 @@ def multiply(x: Tensor, s: Tensor, residual: bool = False, inplace: bool = False
 def mean(x: Tensor) -> Tensor:
     """Average over space; bfloat16 is summed in float32 and rounded once, without ``Tensor.mean``'s copy of x."""
     is_bfloat16, axes = x.dtype == torch.bfloat16, tuple(range(2, x.ndim))
+    if x.is_cuda or x.dtype == torch.float16:
+        return x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32))  # a GPU makes no copy for that
     if is_pooled(x):
         # Pooling adds sequentially: in float32 at most 64 numbers, or a row, so that the error stays small.
         window = x.shape[2:] if is_bfloat16 or x.shape[2:].numel() <= 64 else (1, x.shape[3])
         rows = F.avg_pool2d(x, window)
         return rows.flatten(1).float() if is_bfloat16 else rows.mean(axes)
     return x.sum(axes).float() / x.shape[2:].numel() if is_bfloat16 else x.mean(axes)
+
+
+def squeeze_maximum(x: Tensor, kind: str) -> Tensor:
+    """Squeeze by the maximum, which half precision has exactly, or by the average of mean and maximum."""
+    highest = widen(x.amax(tuple(range(2, x.ndim))))  # S-2
+    return highest if kind == "max" else 0.5 * mean(x) + 0.5 * highest  # S-3
 
 
 def is_pooled(x: Tensor) -> bool:
