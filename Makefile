@@ -44,8 +44,8 @@ test-processors: $(VENV)/ready-all  ## run what a processor, its libraries, thre
 test-numpy: .venv-numpy/ready-numpy  ## run what needs NumPy alone, in an environment that has nothing else
 	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST) -m "not slow"
 
-test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
-	$(THREADS) SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST) -m "not slow"
+test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework, and the kernels for GPUs by Triton's interpreter
+	$(THREADS) SE_TARGETS=torch,triton .venv-torch/bin/python -m $(PYTEST) -m "not slow"
 
 test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 	$(THREADS) SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST) -m "not slow"
@@ -113,7 +113,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),,test)
 	@touch $@
 %/ready-torch: pyproject.toml constraints.txt
-	@$(call install,$(@D),[torch],test)
+	@$(call install,$(@D),[torch$(comma)triton],test)
 	@touch $@
 %/ready-keras: pyproject.toml constraints.txt
 	@$(call install,$(@D),[keras],test)
@@ -122,6 +122,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),[flax],test)
 	@touch $@
 
+comma := ,
 define install
 echo "setting up $(1) (a few minutes the first time)"; \
 $(PYTHON) -m venv $(1) && \

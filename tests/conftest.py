@@ -1,9 +1,9 @@
 """Which frameworks a run is about, and the processes that answer for them.
 
 ``SE_TARGETS`` names families (numpy, torch, keras, flax, conformance, onnx and port, the extras of those names, triton,
-and peers, other people's blocks), comma-separated; without it all. A family that is named and not installed fails one
-test; a family that is not named is not run, and the summary says so; a named family of which no test passed fails the
-run.
+and peers, other people's blocks), comma-separated; without it all but triton. A family that is named and not installed
+fails one test; a family that is not named is not run, and the summary says so; a named family of which no test passed
+fails the run.
 
 ``SE_ORDER`` is another order of the tests: ``reversed``, or a number from which one is drawn.
 """
@@ -59,7 +59,8 @@ COMPILED_QUICKLY = {
     ).strip()
 }
 """For one that compiles single operations and runs them once: there is nothing to fuse."""
-REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
+USUAL = tuple(family for family in FAMILIES if family != "triton")  # which ends a process that has TensorFlow
+REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(USUAL)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
 """(implementation, dtype, rank, "output" or "gradient") -> cases that matched the oracle."""

@@ -11,7 +11,7 @@ import pytest
 
 from se_parity.implementations import IMPLEMENTATIONS
 
-from ..conftest import FAMILIES, REQUESTED, is_installed, put_in_order
+from ..conftest import REQUESTED, USUAL, is_installed, put_in_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def test_every_framework_that_was_asked_for_is_installed(family: str) -> None:
 
 def test_a_whole_run_leaves_no_implementation_out() -> None:
     missing = {target.name: target.missing for target in IMPLEMENTATIONS.values() if target.missing}
-    assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
+    assert not missing or set(REQUESTED) < set(USUAL), f"not installed: {missing}"
 
 
 PROCESSES = pytest.mark.parametrize("options", [(), ("--numprocesses=2",)], ids=["one process", "several"])

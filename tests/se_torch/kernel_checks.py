@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import se_numpy
+import se_torch
 from se_conformance import Case, Result, compare, reference
 from se_conformance.cases import round_to
 from se_parity.implementations import device
@@ -35,6 +36,7 @@ SMALL_TILES = {
     "GRADIENT_TILE": (2, 4, 4),
 }
 """Constants with which a map of a few hundred elements is many tiles."""
+USUAL_TILES = {name: getattr(gpu, name) for name in SMALL_TILES}
 MISTAKES = {
     "a tile that is not written": (
         "mask=is_inside)\n        leave",
@@ -57,7 +59,7 @@ MISTAKES = {
 def use_kernels(small: bool = True) -> None:
     """Have the kernels used on this process's device, by default with small tiles."""
     when.KERNEL_DEVICES.add(device())
-    for name, value in SMALL_TILES.items() if small else ():
+    for name, value in (SMALL_TILES if small else USUAL_TILES).items():
         setattr(gpu, name, value)
     gpu._plans.clear()
     assert gpu.is_usable(torch.device(device(), 0) if device() == "cuda" else torch.device("cpu"))
@@ -437,3 +439,103 @@ def check_nan_and_inf(specs: list[SESpec]) -> None:
                 faults = [str(one) for one in compare(got, against) if not one.passed]
                 assert not faults, f"{spec}, {value}: {faults}"
                 assert torch.equal(y[[0, 2]], clean[[0, 2]]), f"{spec}, {value}: another sample changed"
+
+
+def check_streams() -> None:
+    """Launches on many streams at once, more than the GPU holds, end, and each has its own result."""
+    subjects = [Subject(layout=layout, seed=seed, spatial=(40, 41)) for seed in range(8) for layout in ("contiguous",)]
+    wanted = [subject.derive() for subject in subjects]
+    streams = [torch.cuda.Stream() for _ in subjects]
+    found: list[list[torch.Tensor]] = [[] for _ in subjects]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for place, (subject, stream) in enumerate(zip(subjects, streams, strict=True)):
+            with torch.cuda.stream(stream):
+                found[place] = subject.derive()
+    torch.cuda.synchronize()
+    for got, want in zip(found, wanted, strict=True):
+        assert_same_bits(got, want, "beside other streams")
+
+
+def check_memory_of_a_step(dtype: str, layout: str) -> None:
+    """A step adds y and dx, and little else."""
+    kind = getattr(torch, dtype)
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x, dy = (torch.randn(8, 256, 56, 56, device="cuda", dtype=kind).to(memory_format=memory_format) for _ in range(2))
+    block = se_torch.SqueezeExcitation(256, device="cuda", dtype=kind)
+    for _ in range(2):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        y = block(x.detach().requires_grad_())
+        y.backward(dy)
+        most = (torch.cuda.max_memory_allocated() - before) / x.nbytes
+        del y
+        block.zero_grad()
+    assert most <= 2.05, f"{most:.2f} arrays of x's size"
+
+
+def check_no_synchronization() -> None:
+    """A call without gradients launches one kernel, and the processor waits for nothing."""
+    subject = Subject()
+    with torch.no_grad(), counted_launches() as plans:
+        subject.block(subject.x)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            subject.block(subject.x)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(plans) == 2
+
+
+CONSTANTS = {
+    "BC": 16,
+    "BP": 256,
+    "BR": 16,
+    "BT": 32,
+    "BI": 64,
+    "CHANNELS_LAST": False,
+    "WIDE": False,
+    "SPLIT": True,
+    "SINGLE": False,
+    "BIAS": True,
+    "ACTIVATION": "silu",
+    "SLOPE": 0.0,
+    "GAIN": 1.0,
+    "RESIDUAL": False,
+    "GATE": "sigmoid",
+    "G0": 0.0,
+    "G1": 0.0,
+    "G2": 0.0,
+    "G3": 0.0,
+}
+
+
+def check_compiled_for_gpus() -> None:
+    """Triton compiles the kernels for GPUs that are not here, without TF32, and with barriers before each arrival."""
+    kernels = gpu.kernels()
+    for kernel, more in ((kernels.forward, {}), (kernels.backward, {"GN": 16, "GC": 32, "GR": 16})):
+        for capability, map_type in ((80, "*bf16"), (90, "*fp32"), (90, "*fp16"), (100, "*bf16")):
+            lines = _compile(kernel, CONSTANTS | more, capability, map_type).splitlines()
+            assert not any("tf32" in line or "mma" in line for line in lines)
+            arrivals = [place for place, line in enumerate(lines) if "acq_rel.add" in line]
+            assert len(arrivals) >= 2
+            for place in arrivals:
+                before = [line for line in lines[:place] if "bar.sync" in line or "st.global" in line]
+                assert "bar.sync" in before[-1], f"no barrier between {before[-1]} and {lines[place]}"
+
+
+def _compile(kernel, constants: dict, capability: int, map_type: str) -> str:
+    """Return the kernel's PTX code."""
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    integers = ("programs", "N", "C", "R", "P", "TILES", "TP", "PT", "LAG")
+    types = {"counters": "*i32", **dict.fromkeys(integers, "i32"), **dict.fromkeys(("x", "y", "dx", "dy"), map_type)}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in names}
+    source = ASTSource(kernel, signature, constexprs={(names.index(name),): value for name, value in constants.items()})
+    options = {"num_warps": gpu.WARPS, "enable_fp_fusion": True}
+    return compile(source, GPUTarget("cuda", capability, 32), options).asm["ptx"]

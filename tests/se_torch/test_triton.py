@@ -163,6 +163,10 @@ def test_compiler_calls_the_operators(check, dynamic, layout):
     check("check_compiled", "float32", layout, dynamic)
 
 
+def test_kernels_compile_for_gpus_that_are_not_here(workers):
+    workers("torch").call(call_check, "check_compiled_for_gpus", (), {})
+
+
 @layouts
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_tiles_cover_every_map_with_little_waste(itemsize, layout):
