@@ -68,8 +68,8 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 networks: $(VENV)/ready-all  ## every named network in every implementation: how far from the oracle? writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md
 
-bench: $(VENV)/ready-all  ## time ours beside what others use; writes docs/PERFORMANCE.md; an hour on a quiet machine
-	$(RUN) evidence.bench
+bench: $(READY)  ## time ours beside what others use; writes docs/PERFORMANCE.md; an hour on a quiet machine, eight minutes with DEVICE=cuda
+	DEVICE=$(or $(DEVICE),cpu) $(RUN) evidence.bench
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_parity.demo --framework $(FRAMEWORK)

@@ -6,12 +6,12 @@ derivatives, forward mode, batches of gradients, and where operations are record
 *Loops*, on a processor. Training: autograd makes four arrays of x's size on the way to dx, and scales and sums in
 separate passes. Here dx is the only such array: one pass reads dy and x for the sum of their product, another reads dy
 for dx. Autograd differentiates the small part, from the mean to the gate. bfloat16: x is summed and scaled without a
-float32 copy; the mean is rounded once, and the gate (SPEC N-1). Channels last: positions are summed in the order of
+float32 copy; the mean is rounded once, and the gate (SPEC N-1). float16: likewise, without these roundings. Channels last: positions are summed in the order of
 memory; PyTorch's mean reads them in another order.
 
 *Kernels*, on a GPU: one launch each way, which reads x once and writes y once. *Operators* are the same kernels, as
 ``torch.compile`` takes them. *Narrow*, on a GPU, is the formula for half precision where the kernels do not apply: x is
-summed in float32 and scaled without a float32 copy, and the gate is rounded once.
+summed in float32 and scaled without a float32 copy. In bfloat16 the gate is rounded once.
 
 In place, on request: y is written over x, which nobody reads afterwards.
 """
@@ -84,7 +84,7 @@ def choose_way(x: Tensor, spec: SESpec, weights: Weights | None) -> Way | None:
         return Way.LOOPS if _suits_loops(x, spec, weights) else None
     if _suits_kernels(x, spec, weights) and gpu.is_usable(x.device) and not _has_tangent(x, weights):
         return Way.KERNELS
-    return Way.NARROW if _stays_half(x, spec) else None
+    return Way.NARROW if _suits_narrow(x, spec, weights) else None
 
 
 def _suits_loops(x: Tensor, spec: SESpec, weights: Weights | None) -> bool:
@@ -98,6 +98,13 @@ def _suits_loops(x: Tensor, spec: SESpec, weights: Weights | None) -> bool:
     if not (is_large if trains else is_better):
         return False
     return not _has_tangent(x, weights) and (not trains or _is_dense(x))
+
+
+def _suits_narrow(x: Tensor, spec: SESpec, weights: Weights | None) -> bool:
+    """Decide whether the formula needs no float32 copy of x; a gate in float16 could overflow, and is not rounded."""
+    if spec.residual or x.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return x.dtype == torch.bfloat16 or not (torch.is_grad_enabled() or _has_tangent(x, weights))
 
 
 def _suits_kernels(x: Tensor, spec: SESpec, weights: Weights | None) -> bool:
@@ -142,7 +149,10 @@ def _narrow_formula(block: Block, x: Tensor, weights: Weights | None, inplace: b
     """Compute y in half precision, with z and the gate in float32."""
     squeeze = block._spec.squeeze
     z = loops.mean(x) if squeeze == "avg" else loops.squeeze_maximum(x, squeeze)
-    return multiply(x, cast(block._scale_factors(z, weights), x.dtype), inplace=inplace)
+    s = block._scale_factors(z, weights)
+    if x.dtype == torch.float16:
+        return torch.mul(x, s[(..., *(None,) * (x.ndim - 2))], out=x if inplace else torch.empty_like(x))
+    return multiply(x, cast(s, x.dtype), inplace=inplace)
 
 
 def _forward(block: Block, x: Tensor, weights: Weights, inplace: bool) -> tuple[Tensor, Tensor]:
@@ -152,7 +162,7 @@ def _forward(block: Block, x: Tensor, weights: Weights, inplace: bool) -> tuple[
     wide = x if stays else widen(x)
     z = loops.mean(wide)
     s = block._scale_factors(z, weights)
-    if stays and loops.is_normalized(x) and spec.gate not in UNBOUNDED_GATES:
+    if stays and (x.dtype == torch.float16 or (loops.is_normalized(x) and spec.gate not in UNBOUNDED_GATES)):
         return loops.scale(x, s, x if inplace else torch.empty_like(x)), z
     return cast(multiply(wide, cast(s, wide.dtype), spec.residual, inplace), x.dtype), z
 
@@ -221,9 +231,12 @@ def _has_tangent(x: Tensor, weights: Weights | None) -> bool:
 
 
 def _stays_half(x: Tensor, spec: SESpec) -> bool:
-    """Decide whether x may be summed and scaled without a float32 copy."""
-    has_way = x.dtype == torch.bfloat16 or (x.dtype == torch.float16 and x.device.type in KERNEL_DEVICES)
-    return has_way and not spec.residual
+    """Decide whether a processor may sum and scale x without a float32 copy."""
+    if spec.residual:
+        return False
+    if x.dtype == torch.float16:  # by batch normalization
+        return x.device.type == "cpu" and x.numel() > 0 and spec.gate not in UNBOUNDED_GATES and _is_dense(x)
+    return x.dtype == torch.bfloat16
 
 
 def _is_dense(x: Tensor) -> bool:

@@ -161,10 +161,14 @@ def check_parameters_of_another_type(dtype: str, stored: str) -> None:
 
 
 def check_narrow(spec: SESpec, **case: object) -> None:
-    """The formula without a float32 copy is right, and makes no array in float32."""
+    """The formula without a float32 copy is right, with gradients and without; float16 has it only without."""
     subject = Subject(spec, **case)
-    assert subject.way is when.Way.NARROW
-    subject.judge(subject.derive())
+    arrays = subject.derive()
+    subject.judge(arrays)
+    assert (subject.way is when.Way.NARROW) == (subject.case.dtype == "bfloat16")
+    with torch.no_grad():
+        assert subject.way is when.Way.NARROW
+        subject.judge([subject.block(subject.x), *arrays[1:]])
 
 
 def check_way(spec: SESpec, expected: str | None, **case: object) -> None:

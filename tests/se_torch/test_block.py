@@ -51,7 +51,13 @@ target = OnDemand("se_parity.implementations.torch")
 def by_hand(monkeypatch):
     """Small maps have their gradients by hand here, as large ones; test_match asks for the formula's."""
     monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", 1)
-    low = {"CHUNK_ELEMENTS": 100, "MIN_SPATIAL_POSITIONS": 20, "MIN_SAMPLE_ELEMENTS": 1, "MIN_CHANNELS_POOLING": 1}
+    low = {
+        "CHUNK_ELEMENTS": 100,
+        "CHUNK_ELEMENTS_MEAN": 100,
+        "MIN_SPATIAL_POSITIONS": 20,
+        "MIN_SAMPLE_ELEMENTS": 1,
+        "MIN_CHANNELS_POOLING": 1,
+    }
     for name, value in low.items():
         monkeypatch.setattr(se_torch.fast.loops, name, value)
 

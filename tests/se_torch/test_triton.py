@@ -94,7 +94,7 @@ def test_n1_parameters_stored_in_another_type(check, dtype, stored):
         (SPEC, "kernels", {}),
         (SPEC, None, {"dtype": "float64"}),
         (SPEC.replace(squeeze="max"), None, {}),
-        (SPEC.replace(squeeze="max"), "narrow", {"dtype": "float16"}),
+        (SPEC.replace(squeeze="max"), None, {"dtype": "float16"}),
         (SPEC.replace(squeeze="avg_max", residual=True), None, {"dtype": "bfloat16"}),
         (SESpec(12, hidden=5), None, {"spatial": (1, 1)}),
         (SESpec(12, hidden=5), "narrow", {"spatial": (1, 1), "dtype": "bfloat16"}),
