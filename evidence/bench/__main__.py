@@ -1,6 +1,7 @@
 """Times our blocks beside those that a user would use instead, and writes the page, the pictures and the numbers.
 
-``make bench`` runs it, and ``DEVICE=cuda make bench`` runs ``cuda`` instead. Each framework runs in a process of its own on one processor, and every timed block is verified.
+``make bench`` runs it, and ``DEVICE=cuda make bench`` runs the module ``cuda`` instead. Each framework runs in a
+process of its own on one processor, and every timed block is verified.
 """
 
 import argparse

@@ -14,8 +14,8 @@ HEAD = """
 `DEVICE=cuda make bench` wrote this section and [its numbers](../evidence/bench/results/cuda.json).
 
 Microseconds on the device, medians of calls in shuffled rounds with a cold L2 cache; where the host is slower than the
-device, its time. *Host* is the time by the clock of a call of ours in a row of calls. *Copy* copies x, which is the least
-that a block can take in one pass. Memory is what a step of training adds at its highest, in arrays of x's size.
+device, its time. *Host* is the time by the clock of a call of ours in a row of calls. *Copy* copies x, which is the
+least that a block can take. Memory is what a step of training adds at its highest, in arrays of x's size.
 """
 
 

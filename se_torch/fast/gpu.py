@@ -77,9 +77,9 @@ def choose_tile(channels: int, positions: int, itemsize: int, channels_last: boo
         channels_last: the order of memory.
 
     >>> choose_tile(256, 56 * 56, 4, channels_last=False)
-    Tile(channels=16, positions=512, stride=448, tiles=112, rows=7)
-    >>> choose_tile(256, 56 * 56, 4, channels_last=True)
     Tile(channels=32, positions=256, stride=256, tiles=104, rows=13)
+    >>> choose_tile(2048, 7 * 7, 4, channels_last=True)
+    Tile(channels=128, positions=64, stride=64, tiles=16, rows=1)
     """
     elements, all_channels, all_positions = TILE_BYTES // itemsize, _power_of_two(channels), _power_of_two(positions)
     if channels_last:

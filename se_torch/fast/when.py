@@ -5,9 +5,9 @@ derivatives, forward mode, batches of gradients, and where operations are record
 
 *Loops*, on a processor. Training: autograd makes four arrays of x's size on the way to dx, and scales and sums in
 separate passes. Here dx is the only such array: one pass reads dy and x for the sum of their product, another reads dy
-for dx. Autograd differentiates the small part, from the mean to the gate. bfloat16: x is summed and scaled without a
-float32 copy; the mean is rounded once, and the gate (SPEC N-1). float16: likewise, without these roundings. Channels last: positions are summed in the order of
-memory; PyTorch's mean reads them in another order.
+for dx. Autograd differentiates the small part, from the mean to the gate. Half precision: x is summed and scaled
+without a float32 copy; in bfloat16 the mean is rounded once, and the gate (SPEC N-1). Channels last: positions are
+summed in the order of memory; PyTorch's mean reads them in another order.
 
 *Kernels*, on a GPU: one launch each way, which reads x once and writes y once. *Operators* are the same kernels, as
 ``torch.compile`` takes them. *Narrow*, on a GPU, is the formula for half precision where the kernels do not apply: x is
