@@ -44,8 +44,8 @@ test-processors: $(VENV)/ready-all  ## run tests that a processor, libraries, th
 test-numpy: .venv-numpy/ready-numpy  ## run the tests that need NumPy alone, in an environment without frameworks
 	$(THREADS) SE_TARGETS=numpy .venv-numpy/bin/python -m $(PYTEST) -m "not slow"
 
-test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework
-	$(THREADS) SE_TARGETS=torch .venv-torch/bin/python -m $(PYTEST) -m "not slow"
+test-torch: .venv-torch/ready-torch  ## the same with PyTorch as the only framework, and the kernels for GPUs by Triton's interpreter
+	$(THREADS) SE_TARGETS=torch,triton .venv-torch/bin/python -m $(PYTEST) -m "not slow"
 
 test-keras: .venv-keras/ready-keras  ## the same with Keras on TensorFlow
 	$(THREADS) SE_TARGETS=keras .venv-keras/bin/python -m $(PYTEST) -m "not slow"
@@ -68,8 +68,8 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 networks: $(VENV)/ready-all  ## compare every named network in every implementation with the oracle; writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md
 
-bench: $(VENV)/ready-all  ## time our blocks and those of others; writes docs/PERFORMANCE.md; an hour on an idle machine
-	$(RUN) evidence.bench
+bench: $(READY)  ## time our blocks and those of others; writes docs/PERFORMANCE.md; an hour, or eight minutes with DEVICE=cuda, on an idle machine
+	DEVICE=$(or $(DEVICE),cpu) $(RUN) evidence.bench
 
 demo: $(VENV)/ready-all  ## train on digits in FRAMEWORK=torch (keras, flax), run the weights everywhere; three minutes
 	$(RUN) se_parity.demo --framework $(FRAMEWORK)
@@ -113,7 +113,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),,test)
 	@touch $@
 %/ready-torch: pyproject.toml constraints.txt
-	@$(call install,$(@D),[torch],test)
+	@$(call install,$(@D),[torch$(comma)triton],test)
 	@touch $@
 %/ready-keras: pyproject.toml constraints.txt
 	@$(call install,$(@D),[keras],test)
@@ -122,6 +122,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),[flax],test)
 	@touch $@
 
+comma := ,
 define install
 echo "setting up $(1) (a few minutes the first time)"; \
 $(PYTHON) -m venv $(1) && \

@@ -52,6 +52,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "numpy": Family((), "numpy"),
     "torch": Family(("torch",), "torch"),
+    "triton": Family(("torch", "triton"), "torch,triton"),
     "onnx": Family(("torch", "onnx"), "torch,onnx"),
     "keras": Family(("keras",), "keras"),
     "flax": Family(("flax",), "flax"),

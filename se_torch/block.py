@@ -21,8 +21,8 @@ import se_spec
 from se_spec import InputError, SESpec
 
 from .fast import when
-from .fast.kernels import cast, multiply, widen
-from .fast.when import Weights
+from .fast.gpu import Weights
+from .fast.loops import cast, multiply, widen
 from .nonlinearities import activate, apply_gate, spell_activation, spell_gate
 
 
@@ -93,8 +93,9 @@ class SqueezeExcitation(nn.Module):
         self._check(x)
         weights = self._collect_weights(x)
         inplace = self.inplace and when.can_write_in_place(x, self._spec)
-        if weights is not None and when.is_applicable(x, self._spec, weights):
-            return when.run(self, x, weights, inplace)
+        way = when.choose_way(x, self._spec, weights)
+        if way is not None:
+            return when.run(self, x, weights, inplace, way)
         return self._apply_formula(x, weights, inplace)
 
     def _record(self, x: Tensor) -> Tensor:

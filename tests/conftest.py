@@ -39,6 +39,7 @@ FAMILIES = {
     "onnx": "onnx",
     "port": "h5py",
     "peers": "timm",
+    "triton": "triton",
 }
 KERAS_BACKENDS = [
     name for name in ("keras tensorflow", "keras jax", "keras torch") if not IMPLEMENTATIONS[name].missing
@@ -58,7 +59,8 @@ COMPILED_QUICKLY = {
     ).strip()
 }
 """The environment of a process that compiles single operations, which cannot be fused, and runs them once."""
-REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(FAMILIES)).split(","))
+USUAL = tuple(family for family in FAMILIES if family != "triton")  # which ends a process that has TensorFlow
+REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(USUAL)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]
 """Maps (implementation, dtype, rank, "output" or "gradient") to the number of cases that matched the oracle."""

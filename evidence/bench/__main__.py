@@ -1,9 +1,11 @@
 """Times our blocks beside those that a user would use instead, and writes the page, the pictures and the numbers.
 
-``make bench`` runs it. Each framework runs in a process of its own on one processor, and every timed block is verified.
+``make bench`` runs it, and ``DEVICE=cuda make bench`` runs the module ``cuda`` instead. Each framework runs in a
+process of its own on one processor, and every timed block is verified.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from se_conformance.files import write_atomically
+from se_parity.implementations import device
 
-from . import added_by_se, imports, report
 from .home import HOMES, make_environment
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -25,6 +27,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "PERFORMANCE.md"
 
 def main() -> None:
     """Run the command line."""
+    if device() == "cuda":
+        importlib.import_module("evidence.bench.cuda").main()
+        return
+    from . import added_by_se, imports, report  # which draws, and so needs matplotlib
+
     parser = argparse.ArgumentParser(prog="python -m evidence.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=[*HOMES, "peaks", "imports", "networks"], metavar="PART")
     parser.add_argument(

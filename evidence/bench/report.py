@@ -1,15 +1,17 @@
 """Formats docs/PERFORMANCE.md and draws its pictures from the results."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import added_by_se, plots
+from . import added_by_se, cuda_report, plots
 from .blocks import SHAPES, Task
 from .goals import GOALS, Line, Results, iterate_lines
 
+CUDA_RESULTS = Path(__file__).parent / "results" / "cuda.json"
 HEAD = """# How fast
 
 `make bench` wrote this page, its pictures and [every number](../evidence/bench/results/latest.json).
@@ -87,6 +89,8 @@ def format_page(results: Results, folder: Path) -> str:
         parts += ["\n## Importing\n\n", *_format_imports(results["imports"])]
     if "networks" in results:
         parts += [NETWORKS, "\n", *_format_networks(results["networks"])]
+    if CUDA_RESULTS.exists():
+        parts.append(cuda_report.section(json.loads(CUDA_RESULTS.read_text()), True))
     return "".join(parts)
 
 

@@ -161,6 +161,52 @@ def test_a_training_whose_loss_is_not_the_others_is_not_reported(monkeypatch):
         added_by_se.measure(("torch, a step of training", "keras, a step of training"))
 
 
+TINY_CASES = [
+    ((2, 32, 5, 3), "float32", "NCHW", True),
+    ((2, 32, 5, 3), "bfloat16", "channels_last", False),
+    ((2, 32, 5, 3), "float16", "NCHW", False),
+]
+
+
+@pytest.mark.framework("torch", "peers", "conformance")
+def test_section_about_a_gpu_is_made_of_verified_blocks(monkeypatch, tmp_path):
+    """All but the clock of the device, which is not here."""
+    cuda = importlib.import_module("evidence.bench.cuda")
+    lines = list(cuda.measure_blocks([cuda.Case(*case) for case in TINY_CASES], "cpu", compiled=()))
+    assert all({"ours", "tutorial", "timm", "torchvision", "copy"} == set(line["times"]) for line in lines)
+    lines[0]["memory"] = {"ours": 2.0, "tutorial": 3.0, "timm": 3.1}
+    times = {"none": (1000.0, 0.0), "timm": (3000.0, 0.0), "ours": (1500.0, 0.0)}
+    results = json.loads(json.dumps({"device": "a GPU", "lines": lines, "networks": {"ResNet-50, training": times}}))
+    page = tmp_path / "PERFORMANCE.md"
+    page.write_text("# How fast\n")
+    monkeypatch.setattr(cuda.cuda_report, "PAGE", page)
+    for _ in range(2):  # the second replaces the first
+        cuda.cuda_report.write_section(results)
+    text = page.read_text()
+    assert text.count("## On a GPU") == 1 and "| 2.00 / 3.00 |" in text
+    assert "| ResNet-50, training | 1.0 | 2.00 | 0.50 | **0.25** |" in text
+    assert (tmp_path / "performance_cuda.png").exists()
+
+
+@pytest.mark.framework("torch", "peers")
+def test_wrong_block_is_not_timed_on_a_gpu(monkeypatch):
+    cuda = importlib.import_module("evidence.bench.cuda")
+    monkeypatch.setattr(cuda.torch.nn.Sigmoid, "forward", lambda self, v: v)
+    with pytest.raises(AssertionError, match=r"tutorial, Case.*: y is .* off"):
+        list(cuda.measure_blocks([cuda.Case(*TINY_CASES[0])], "cpu", compiled=()))
+
+
+@pytest.mark.slow
+@pytest.mark.framework("torch", "peers")
+def test_blocks_of_timms_networks_are_replaced(monkeypatch):
+    cuda = importlib.import_module("evidence.bench.cuda")
+    monkeypatch.setattr(cuda, "NETWORKS", {"EfficientNet-B0": "efficientnet_b0", "ResNet-50": "seresnet50"})
+    timm = importlib.import_module("timm")
+    for name, blocks in (("efficientnet_b0", 16), ("seresnet50", 16)):
+        model = cuda._replace_blocks(timm.create_model(name), "ours")
+        assert sum(type(module).__name__ == "SqueezeExcitation" for module in model.modules()) == blocks
+
+
 def test_imports_are_measured(monkeypatch):
     monkeypatch.setattr(imports, "STATEMENTS", ("pass", "import numpy"))
     found = imports.measure(1)

@@ -93,6 +93,7 @@ def test_first_block_of_the_readme_needs_numpy_alone() -> None:
 
 PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance", "se_parity", "se_port")
 FAMILIES = {
+    "se_torch.fast.triton_kernels": ("torch", "triton"),
     "se_torch": ["torch"],
     "se_keras": ["keras"],
     "se_flax": ["flax"],

@@ -12,7 +12,7 @@ import pytest
 
 from se_parity.implementations import IMPLEMENTATIONS
 
-from ..conftest import FAMILIES, LONGEST, ON_THE_PROCESSOR, REQUESTED, SLOW, is_installed, put_in_order
+from ..conftest import LONGEST, ON_THE_PROCESSOR, REQUESTED, SLOW, USUAL, is_installed, put_in_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def test_every_requested_framework_is_installed(family: str) -> None:
 
 def test_whole_run_includes_every_implementation() -> None:
     missing = {target.name: target.missing for target in IMPLEMENTATIONS.values() if target.missing}
-    assert not missing or set(REQUESTED) != set(FAMILIES), f"not installed: {missing}"
+    assert not missing or set(REQUESTED) < set(USUAL), f"not installed: {missing}"
 
 
 PROCESSES = pytest.mark.parametrize("options", [(), ("--numprocesses=2",)], ids=["one process", "several"])

@@ -50,9 +50,15 @@ target = OnDemand("se_parity.implementations.torch")
 @pytest.fixture
 def _low_thresholds(monkeypatch):
     monkeypatch.setattr(se_torch.fast.when, "MIN_ELEMENTS_TRAINING", 1)
-    low = {"CHUNK_ELEMENTS": 100, "MIN_SPATIAL_POSITIONS": 20, "MIN_SAMPLE_ELEMENTS": 1, "MIN_CHANNELS_POOLING": 1}
+    low = {
+        "CHUNK_ELEMENTS": 100,
+        "CHUNK_ELEMENTS_MEAN": 100,
+        "MIN_SPATIAL_POSITIONS": 20,
+        "MIN_SAMPLE_ELEMENTS": 1,
+        "MIN_CHANNELS_POOLING": 1,
+    }
     for name, value in low.items():
-        monkeypatch.setattr(se_torch.fast.kernels, name, value)
+        monkeypatch.setattr(se_torch.fast.loops, name, value)
 
 
 fast = pytest.mark.usefixtures("_low_thresholds")
@@ -392,8 +398,8 @@ def both_paths(monkeypatch, subject, dy, wanted):
 )
 @pytest.mark.parametrize("spec", [SPEC, SMOOTH.replace(squeeze="avg"), SESpec(12, single_projection=True)], ids=str)
 def test_handwritten_gradients_equal_autograds(monkeypatch, spec, rank, layout, piece):
-    monkeypatch.setattr(se_torch.fast.kernels, "CHUNK_ELEMENTS", piece)
-    monkeypatch.setattr(se_torch.fast.kernels, "MIN_CHANNELS_POOLING", 1 << 60)  # pooling adds in another order
+    monkeypatch.setattr(se_torch.fast.loops, "CHUNK_ELEMENTS", piece)
+    monkeypatch.setattr(se_torch.fast.loops, "MIN_CHANNELS_POOLING", 1 << 60)  # pooling adds in another order
     subject = Subject(spec, "float64", layout, dtype="float64", rank=rank)
     for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(subject.dy.shape)):
         (hand, y, gradients), (formula, same, others) = both_paths(monkeypatch, subject, dy, "x and parameters")
@@ -411,8 +417,8 @@ def test_handwritten_gradients_equal_autograds(monkeypatch, spec, rank, layout, 
 )
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_kernels_round_their_results_once(monkeypatch, dtype, rank, layout, sample, short):
-    monkeypatch.setattr(se_torch.fast.kernels, "MIN_SAMPLE_ELEMENTS", sample)
-    monkeypatch.setattr(se_torch.fast.kernels, "MIN_SPATIAL_POSITIONS", short)
+    monkeypatch.setattr(se_torch.fast.loops, "MIN_SAMPLE_ELEMENTS", sample)
+    monkeypatch.setattr(se_torch.fast.loops, "MIN_SPATIAL_POSITIONS", short)
     subject = Subject(SPEC, dtype, layout, dtype=dtype, rank=rank)
     x, wide = subject.x, torch.float64 if dtype == "float64" else torch.float32
     s, dz = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *x.shape[:2]))).to(wide)
@@ -420,19 +426,19 @@ def test_kernels_round_their_results_once(monkeypatch, dtype, rank, layout, samp
     rounding = torch.finfo(x.dtype).eps / 2 + u
 
     for dy in (subject.dy, subject.dy.contiguous(), subject.dy.mean().expand(x.shape)):
-        products, total = dy.double() * x.double(), se_torch.fast.kernels.sum_of_products(dy, x)
+        products, total = dy.double() * x.double(), se_torch.fast.loops.sum_of_products(dy, x)
         assert total.dtype == wide and total.shape == x.shape[:2]
         assert ((total.double() - products.sum(axes)).abs() <= 8 * u * products.abs().sum(axes)).all()
 
         one, other = dy.double() * s.double()[spread], dz.double()[spread] / x[0, 0].numel()
-        dx = se_torch.fast.kernels.dx(dy, s, dz, x)
+        dx = se_torch.fast.loops.dx(dy, s, dz, x)
         assert dx.dtype == x.dtype and dx.stride() == x.stride()
         assert ((dx.double() - one - other).abs() <= rounding * (one + other).abs() + 2 * u * (one - other).abs()).all()
 
     if x.is_contiguous():
-        y, exact = se_torch.fast.kernels.scale(x, s, torch.empty_like(x)), x.double() * s.double()[spread]
+        y, exact = se_torch.fast.loops.scale(x, s, torch.empty_like(x)), x.double() * s.double()[spread]
         assert ((y.double() - exact).abs() <= rounding * exact.abs()).all()
-        assert torch.equal(se_torch.fast.kernels.scale(x, s, x), y)
+        assert torch.equal(se_torch.fast.loops.scale(x, s, x), y)
 
 
 @pytest.mark.parametrize(
@@ -449,20 +455,20 @@ def test_kernels_round_their_results_once(monkeypatch, dtype, rank, layout, samp
 def test_large_maps_are_computed_in_chunks(monkeypatch, dtype, layout, shape, pieces):
     taken = []
     for name, function in (("dot", "_sum_of_products_in_chunks"), ("dx", "_multiply_add_in_chunks")):
-        monkeypatch.setattr(se_torch.fast.kernels, function, lambda *arrays, name=name: taken.append(name))
+        monkeypatch.setattr(se_torch.fast.loops, function, lambda *arrays, name=name: taken.append(name))
     x = torch.ones(shape, dtype=getattr(torch, dtype)).to(memory_format=getattr(torch, layout))
     s = torch.ones(shape[:2])
-    se_torch.fast.kernels.sum_of_products(x, x)
-    se_torch.fast.kernels.dx(x, s, s, x)
+    se_torch.fast.loops.sum_of_products(x, x)
+    se_torch.fast.loops.dx(x, s, s, x)
     assert taken == pieces
-    assert se_torch.fast.kernels.is_normalized(x) == (shape[2] == 7)
+    assert se_torch.fast.loops.is_normalized(x) == (shape[2] == 7)
 
 
 @fast
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "relu", "identity"])
 @pytest.mark.parametrize("trained", [False, True])
 def test_n3_infinite_logits_in_bfloat16_give_the_gates_limits(monkeypatch, gate, trained):
-    monkeypatch.setattr(se_torch.fast.kernels, "MIN_SPATIAL_POSITIONS", 1 << 60)
+    monkeypatch.setattr(se_torch.fast.loops, "MIN_SPATIAL_POSITIONS", 1 << 60)
     block = se_torch.SqueezeExcitation(8, hidden=4, bias=True, gate=gate)
     with torch.no_grad():
         block.expand.bias[:3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
@@ -540,8 +546,8 @@ def test_n1_bfloat16_is_widened_only_for_a_residual(spec, layout):
 def test_pooling_kernel_computes_the_mean(shape, dtype):
     x = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, shape)).to(getattr(torch, dtype))
     x = x.contiguous(memory_format=torch.channels_last)
-    assert se_torch.fast.kernels.is_pooled(x) or x.is_contiguous()
-    z = se_torch.fast.kernels.mean(x)
+    assert se_torch.fast.loops.is_pooled(x) or x.is_contiguous()
+    z = se_torch.fast.loops.mean(x)
     assert z.dtype == (torch.float64 if dtype == "float64" else torch.float32) and z.shape == shape[:2]
     off = {"bfloat16": 2.0**-8, "float32": 4e-7, "float64": 1e-15}[dtype]  # bfloat16 is rounded once, to half an ulp
     assert torch.allclose(z.double(), x.double().mean((2, 3)), rtol=off, atol=0.0)
@@ -549,11 +555,11 @@ def test_pooling_kernel_computes_the_mean(shape, dtype):
 
 @fast
 def test_channels_last_maps_are_pooled(monkeypatch):
-    monkeypatch.setattr(se_torch.fast.kernels, "MIN_CHANNELS_POOLING", 12)
+    monkeypatch.setattr(se_torch.fast.loops, "MIN_CHANNELS_POOLING", 12)
     x = torch.ones(2, 12, 5, 7).contiguous(memory_format=torch.channels_last)
-    assert se_torch.fast.kernels.is_pooled(x)
-    assert not se_torch.fast.kernels.is_pooled(x.contiguous()) and not se_torch.fast.kernels.is_pooled(x[:, :11])
-    assert not se_torch.fast.kernels.is_pooled(x[:, :, 0]) and not se_torch.fast.kernels.is_pooled(x[:, :, ::2])
+    assert se_torch.fast.loops.is_pooled(x)
+    assert not se_torch.fast.loops.is_pooled(x.contiguous()) and not se_torch.fast.loops.is_pooled(x[:, :11])
+    assert not se_torch.fast.loops.is_pooled(x[:, :, 0]) and not se_torch.fast.loops.is_pooled(x[:, :, ::2])
     taken = []
     monkeypatch.setattr(se_torch.fast.when, "run", lambda block, x, *others: taken.append(x.shape))
     with torch.no_grad():

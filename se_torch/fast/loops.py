@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CHUNK_ELEMENTS_MEAN = 1 << 17
+"""Elements of float16 that are converted at a time, to be summed."""
 CHUNK_ELEMENTS = 1 << 19
 """Elements of dy and x that are multiplied at a time; their product stays in a processor's cache."""
 MIN_SPATIAL_POSITIONS = 128
@@ -42,12 +44,33 @@ def multiply(x: Tensor, s: Tensor, residual: bool = False, inplace: bool = False
 def mean(x: Tensor) -> Tensor:
     """Average over space; bfloat16 is summed in float32 and rounded once, without ``Tensor.mean``'s copy of x."""
     is_bfloat16, axes = x.dtype == torch.bfloat16, tuple(range(2, x.ndim))
+    if x.dtype == torch.float16 and not x.is_cuda and x.numel() > CHUNK_ELEMENTS_MEAN:
+        return _mean_in_chunks(x)
+    if x.is_cuda or x.dtype == torch.float16:
+        return x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32))  # a GPU makes no copy for that
     if is_pooled(x):
         # Pooling adds sequentially: in float32 at most 64 numbers, or a row, so that the error stays small.
         window = x.shape[2:] if is_bfloat16 or x.shape[2:].numel() <= 64 else (1, x.shape[3])
         rows = F.avg_pool2d(x, window)
         return rows.flatten(1).float() if is_bfloat16 else rows.mean(axes)
     return x.sum(axes).float() / x.shape[2:].numel() if is_bfloat16 else x.mean(axes)
+
+
+def _mean_in_chunks(x: Tensor) -> Tensor:
+    """Average over space; each chunk is converted into one float32 buffer."""
+    rows = _rows(x, not x.is_contiguous())
+    z = torch.empty(rows.shape[:1] + rows.shape[2:])
+    count = max(1, CHUNK_ELEMENTS_MEAN // rows[0].numel())
+    buffer = torch.empty(min(count, len(rows)), *rows.shape[1:])
+    for a, out in zip(rows.split(count), z.split(count), strict=True):
+        torch.mean(buffer[: len(a)].copy_(a), 1, out=out)
+    return z.view(x.shape[:2])
+
+
+def squeeze_maximum(x: Tensor, kind: str) -> Tensor:
+    """Squeeze by the maximum, which half precision has exactly, or by the average of mean and maximum."""
+    highest = widen(x.amax(tuple(range(2, x.ndim))))  # S-2
+    return highest if kind == "max" else 0.5 * mean(x) + 0.5 * highest  # S-3
 
 
 def is_pooled(x: Tensor) -> bool:
