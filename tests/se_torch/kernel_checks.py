@@ -403,7 +403,7 @@ def check_fallback() -> None:
     import warnings
 
     subject = Subject()
-    broken = mock.Mock(side_effect=RuntimeError("no compiler"))
+    broken = mock.Mock(side_effect=RuntimeError("no compiler"), is_built=False)
     for direction in ("forward", "backward"):
         with warnings.catch_warnings(record=True) as caught, mock.patch.object(gpu, "_failed", False):
             warnings.simplefilter("always")
