@@ -139,18 +139,26 @@ def _warn(error: Exception) -> None:
 
 
 class Launch:
-    """A kernel with its numbers. Triton compiles it at the first call; later calls skip Triton's look-up."""
+    """A kernel with its numbers. Triton compiles it at the first call; later calls skip Triton's look-up.
 
-    def __init__(self, kernel: Any, programs: int, numbers: tuple[int, ...], constants: tuple[Any, ...]) -> None:
+    The code differs by which addresses are multiples of 16 bytes; where some is not, Triton looks at each call.
+    """
+
+    def __init__(
+        self, kernel: Any, programs: int, numbers: tuple[int, ...], constants: tuple[Any, ...], aligned: bool
+    ) -> None:
         self._kernel, self._grid, self._numbers = kernel, (programs, 1, 1), (programs, *numbers, *constants)
         self._run: Callable[..., Any] | None = None
+        self._aligned = aligned
+        self.is_built = False
 
     def __call__(self, *tensors: Tensor | None) -> None:
         if self._run is not None:
             self._run(*tensors, *self._numbers)
             return
         compiled = self._kernel[self._grid](*tensors, *self._numbers, num_warps=WARPS, enable_fp_fusion=True)
-        if compiled is not None:  # the interpreter compiles nothing
+        self.is_built = True
+        if self._aligned and compiled is not None:  # the interpreter compiles nothing
             self._run = compiled[self._grid]
 
 
@@ -192,7 +200,7 @@ def forward(x: Tensor, weights: Weights, options: Options, y: Tensor, fresh: boo
     *reduce, w2, b2 = weights
     w1, b1 = reduce or (w2, b2)
     key = _key("forward", x, weights, options, y)
-    plan = _plans.get(key) or _plans.setdefault(key, _plan_forward(x, weights, options))
+    plan = _plans.get(key) or _plans.setdefault(key, _plan_forward(x, weights, options, key[-1]))
     kept = torch.empty(plan.kept, dtype=torch.float32, device=x.device)
     work = torch.empty(plan.work, dtype=torch.float32, device=x.device)
     if x.numel() == 0 or _launch(plan, x, fresh, x, y, w1, b1, w2, b2, kept, work):
@@ -213,22 +221,22 @@ def backward(
     gradients = dx, *((dw1, db1) if reduce else ()), dw2, db2
     if x.numel() == 0:
         return tuple(None if value is None else value.zero_() for value in gradients)
-    key = _key("backward", x, weights, options, dy)
-    plan = _plans.get(key) or _plans.setdefault(key, _plan_backward(x, weights, options))
+    key = _key("backward", x, weights, options, dy, kept)
+    plan = _plans.get(key) or _plans.setdefault(key, _plan_backward(x, weights, options, key[-1]))
     work = torch.empty(plan.work, dtype=torch.float32, device=x.device)
     if _launch(plan, x, fresh, x, dy, dx, w1, w2, b2, dw1, db1, dw2, db2, kept, work):
         return gradients
     return None
 
 
-def _key(direction: str, x: Tensor, weights: Weights, options: Options, other: Tensor) -> tuple[Any, ...]:
-    """Make a key of all that decides about a plan, and about the code that Triton compiles for it."""
-    addresses = x.data_ptr() | other.data_ptr()
-    for weight in weights:
-        if weight is not None:
-            addresses |= weight.data_ptr()
+def _key(direction: str, x: Tensor, weights: Weights, options: Options, *others: Tensor) -> tuple[Any, ...]:
+    """Make a key of all that decides about a plan; its last part says whether all addresses are aligned."""
+    addresses = x.data_ptr()
+    for tensor in (*others, *weights):
+        if tensor is not None:
+            addresses |= tensor.data_ptr()
     types = tuple([None if weight is None else weight.dtype for weight in weights])
-    return (direction, x.shape, x.stride(), x.dtype, x.device, types, weights[-2].shape, options, addresses % 16)  # type: ignore[union-attr]
+    return (direction, x.shape, x.stride(), x.dtype, x.device, types, weights[-2].shape, options, addresses % 16 == 0)  # type: ignore[union-attr]
 
 
 def _launch(plan: Plan, x: Tensor, fresh: bool, *tensors: Tensor | None) -> bool:
@@ -236,14 +244,15 @@ def _launch(plan: Plan, x: Tensor, fresh: bool, *tensors: Tensor | None) -> bool
     global _failed
     if _failed:
         return False
+    counters = _zeros(plan.counters, x, fresh)
     try:
         if x.is_cuda and x.device.index != torch.cuda.current_device():
             with torch.cuda.device(x.device):
-                plan.launch(*tensors, _zeros(plan.counters, x, fresh))
+                plan.launch(*tensors, counters)
         else:
-            plan.launch(*tensors, _zeros(plan.counters, x, fresh))
+            plan.launch(*tensors, counters)
     except Exception as error:
-        if not x.is_cuda:
+        if plan.launch.is_built or not x.is_cuda:
             raise
         _failed = True  # it would fail again, and take its time
         _warn(error)
@@ -265,24 +274,24 @@ def _zeros(count: int, x: Tensor, fresh: bool) -> Tensor:
     return counters
 
 
-def _plan_forward(x: Tensor, weights: Weights, options: Options) -> Plan:
+def _plan_forward(x: Tensor, weights: Weights, options: Options, aligned: bool) -> Plan:
     n, c, r, p = _sizes(x, weights)
     tile = choose_tile(c, p, x.itemsize, not x.is_contiguous())
     programs = 2 * n * tile.tiles
     numbers = n, c, r, p, tile.tiles, tile.rows, tile.stride, _lag(n, tile, x.device)
     constants = *_blocks(tile, r), *_constants(x, weights, tile, options)
     work = n * tile.tiles * r + (n * tile.rows * c if tile.rows > 1 else 0)
-    return Plan(Launch(kernels().forward, programs, numbers, constants), n * (c + r), work, 2 + n)
+    return Plan(Launch(kernels().forward, programs, numbers, constants, aligned), n * (c + r), work, 2 + n)
 
 
-def _plan_backward(x: Tensor, weights: Weights, options: Options) -> Plan:
+def _plan_backward(x: Tensor, weights: Weights, options: Options, aligned: bool) -> Plan:
     n, c, r, p = _sizes(x, weights)
     tile = choose_tile(c, p, 2 * x.itemsize, not x.is_contiguous())
     programs = 2 * n * tile.tiles + -(-c // GRADIENT_TILE[1]) * -(-r // GRADIENT_TILE[2])
     numbers = n, c, r, p, tile.tiles, tile.rows, tile.stride, _lag(n, tile, x.device)
     constants = *_blocks(tile, r), *GRADIENT_TILE, *_constants(x, weights, tile, options)
     work = n * (2 * c + r) + n * tile.tiles * r + (n * tile.rows * c if tile.rows > 1 else 0)
-    return Plan(Launch(kernels().backward, programs, numbers, constants), 0, work, 2 + n)
+    return Plan(Launch(kernels().backward, programs, numbers, constants, aligned), 0, work, 2 + n)
 
 
 def _sizes(x: Tensor, weights: Weights) -> tuple[int, int, int, int]:

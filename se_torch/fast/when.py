@@ -226,6 +226,8 @@ def _gradients(y: Tensor, inputs: list[Any], needs: list[bool], dy: Tensor, **op
 
 def _has_tangent(x: Tensor, weights: Weights | None) -> bool:
     """Return whether x or a weight has a tangent of forward mode."""
+    if forward_ad._current_level < 0:  # outside it, a question to each tensor would take a microsecond
+        return False
     tensors = [tensor for tensor in (x, *(weights or ())) if tensor is not None]
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 

@@ -25,7 +25,9 @@ MISTAKES = (
     "a part that is left out",
 )
 layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-dtypes = pytest.mark.parametrize("dtype", DTYPES)
+dtypes = pytest.mark.parametrize(
+    "dtype", [DTYPES[0], *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:])]
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,11 @@ def test_mistake_in_the_kernels_is_found(check, name):
 
 @pytest.mark.parametrize(
     "activation",
-    ["relu", pytest.param(LeakyReLU(slope=0.1), marks=pytest.mark.slow), "relu6", "hard_swish", "gelu", "silu"],
+    [
+        "relu",
+        "hard_swish",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (LeakyReLU(slope=0.1), "relu6", "gelu", "silu")),
+    ],
     ids=str,
 )
 def test_n3_nan_and_inf_stand_where_the_oracle_has_them(check, activation):
