@@ -75,7 +75,7 @@ def choose_way(x: Tensor, spec: SESpec, weights: Weights | None) -> Way | None:
         weights: weight and bias of each projection; None if the layers must be called.
     """
     on_gpu = x.device.type in KERNEL_DEVICES
-    if torch.compiler.is_compiling() and on_gpu and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and on_gpu and not _is_exported():
         suits = _suits_kernels(x, spec, weights) and not _is_transformed(x)
         return Way.OPERATORS if suits and gpu.is_usable(x.device) else None
     if _is_recorded() or _is_transformed(x):
@@ -255,6 +255,11 @@ def _is_recorded() -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def _is_exported() -> bool:
+    """True within ``torch.export``; the public question is always answered by yes where PyTorch up to 2.11 compiles."""
+    return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 
 def _is_transformed(x: Tensor) -> bool:
