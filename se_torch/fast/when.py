@@ -258,7 +258,7 @@ def _is_recorded() -> bool:
 
 
 def _is_exported() -> bool:
-    """True within ``torch.export``; the public question is always answered by yes where PyTorch up to 2.11 compiles."""
+    """Return whether ``torch.export`` records; the public question is answered by yes in any compiler up to 2.11."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 
