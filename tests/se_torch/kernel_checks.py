@@ -127,7 +127,7 @@ class Subject:
     @property
     def way(self) -> when.Way | None:
         """The way that is chosen for the block."""
-        return when.choose_way(self.x, self.case.spec, self.block._weights(self.x))
+        return when.choose_way(self.x, self.case.spec, self.block._collect_weights(self.x))
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -371,7 +371,7 @@ def check_operators() -> None:
     subject = Subject()
     x, weights = (
         subject.x.requires_grad_(),
-        [value.detach().requires_grad_() for value in subject.block._weights(subject.x)],
+        [value.detach().requires_grad_() for value in subject.block._collect_weights(subject.x)],
     )
     arguments = (x, *weights, "relu", 0.0, "sigmoid", [0.0] * 4, 1.0, False)
     results = torch.library.opcheck(torch.ops.se_torch.forward.default, arguments)
