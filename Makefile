@@ -9,7 +9,7 @@ THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_N
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --ignore=tests/cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers networks bench demo accuracy lint format docs wheel clean
+.PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files networks bench demo accuracy lint format docs wheel clean
 .PHONY: test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
@@ -64,6 +64,9 @@ peers: $(VENV)/ready-all  ## judge the blocks of other libraries that are instal
 
 port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other libraries that are installed; a quarter of an hour
 	$(RUN) evidence.peer_networks
+
+port-files: $(VENV)/ready-all  ## find the SE blocks in packages that ship trained models; writes docs/PORT_FILES.md; five minutes
+	$(RUN) evidence.port_files
 
 networks: $(VENV)/ready-all  ## compare every named network in every implementation with the oracle; writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md
