@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evidence import port_files
+from evidence.peer_blocks import import_object
 from evidence.port_files import LIMIT, PACKAGES, FileResult, Package, check_file, format_page, prepare_images
 from se_port.detect.blocks import match_graphs
 from se_port.sources import open_source
@@ -21,7 +22,6 @@ RIGHT = FileResult(POSITIVE, "net.onnx", (SESpec(3, hidden=2),), framework="onnx
 def save(tmp_path: Path, gates: int = 1) -> Path:
     """Save a network of one block and, where ``gates`` is 2, of a gate from another map."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     helper, random = onnx.helper, np.random.default_rng(0)
     shapes = {"w1": (2, 3, 1, 1), "b1": (2,), "w2": (3, 2, 1, 1), "b2": (3,)}
     tensors = [
@@ -59,7 +59,7 @@ def test_page_has_every_package_without_a_fault():
     assert "0 blocks are invented" in TEXT and "**" not in TEXT
 
 
-@pytest.mark.framework("onnx")
+@pytest.mark.framework("onnx", "conformance")
 def test_gate_of_the_running_network_is_that_of_the_block_found(tmp_path):
     path = save(tmp_path)
     result = check_file(POSITIVE, path)
@@ -69,7 +69,7 @@ def test_gate_of_the_running_network_is_that_of_the_block_found(tmp_path):
     assert [image.shape for image in prepare_images(path)] == [(1, 3, 160, 40)] * 2
 
 
-@pytest.mark.framework("onnx")
+@pytest.mark.framework("onnx", "conformance")
 def test_wrong_parameter_is_detected(tmp_path, monkeypatch):
     def match_wrongly(source):
         matches, lookalikes = match_graphs(source)
@@ -84,11 +84,24 @@ def test_wrong_parameter_is_detected(tmp_path, monkeypatch):
     assert fault == "shop: net.onnx: a gate is off by 2.0e-04"
 
 
-@pytest.mark.framework("onnx")
+@pytest.mark.framework("onnx", "conformance")
 def test_map_that_is_multiplied_and_is_no_block_is_counted(tmp_path):
     result = check_file(POSITIVE, save(tmp_path, gates=2))
     assert (len(result.specs), result.products, result.lookalikes) == (1, 2, 1)
     assert result.faults == ["shop: net.onnx: 1 blocks are found, and 2 maps are multiplied"]
+
+
+@pytest.mark.framework("torch", "conformance", "peers")
+def test_gates_of_a_network_of_torchvision_are_those_of_its_state_dict(tmp_path):
+    torch = pytest.importorskip("torch")
+    package = next(one for one in PACKAGES if one.network)
+    net = import_object(package.network)(weights=None, num_classes=2)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    result = check_file(package, tmp_path / "net.pth")
+    assert {(spec.activation, spec.gate) for spec in result.specs} == {("silu", "sigmoid")}
+    assert (len(result.specs), result.products, result.framework, result.faults) == (16, 16, "torch", [])
+    (fault,) = check_file(package._replace(activation="relu"), tmp_path / "net.pth").faults
+    assert fault.startswith(f"{package.name}: net.pth: a gate is off by ")
 
 
 @pytest.mark.parametrize(
