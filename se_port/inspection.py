@@ -125,11 +125,18 @@ def inspect(
         dtypes[array.dtype.name] += 1
         size += array.nbytes
     matches = tuple(networks.match_networks(tensors.shapes, layout))
-    problem, found = "" if matches else networks.describe_nearest(tensors.shapes, layout), {}
+    problem = "" if matches else networks.describe_nearest(tensors.shapes, layout)
+    found: dict[str, Found] = {}
+    lookalikes: dict[str, str] = {}
     try:
-        found = blocks.find(tensors, layout, names=names)
+        if names is None:
+            found, lookalikes = blocks.search(tensors, layout)
+        else:
+            found = blocks.find(tensors, layout, names=names)
     except LayoutError as error:
         problem = problem or str(error)
+    else:
+        if not found:
+            problem = problem or blocks.explain_nothing(tensors, layout, lookalikes)
     name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    lookalikes = blocks.find_lookalikes(tensors, layout)
     return Inspection(name, tensors.format, dict(dtypes), size, matches, found, lookalikes, tensors.identity, problem)

@@ -15,6 +15,8 @@ import numpy as np
 from se_spec import LayoutError
 from se_spec.nonlinearities import LeakyReLU
 
+from ..layouts.block_mapping import fold_norm
+
 Tensors = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -204,15 +206,14 @@ def fold_norms(
     wide = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
     changes = []
     for norm in norms:
-        scale, offset, mean, variance = (np.asarray(tensors[name], np.float64).reshape(-1) for name in norm.tensors)
-        factor = scale / np.sqrt(variance + norm.epsilon)
-        shift = offset - mean * factor
         projection = "reduce" if norm.place == BEFORE else "expand"
         weight, bias = wide[f"{projection}.weight"], wide.get(f"{projection}.bias", 0.0)
-        if norm.place == AFTER:
-            wide["expand.weight"], wide["expand.bias"] = weight * factor, bias + weight @ shift
+        values = [tensors[name] for name in norm.tensors]
+        if norm.place == AFTER:  # W (norm of h) + b, with the norm as a product by channel
+            factor, offset = fold_norm(np.ones((weight.shape[1], 1)), 0.0, values, norm.epsilon)
+            wide["expand.weight"], wide["expand.bias"] = weight * factor[:, 0], bias + weight @ offset
         else:
-            wide[f"{projection}.weight"], wide[f"{projection}.bias"] = weight * factor[:, None], bias * factor + shift
+            wide[f"{projection}.weight"], wide[f"{projection}.bias"] = fold_norm(weight, bias, values, norm.epsilon)
         changes.append(
             f"batch norm {norm.module} {norm.place} folded into the {'first' if norm.place == BEFORE else 'second'} "
             f"projection, epsilon {norm.epsilon:g}"

@@ -70,36 +70,35 @@ def find(
     """
     if names is not None:
         return find_by_templates(derive_weights(source), names, activation, gate)
-    if layout in ("auto", GRAPH) and source.graphs:
-        return find_in_graphs(source, activation, gate)
-    derived, changes = derive_weights(source)
-    blocks, lookalikes = _find_by_names(derived, layout, activation, gate, changes)
-    if blocks:
-        return blocks
-    raise LayoutError(_explain_nothing(derived, layout, lookalikes))
+    found, lookalikes = search(source, layout, activation, gate)
+    if found:
+        return found
+    raise LayoutError(explain_nothing(source, layout, lookalikes))
 
 
-def find_lookalikes(source: Source, layout: str = "auto") -> dict[str, str]:
-    """Find what resembles a block and is none: its path, and the reason."""
-    if source.graphs and layout in ("auto", GRAPH):
-        lookalikes = match_graphs(source)[1]
-        names = make_distinct([lookalike.path or lookalike.output for lookalike in lookalikes])
-        return dict(zip(names, (lookalike.reason for lookalike in lookalikes), strict=True))
-    return _group_candidates(derive_weights(source).source, layout)[1]
-
-
-def _find_by_names(
-    source: Source, layout: str, activation: Any, gate: Any, derived: Mapping[str, str]
+def search(
+    source: Source, layout: str = "auto", activation: Any = None, gate: Any = None
 ) -> tuple[dict[str, Found], dict[str, str]]:
-    """Find blocks by names and shapes, and what only resembles one."""
-    blocks, lookalikes = _group_candidates(source, layout)
-    order = {name: index for index, name in enumerate(source)}
+    """Search a file once: every block by its path, and by path what resembles a block, with the reason why it is none.
+
+    Raises:
+        LayoutError: as ``find``, but for a file without blocks.
+    """
+    if _has_graphs(source, layout):
+        return _search_graphs(source, activation, gate)
+    derived, changes = derive_weights(source)
+    blocks, lookalikes = _group_candidates(derived, layout)
+    order = {name: index for index, name in enumerate(derived)}
     paths = sorted(blocks, key=lambda path: min(order[name] for name in blocks[path][0].mapping.names.values()))
-    found = {path: _resolve(source, blocks[path], activation, gate) for path in paths}
+    found = {path: _resolve(derived, blocks[path], activation, gate) for path in paths}
     for path, block in found.items():
-        computed = tuple(f"{name}: {derived[name]}" for name in block.names.values() if name in derived)
+        computed = tuple(f"{name}: {changes[name]}" for name in block.names.values() if name in changes)
         found[path] = replace(block, changes=(*computed, *block.changes))
     return found, lookalikes
+
+
+def _has_graphs(source: Source, layout: str) -> bool:
+    return layout in ("auto", GRAPH) and bool(source.graphs)
 
 
 def _group_candidates(source: Source, layout: str) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
@@ -126,16 +125,22 @@ def _group_candidates(source: Source, layout: str) -> tuple[dict[str, list[Candi
     return blocks, lookalikes
 
 
-def _explain_nothing(source: Source, layout: str, lookalikes: Mapping[str, str]) -> str:
+def explain_nothing(source: Source, layout: str, lookalikes: Mapping[str, str]) -> str:
     """Say why a file has no block: what resembles one, and which tensors have the shapes of two projections."""
+    shown = list(lookalikes.items())[:SHOWN_LOOKALIKES]
+    if _has_graphs(source, layout):
+        parts = "".join(f"; {path}: {reason}" for path, reason in shown)
+        more = f"; {len(lookalikes)} parts resemble one{parts}" if lookalikes else ""
+        return f"no SE block in the graph's {sum(len(graph.nodes) for graph in source.graphs)} nodes{more}"
+    source = derive_weights(source).source
     searched = "any layout" if layout == "auto" else f"layout {layout!r}"
     lines = [f"no SE block of {searched} in these {len(source)} tensors; `se-port layouts` lists the names"]
-    lines += [f"{path} resembles one, but {reason}" for path, reason in list(lookalikes.items())[:SHOWN_LOOKALIKES]]
+    lines += [f"{path} resembles one, but {reason}" for path, reason in shown]
     pairs = find_pairs(source.shapes)
     if pairs:
-        shown = ", ".join(f"{a} {source.shapes[a]} and {b} {source.shapes[b]}" for a, b in pairs[:SHOWN_LOOKALIKES])
+        first = ", ".join(f"{a} {source.shapes[a]} and {b} {source.shapes[b]}" for a, b in pairs[:SHOWN_LOOKALIKES])
         lines.append(
-            f"{len(pairs)} pairs have the shapes of two projections: {shown}; if they are blocks, give names=, "
+            f"{len(pairs)} pairs have the shapes of two projections: {first}; if they are blocks, give names=, "
             f"as {{'reduce.weight': {pairs[0][0]!r}, 'expand.weight': {pairs[0][1]!r}}}, with {{path}} for what differs"
         )
     if source.format == "keras" and all(re.search(r"/\d+$", name) for name in source):
@@ -181,26 +186,24 @@ def match_graphs(source: Source) -> tuple[list[Match], list[Lookalike]]:
     return [replace(match, path=path) for match, path in zip(matches, paths, strict=True)], lookalikes
 
 
-def find_in_graphs(source: Source, activation: Any = None, gate: Any = None) -> dict[str, Found]:
-    """Find every block of a file's graphs; nothing is unknown there.
+def _search_graphs(source: Source, activation: Any, gate: Any) -> tuple[dict[str, Found], dict[str, str]]:
+    """Search a file's graphs; nothing is unknown there.
 
     Raises:
-        LayoutError: there is no block, or one has another activation or gate than was given.
+        LayoutError: a block has another activation or gate than was given.
     """
     matches, lookalikes = match_graphs(source)
-    if not matches:
-        parts = "".join(f"; {one.path or one.output}: {one.reason}" for one in lookalikes[:SHOWN_LOOKALIKES])
-        more = f"; {len(lookalikes)} parts resemble one{parts}" if lookalikes else ""
-        raise LayoutError(f"no SE block in the graph's {sum(len(graph.nodes) for graph in source.graphs)} nodes{more}")
     for match in matches:
         for name, given in zip(CHOICES, (activation, gate), strict=True):
             if given is not None and given != getattr(match.spec, name):
                 raise LayoutError(
                     f"{match.path} has the {name} {getattr(match.spec, name)!r}, as its graph says; given was {given!r}"
                 )
-    return {
+    found = {
         match.path: Found(match.spec, match.parameters, (), (GRAPH,), match.names, match.changes) for match in matches
     }
+    paths = make_distinct([lookalike.path or lookalike.output for lookalike in lookalikes])
+    return found, dict(zip(paths, (lookalike.reason for lookalike in lookalikes), strict=True))
 
 
 def select_layouts(layout: str) -> dict[str, BlockLayout]:

@@ -92,10 +92,10 @@ def match_network(shapes: Shapes, net: NetworkSpec, layout: str = "auto") -> Lay
     """
     matches, problems = [], []
     present = {name for name, _ in _present_layouts(shapes, layout)}  # if none is, all, for the error's sake
+    parts = {prefix: _without_prefix(shapes, prefix) for prefix in _prefixes(shapes)}
     for name, mapping in candidate_mappings(net, layout, present).items():
         other = _other_network(net, NETWORK_LAYOUTS[name], name)
-        for prefix in _prefixes(shapes):
-            bare = _without_prefix(shapes, prefix)
+        for prefix, bare in parts.items():
             if problem := _find_problems(mapping, bare, f"layout {name!r}"):
                 problems.append((len(bare.keys() & mapping.shapes.keys()), problem))
             elif other:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, decode_name, little_endian_dtype, map_file
 from ._wire import VARINT_BYTES, Value, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
 
@@ -65,6 +65,8 @@ def read(path: Path) -> Tensors:
     for name, array, is_initializer in iterate_constants(path, message, reader):
         if not is_initializer and (array.size < 2 or array.dtype.kind in "iub"):
             continue  # a shape, an axis or a number of the code
+        if name and name in tensors and not is_initializer and array.tobytes() == tensors[name].tobytes():
+            continue  # the branches of an If may have the same constants
         if not name or name in tensors:
             refuse(path, f"has the initializer {name!r} twice or without a name", "each name once")
         tensors[name] = array
@@ -79,7 +81,7 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no graph.
     """
-    refuse(path, f"is a graph, which {len(tensors)} tensors do not make", "another format; or export the model itself")
+    refuse_to_write(path, "a graph", tensors, "another format; or export the model itself")
 
 
 def open_graph(path: Path) -> memoryview:

@@ -29,7 +29,7 @@ from .functions import (
     split_line,
 )
 from .graph import Graph, Node
-from .paths import common_path, make_distinct
+from .paths import common_path
 
 MAX_FUNCTION_SIZE = 200
 """Functions within one activation or gate; a GELU written out by tanh has 30."""
@@ -210,16 +210,13 @@ def match_blocks(graph: Graph) -> tuple[list[Match], list[Lookalike]]:
     """Find every SE block of a graph.
 
     Returns:
-        The blocks, and what only resembles one, in the order of the nodes.
+        The blocks, and what only resembles one, in the order of the nodes; several may have one path.
     """
     state = _State(graph, Counter(name for node in graph.nodes for name in node.inputs))
     for node in graph.nodes:
         _visit(state, node)
     found = [_describe(state, output, gated) for output, gated in state.gated.items()]
-    matches = [one for one in found if isinstance(one, Match)]
-    lookalikes = [one for one in found if isinstance(one, Lookalike)]
-    paths = make_distinct([match.path for match in matches])
-    return [replace(match, path=path) for match, path in zip(matches, paths, strict=True)], lookalikes
+    return [one for one in found if isinstance(one, Match)], [one for one in found if isinstance(one, Lookalike)]
 
 
 def _visit(state: _State, node: Node) -> None:

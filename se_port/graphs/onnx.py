@@ -6,8 +6,9 @@ write them. An operator that is not in the tables keeps its name.
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,16 @@ ONE, ZERO = "one of the reader", "zero of the reader"
 """Names of the constants that stand for a scale and a zero point that are computed from the input."""
 
 Attributes = Mapping[str, Any]
+
+
+class OnnxNode(NamedTuple):
+    """A node as the file has it."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    name: str
+    attributes: Attributes
 
 
 def read_graphs(path: Path) -> list[Graph]:
@@ -89,19 +100,19 @@ class _Reader:
         constants |= {ONE: np.ones((), np.float32), ZERO: np.zeros((), np.int32)}
         literals, branches = set(), []
         for one in messages:
-            op, inputs, outputs, name, attributes = self._read_node(one)
-            branches += [value for value in attributes.values() if isinstance(value, memoryview)]
-            if op == "Constant" and outputs:
-                constants[outputs[0]] = _constant(attributes)
-                literals |= {outputs[0]} if constants[outputs[0]].size == 1 else set()
+            node = self._read_node(one)
+            branches += [value for value in node.attributes.values() if isinstance(value, memoryview)]
+            if node.op == "Constant" and node.outputs:
+                constants[node.outputs[0]] = _constant(node.attributes)
+                literals |= {node.outputs[0]} if constants[node.outputs[0]].size == 1 else set()
                 continue
-            nodes += translate(op, inputs, outputs, name, attributes, constants)
+            nodes += translate(node, constants)
         quantized = frozenset(name for name in constants if constants[name].dtype.kind in "iu")
         self.graphs.append(Graph(tuple(nodes), constants, frozenset(literals), shapes, quantized))
         for branch in branches:
             self.read(branch, constants, depth + 1)
 
-    def _read_node(self, message: memoryview) -> tuple[str, tuple[str, ...], tuple[str, ...], str, dict[str, Any]]:
+    def _read_node(self, message: memoryview) -> OnnxNode:
         inputs: list[str] = []
         outputs: list[str] = []
         attributes: dict[str, Any] = {}
@@ -118,7 +129,7 @@ class _Reader:
             elif number == 5:
                 key, content = self._read_attribute(value)
                 attributes[key] = content
-        return op, tuple(inputs), tuple(outputs), name, attributes
+        return OnnxNode(op, tuple(inputs), tuple(outputs), name, attributes)
 
     def _read_attribute(self, message: memoryview) -> tuple[str, Any]:
         name, content, many = "", None, []
@@ -177,15 +188,19 @@ def _constant(attributes: Attributes) -> np.ndarray:
     return np.asarray(value if isinstance(value, int | float | list) else 0.0)
 
 
-def translate(
-    op: str,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    name: str,
-    attributes: Attributes,
-    constants: dict[str, np.ndarray],
-) -> list[Node]:
-    """Translate one node; quantized operators become several, and may add to the constants."""
+def translate(source: OnnxNode, constants: dict[str, np.ndarray]) -> list[Node]:
+    """Translate one node; quantized operators become several, and may add to the constants.
+
+    A node that lacks inputs, or has attributes of another kind, keeps its operator's name.
+    """
+    try:
+        return _translate(source, constants)
+    except (IndexError, KeyError, TypeError, ValueError):
+        return [Node(source.op or "?", source.inputs, source.outputs, {}, source.name)]
+
+
+def _translate(source: OnnxNode, constants: dict[str, np.ndarray]) -> list[Node]:
+    op, inputs, outputs, name, attributes = source
 
     def node(to: str, *from_: str, **numbers: Any) -> list[Node]:
         return [Node(to, from_, outputs, numbers, name)]
@@ -196,7 +211,7 @@ def translate(
         to, table = NUMBERS[op]
         return node(to, *inputs, **{ours: attributes.get(key, default) for key, (ours, default) in table.items()})
     if op in QUANTIZED:
-        return QUANTIZED[op](inputs, outputs, name, attributes, constants)
+        return QUANTIZED[op](source, constants)
     match op:
         case "Flatten":
             return node("expand", *inputs)
@@ -265,80 +280,69 @@ def _dequantized(name: str, scale: str, zero: str, node: str, axis: int = 0) -> 
     return Node("dequantize", (name, scale, *([zero] if zero else [])), (output,), {"axis": axis}), output
 
 
-def _integer_product(
+def _integer_product(source: OnnxNode, constants: Mapping[str, np.ndarray], *, is_conv: bool) -> list[Node]:
+    """Translate ``ConvInteger`` or ``MatMulInteger`` of x, w, x's zero point, w's zero point."""
+    x, w, *zeros = source.inputs
+    integers, weight = _dequantized(w, ONE, zeros[1] if len(zeros) > 1 else "", source.outputs[0], -1)
+    return [integers, _product(source, constants, (x, weight), w, source.outputs, is_conv=is_conv)]
+
+
+def _product(
+    source: OnnxNode,
+    constants: Mapping[str, np.ndarray],
     inputs: tuple[str, ...],
+    weight: str,
     outputs: tuple[str, ...],
-    name: str,
-    attributes: Attributes,
-    constants: dict[str, np.ndarray],
-) -> list[Node]:
-    """``ConvInteger`` and ``MatMulInteger`` of x, w, x's zero point, w's zero point."""
-    x, w, *zeros = inputs
-    integers, weight = _dequantized(w, ONE, zeros[1] if len(zeros) > 1 else "", outputs[0], -1)
-    fields = {"weight": _weight_axes(constants, w), "groups": attributes.get("group", 1)}
-    return [integers, Node(_product_of(attributes), (x, weight), outputs, fields, name)]
+    *,
+    is_conv: bool,
+) -> Node:
+    if not is_conv:
+        return Node("matmul", inputs, outputs, {}, source.name)
+    fields = {"weight": _weight_axes(constants, weight), "groups": source.attributes.get("group", 1)}
+    return Node("conv", inputs, outputs, fields, source.name)
 
 
-def _product_of(attributes: Attributes) -> str:
-    return "conv" if "kernel_shape" in attributes or "strides" in attributes or "pads" in attributes else "matmul"
-
-
-def _scaled_product(
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    name: str,
-    attributes: Attributes,
-    constants: dict[str, np.ndarray],
-    is_conv: bool = True,
-) -> list[Node]:
-    """``QLinearConv`` and ``QLinearMatMul``: x, w and y with a scale and a zero point each, and a bias."""
-    x, x_scale, _, w, w_scale, w_zero, y_scale, y_zero, *bias = inputs
-    weight_node, weight = _dequantized(w, w_scale, w_zero, outputs[0], 0 if is_conv else -1)
+def _scaled_product(source: OnnxNode, constants: Mapping[str, np.ndarray], *, is_conv: bool) -> list[Node]:
+    """Translate ``QLinearConv`` or ``QLinearMatMul``: x, w and y with a scale and a zero point each, and a bias."""
+    x, x_scale, _, w, w_scale, w_zero, y_scale, y_zero, *bias = source.inputs
+    output = source.outputs[0]
+    weight_node, weight = _dequantized(w, w_scale, w_zero, output, 0 if is_conv else -1)
     nodes, operands = [weight_node], [x, weight]
     if bias and bias[0]:
-        scale = f"scale of {bias[0]} for {outputs[0]}"
-        bias_node, bias_name = _dequantized(bias[0], scale, "", outputs[0])
+        scale = f"scale of {bias[0]} for {output}"
+        bias_node, bias_name = _dequantized(bias[0], scale, "", output)
         nodes += [Node("mul", (x_scale, w_scale), (scale,)), bias_node]
         operands.append(bias_name)
-    fields = {"weight": _weight_axes(constants, w), "groups": attributes.get("group", 1)} if is_conv else {}
-    product = f"{outputs[0]} before it is quantized"
-    nodes.append(Node("conv" if is_conv else "matmul", tuple(operands), (product,), fields, name))
-    return [*nodes, Node("quantize", (product, y_scale, y_zero), outputs, {}, name)]
+    product = f"{output} before it is quantized"
+    nodes.append(_product(source, constants, tuple(operands), w, (product,), is_conv=is_conv))
+    return [*nodes, Node("quantize", (product, y_scale, y_zero), source.outputs, {}, source.name)]
 
 
-def _scaled_pair(op: str) -> Callable[..., list[Node]]:
-    def translate_pair(
-        inputs: tuple[str, ...], outputs: tuple[str, ...], name: str, attributes: Attributes, constants: Any
-    ) -> list[Node]:
-        a, a_scale, a_zero, b, b_scale, b_zero, *_ = inputs
-        nodes, names = [], []
-        for value, scale, zero in ((a, a_scale, a_zero), (b, b_scale, b_zero)):
-            if value in constants:
-                one, value = _dequantized(value, scale, zero, outputs[0])
-                nodes.append(one)
-            names.append(value)
-        return [*nodes, Node(op, tuple(names), outputs, {}, name)]
-
-    return translate_pair
+def _scaled_pair(source: OnnxNode, constants: Mapping[str, np.ndarray], *, op: str) -> list[Node]:
+    """Translate an operator of two tensors, each with a scale and a zero point."""
+    a, a_scale, a_zero, b, b_scale, b_zero, *_ = source.inputs
+    nodes, names = [], []
+    for value, scale, zero in ((a, a_scale, a_zero), (b, b_scale, b_zero)):
+        if value in constants:
+            one, value = _dequantized(value, scale, zero, source.outputs[0])
+            nodes.append(one)
+        names.append(value)
+    return [*nodes, Node(op, tuple(names), source.outputs, {}, source.name)]
 
 
-def _first_input(op: str, **numbers: Any) -> Callable[..., list[Node]]:
-    def translate_first(
-        inputs: tuple[str, ...], outputs: tuple[str, ...], name: str, attributes: Attributes, constants: Any
-    ) -> list[Node]:
-        return [Node(op, inputs[:1], outputs, numbers, name)]
-
-    return translate_first
+def _first_input(source: OnnxNode, constants: Mapping[str, np.ndarray], *, op: str, **numbers: Any) -> list[Node]:
+    """Translate an operator of one tensor, with scales that do not matter."""
+    return [Node(op, source.inputs[:1], source.outputs, numbers, source.name)]
 
 
-QUANTIZED: dict[str, Callable[..., list[Node]]] = {
-    "ConvInteger": lambda i, o, n, a, c: _integer_product(i, o, n, {"kernel_shape": (), **a}, c),
-    "MatMulInteger": _integer_product,
-    "QLinearConv": _scaled_product,
-    "QLinearMatMul": lambda i, o, n, a, c: _scaled_product(i, o, n, a, c, is_conv=False),
-    "QLinearAdd": _scaled_pair("add"),
-    "QLinearMul": _scaled_pair("mul"),
-    "QLinearSigmoid": _first_input("sigmoid"),
-    "QLinearGlobalAveragePool": _first_input("pool", kind="avg"),
+QUANTIZED: dict[str, Callable[[OnnxNode, dict[str, np.ndarray]], list[Node]]] = {
+    "ConvInteger": partial(_integer_product, is_conv=True),
+    "MatMulInteger": partial(_integer_product, is_conv=False),
+    "QLinearConv": partial(_scaled_product, is_conv=True),
+    "QLinearMatMul": partial(_scaled_product, is_conv=False),
+    "QLinearAdd": partial(_scaled_pair, op="add"),
+    "QLinearMul": partial(_scaled_pair, op="mul"),
+    "QLinearSigmoid": partial(_first_input, op="sigmoid"),
+    "QLinearGlobalAveragePool": partial(_first_input, op="pool", kind="avg"),
 }
 """Operators on integers with scales."""

@@ -1,6 +1,6 @@
 """The mapping of one SE block: the file's tensor for each canonical parameter; and both directions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,15 +63,15 @@ class BlockMapping(NamedTuple):
     def _fold_norm(
         self, tensors: Tensors, parameters: dict[str, np.ndarray], norm: str, epsilon: float
     ) -> dict[str, np.ndarray]:
-        """Compute ``scale (W z + b - mean) / sqrt(variance + epsilon) + offset`` as one product, rounded once."""
-        scale, offset, mean, variance = (np.asarray(tensors[name], np.float64) for name in self._norm_names(norm))
-        factor = scale / np.sqrt(variance + epsilon)
-        weight, bias = (np.asarray(parameters[f"reduce.{leaf}"], np.float64) for leaf in ("weight", "bias"))
+        """Fold the batch norm behind the first projection, rounded once."""
+        weight, bias = fold_norm(
+            parameters["reduce.weight"],
+            parameters["reduce.bias"],
+            [tensors[name] for name in self._norm_names(norm)],
+            epsilon,
+        )
         dtype = parameters["reduce.weight"].dtype
-        return parameters | {
-            "reduce.weight": (factor[:, None] * weight).astype(dtype),
-            "reduce.bias": (factor * (bias - mean) + offset).astype(dtype),
-        }
+        return parameters | {"reduce.weight": weight.astype(dtype), "reduce.bias": bias.astype(dtype)}
 
     def _identity_norm(self, like: np.ndarray, norm: str, epsilon: float) -> dict[str, np.ndarray]:
         """Make a batch norm that changes nothing: its variance and epsilon add up to 1."""
@@ -81,6 +81,22 @@ class BlockMapping(NamedTuple):
 
 def _to_canonical(array: np.ndarray, axes: str) -> np.ndarray:
     return to_canonical(array, fit_ones(axes, array.ndim))
+
+
+def fold_norm(
+    weight: np.ndarray, bias: np.ndarray | float, norm: Sequence[np.ndarray], epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute ``scale (W z + b - mean) / sqrt(variance + epsilon) + offset`` as one product, in float64.
+
+    Args:
+        weight: (outputs, inputs).
+        bias: (outputs,), or 0.
+        norm: scale, offset, mean and variance, each (outputs,).
+        epsilon: of the batch norm, above 0.
+    """
+    scale, offset, mean, variance = (np.asarray(value, np.float64).reshape(-1) for value in norm)
+    factor = scale / np.sqrt(variance + epsilon)
+    return factor[:, None] * np.asarray(weight, np.float64), factor * (np.asarray(bias, np.float64) - mean) + offset
 
 
 def map_block(parameters: Tensors, layout: str, path: str = "", number: int = 0) -> BlockMapping:

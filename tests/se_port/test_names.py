@@ -172,6 +172,7 @@ def test_changed_weights_that_cannot_be_computed_are_named():
             del tensors["net.se.fc1.bias"]
         with pytest.raises(LayoutError, match=text):
             se_port.find_blocks(tensors | {name: np.ones((2, C), "f4")})
+        assert re.search(text, se_port.inspect(tensors | {name: np.ones((2, C), "f4")}).problem)
     tensors = block()
     tensors["net.se.fc1.base_layer.weight"] = tensors.pop("net.se.fc1.weight")
     with pytest.raises(LayoutError, match=r"net\.se\.fc1\.lora_A\.default\.weight is an adapter"):

@@ -10,7 +10,7 @@ import pytest
 import se_port
 from se_port.formats._wire import encode_field as field
 from se_port.graphs import match_blocks
-from se_port.graphs.onnx import read_graphs
+from se_port.graphs.onnx import NUMBERS, QUANTIZED, SAME, read_graphs
 from se_spec import FileFormatError, LayoutError, SESpec
 from se_spec.nonlinearities import HardSigmoid
 
@@ -116,6 +116,28 @@ def test_weights_in_a_branch(tmp_path):
         check(se_port.find_blocks(save(tmp_path, helper.make_model(graph)))["se"])
 
 
+def test_blocks_of_one_path_in_two_graphs_are_all_found(tmp_path):
+    """Two in the main graph and one in a branch: no number is given twice."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+
+    def part(number):
+        names = tuple(f"c{number}{place}" for place in "abcd")
+        nodes = list(model(names, constants=True).graph.node)
+        for node in nodes:
+            node.input[:] = [f"{name}{number}" if name in "zuhvg" else name for name in node.input]
+            node.output[:] = [f"{name}{number}" if name in "zuhvgy" else name for name in node.output]
+        return nodes
+
+    branch = helper.make_graph(part(3), "then", [], [helper.make_tensor_value_info("y3", 1, None)])
+    node = helper.make_node("If", ["c"], ["out"], then_branch=branch, else_branch=branch)
+    ends = [helper.make_tensor_value_info(name, 1, ("N", 8, "H", "W")) for name in ("x", "y1", "y2", "out")]
+    ends.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, ()))
+    graph = helper.make_graph([*part(1), *part(2), node], "net", [ends[0], ends[4]], ends[1:4])
+    found = se_port.find_blocks(save(tmp_path, helper.make_model(graph)))
+    assert list(found) == ["net.3.se", "net.3.se#2", "net.3.se#3"]
+
+
 def test_functions_of_the_model(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
@@ -189,6 +211,14 @@ def test_a_network_names_what_resembles_a_block(tmp_path):
     inspection = se_port.inspect(file)
     assert list(inspection.lookalikes) == ["se"]
     assert "no SE blocks, but alike: 1" in str(inspection)
+
+
+@pytest.mark.parametrize("op", [*SAME, *NUMBERS, *QUANTIZED, "Conv", "Gemm", "Clip", "Reshape", "Transpose", "Resize"])
+def test_operator_without_its_inputs_is_unknown(tmp_path, op):
+    node = field(1, field(2, b"y") + field(4, op.encode()))
+    (tmp_path / "net.onnx").write_bytes(field(7, node))
+    for graph in read_graphs(tmp_path / "net.onnx"):
+        assert match_blocks(graph) == ([], [])
 
 
 def test_branches_nested_too_deep_are_refused(tmp_path):
