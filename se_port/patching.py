@@ -18,6 +18,8 @@ import numpy as np
 from se_spec import FileFormatError, LayoutError, ParameterError, parameters
 
 from .detect import Found, blocks
+from .formats._buffers import map_file
+from .formats._zips import read_directory
 from .sources import Source, open_source
 
 LOCAL_CRC, CENTRAL_CRC = 14, 16
@@ -132,25 +134,23 @@ def _correct_checksums(file: BinaryIO, path: Path, offsets: list[int]) -> None:
     """Compute the checksum of every member of a zip in which something was written."""
     file.flush()
     with zipfile.ZipFile(path) as archive:
-        members, start = archive.infolist(), archive.start_dir
-    for member, central in zip(members, _central_headers(file, start, len(members)), strict=True):
-        file.seek(member.header_offset + 26)
-        names = sum(int.from_bytes(file.read(2), "little") for _ in range(2))
-        first = member.header_offset + 30 + names
-        if not any(first <= offset < first + member.compress_size for offset in offsets):
-            continue
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise FileFormatError(f"{path}: {member.filename!r} is compressed; expected a member that is stored")
-        file.seek(first)
-        checksum = zlib.crc32(file.read(member.compress_size)).to_bytes(4, "little")
-        if not member.CRC:  # torch may omit it
-            continue
+        infos, start = archive.infolist(), archive.start_dir
+    members = read_directory(path, map_file(path))
+    for info, central in zip(infos, _central_headers(file, start, len(infos)), strict=True):
+        member = members[info.filename]
+        end = member.start + member.packed
+        if not info.CRC or not any(member.start <= offset < end for offset in offsets):
+            continue  # torch may omit the checksum
+        if not member.stored:
+            raise FileFormatError(f"{path}: {info.filename!r} is compressed; expected a member that is stored")
+        file.seek(member.start)
+        checksum = zlib.crc32(file.read(member.packed)).to_bytes(4, "little")
         places = [central + CENTRAL_CRC]
-        if member.flag_bits & HAS_DESCRIPTOR:
-            file.seek(first + member.compress_size)
-            places.append(first + member.compress_size + 4 * (file.read(4) == b"PK\7\10"))
+        if info.flag_bits & HAS_DESCRIPTOR:
+            file.seek(end)
+            places.append(end + 4 * (file.read(4) == b"PK\7\10"))
         else:
-            places.append(member.header_offset + LOCAL_CRC)
+            places.append(info.header_offset + LOCAL_CRC)
         for place in places:
             file.seek(place)
             file.write(checksum)

@@ -26,6 +26,7 @@ from se_conformance.files import write_atomically
 from se_spec import SESpec
 
 from . import cuda_report
+from .memory import measure_peak_on_gpu
 from .torch_blocks import BLOCKS, LAYOUTS
 
 RESULTS = Path(__file__).parent / "results" / "cuda.json"
@@ -99,7 +100,11 @@ def measure_blocks(todo: list[Case], device: str, compiled: tuple[tuple[int, ...
         _verify(case, x, dy, calls, blocks["ours"])
         calls["copy"] = partial(torch.empty_like(x).copy_, x.detach())
         times = time_calls(calls, device)
-        memory = {name: _peak(call) / x.nbytes for name, call in calls.items() if case.training and device == "cuda"}
+        memory = {
+            name: measure_peak_on_gpu(call) / x.nbytes
+            for name, call in calls.items()
+            if case.training and device == "cuda"
+        }
         line = {**case._asdict(), "times": times, "memory": memory, "missing": missing}
         print(*case, {name: round(timing.device) for name, timing in times.items()}, file=sys.stderr, flush=True)
         yield line
@@ -141,16 +146,6 @@ def _time_by_clock(call: Callable[[], Any], count: int) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return 1e6 * (time.perf_counter() - begun) / count
-
-
-def _peak(call: Callable[[], Any]) -> float:
-    """Measure the bytes that a call adds at its highest."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def _draw(case: Case, device: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Measures the peak memory that a call adds, as Linux counts it for this process."""
+"""Measures the peak memory that a call adds: of this process, as Linux counts it, or of a GPU."""
 
 import ctypes
 import gc
@@ -14,6 +14,18 @@ def measure_peak(call: Callable[[], object]) -> int:
     before = _status("VmRSS")
     call()
     return _status("VmHWM") - before
+
+
+def measure_peak_on_gpu(call: Callable[[], object]) -> int:
+    """Measure the peak of a call in bytes of PyTorch's memory on the current GPU above those before it."""
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _status(line: str) -> int:

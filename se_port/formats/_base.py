@@ -22,6 +22,11 @@ def refuse(path: Path, wrong: str, expected: str) -> NoReturn:
     raise FileFormatError(f"{path}: {wrong}; expected {expected}")
 
 
+def refuse_to_write(path: Path, kind: str, tensors: Tensors, instead: str = "another format") -> NoReturn:
+    """Raise a ``FileFormatError``: a file of this kind holds a program, and tensors are none."""
+    refuse(path, f"is {kind}, which {len(tensors)} tensors do not make", instead)
+
+
 def count_bytes(path: Path, name: str, shape: tuple[int, ...], itemsize: int, available: int | None = None) -> int:
     """Count the bytes of a tensor that a header announces, before anything is allocated.
 

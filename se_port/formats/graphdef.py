@@ -7,7 +7,7 @@
 from pathlib import Path
 from typing import NoReturn
 
-from ._base import Tensors, refuse
+from ._base import Tensors, refuse_to_write
 from ._buffers import map_file
 from ._graphdef import parse_graph, read_constants
 
@@ -37,5 +37,4 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no graph.
     """
-    wrong = f"is a TensorFlow graph, which {len(tensors)} tensors do not make"
-    refuse(path, wrong, "another format; or freeze the model itself")
+    refuse_to_write(path, "a TensorFlow graph", tensors, "another format; or freeze the model itself")

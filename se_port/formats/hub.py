@@ -76,10 +76,10 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     refuse(path, f"is a folder of the hub, into which {len(tensors)} tensors are not written", "another format")
 
 
-def _read_file(path: Path) -> Tensors:
-    from ._files import read as read_any
+def _read_file(path: Path, format: str | None = None) -> Tensors:
+    from ._files import read as read_any  # which imports this module
 
-    return read_any(path)
+    return read_any(path, format)
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -100,7 +100,4 @@ def _read_shard(index: Path, folder: Path, file: str) -> Tensors:
         refuse(index, f"has a shard {file!r}", "names of files in the same folder")
     if not (folder / file).is_file():
         refuse(index, f"needs the shard {file!r}, which is not there", "all shards beside the index")
-    name = "safetensors" if file.endswith(".safetensors") else "torch"
-    from ._files import read as read_any
-
-    return read_any(folder / file, name)
+    return _read_file(folder / file, "safetensors" if file.endswith(".safetensors") else "torch")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import _base
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, decode_name, encode_name, little_endian_dtype, map_file
 from ._json import decode_json
 from ._wire import Cursor, decode_axes, iterate_fields, to_int64
@@ -121,7 +121,7 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no program.
     """
-    refuse(path, f"is a Paddle model, which {len(tensors)} tensors do not make", "another format")
+    refuse_to_write(path, "a Paddle model", tensors)
 
 
 def _iterate_names(path: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from ..lazy_arrays import LazyArrays
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, little_endian_dtype, map_file
 from ._graphdef import ATTRIBUTES, Function, GraphDef, NodeDef
 from ._wire import MAX_AXES
@@ -79,8 +79,7 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no model.
     """
-    wrong = f"is a TensorFlow.js model, which {len(tensors)} tensors do not make"
-    refuse(path, wrong, "another format; or convert the model itself")
+    refuse_to_write(path, "a TensorFlow.js model", tensors, "another format; or convert the model itself")
 
 
 def read_json(path: Path) -> dict[str, Any]:

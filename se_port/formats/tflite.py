@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from ..lazy_arrays import LazyArrays
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, little_endian_dtype, map_file
 from ._flatbuffers import Buffer, Table
 from ._wire import MAX_AXES
@@ -108,11 +108,8 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no graph.
     """
-    refuse(
-        path,
-        f"is a TensorFlow Lite model, a graph, which {len(tensors)} tensors do not make",
-        "another format; or convert the model itself",
-    )
+    kind = "a TensorFlow Lite model, a graph"
+    refuse_to_write(path, kind, tensors, "another format; or convert the model itself")
 
 
 def is_weight(info: TensorInfo) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _base
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import encode_name, little_endian_dtype, map_file
 from ._json import decode_json
 from ._pickle import Storage, Tensor, make_array
@@ -205,4 +205,4 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no program.
     """
-    refuse(path, f"is a torch.export archive, which {len(tensors)} tensors do not make", "another format")
+    refuse_to_write(path, "a torch.export archive", tensors)

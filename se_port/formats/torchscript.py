@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _base
-from ._base import Tensors, count_bytes, refuse
+from ._base import Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import encode_name, map_file
 from ._pickle import Global, Tensor, TensorUnpickler, make_array
 from ._zips import Member, read_directory, read_member
@@ -221,4 +221,4 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     Raises:
         FileFormatError: always, since weights are no program.
     """
-    refuse(path, f"is a TorchScript archive, which {len(tensors)} tensors do not make", "another format")
+    refuse_to_write(path, "a TorchScript archive", tensors)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import se_torch
+from evidence.bench.memory import measure_peak_on_gpu
 from se_parity.implementations import device
 from se_spec import InputError, SESpec
 
@@ -141,7 +142,9 @@ def check_memory(dtype: str, shape: str = "large") -> None:
     for step in (derive, _infer):
         for block in (ours, plain):
             step(block, x, dy)  # what is made once is not counted
-        most = {block: _highest(lambda block=block, step=step: step(block, x, dy)) for block in (ours, plain)}
+        most = {
+            block: measure_peak_on_gpu(lambda block=block, step=step: step(block, x, dy)) for block in (ours, plain)
+        }
         assert most[ours] <= most[plain] + small, f"{step.__name__}: {most[ours]} bytes, a plain block {most[plain]}"
     before = torch.cuda.memory_allocated()
     for _ in range(20):
@@ -152,15 +155,6 @@ def check_memory(dtype: str, shape: str = "large") -> None:
 def _infer(block: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> None:
     with torch.no_grad():
         block(x)
-
-
-def _highest(call) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def check_inference_graph(shape: str, dtype: str, layout: str) -> None:
