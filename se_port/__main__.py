@@ -7,21 +7,27 @@ from pathlib import Path
 
 from se_spec import LayoutError, SEError, SESpec
 
-DONE, DIFFERENT, REFUSED = 0, 1, 2
+DONE, DIFFERENT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0 done; 1 the port is not its source; 2 refused, with the reason on standard error.
+        The exit status: 0 done; 1 the port is not its source; 2 refused, with the reason on standard error; 130
+        interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except SEError as error:
-        print(f"se-port: {error}", file=sys.stderr)
-        return REFUSED
+        reason, status = str(error), REFUSED
+    except OSError as error:  # such as standard output that is full, or closed
+        reason, status = f"{error.filename or 'the output'}: {error.strerror or error}", REFUSED
+    except KeyboardInterrupt:
+        reason, status = "interrupted; nothing was written", INTERRUPTED
+    print(f"se-port: {reason}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from se_spec import NetworkSpec, SESpec, parameters
+from se_spec import FileFormatError, NetworkSpec, SESpec, parameters
 
 from . import formats
 from .canonical import load_canonical, resolve_spec, to_keras_positions, to_layout
 from .detect import Found, blocks
+from .detect.found import own_blocks
 from .identity import describe
+from .lazy_arrays import own_arrays
 from .progress import ProgressCallback, ReportingMapping, ignore_progress
 from .sources import SourceLike, open_source
 
@@ -27,7 +29,7 @@ class Report:
         tensors, bytes: the number of parameters, and their total size.
         changes: descriptions of parameters that were computed, not only moved; they are right to the last unit.
         left_behind: names in the source that belong to no parameter, such as counters.
-        inexact: parameters that differ when the target is read again; none without ``changes``.
+        inexact: parameters that the target layout computes, and that differ when the target is read again.
 
     Example:
         >>> print(Report("moskomule", "canonical", SESpec(64), 2, 2048, (), (), ()))
@@ -88,7 +90,7 @@ def load(
     >>> (load(theirs, spec)["expand.weight"] == parameters["expand.weight"]).all()
     np.True_
     """
-    return dict(load_canonical(open_source(source, None, part, prefix), spec, layout).parameters)
+    return own_arrays(load_canonical(open_source(source, None, part, prefix), spec, layout).parameters)
 
 
 def save(
@@ -171,14 +173,26 @@ def convert(
     canonical = load_canonical(open_source(source, None, part, prefix), spec, source_layout, block)
     renamed = to_layout(canonical.parameters, canonical.spec, target_layout)
     tensors = to_keras_positions(target, renamed, canonical.spec)
-    metadata = describe(renamed.layout, canonical.spec)
-    formats.write(target, ReportingMapping(tensors, "write", progress), force=force, metadata=metadata)
-    read_back = renamed.to_canonical(open_source(target, formats.format_by_name(Path(target))))
-    size, inexact = 0, []
-    for name, value in ReportingMapping(canonical.parameters, "compare", progress).items():
-        size += value.nbytes
-        if value.tobytes() != read_back[name].tobytes():
+    format, size, inexact = formats.format_by_name(Path(target)), 0, list[str]()
+
+    def compare(staged: Path) -> None:
+        nonlocal size
+        read_back = renamed.to_canonical(open_source(staged, format))
+        for name, value in ReportingMapping(canonical.parameters, "compare", progress).items():
+            size += value.nbytes
+            if value.tobytes() == read_back[name].tobytes():
+                continue
+            if name not in renamed.computed:
+                raise FileFormatError(f"{target}: {name} differs when it is read again; expected the same bytes")
             inexact.append(name)
+
+    formats.write(
+        target,
+        ReportingMapping(tensors, "write", progress),
+        force=force,
+        metadata=describe(renamed.layout, canonical.spec),
+        check=compare,
+    )
     return Report(
         canonical.layout,
         renamed.layout,
@@ -228,4 +242,4 @@ def find_blocks(
     >>> list(find_blocks(theirs, names=names))
     ['stage1']
     """
-    return blocks.find(open_source(source, None, part, prefix), layout, activation, gate, names)
+    return own_blocks(blocks.find(open_source(source, None, part, prefix), layout, activation, gate, names))

@@ -1,6 +1,6 @@
 """The steps between two files: from a source to canonical parameters, and from those to a layout's tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -44,12 +44,14 @@ class Renamed(NamedTuple):
         layout: its name.
         tensors: by the layout's names.
         conversions: what is computed and not just moved.
+        computed: canonical names of parameters that are computed.
         to_canonical: the inverse, for tensors that were read back.
     """
 
     layout: str
     tensors: Mapping[str, np.ndarray]
     conversions: tuple[str, ...]
+    computed: Collection[str]
     to_canonical: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -193,9 +195,9 @@ def to_layout(parameters: Mapping[str, np.ndarray], spec: SESpec | NetworkSpec, 
         name = BLOCK_ALIASES.get(layout, (layout,))[0]
         name = f"{name}.single" if spec.single_projection and f"{name}.single" in BLOCK_LAYOUTS else name
         block = map_block(parameters, name)
-        return Renamed(name, block.save(parameters), (), block.load)
+        return Renamed(name, block.save(parameters), block.conversions, block.computed, block.load)
     name, mapping = networks.choose_mapping(spec, layout)
-    return Renamed(name, mapping.save(parameters), tuple(mapping.conversions), mapping.load)
+    return Renamed(name, mapping.save(parameters), tuple(mapping.conversions), mapping.computed, mapping.load)
 
 
 def to_keras_positions(path: str | Path, renamed: Renamed, spec: SESpec | NetworkSpec) -> Mapping[str, np.ndarray]:

@@ -8,7 +8,7 @@ from se_spec import LayoutError, NetworkSpec, SESpec, network
 from se_spec.networks import NETWORKS
 
 from .detect import blocks, networks
-from .detect.found import CHOICES, Found
+from .detect.found import CHOICES, Found, own_blocks
 from .identity import Identity
 from .preprocessing import preprocessing
 from .sources import SourceLike, open_source
@@ -121,7 +121,8 @@ def inspect(
     """
     tensors = open_source(source, None, part, prefix)
     dtypes, size = Counter[str](), 0
-    for array in tensors.values():
+    for name in tensors:
+        array = tensors.view(name)
         dtypes[array.dtype.name] += 1
         size += array.nbytes
     matches = tuple(networks.match_networks(tensors.shapes, layout))
@@ -138,5 +139,7 @@ def inspect(
     else:
         if not found:
             problem = problem or blocks.explain_nothing(tensors, layout, lookalikes)
-    name = f"{len(tensors)} tensors" if tensors.format is None else str(source)
-    return Inspection(name, tensors.format, dict(dtypes), size, matches, found, lookalikes, tensors.identity, problem)
+    where = f"{len(tensors)} tensors" if tensors.format is None else str(source)
+    return Inspection(
+        where, tensors.format, dict(dtypes), size, matches, own_blocks(found), lookalikes, tensors.identity, problem
+    )

@@ -26,3 +26,8 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._makers)
+
+
+def own_arrays(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copy arrays, so that they neither change with what they came from nor keep it."""
+    return {name: np.array(value, order="C") for name, value in parameters.items()}

@@ -6,19 +6,19 @@ zip the member's checksum is computed anew. No format is written again, and what
 
 import mmap
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from se_spec import FileFormatError, LayoutError, ParameterError, parameters
 
 from .detect import Found, blocks
-from .formats._buffers import map_file
+from .formats._buffers import find_owner, map_file, offset_in
+from .formats._targets import check_target, stage
 from .formats._zips import read_directory
 from .sources import Source, open_source
 
@@ -55,7 +55,7 @@ def replace_block(
         ParameterError: the parameters are not the block's, or not exact in the file's dtype.
         FileFormatError: the tensors are not in the file as they are, or the target exists and ``force`` is False.
 
-    >>> import se_numpy, se_port
+    >>> import se_numpy, se_port, tempfile
     >>> theirs = {"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4)), "head": np.ones(3)}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.savez(f"{folder}/net.npz", **theirs)
@@ -65,8 +65,7 @@ def replace_block(
     np.True_
     """
     source, target = Path(source), Path(target)
-    if target.exists() and not force:
-        raise FileFormatError(f"{target}: is there already; expected another path, or force to replace it")
+    check_target(target, force)
     if not source.is_file():
         raise FileFormatError(f"{source}: is no file; expected one file with the block")
     opened = open_source(source)
@@ -78,9 +77,7 @@ def replace_block(
         raise LayoutError(f"{path}: its parameters are computed ({'; '.join(block.changes)}) and cannot be put back")
     parameters.check(values, parameters.shapes(block.spec))
     pieces = [_locate(source, opened, block, name, np.asarray(value)) for name, value in values.items()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        copy = Path(folder, target.name)
+    with stage(target, force) as copy:
         shutil.copyfile(source, copy)
         with copy.open("r+b") as file:
             for offset, data in pieces:
@@ -92,12 +89,11 @@ def replace_block(
         wrong = [name for name, value in values.items() if not np.array_equal(again[name], value, equal_nan=True)]
         if wrong:
             raise FileFormatError(f"{source}: {', '.join(wrong)} cannot be told apart from its transpose in this file")
-        copy.replace(target)
 
 
 def _locate(path: Path, source: Source, block: Found, name: str, value: np.ndarray) -> tuple[int, bytes]:
     """Find where a parameter is in the file, and make the bytes that belong there."""
-    array = source[block.names[name]]
+    array = source.view(block.names[name])
     new = value.astype(array.dtype)
     if not np.array_equal(new.astype(value.dtype), value, equal_nan=True):
         raise ParameterError(f"{name} is {value.dtype} and not exact in {array.dtype}, the dtype of the file's tensor")
@@ -117,13 +113,10 @@ def _locate(path: Path, source: Source, block: Found, name: str, value: np.ndarr
 
 def _offset(path: Path, array: np.ndarray) -> int | None:
     """Find the first byte of a mapped array in its file; None if it is not mapped, or from another file."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    owner = find_owner(array)
     if not isinstance(owner, mmap.mmap) or len(owner) != path.stat().st_size:
         return None
-    whole = np.frombuffer(owner, np.uint8)
-    offset = int(array.__array_interface__["data"][0] - whole.__array_interface__["data"][0])
+    offset = offset_in(owner, array)
     with path.open("rb") as file:
         file.seek(offset)
         same = file.read(array.nbytes) == array.tobytes()

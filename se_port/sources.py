@@ -10,6 +10,7 @@ import numpy as np
 from se_spec import LayoutError
 
 from . import formats
+from .formats._buffers import copy_array
 from .formats.tensorflow import read_full_names
 from .graphs import Graph, read_graphs
 from .identity import Identity, parse
@@ -39,10 +40,17 @@ class Source(LazyArrays):
         super().__init__(makers)
         self.format, self.path = format, path
 
+    def __getitem__(self, name: str) -> np.ndarray:
+        return copy_array(self.view(name))
+
+    def view(self, name: str) -> np.ndarray:
+        """Return an array as it lies in the file, where it is mapped; its numbers change with the file."""
+        return super().__getitem__(name)
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Each array's shape, by name; computed once, since some formats must read an array to know it."""
-        return {name: array.shape for name, array in self.items()}
+        return {name: self.view(name).shape for name in self}
 
     @cached_property
     def identity(self) -> Identity | None:
@@ -80,7 +88,7 @@ def open_source(
     names = [name for name in opened if name.startswith(prefix)]
     if not names:
         raise LayoutError(f"no name of the source begins with {prefix!r}; the first is {next(iter(opened), '')!r}")
-    makers = {name.removeprefix(prefix): partial(opened.__getitem__, name) for name in names}
+    makers = {name.removeprefix(prefix): partial(opened.view, name) for name in names}
     return Source(makers, opened.format)
 
 

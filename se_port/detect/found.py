@@ -1,10 +1,13 @@
 """The record of a block that was found."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from se_spec import SESpec
+
+from ..lazy_arrays import own_arrays
 
 CHOICES = ("activation", "gate")
 """Fields of a spec that names and shapes may not determine."""
@@ -36,3 +39,8 @@ class Found:
     layouts: tuple[str, ...]
     names: dict[str, str]
     changes: tuple[str, ...] = ()
+
+
+def own_blocks(blocks: Mapping[str, Found]) -> dict[str, Found]:
+    """Copy the parameters of blocks, which are in their file until then."""
+    return {path: replace(block, parameters=own_arrays(block.parameters)) for path, block in blocks.items()}

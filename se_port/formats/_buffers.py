@@ -1,9 +1,11 @@
 """Arrays over the bytes of a mapped file, and the bytes of an array."""
 
 import mmap
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
@@ -12,17 +14,113 @@ from ._base import bfloat16, count_bytes, refuse
 Code = TypeVar("Code", int, str)
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """Map a file; its bytes are fetched when they are accessed.
+MOST_COPIED = 64 << 20
+"""Bytes of the largest file that is read into memory; a larger one is mapped."""
+
+
+class FileMap(mmap.mmap):
+    """The bytes of a mapped file, with the file.
+
+    A program dies of SIGBUS where it reads a map whose file has become shorter. ``copy_array`` reads the file.
+    """
+
+    file: BinaryIO
+    state: os.stat_result
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file; a pipe, on which a program would wait, is refused.
 
     Raises:
-        FileFormatError: the file is empty, or may not be read.
+        FileFormatError: it is no regular file, or may not be read.
     """
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror or error})", "a file that can be read")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        refuse(path, "is no regular file", "a file, not a device, a pipe or a folder")
+    return file
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file; its bytes are fetched when they are accessed. A small file is read at once.
+
+    Raises:
+        FileFormatError: the file is empty, no regular file, or may not be read.
+    """
+    file = open_file(path)
+    state = os.fstat(file.fileno())
+    if state.st_size == 0:
+        file.close()
+        refuse(path, "cannot be read, it is empty", "a file that is not empty")
+    try:
+        if state.st_size > MOST_COPIED:
+            mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.file, mapped.state = file, state
+            return mapped
+        with file:
+            copy = mmap.mmap(-1, state.st_size)
+            with memoryview(copy) as target:
+                read_exactly(path, file, target)
+            return copy
     except (OSError, ValueError) as error:
-        refuse(path, f"cannot be read ({error})", "a file that is not empty")
+        refuse(path, f"cannot be read ({error})", "a file that can be read")
+
+
+def read_exactly(path: Path, file: BinaryIO, target: memoryview) -> None:
+    """Fill ``target`` from the file's position.
+
+    Raises:
+        FileFormatError: the file ends before.
+    """
+    place = 0
+    while place < len(target):
+        count = file.readinto(target[place:])  # type: ignore[attr-defined]
+        if not count:
+            refuse(path, "became shorter while it was read", "a file that no other program writes")
+        place += count
+
+
+def copy_array(array: np.ndarray) -> np.ndarray:
+    """Copy an array of a mapped file from the file itself; any other is returned as it is.
+
+    Raises:
+        FileFormatError: the file has changed since it was mapped.
+    """
+    owner = find_owner(array)
+    if not isinstance(owner, FileMap) or array.size == 0:
+        return array
+    path, state = Path(owner.file.name), os.fstat(owner.file.fileno())
+    if (state.st_size, state.st_mtime_ns) != (owner.state.st_size, owner.state.st_mtime_ns):
+        refuse(path, "has changed while it was read", "a file that no other program writes")
+    low = sum(min(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
+    high = sum(max(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
+    start = offset_in(owner, array) + low
+    data = bytearray(high - low + array.itemsize)
+    owner.file.seek(start)
+    read_exactly(path, owner.file, memoryview(data))
+    copy: np.ndarray = np.ndarray(array.shape, array.dtype, data, -low, array.strides)
+    copy.setflags(write=False)
+    return copy
+
+
+def find_owner(array: np.ndarray) -> object:
+    """Find the object whose memory an array views."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray | memoryview):
+        base = owner.base if isinstance(owner, np.ndarray) else owner.obj
+        if base is None:
+            break
+        owner = base
+    return owner
+
+
+def offset_in(owner: mmap.mmap, array: np.ndarray) -> int:
+    """Find where the first element of an array is in a map, in bytes."""
+    start = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    return int(array.__array_interface__["data"][0] - start)
 
 
 def array_from_buffer(
@@ -83,6 +181,7 @@ def view_at(
     array: np.ndarray = np.ndarray(shape, dtype, data, start, strides)
     if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:  # NumPy takes it for true, but unequal to true
         refuse(path, f"{name!r} is of the dtype bool and has a byte above 1", "0 and 1")
+    array.setflags(write=False)
     return array
 
 

@@ -1,14 +1,14 @@
 """Files of every format: recognise the format, read files with its module, and write them whole or not at all."""
 
 import importlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from se_spec import FileFormatError
 
 from ._base import Tensors, import_optional, refuse
+from ._targets import explain, stage
 
 FORMATS = {
     "hub": "a folder with shards, .index.json",
@@ -37,6 +37,10 @@ WITH_PARTS = ("torch",)
 """Formats whose files may hold several mappings of names to tensors."""
 WITH_METADATA = ("safetensors",)
 """Formats that have a place for texts."""
+OF_SEVERAL_FILES = ("tensorflow",)
+"""Formats of which one file names others, so that a new one must not use the names of the old."""
+OF_FOLDERS = ("orbax",)
+"""Formats that are a folder when they are written."""
 HEAD_BYTES = 64
 
 
@@ -56,7 +60,8 @@ def read(path: str | Path, format: str | None = None, part: str | None = None) -
     module = _import_format(name, f"read {path.name}")
     if part is not None and name not in WITH_PARTS:
         refuse(path, f"is of the format {name}, which has no parts such as {part!r}", f"one of {', '.join(WITH_PARTS)}")
-    tensors: Tensors = module.read(path) if part is None else module.read(path, part)
+    with explain(path, "read"):
+        tensors: Tensors = module.read(path) if part is None else module.read(path, part)
     return tensors
 
 
@@ -64,7 +69,8 @@ def read_metadata(path: Path, format: str) -> dict[str, str]:
     """Read the texts beside the tensors of a file; none where its format has no place for them."""
     if format not in WITH_METADATA:
         return {}
-    metadata: dict[str, str] = _import_module(format).read_metadata(path)
+    with explain(path, "read"):
+        metadata: dict[str, str] = _import_module(format).read_metadata(path)
     return metadata
 
 
@@ -75,10 +81,13 @@ def write(
     *,
     force: bool = False,
     metadata: Mapping[str, str] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write all tensors or nothing.
 
-    A format may write several files or a folder, so they are written to a temporary folder first, and then moved.
+    The format writes beside the target; what it wrote is moved when it is complete and on the disk. After any end of
+    the program the target is what it was or is new, and whole. A folder is replaced only if it is a checkpoint such as
+    this function writes, and nothing else is in it.
 
     Args:
         path: the file or folder to write; its ending chooses the format if ``format`` does not.
@@ -86,26 +95,26 @@ def write(
         format: a name in ``FORMATS``.
         force: whether a path that exists is replaced.
         metadata: texts beside the tensors, where the format has a place for them.
+        check: called with the complete file before it is moved; if it raises, nothing is written.
 
     Raises:
-        FileFormatError: the path exists, its ending belongs to no format, or the format cannot hold a tensor.
+        FileFormatError: the path exists, its ending belongs to no format, the format cannot hold a tensor, or the
+            system refuses, as on a full disk.
     """
     path = Path(path)
-    module = _import_format(format or format_by_name(path), f"write {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        if metadata and module.__name__.rpartition(".")[2] in WITH_METADATA:
-            module.write(Path(folder, path.name), tensors, metadata)
-        else:
-            module.write(Path(folder, path.name), tensors)
-        targets = {new: path.parent / new.name for new in sorted(Path(folder).iterdir())}
-        existing = [str(target) for target in targets.values() if target.exists()]
-        if existing and not force:
-            refuse(path, f"{', '.join(existing)} is there already", "another path, or force to replace it")
-        for new, target in targets.items():
-            if target.is_dir():
-                target.rename(Path(folder, f"{target.name}.old"))  # removed together with the temporary folder
-            new.replace(target)
+    name = format or format_by_name(path)
+    module = _import_format(name, f"write {path.name}")
+    options: dict[str, object] = {}
+    if metadata and name in WITH_METADATA:
+        options["metadata"] = metadata
+    if name in OF_SEVERAL_FILES:
+        options["replaced"] = path
+    is_own_folder = module.is_own_folder if name in OF_FOLDERS else None
+    finish = module.remove_old_files if name in OF_SEVERAL_FILES else None
+    with stage(path, force, is_own_folder, finish) as staged:
+        module.write(staged, tensors, **options)
+        if check is not None:
+            check(staged)
 
 
 def format_of(path: Path) -> str:
@@ -114,15 +123,18 @@ def format_of(path: Path) -> str:
     Raises:
         FileFormatError: no such file, or no format matches.
     """
-    if not path.exists() and not path.with_name(f"{path.name}.index").exists():
-        raise FileFormatError(f"{path} does not exist; expected a file or folder with weights")
-    head = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    for name in FORMATS:
-        if _import_module(name).matches(path, head):
-            return name
+    with explain(path, "read"):
+        if not path.exists() and not path.with_name(f"{path.name}.index").exists():
+            raise FileFormatError(f"{path} does not exist; expected a file or folder with weights")
+        head = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        elif path.exists() and not path.is_dir():
+            refuse(path, "is a device, a pipe or a socket", "a file or folder with weights")
+        for name in FORMATS:
+            if _import_module(name).matches(path, head):
+                return name
     refuse(path, f"begins with {head[:16]!r}", f"one of the formats {', '.join(FORMATS)}")
 
 

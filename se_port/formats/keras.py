@@ -28,10 +28,11 @@ Reading needs neither Keras nor h5py (``_hdf5`` says why), writing needs h5py. W
 (``.weights.json``) are not read.
 """
 
+import io
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,77 @@ def write(path: Path, tensors: Tensors) -> None:
         refuse(path, "would need the model itself, not its weights alone", "the ending .weights.h5")
     h5py = import_optional("h5py", f"write {path.name}")
     by_position = path.name.endswith(".weights.h5")
-    with h5py.File(path, "w", libver="earliest") as file:
+    with path.open("wb+", buffering=0) as raw:
+        target = _FileForHDF5(raw)
         try:
-            (_write_by_position if by_position else _write_legacy)(path, file, tensors)
-        except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:  # h5py's, for names that clash
-            refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
+            with h5py.File(target, "w", libver="earliest") as file:
+                try:
+                    (_write_by_position if by_position else _write_legacy)(path, file, tensors)
+                except (
+                    ValueError,
+                    TypeError,
+                    KeyError,
+                    OSError,
+                    RuntimeError,
+                ) as error:  # h5py's, for names that clash
+                    target.raise_failure()
+                    refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
+        finally:
+            target.raise_failure()
+
+
+class _FileForHDF5(io.RawIOBase):
+    """A file for h5py, which keeps what fails and goes on as if it had not.
+
+    The HDF5 library ends the process, or leaves it unusable, where a write fails while a file is closed.
+
+    Args:
+        raw: the file, without a buffer.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self._failure: BaseException | None = None
+
+    def raise_failure(self) -> None:
+        """Raise what failed first, if anything has."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _try(self, call: Callable[[], int]) -> int | None:
+        if self._failure is None:
+            try:
+                return call()
+            except BaseException as error:  # KeyboardInterrupt, too: HDF5 must reach its end
+                self._failure = error
+        return None
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._try(lambda: self._raw.seek(place, whence)) or 0
+
+    def tell(self) -> int:
+        return self._try(self._raw.tell) or 0
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(lambda: self._raw.readinto(buffer)) or 0
+
+    def write(self, data: Any) -> int:
+        self._try(lambda: _write_all(self._raw, memoryview(data)))
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._try(lambda: self._raw.truncate(size)) or 0
+
+    def flush(self) -> None:
+        self._try(lambda: self._raw.flush() or 0)
+
+
+def _write_all(file: io.FileIO, data: memoryview) -> int:
+    """Write all bytes, in as many pieces as the system takes."""
+    place = 0
+    while place < len(data):
+        place += file.write(data[place:])
+    return place
 
 
 def _open_archive(path: Path, data: mmap.mmap) -> tuple[memoryview, dict[str, str]]:

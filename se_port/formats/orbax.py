@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ MAX_CHUNKS = 1 << 16
 MAX_NAME = 1024
 MAX_BLOCK_BYTES = 128 << 10
 """The largest size that a compressed block of Zstandard unpacks to."""
+OWN_FILES = re.compile(
+    r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|checkpoint|descriptor/descriptor\.pbtxt"
+    r"|array_metadatas/process_[0-9]+|(ocdbt\.process_[0-9]+/)?(manifest\.ocdbt|d/[0-9a-f]{32})"
+)
+"""Paths in a folder that Orbax writes."""
 ARRAYS, OTHERS = ("np.ndarray", "jax.Array", "scalar"), ("string", "None")
 
 
@@ -92,6 +98,19 @@ def write(path: Path, tensors: Tensors) -> None:
                 node[key] = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     with orbax.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), tree)
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether a folder holds a checkpoint as Orbax writes it, and nothing else."""
+    if not (path / "_METADATA").is_file():
+        return False
+    for folder, folders, names in os.walk(path):
+        place = Path(folder).relative_to(path)
+        if any(Path(folder, name).is_symlink() for name in folders):
+            return False
+        if not all(OWN_FILES.fullmatch((place / name).as_posix()) for name in names):
+            return False
+    return True
 
 
 class _Checkpoint(Mapping[str, np.ndarray]):

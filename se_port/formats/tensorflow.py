@@ -16,12 +16,16 @@ broken index whose checksums are right, so the reader is ours: each tensor is ma
 its first access.
 """
 
+import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from se_spec import FileFormatError
 
 from ._base import Tensors, count_bytes, import_optional, refuse
 from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
@@ -38,6 +42,8 @@ TRAILER_BYTES = 5
 MAX_NAME = 1024
 MAX_TENSORS = 1 << 16
 MASK = 0xA282EAD8
+MOST_TRIES = 5
+"""Times to open a checkpoint that other programs replace."""
 CHUNK_BYTES = 1 << 24
 """Bytes of a tensor that are copied at once for its checksum."""
 
@@ -87,6 +93,18 @@ def read(path: Path) -> Tensors:
         if saved is None:
             refuse(path, "has no checkpoint", "a TensorFlow checkpoint or SavedModel")
         return read_constants(saved, open_saved_model(saved).graph)
+    return _open_checkpoint(index)
+
+
+def _open_checkpoint(index: Path) -> "Checkpoint":
+    """Open a checkpoint; once more if it was replaced meanwhile, since its data files are then others."""
+    for _ in range(MOST_TRIES):
+        before = index.stat()
+        try:
+            return Checkpoint(index)
+        except FileFormatError:
+            if os.path.samestat(before, index.stat()):
+                raise
     return Checkpoint(index)
 
 
@@ -124,8 +142,16 @@ def read_full_names(path: Path) -> dict[str, str]:
     return {} if index is None else Checkpoint(index).read_full_names()
 
 
-def write(path: Path, tensors: Tensors) -> None:
-    """Write the index, and one data file beside it.
+def write(path: Path, tensors: Tensors, replaced: Path | None = None) -> None:
+    """Write the index, and a data file beside it.
+
+    The new index must not name data files of the one that it replaces, since two files cannot be moved in one step:
+    where the old checkpoint has one data file, the new one has two, of which the second is empty.
+
+    Args:
+        path: the index.
+        tensors: by name.
+        replaced: an index that the new one will replace, if there is one.
 
     Raises:
         FileFormatError: a dtype that is not among TensorFlow's, or a name that is empty or too long.
@@ -133,7 +159,10 @@ def write(path: Path, tensors: Tensors) -> None:
     numbers = {name: number for number, name in NUMBERS.items()}
     entries = {}
     offset = 0
-    with _shard_path(path, 0, 1).open("wb") as file:
+    count = 2 if replaced is not None and _count_shards(replaced) == 1 else 1
+    for number in range(1, count):
+        _shard_path(path, number, count).touch()
+    with _shard_path(path, 0, count).open("wb") as file:
         for name, tensor in tensors.items():
             key, array = encode_name(path, name), np.asarray(tensor)
             if not 0 < len(key) <= MAX_NAME or key[0] == 0:
@@ -146,13 +175,30 @@ def write(path: Path, tensors: Tensors) -> None:
             entries[key] = entry + b"\x35" + struct.pack("<I", _mask(crc32c(data)))
             # An empty tensor gets one unused byte, so that the offsets keep the order.
             offset += file.write(data or b"\x00")
-    header = encode_field(1, 1) + encode_field(3, encode_field(1, 1))  # one shard, the version of the format
+    header = encode_field(1, count) + encode_field(3, encode_field(1, 1))  # the version of the format
     with path.open("wb") as file:
         table = {b"": header} | dict(sorted(entries.items()))
         data_handle = _write_block(file, table)
         meta_handle = _write_block(file, {})
         index_handle = _write_block(file, {max(table): data_handle})
         file.write((meta_handle + index_handle).ljust(FOOTER_BYTES - len(MAGIC), b"\0") + MAGIC)
+
+
+def remove_old_files(index: Path) -> None:
+    """Remove data files beside an index that belong to a checkpoint that it replaced."""
+    count, prefix = _count_shards(index), index.name.removesuffix(".index")
+    for file in index.parent.iterdir():
+        found = re.fullmatch(r"\.data-([0-9]{5})-of-([0-9]{5})", file.name.removeprefix(prefix))
+        if found and file.name.startswith(prefix) and int(found[2]) != count:
+            file.unlink(missing_ok=True)
+
+
+def _count_shards(index: Path) -> int:
+    """Count the data files that an index names; 0 if it cannot be read."""
+    try:
+        return _read_index(index)[0]
+    except FileFormatError:
+        return 0
 
 
 class Checkpoint(Mapping[str, np.ndarray]):

@@ -55,6 +55,16 @@ class BlockMapping(NamedTuple):
         }
         return tensors | self._identity_norm(parameters["reduce.bias"], *row.norm) if row.norm else tensors
 
+    @property
+    def computed(self) -> set[str]:
+        """Canonical names of parameters that are not only moved: a batch norm of the file is folded into them."""
+        return {"reduce.weight", "reduce.bias"} if BLOCK_LAYOUTS[self.layout].norm else set()
+
+    @property
+    def conversions(self) -> tuple[str, ...]:
+        """Descriptions of what is arithmetic."""
+        return ("a batch norm that changes nothing follows reduce",) if self.computed else ()
+
     def _norm_names(self, norm: str) -> list[str]:
         separator = BLOCK_LAYOUTS[self.layout].separator
         path = f"{self.path}{separator}{norm}" if self.path else norm

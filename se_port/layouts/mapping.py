@@ -88,6 +88,11 @@ class NetworkMapping:
         ]
         return [f"{used.count(description)} tensors {description}" for description in dict.fromkeys(used)]
 
+    @property
+    def computed(self) -> set[str]:
+        """Canonical names of parameters that are not only moved."""
+        return {name for name, entries in self.entries.items() if any(entry.rule.transform for entry in entries)}
+
     def check(self, shapes: Mapping[str, Shape], where: str) -> None:
         """Check that the file has every tensor of the mapping, in its shape, and no other; constants may be missing.
 
