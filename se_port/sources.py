@@ -11,6 +11,7 @@ from se_spec import LayoutError
 
 from . import formats
 from .formats._buffers import copy_array
+from .formats._targets import explain
 from .formats.tensorflow import read_full_names
 from .graphs import Graph, read_graphs
 from .identity import Identity, parse
@@ -45,7 +46,10 @@ class Source(LazyArrays):
 
     def view(self, name: str) -> np.ndarray:
         """Return an array as it lies in the file, where it is mapped; its numbers change with the file."""
-        return super().__getitem__(name)
+        if self.path is None:
+            return super().__getitem__(name)
+        with explain(self.path, "read"):
+            return super().__getitem__(name)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -18,14 +18,22 @@ MOST_COPIED = 64 << 20
 """Bytes of the largest file that is read into memory; a larger one is mapped."""
 
 
+CHUNK_BYTES = 1 << 24
+"""Bytes of a file that are read at once."""
+
+
 class FileMap(mmap.mmap):
-    """The bytes of a mapped file, with the file.
+    """The bytes of a mapped file, with a descriptor of the file.
 
     A program dies of SIGBUS where it reads a map whose file has become shorter. ``copy_array`` reads the file.
     """
 
-    file: BinaryIO
+    path: Path
+    descriptor: int
     state: os.stat_result
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -56,31 +64,42 @@ def map_file(path: Path) -> mmap.mmap:
         file.close()
         refuse(path, "cannot be read, it is empty", "a file that is not empty")
     try:
-        if state.st_size > MOST_COPIED:
-            mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            mapped.file, mapped.state = file, state
-            return mapped
         with file:
+            if state.st_size > MOST_COPIED:
+                mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped.path, mapped.descriptor, mapped.state = path, os.dup(file.fileno()), state
+                return mapped
             copy = mmap.mmap(-1, state.st_size)
-            with memoryview(copy) as target:
-                read_exactly(path, file, target)
+            if file.readinto(copy) != state.st_size:  # type: ignore[attr-defined]
+                refuse(path, "became shorter while it was read", "a file that no other program writes")
             return copy
     except (OSError, ValueError) as error:
         refuse(path, f"cannot be read ({error})", "a file that can be read")
 
 
-def read_exactly(path: Path, file: BinaryIO, target: memoryview) -> None:
-    """Fill ``target`` from the file's position.
+def _read_at(path: Path, descriptor: int, place: int, target: memoryview) -> None:
+    """Fill ``target`` from a place of a file.
 
     Raises:
         FileFormatError: the file ends before.
     """
-    place = 0
-    while place < len(target):
-        count = file.readinto(target[place:])  # type: ignore[attr-defined]
+    done = 0
+    while done < len(target):
+        count = os.preadv(descriptor, [target[done:]], place + done)
         if not count:
             refuse(path, "became shorter while it was read", "a file that no other program writes")
-        place += count
+        done += count
+
+
+def iterate_bytes(data: memoryview) -> Iterator[memoryview]:
+    """Yield bytes in chunks, those of a mapped file read from the file itself.
+
+    Raises:
+        FileFormatError: the file has changed since it was mapped.
+    """
+    array = np.frombuffer(data, np.uint8)
+    for start in range(0, len(array), CHUNK_BYTES):
+        yield copy_array(array[start : start + CHUNK_BYTES]).data
 
 
 def copy_array(array: np.ndarray) -> np.ndarray:
@@ -90,17 +109,16 @@ def copy_array(array: np.ndarray) -> np.ndarray:
         FileFormatError: the file has changed since it was mapped.
     """
     owner = find_owner(array)
-    if not isinstance(owner, FileMap) or array.size == 0:
+    if not isinstance(owner, FileMap) or array.size == 0 or not hasattr(os, "preadv"):  # Windows keeps mapped files
         return array
-    path, state = Path(owner.file.name), os.fstat(owner.file.fileno())
+    path, state = owner.path, os.fstat(owner.descriptor)
     if (state.st_size, state.st_mtime_ns) != (owner.state.st_size, owner.state.st_mtime_ns):
         refuse(path, "has changed while it was read", "a file that no other program writes")
     low = sum(min(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
     high = sum(max(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
     start = offset_in(owner, array) + low
     data = bytearray(high - low + array.itemsize)
-    owner.file.seek(start)
-    read_exactly(path, owner.file, memoryview(data))
+    _read_at(path, owner.descriptor, start, memoryview(data))
     copy: np.ndarray = np.ndarray(array.shape, array.dtype, data, -low, array.strides)
     copy.setflags(write=False)
     return copy

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn
 
+from se_spec import FileFormatError
+
 from ._base import refuse
 
 fcntl: ModuleType | None
@@ -41,8 +43,8 @@ EXCHANGE, HERE = 2, -100
 INSTEAD = "a folder that can be written, and enough space"
 
 
-class _Terminated(BaseException):
-    """A signal asked the program to end."""
+class _Interrupted(BaseException):
+    """A signal that ends the program arrived."""
 
 
 @contextmanager
@@ -66,15 +68,19 @@ def stage(
         FileFormatError: the target exists and ``force`` is False, it may not be replaced, or the system refuses.
     """
     check_target(path, force, is_own_folder)
-    with _end_at_signals(), explain(path, "written"), ExitStack() as stack:
+    with _handle_signals() as signals, explain(path, "written"), ExitStack() as stack:
         stack.enter_context(_make_parents(path.parent))
         folder = stack.enter_context(_lock_folder(path))
         staged = folder / path.name
-        yield staged
+        try:
+            yield staged
+        except FileFormatError as error:
+            raise FileFormatError(str(error).replace(str(staged), str(path))) from None
         made = sorted(folder.iterdir(), key=lambda new: (new == staged, new.name))  # what the others belong to is last
         for new in made:
             check_target(path.parent / new.name, force, is_own_folder)
             _synchronize(new)
+        signals.deferred = True
         for new in made:
             _move(new, path.parent / new.name)
         _synchronize_folder(path.parent)
@@ -177,6 +183,10 @@ def _try_to_lock(folder: Path) -> int | None:
         lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     except FileNotFoundError:  # its owner has just removed it
         return None
+    except OSError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -241,32 +251,44 @@ def _synchronize_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+class _Signals:
+    """Signals that end the program, which a write handles: they unwind it, and then have their usual effect.
+
+    Args:
+        deferred: whether a signal waits for the end of the write, as while files are moved or removed.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.arrived: int | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Unwind the write at the first signal, unless it is deferred."""
+        self.arrived = number
+        if not self.deferred:
+            self.deferred = True  # a second signal does not disturb the cleaning
+            raise _Interrupted
+
+
 @contextmanager
-def _end_at_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the block, as SIGINT does, and end the program after it.
+def _handle_signals() -> Iterator[_Signals]:
+    """Handle SIGINT, SIGTERM and SIGHUP in the block, and repeat the one that arrived after it.
 
     Only where the program has no handler of its own, and in the main thread, which alone may set one.
     """
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        signals = []
-    ours = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for other in ours:
-            signal.signal(other, signal.SIG_IGN)  # a second one does not disturb the cleaning
-        raise _Terminated(number)
-
-    for number in ours:
-        signal.signal(number, stop)
-    ended: int | None = None
+    signals = _Signals()
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: handler for number, handler in before.items() if handler in usual}
     try:
-        yield
-    except _Terminated as end:
-        ended = end.args[0]
-        raise
+        for number in before:
+            signal.signal(number, signals.handle)
+        yield signals
+    except _Interrupted:
+        pass
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-        if ended is not None:
-            os.kill(os.getpid(), ended)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if signals.arrived is not None:
+            signal.raise_signal(signals.arrived)

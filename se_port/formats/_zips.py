@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from . import _base
 from ._base import refuse
-from ._buffers import encode_name
+from ._buffers import encode_name, iterate_bytes
 
 MAX_MEMBERS = 100_000
 END = struct.Struct("<4s4H2LH")
@@ -137,9 +137,11 @@ def read_member(path: Path, name: str, data: mmap.mmap | memoryview, member: Mem
 
 def read_verified(path: Path, name: str, data: mmap.mmap | memoryview, member: Member) -> memoryview:
     """Read a member's bytes and check their CRC."""
-    body = read_member(path, name, data, member)
-    if zlib.crc32(body) != member.crc:
-        refuse(path, f"{name!r} is damaged: its CRC is {zlib.crc32(body):#x}", "an undamaged copy")
+    body, checksum = read_member(path, name, data, member), 0
+    for chunk in iterate_bytes(body):
+        checksum = zlib.crc32(chunk, checksum)
+    if checksum != member.crc:
+        refuse(path, f"{name!r} is damaged: its CRC is {checksum:#x}", "an undamaged copy")
     return body
 
 

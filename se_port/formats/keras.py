@@ -104,7 +104,7 @@ def write(path: Path, tensors: Tensors) -> None:
                     KeyError,
                     OSError,
                     RuntimeError,
-                ) as error:  # h5py's, for names that clash
+                ) as error:  # names that clash
                     target.raise_failure()
                     refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
         finally:
@@ -129,7 +129,7 @@ class _FileForHDF5(io.RawIOBase):
         if self._failure is not None:
             raise self._failure
 
-    def _try(self, call: Callable[[], int]) -> int | None:
+    def _try(self, call: Callable[[], int | None]) -> int | None:
         if self._failure is None:
             try:
                 return call()
@@ -154,7 +154,8 @@ class _FileForHDF5(io.RawIOBase):
         return self._try(lambda: self._raw.truncate(size)) or 0
 
     def flush(self) -> None:
-        self._try(lambda: self._raw.flush() or 0)
+        if self._failure is None:
+            self._raw.flush()  # writes nothing: the file has no buffer
 
 
 def _write_all(file: io.FileIO, data: memoryview) -> int:

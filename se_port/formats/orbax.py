@@ -14,10 +14,12 @@ arrays.
 
 import itertools
 import json
+import logging
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import numpy as np
 
 from ._base import Tensors, count_bytes, import_optional, refuse
 from ._buffers import little_endian_dtype
+from ._targets import INSTEAD
 from .msgpack import to_tree
 
 NEEDS = ("tensorstore",)
@@ -96,8 +99,27 @@ def write(path: Path, tensors: Tensors) -> None:
             else:
                 array = np.asarray(tensors[value])
                 node[key] = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-    with orbax.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree)
+    try:
+        with _silence_loggers(), orbax.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), tree)
+    except Exception as error:  # TensorStore raises ValueError where a disk is full
+        code = re.search(r"os_error_code='([0-9]+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error)[:200]}"
+        refuse(path, f"cannot be written ({reason})", INSTEAD)
+
+
+@contextmanager
+def _silence_loggers() -> Iterator[None]:
+    """Keep Orbax from logging a failure of each of its threads, since one error reports them."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def is_own_folder(path: Path) -> bool:

@@ -28,7 +28,16 @@ import numpy as np
 from se_spec import FileFormatError
 
 from ._base import Tensors, count_bytes, import_optional, refuse
-from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
+from ._buffers import (
+    array_from_buffer,
+    copy_array,
+    decode_name,
+    dtype_code,
+    encode_name,
+    little_endian_dtype,
+    map_file,
+    to_bytes,
+)
 from ._graphdef import NUMBERS, STRING, read_constants
 from ._savedmodel import FILE, open_saved_model, parse_full_names
 from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, iterate_fields, to_int64
@@ -244,10 +253,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
         data = self._data[entry.shard][entry.offset : entry.offset + entry.size]
-        if name not in self._verified and crc32c(data) != entry.checksum:
+        array = copy_array(array_from_buffer(self._index, name, data, entry.dtype, entry.shape))
+        if name not in self._verified and crc32c(to_bytes(array)) != entry.checksum:
             refuse(self._index, f"the bytes of {name!r} have another checksum than was written", "undamaged files")
         self._verified.add(name)
-        return array_from_buffer(self._index, name, data, entry.dtype, entry.shape)
+        return array
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
