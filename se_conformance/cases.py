@@ -58,7 +58,11 @@ class Inputs(NamedTuple):
     parameters: dict[str, np.ndarray]
 
     def rounded(self, dtype: str) -> "Inputs":
-        """Round every array once to ``dtype``."""
+        """Round every array once.
+
+        Args:
+            dtype: one of float64, float32, bfloat16, float16.
+        """
         stored = {name: round_to(array, dtype) for name, array in self.parameters.items()}
         return Inputs(round_to(self.x, dtype), round_to(self.dy, dtype), stored)
 

@@ -129,7 +129,11 @@ class Verdict:
         return [finding for finding in self.findings if (finding.rank, finding.trial) not in left_out]
 
     def excuse(self, deviations: list[Deviation]) -> None:
-        """Excuse failed trials that the deviations list, and finds the lines that no failure needs any more."""
+        """Excuse failed trials that deviations list, and note the lines that no failure needs any more.
+
+        Args:
+            deviations: lines of a file of known deviations.
+        """
         wrong = {(finding.rank, finding.trial) for finding in self.findings if not finding.passed}
         for deviation in deviations:
             covered = [(rank, trial) for rank, trial in self.ran if deviation.covers(rank, trial)]

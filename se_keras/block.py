@@ -156,7 +156,17 @@ class SqueezeExcitation(keras.layers.Layer):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def excitation(self, x: Any) -> Any:
-        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the layer computes in it."""
+        """Compute the gate g, without the gain.
+
+        Args:
+            x: shape (N, *spatial, C), the feature map.
+
+        Returns:
+            Shape (N, C); float32, or float64 if the layer computes in it.
+
+        Raises:
+            InputError, ShapeError: as a call of the block.
+        """
         return self(x, gate_only=True)
 
     def get_config(self) -> dict[str, Any]:

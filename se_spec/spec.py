@@ -108,7 +108,12 @@ class SESpec:
 
     @classmethod
     def preset(cls, name: str, channels: int, **overrides: Any) -> Self:
-        """Make the spec of the block that the system ``name`` builds on ``channels`` channels; see ``se_spec.PRESETS``.
+        """Make the spec of the block that the system ``name`` builds on ``channels`` channels.
+
+        Args:
+            name: of the system, a key of ``se_spec.PRESETS``.
+            channels: of the feature map, at least 1.
+            overrides: fields of the spec that replace the system's.
 
         Raises:
             SpecError: no such preset, or the system's own width rule gives 0.
@@ -123,6 +128,10 @@ class SESpec:
     @classmethod
     def coerce(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
         """Return the spec for the arguments of ``SqueezeExcitation(spec)`` or ``SqueezeExcitation(64, reduction=8)``.
+
+        Args:
+            spec: a spec, or the channels of the feature map.
+            given: fields of a spec, where ``spec`` is a number.
 
         Raises:
             SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.
@@ -155,6 +164,12 @@ class SESpec:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; a hidden width that came from ``reduction`` is derived anew.
 
+        Args:
+            changes: the new values, by field.
+
+        Raises:
+            SpecError: a value is not allowed.
+
         >>> SESpec(64).replace(channels=128).hidden, SESpec(64, hidden=4).replace(channels=128).hidden
         (8, 4)
         """
@@ -177,6 +192,9 @@ class SESpec:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Make the spec from the data of ``to_dict``.
 
+        Args:
+            data: fields by name; those that are left out have their defaults.
+
         Raises:
             SpecError: a name is not a field, ``channels`` is missing, or a value is not allowed.
         """
@@ -195,6 +213,9 @@ class SESpec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Make the spec from the text of ``to_json``.
+
+        Args:
+            text: a JSON object.
 
         Raises:
             SpecError: not JSON, or not a spec.

@@ -107,7 +107,17 @@ class SqueezeExcitation(nn.Module):
         return scale(x, g if self._gain == 1.0 else self._gain * g, self._residual)
 
     def excitation(self, x: Tensor) -> Tensor:
-        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if x is float64."""
+        """Compute the gate g, without the gain.
+
+        Args:
+            x: shape (N, C, *spatial), the feature map.
+
+        Returns:
+            Shape (N, C); float32, or float64 if x is float64.
+
+        Raises:
+            InputError, ShapeError: as a call of the block.
+        """
         self._check(x)
         return self._excite(squeeze(widen(x), self._squeeze), self._collect_weights(x))
 

@@ -85,7 +85,17 @@ class SqueezeExcitation(nnx.Module):
         return self._scale(ops.reconvert(wide, x), s).astype(self.dtype or x.dtype)  # N-2
 
     def excitation(self, x: jax.Array) -> jax.Array:
-        """Compute the gate g, shape (N, C), without the gain; float32, or float64 if the output is float64."""
+        """Compute the gate g, without the gain.
+
+        Args:
+            x: shape (N, *spatial, C), the feature map.
+
+        Returns:
+            Shape (N, C); float32, or float64 if the output is float64.
+
+        Raises:
+            InputError, ShapeError: as a call of the block.
+        """
         self._check(x)
         return self._excite(self._squeeze(self._widen(x)))
 

@@ -52,6 +52,10 @@ class Worker:
         """Make a worker in the process of a started one, if the two may share it, else in a process of its own.
 
         NNX and linen compile the same operations, and in one process each of these once.
+
+        Args:
+            started: workers that have a process.
+            implementation: the implementation to run.
         """
         hosts = (
             worker._process for worker in started if worker.implementation.process_key == implementation.process_key
@@ -59,7 +63,14 @@ class Worker:
         return cls(implementation, next(hosts, None))
 
     def submit(self, spec: SESpec, inputs: Inputs, *, gradients: bool = True, **changed: str) -> "Future[Result]":
-        """Submit one block and input; ``changed`` overrides options of the implementation."""
+        """Submit one block and input.
+
+        Args:
+            spec: of the block.
+            inputs: x, dy and parameters.
+            gradients: whether gradients are computed, too.
+            changed: options that replace the implementation's.
+        """
         options = {**self.implementation.options, "gradients": gradients, **changed}
         return self._process.submit(_run, self.implementation.module, spec, inputs, options)
 
@@ -72,20 +83,35 @@ class Worker:
         repeats: int = 0,
         **changed: str,
     ) -> "Future[Logits]":
-        """Submit a network at inference: its logits for images (N, H, W, C), in their dtype, and the median time.
+        """Submit a network at inference: its logits, in the dtype of the images, and the median time.
 
-        Parameters may be a file of ``files.save_parameters``; then they are not sent through a pipe, and are cast to
-        that dtype in the other process.
+        Args:
+            net: the network.
+            parameters: canonical, or a file of ``files.save_parameters``, which is not sent through a pipe; the other
+                process casts them to the dtype of ``x``.
+            x: images, shape (N, H, W, C).
+            repeats: the number of calls of which the median time is taken; 0 measures none.
+            changed: options that replace the implementation's.
         """
         options = {**self.implementation.options, **changed}
         return self._process.submit(_logits, self.implementation.module, net, parameters, x, options, repeats)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Call an importable function in the worker's process and wait for its result."""
+        """Call a function in the worker's process and wait for its result.
+
+        Args:
+            function: an importable function.
+            arguments: positional arguments, which pickle sends.
+        """
         return self._process.submit(function, *arguments).result()
 
     def submit_call(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
-        """Submit a call of an importable function in the worker's process."""
+        """Submit a call of a function in the worker's process.
+
+        Args:
+            function: an importable function.
+            arguments: positional arguments, which pickle sends.
+        """
         return self._process.submit(function, *arguments)
 
     def versions(self) -> str:

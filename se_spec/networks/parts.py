@@ -162,7 +162,14 @@ class SEFields:
             set_field(self, name, getattr(spec, name))
 
     def with_channels(self, channels: int) -> SESpec:
-        """Return the block for this number of channels."""
+        """Return the block for a number of channels.
+
+        Args:
+            channels: of the feature map, at least 1.
+
+        Raises:
+            SpecError: the widths do not fit.
+        """
         given = dict(vars(self))
         for width in ("reduction", "hidden"):
             if given[width] is None or (width == "reduction" and given["hidden"] is not None):
@@ -171,7 +178,10 @@ class SEFields:
 
     @classmethod
     def coerce(cls, value: Any) -> "SEFields | None":
-        """Accept ``None``, fields, a dict of them, or a ``SESpec``, whose channels are ignored.
+        """Return the fields for what ``NetworkSpec(se=...)`` accepts.
+
+        Args:
+            value: None, fields, a dict of them, or a ``SESpec``, whose channels are ignored.
 
         Raises:
             SpecError: anything else, or a name that is no field.

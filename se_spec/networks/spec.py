@@ -113,7 +113,10 @@ padding=(3, 3), groups=1, bias=False)
         return counts.parameter_count(self.layers)
 
     def macs(self, size: tuple[int, int] | None = None) -> int:
-        """Count multiply-adds of convolutions and dense layers, SE included, for one image of (height, width).
+        """Count multiply-adds of convolutions and dense layers, SE included, for one image.
+
+        Args:
+            size: height and width of the image; None for the network's ``input_size``.
 
         Raises:
             ShapeError: the strides leave nothing of such an image, or its paths do not meet.
@@ -122,6 +125,12 @@ padding=(3, 3), groups=1, bias=False)
 
     def added_by_se(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Count the learnable parameters and multiply-adds that SE adds to the same network without it.
+
+        Args:
+            size: height and width of the image; None for the network's ``input_size``.
+
+        Raises:
+            ShapeError: as ``macs``.
 
         >>> from se_spec import network
         >>> network("se_resnet50").added_by_se()
@@ -132,6 +141,9 @@ padding=(3, 3), groups=1, bias=False)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed, of the network or of its body.
+
+        Args:
+            changes: the new values, by field of the network or of its family.
 
         Raises:
             SpecError: a name is no field, or a value is not allowed.
@@ -165,6 +177,9 @@ padding=(3, 3), groups=1, bias=False)
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Build the network from the data of ``to_dict``; a field that is left out has its default.
 
+        Args:
+            data: fields by name; ``stem`` and ``body`` are needed.
+
         Raises:
             SpecError: a name is no field, the stem or the body is missing, or a value is not allowed.
         """
@@ -188,6 +203,9 @@ padding=(3, 3), groups=1, bias=False)
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Build the network from the text of ``to_json``.
+
+        Args:
+            text: a JSON object.
 
         Raises:
             SpecError: the text is not JSON, or not a network.

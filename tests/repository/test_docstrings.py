@@ -88,6 +88,37 @@ def test_public_callable_documents_arguments_result_errors_and_example(name: str
     assert list_missing_sections(PUBLIC[name], raises=name not in WITHOUT_ERRORS) == []
 
 
+FRAMEWORK_METHODS = {"forward", "build", "call", "compute_output_shape", "compute_output_spec", "from_config"}
+"""Methods that a framework defines, and calls."""
+
+
+def list_undocumented_methods(definition: ast.ClassDef) -> list[str]:
+    """The public methods of a class that have arguments and do not document them."""
+    return [
+        node.name
+        for node in definition.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in FRAMEWORK_METHODS
+        if len(node.args.args) > 1 or node.args.kwonlyargs or node.args.vararg or node.args.kwarg
+        if "Args:" not in (ast.get_docstring(node) or "")
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name, node in PUBLIC.items() if isinstance(node, ast.ClassDef)])
+def test_public_methods_document_their_arguments(name: str) -> None:
+    definition = PUBLIC[name]
+    assert isinstance(definition, ast.ClassDef)
+    assert list_undocumented_methods(definition) == []
+
+
+def test_undocumented_method_is_found() -> None:
+    code = (
+        "class C:\n    def f(self, x): ...\n    def g(self): ...\n    def _h(self, x): ...\n    def call(self, x): ..."
+    )
+    definition = ast.parse(code).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    assert list_undocumented_methods(definition) == ["f"]
+
+
 def test_public_names_of_every_package_are_found() -> None:
     assert {name.rpartition(".")[0] for name in PUBLIC} == set(PACKAGES)
     for package in ("se_torch", "se_keras", "se_flax", "se_flax.linen"):

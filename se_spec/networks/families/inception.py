@@ -57,7 +57,14 @@ class Inception:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build the body from JSON data."""
+        """Build the body from JSON data.
+
+        Args:
+            data: fields by name.
+
+        Raises:
+            SpecError: a name is no field, or a value is not allowed.
+        """
 
         def parse_module(module: Any) -> tuple[Any, ...]:
             return parse_list(lambda branch: parse_list(parse_step, branch), module)
@@ -65,7 +72,12 @@ class Inception:
         return cls(parse_list(lambda stage: parse_list(parse_module, stage), keywords(cls, data)["stages"]))
 
     def add_layers(self, graph: Graph, x: str) -> str:
-        """Add every module's layers to the graph; return the last one's name."""
+        """Add every module's layers to the graph; return the last one's name.
+
+        Args:
+            graph: the layers so far.
+            x: name of the layer whose output the body takes.
+        """
         for number, stage in enumerate(self.stages, 1):
             for index, module in enumerate(stage):
                 x = self._add_module(graph, f"stage{number}.block{index}", x, module)

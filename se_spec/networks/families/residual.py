@@ -154,7 +154,14 @@ class Residual:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build the body from JSON data."""
+        """Build the body from JSON data.
+
+        Args:
+            data: fields by name.
+
+        Raises:
+            SpecError: a name is no field, or a value is not allowed.
+        """
         given = keywords(cls, data)
         given["stages"] = parse_list(lambda stage: Stage(**keywords(Stage, stage)), given["stages"])
         if "shortcut" in given:
@@ -163,6 +170,10 @@ class Residual:
 
     def add_layers(self, graph: Graph, x: str) -> str:
         """Add every unit's layers to the graph; return the last one's name.
+
+        Args:
+            graph: the layers so far.
+            x: name of the layer whose output the body takes.
 
         Raises:
             SpecError: a shortcut would have to remove channels, or to put an odd number of zeros on both sides.
