@@ -1,6 +1,7 @@
 """The catalogue: every known mistake by its name, and equivalent changes that are no mistakes."""
 
 import copyreg
+from collections.abc import Callable
 
 from .activations import ACTIVATIONS
 from .calls import CALLS
@@ -33,7 +34,7 @@ def find_fault(name: str) -> Fault:
     return CATALOGUE[name]
 
 
-def _reduce_fault(fault: Fault) -> tuple[object, tuple[str]]:
+def _reduce_fault(fault: Fault) -> tuple[Callable[[str], Fault], tuple[str]]:
     return find_fault, (fault.name,)
 
 
