@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--products", default="dtype", help="dtype, tf32 or bfloat16 (%(default)s)")
     run.add_argument("--intermediates", default="storage", help="storage or float32 (%(default)s)")
     run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--timeout", type=float, default=60.0, help="seconds that one call may take (%(default)s)")
     run.add_argument("--deviations", type=Path, help="file of known deviations")
     run.add_argument("--json", type=Path, help="a file for the verdicts")
     run.set_defaults(run=_run)
@@ -100,6 +101,7 @@ def _run(options: argparse.Namespace) -> int:
             products=options.products,
             intermediates=options.intermediates,
             seed=options.seed,
+            timeout=options.timeout,
             deviations=options.deviations,
         )
         verdicts.append(verdict)

@@ -1,12 +1,13 @@
 """One call of the judged function: what it returned, and which of its arguments it modified."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .cases import Inputs
+from .guard import Guard, TimedOut
 
 MAX_MESSAGE_CHARACTERS = 200
 
@@ -19,6 +20,7 @@ class CallResult:
         raised: the exception, as text; empty where there was none.
         y: the output, channels last; None where the call returned no array of numbers.
         modified: names of arguments that the call modified.
+        changed: settings of the process that the call changed; they are put back.
         returned: the type of what came back, where that is no array.
     """
 
@@ -26,61 +28,75 @@ class CallResult:
     y: np.ndarray | None = None
     modified: tuple[str, ...] = ()
     returned: str = ""
+    changed: tuple[str, ...] = ()
 
 
-def call_function(function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last") -> CallResult:
-    """Call ``function(x, parameters)`` on copies."""
+def call_function(
+    function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last", guard: Guard | None = None
+) -> CallResult:
+    """Call ``function(x, parameters)`` on copies; without a guard the function is trusted."""
     x, parameters = to_data_format(inputs.x, data_format), _copy_arrays(inputs.parameters)
-    try:
-        with np.errstate(all="ignore"):  # inf - inf in between is no mistake, even where warnings are errors
-            returned = function(x, parameters)
-    except (Exception, SystemExit) as error:
-        return CallResult(raised=_to_line(error))
+    returned, error, changed = _call(guard, function, x, parameters)
+    if error is not None:
+        return CallResult(raised=_to_line(error), changed=changed)
     modified = _find_modified(inputs, x, parameters, data_format)
     y = as_array(returned)
     if y is None:
-        return CallResult(modified=modified, returned=_describe_type(returned))
-    return CallResult(y=to_channels_last(y, data_format), modified=modified)
+        return CallResult(modified=modified, returned=_describe_type(returned), changed=changed)
+    return CallResult(y=to_channels_last(y, data_format), modified=modified, changed=changed)
 
 
-def call_excitation(excitation: Callable[..., Any], inputs: Inputs, data_format: str) -> CallResult:
+def _call(
+    guard: Guard | None, function: Callable[..., Any], *arguments: Any
+) -> tuple[Any, BaseException | None, tuple[str, ...]]:
+    if guard is not None:
+        return guard.call(function, *arguments)
+    try:
+        with np.errstate(all="ignore"):
+            return function(*arguments), None, ()
+    except Exception as error:
+        return None, error, ()
+
+
+def call_excitation(
+    excitation: Callable[..., Any], inputs: Inputs, data_format: str, guard: Guard | None = None
+) -> CallResult:
     """Call ``excitation(x, parameters)`` on copies; ``y`` of the result is the gate, which has no spatial axes."""
-    return call_function(excitation, inputs._replace(x=to_data_format(inputs.x, data_format)))
+    return call_function(excitation, inputs._replace(x=to_data_format(inputs.x, data_format)), guard=guard)
 
 
 def call_vjp(
-    vjp: Callable[..., Any], inputs: Inputs, data_format: str
+    vjp: Callable[..., Any], inputs: Inputs, data_format: str, guard: Guard | None = None
 ) -> tuple[CallResult, dict[str, np.ndarray] | None]:
     """Call ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
     x, dy = to_data_format(inputs.x, data_format), to_data_format(inputs.dy, data_format)
     parameters = _copy_arrays(inputs.parameters)
-    try:
-        with np.errstate(all="ignore"):
-            returned = vjp(x, dy, parameters)
-    except (Exception, SystemExit) as error:
-        return CallResult(raised=_to_line(error)), None
+    returned, error, changed = _call(guard, vjp, x, dy, parameters)
+    if error is not None:
+        return CallResult(raised=_to_line(error), changed=changed), None
     modified = _find_modified(inputs, x, parameters, data_format)
     if dy.tobytes() != to_data_format(inputs.dy, data_format).tobytes():
         modified += ("dy",)
+    result = CallResult(modified=modified, changed=changed)
     if not (isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[1], Mapping)):
-        return CallResult(modified=modified, returned=f"{_describe_type(returned)}, not (dx, dparameters)"), None
+        return replace(result, returned=f"{_describe_type(returned)}, not (dx, dparameters)"), None
     dx = as_array(returned[0])
     if dx is None:
-        return CallResult(modified=modified, returned=_describe_type(returned[0])), None
+        return replace(result, returned=_describe_type(returned[0])), None
     dparameters = {name: as_array(value) for name, value in returned[1].items()}
     missing = [str(name) for name, array in dparameters.items() if array is None]
     if missing:
-        return CallResult(modified=modified, returned=f"no array for {', '.join(missing)}"), None
+        return replace(result, returned=f"no array for {', '.join(missing)}"), None
     found = {name: array for name, array in dparameters.items() if array is not None}
-    return CallResult(y=to_channels_last(dx, data_format), modified=modified), found
+    return replace(result, y=to_channels_last(dx, data_format)), found
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """Convert a value to a NumPy array of numbers; None if it is none."""
-    if value is None or isinstance(value, (tuple, list, dict, str)):
+    """Convert a value to a NumPy array of numbers; None if it is none, or hides numbers behind a mask."""
+    if value is None or isinstance(value, (tuple, list, dict, str, np.ma.MaskedArray)):
         return None
     try:
-        array = np.asarray(value)
+        array = np.array(value)  # a copy: a buffer or a mapped file may change with the next call
     except Exception:
         return None
     return array if array.dtype.kind in "fiub" or array.dtype.name == "bfloat16" else None
@@ -119,8 +135,10 @@ def _describe_type(value: Any) -> str:
 
 
 def _to_line(error: BaseException) -> str:
+    if isinstance(error, TimedOut):
+        return "TimedOut: no answer within the time limit"
     try:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-    except Exception:  # an exception's own __str__ may raise
+    except BaseException:  # an exception's own __str__ may raise
         text = type(error).__name__
     return text if len(text) < MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 3] + "..."

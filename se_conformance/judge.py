@@ -14,6 +14,7 @@ from .adapters import AdaptedBlock, resolve_callables
 from .calls import CallResult, call_excitation, call_function, call_vjp, to_data_format
 from .comparison import Precision, Reference, Result, allow_rounded_gate, compare, reference
 from .deviations import read_deviations
+from .guard import TIMEOUT_SECONDS, Guard
 from .records import TrialRecord
 from .trial_inputs import Trial, trials
 from .verdict import Finding, Verdict
@@ -32,6 +33,7 @@ def check(
     seed: int = 0,
     deviations: str | Path | None = None,
     diagnose: bool = True,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> Verdict:
     """Judge a block against the oracle, with a bound derived for each input, and name the mistake.
 
@@ -51,9 +53,12 @@ def check(
         seed: the seed of the inputs, at least 0.
         deviations: a text file of trials that are known to fail, one per line (``se_conformance.deviations``).
         diagnose: whether to search for the cause of a failure.
+        timeout: seconds that one call may take; after one that takes longer no other is made. In the main thread the
+            call is interrupted by SIGALRM, elsewhere it is left alone.
 
     Returns:
-        The verdict. Whatever ``function`` does, an exception included, is part of it and is not raised.
+        The verdict. Whatever ``function`` does, an exception included, is part of it and is not raised; settings of
+        the process that it changes are put back. Only KeyboardInterrupt passes.
 
     Raises:
         SpecError: an argument is none of the above.
@@ -67,14 +72,16 @@ def check(
         >>> check(block, spec).passed
         True
     """
-    _check_arguments(spec, ranks, seed, vjp=vjp, excitation=excitation)
+    _check_arguments(spec, ranks, seed, timeout, vjp=vjp, excitation=excitation)
     function, vjp, excitation, data_format = resolve_callables(function, spec, dtype, vjp, excitation, data_format)
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
-    known = read_deviations(deviations)
+    known, guard = read_deviations(deviations), Guard(timeout, verdict.notes)
     for rank in ranks:
-        runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format)
+        runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format, guard)
         for trial, expected in trials_with_references(spec, dtype, rank, seed, precision, vjp is not None):
+            if guard.timed_out:
+                break
             verdict.findings += runner.run(trial, expected, rank)
             verdict.ran.append((rank, trial.name))
         verdict.unjudged |= {(rank, name): reason for name, reason in runner.unjudged.items()}
@@ -103,6 +110,7 @@ class TrialRunner:
 
     Args:
         function, vjp, excitation, spec, dtype, data_format: as in ``check``; nothing is left to a default.
+        guard: of the calls; None if the function is trusted.
     """
 
     def __init__(
@@ -113,7 +121,9 @@ class TrialRunner:
         spec: SESpec,
         dtype: str,
         data_format: str,
+        guard: Guard | None = None,
     ) -> None:
+        self.guard = guard
         self.function, self.vjp, self.excitation = function, vjp, excitation
         self.spec, self.dtype, self.data_format = spec, dtype, data_format
         self.records: list[TrialRecord] = []
@@ -122,7 +132,7 @@ class TrialRunner:
     def run(self, trial: Trial, expected: Reference, rank: int) -> list[Finding]:
         """Call the block on one trial and compares everything that it returns."""
         x = trial.inputs.x
-        forward = call_function(self.function, trial.inputs, self.data_format)
+        forward = call_function(self.function, trial.inputs, self.data_format, self.guard)
         record = TrialRecord(trial, expected, forward)
         errors = _structural_errors("y", forward, x, self.dtype)
         result = Result(y=forward.y if _has_shape_of(forward.y, x) else None)
@@ -130,7 +140,7 @@ class TrialRunner:
             g, gate_errors = self._call_excitation(self.excitation, trial, expected)
             errors, result = errors + gate_errors, result._replace(g=g)
         if self.vjp is not None and trial.gradients:
-            record.backward, dparameters = call_vjp(self.vjp, trial.inputs, self.data_format)
+            record.backward, dparameters = call_vjp(self.vjp, trial.inputs, self.data_format, self.guard)
             errors += _structural_errors("dx", record.backward, x, self.dtype)
             if dparameters is not None:
                 errors += _gradient_errors(dparameters, trial.inputs.parameters)
@@ -156,6 +166,8 @@ class TrialRunner:
         """Search for the cause; None where no judged trial failed."""
         if not any(record.failed for record in self.records):
             return None
+        if self.guard is not None and self.guard.timed_out:  # it would not answer again
+            return diagnosis.Diagnosis((), (), False, "call")
         return diagnosis.diagnose(self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format)
 
     def _find_contradictions(self, trial: Trial) -> str:
@@ -169,10 +181,11 @@ class TrialRunner:
         self, excitation: Callable[..., Any], trial: Trial, expected: Reference
     ) -> tuple[np.ndarray | None, list[str]]:
         """Call ``excitation``; return the gate, (N, C), and the errors that need no comparison of numbers."""
-        call, want = call_excitation(excitation, trial.inputs, self.data_format), expected.want.g
+        call, want = call_excitation(excitation, trial.inputs, self.data_format, self.guard), expected.want.g
         assert want is not None
+        changed = [f"excitation: {name} is changed by the call" for name in call.changed]
         if call.raised:
-            return None, [f"excitation raised {call.raised}"]
+            return None, [f"excitation raised {call.raised}", *changed]
         if call.y is None:
             return None, [f"excitation returned {call.returned}, expected an array"]
         g = call.y
@@ -180,14 +193,15 @@ class TrialRunner:
             g = g.reshape(want.shape)
         if g.shape != want.shape:
             return None, [f"excitation returned shape {g.shape}, expected {want.shape}"]
-        return g, []
+        return g, changed
 
 
 def _structural_errors(quantity: str, call: CallResult, x: np.ndarray, dtype: str) -> list[str]:
     """List the errors that need no comparison of numbers: an exception, a changed argument, a shape, a dtype."""
+    errors = [f"{quantity}: {name} is changed by the call" for name in call.changed]
     if call.raised:
-        return [f"{quantity}: raised {call.raised}"]
-    errors = [f"{quantity}: {name} was modified" for name in call.modified]
+        return [f"{quantity}: raised {call.raised}", *errors]
+    errors += [f"{quantity}: {name} was modified" for name in call.modified]
     if call.y is None:
         return [*errors, f"{quantity}: returned {call.returned}, expected an array"]
     if call.y.shape != x.shape:
@@ -207,7 +221,7 @@ def _has_shape_of(array: np.ndarray | None, x: np.ndarray) -> bool:
     return array is not None and array.shape == x.shape
 
 
-def _check_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None:
+def _check_arguments(spec: Any, ranks: Any, seed: Any, timeout: Any, **functions: Any) -> None:
     if not isinstance(spec, SESpec):
         raise SpecError(f"spec={spec!r} is not allowed; it must be an SESpec")
     if (
@@ -218,6 +232,8 @@ def _check_arguments(spec: Any, ranks: Any, seed: Any, **functions: Any) -> None
         raise SpecError(f"ranks={ranks!r} is not allowed; it must hold 1, 2 or 3")
     if not isinstance(seed, int) or seed < 0:
         raise SpecError(f"seed={seed!r} is not allowed; it must be an integer, at least 0")
+    if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise SpecError(f"timeout={timeout!r} is not allowed; it must be a positive number of seconds")
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise SpecError(f"{name}={function!r} is not allowed; it must be a function")

@@ -59,6 +59,7 @@ class Verdict:
         stale_deviations: lines of that file whose trials ran and did not fail.
         unjudged: failed trials on which the framework's own operations fail on this machine, and the reason; they do
             not count.
+        notes: what the block does besides, such as printing; it does not count.
 
     Example:
         >>> from se_conformance import check
@@ -79,6 +80,7 @@ class Verdict:
     known: dict[tuple[int, str], Deviation] = field(default_factory=dict)
     stale_deviations: list[Deviation] = field(default_factory=list)
     unjudged: dict[tuple[int, str], str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -175,6 +177,8 @@ class Verdict:
             text.append(
                 f"  stale    line {stale.line} of the deviations, {stale.pattern!r}: no such trial failed; remove it"
             )
+        for note in self.notes:
+            text += _wrap("  noted    ", note)
         if not self.conclusive and not self.failures:
             text.append("  nothing was judged: the bound decides no element")
         return text
@@ -210,6 +214,7 @@ class Verdict:
             "known": {f"{rank}: {trial}": deviation.reason for (rank, trial), deviation in self.known.items()},
             "outlived": [deviation.pattern for deviation in self.stale_deviations],
             "unjudged": {f"{rank}: {trial}": reason for (rank, trial), reason in self.unjudged.items()},
+            "notes": self.notes,
         }
 
     def to_json(self) -> str:

@@ -70,8 +70,17 @@ class _Block:
 
     def _copy(self, dtype: torch.dtype) -> torch.nn.Module:
         if dtype not in self.copies:
-            self.copies[dtype] = copy.deepcopy(self.block).to(dtype).eval().requires_grad_()
+            self.copies[dtype] = self._make_copy().to(dtype).eval().requires_grad_()
         return self.copies[dtype]
+
+    def _make_copy(self) -> torch.nn.Module:
+        try:
+            return copy.deepcopy(self.block)
+        except Exception as error:
+            raise SpecError(
+                f"copy.deepcopy of the block raises {type(error).__name__}: {str(error)[:200]}; the judge works on a "
+                "copy, so give the block a __deepcopy__, or check a function that calls it"
+            ) from error
 
     def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
         native = [NativeParameter(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]

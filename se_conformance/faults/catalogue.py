@@ -1,7 +1,11 @@
 """The catalogue: every known mistake by its name, and equivalent changes that are no mistakes."""
 
+import copyreg
+from collections.abc import Callable
+
 from .activations import ACTIVATIONS
 from .calls import CALLS
+from .fault import Fault
 from .gates import GATES
 from .gradients import GRADIENTS
 from .precision import PRECISION
@@ -23,3 +27,15 @@ EQUIVALENT = {
     "gradient of tied maxima to the first": "any share is right (V-4)",
 }
 """Maps changes that the judge must not report to the reason."""
+
+
+def find_fault(name: str) -> Fault:
+    """Return the fault of a name."""
+    return CATALOGUE[name]
+
+
+def _reduce_fault(fault: Fault) -> tuple[Callable[[str], Fault], tuple[str]]:
+    return find_fault, (fault.name,)
+
+
+copyreg.pickle(Fault, _reduce_fault)  # by name: the changes are functions that cannot be pickled

@@ -224,7 +224,18 @@ def test_verdict_is_deterministic(block: Block) -> None:
 
 
 KEYS = {"passed", "spec", "dtype", "seed", "products", "intermediates", "data_format", "ranks", "not_run", "trials"}
-KEYS |= {"causes", "stage", "worst_ratio", "conclusive", "inconclusive", "failures", "known", "unjudged", "outlived"}
+KEYS |= {
+    "causes",
+    "stage",
+    "worst_ratio",
+    "conclusive",
+    "inconclusive",
+    "failures",
+    "known",
+    "unjudged",
+    "outlived",
+    "notes",
+}
 NUMBERS = {"ratio", "got", "want", "bound", "where", "conclusive", "inconclusive"}
 
 

@@ -1,0 +1,292 @@
+"""Calls of a stranger's function: a limit on the time of each, and the process is put back into its state after it.
+
+Settings of NumPy, PyTorch, JAX, Keras and Python that a block changes are an error of the block, since they change what
+the rest of a program computes. What it prints, what it warns of and that it draws random numbers is noted.
+"""
+
+import contextlib
+import io
+import mmap
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TIMEOUT_SECONDS = 60.0
+REPEAT_SECONDS = 1.0
+"""Interval at which a function that caught the end of its time is interrupted again."""
+
+
+QUIET = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
+"""Warnings to those who write a block, not to those who use it."""
+
+
+class TimedOut(BaseException):
+    """A function took longer than its limit."""
+
+
+class Setting(NamedTuple):
+    """A part of the process's state.
+
+    Args:
+        name: how a message calls it.
+        module: the module that has it; it is looked at only where that is imported already.
+        get: returns the state, which is compared by ``==``.
+        set: puts it back.
+    """
+
+    name: str
+    module: str
+    get: Callable[[Any], Any]
+    set: Callable[[Any, Any], object]
+
+
+def _jax_option(name: str) -> Setting:
+    return Setting(
+        f"JAX's {name}",
+        "jax",
+        lambda jax: getattr(jax.config, name, None),
+        lambda jax, value: jax.config.update(name, value),
+    )
+
+
+def _keras_option(name: str, setter: str) -> Setting:
+    return Setting(
+        f"Keras' {name}",
+        "keras",
+        lambda keras: getattr(keras.config, name)(),
+        lambda keras, value: getattr(keras.config, setter)(value),
+    )
+
+
+SETTINGS = (
+    Setting("the working directory", "os", lambda os: os.getcwd(), lambda os, value: os.chdir(value)),
+    Setting(
+        "PyTorch's default dtype",
+        "torch",
+        lambda torch: torch.get_default_dtype(),
+        lambda torch, value: torch.set_default_dtype(value),
+    ),
+    Setting(
+        "PyTorch's grad mode",
+        "torch",
+        lambda torch: torch.is_grad_enabled(),
+        lambda torch, value: torch.set_grad_enabled(value),
+    ),
+    Setting(
+        "PyTorch's number of threads",
+        "torch",
+        lambda torch: torch.get_num_threads(),
+        lambda torch, value: torch.set_num_threads(value),
+    ),
+    Setting(
+        "PyTorch's deterministic algorithms",
+        "torch",
+        lambda torch: torch.are_deterministic_algorithms_enabled(),
+        lambda torch, value: torch.use_deterministic_algorithms(value),
+    ),
+    Setting(
+        "PyTorch's precision of products",
+        "torch",
+        lambda torch: torch.get_float32_matmul_precision(),
+        lambda torch, value: torch.set_float32_matmul_precision(value),
+    ),
+    *(
+        _jax_option(f"jax_{name}")
+        for name in ("enable_x64", "default_matmul_precision", "debug_nans", "debug_infs", "disable_jit")
+    ),
+    _keras_option("floatx", "set_floatx"),
+    _keras_option("epsilon", "set_epsilon"),
+    _keras_option("image_data_format", "set_image_data_format"),
+)
+GENERATORS = (
+    Setting(
+        "Python's random generator", "random", lambda random: random.getstate(), lambda random, v: random.setstate(v)
+    ),
+    Setting(
+        "NumPy's global random generator",
+        "numpy",
+        lambda np: np.random.get_state(),
+        lambda np, value: np.random.set_state(value),
+    ),
+    Setting(
+        "PyTorch's random generator",
+        "torch",
+        lambda torch: torch.get_rng_state().numpy(),
+        lambda torch, value: torch.set_rng_state(torch.from_numpy(value)),
+    ),
+)
+
+
+@dataclass
+class Guard:
+    """Guards the calls of one block.
+
+    Args:
+        timeout: seconds that a call may take.
+        notes: what was noted, each sentence once.
+        timed_out: whether a call took longer, after which none is made.
+    """
+
+    timeout: float = TIMEOUT_SECONDS
+    notes: list[str] = field(default_factory=list)
+    timed_out: bool = False
+    _last: tuple[np.ndarray, bytes] | None = None
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None, tuple[str, ...]]:
+        """Call a function.
+
+        Args:
+            function: it may do anything.
+            arguments: positional arguments.
+
+        Returns:
+            What it returned; what it raised, or None; the settings that it changed, which are put back.
+
+        Raises:
+            KeyboardInterrupt: the user interrupts the program.
+        """
+        answer: Any = None
+        raised: BaseException | None = None
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        run = _run_with_alarm if in_main_thread and _is_alarm_free() else _run_in_thread
+        with self._observe(in_main_thread) as changed:
+            try:
+                answer = run(lambda: _call_quietly(function, arguments, changed), self.timeout)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit, pytest.skip: whatever it is, it is the block's
+                raised, self.timed_out = error, isinstance(error, TimedOut)
+        if self._last is not None and self._last[0].tobytes() != self._last[1]:
+            changed.append("the array that an earlier call returned")
+        self._last = (answer, answer.tobytes()) if isinstance(answer, np.ndarray) and not _is_mapped(answer) else None
+        return answer, raised, tuple(changed)
+
+    @contextlib.contextmanager
+    def _observe(self, in_main_thread: bool) -> Iterator[list[str]]:
+        """Put settings and random generators back; list the settings that the block changes."""
+        modules = set(sys.modules)
+        settings, generators = _read(SETTINGS), _read(GENERATORS)
+        changed: list[str] = []
+        output = io.StringIO()
+        with contextlib.ExitStack() as stack:
+            found: list[warnings.WarningMessage] | None = None
+            if in_main_thread:  # these belong to the whole process
+                found = stack.enter_context(warnings.catch_warnings(record=True))
+                warnings.simplefilter("always")
+                stack.enter_context(contextlib.redirect_stdout(output))
+                stack.enter_context(contextlib.redirect_stderr(output))
+            yield changed
+        changed += _put_back(settings)
+        for name in _put_back(generators):
+            if set(sys.modules) == modules:  # an import may draw numbers
+                self._note(f"it changes {name}")
+        if output.getvalue():
+            self._note(f"it prints, such as {output.getvalue().strip()[:60]!r}")
+        for message in found or ():
+            if not issubclass(message.category, QUIET):
+                self._note(f"it warns of {message.category.__name__}: {' '.join(str(message.message)[:80].split())}")
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def _is_mapped(array: np.ndarray) -> bool:
+    """Whether an array is in a mapped file, which may become shorter."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, mmap.mmap)
+
+
+States = list[tuple[Setting, Any, Any]]
+
+
+def _read(settings: tuple[Setting, ...]) -> States:
+    """Read the state of each setting whose module is imported."""
+    found = []
+    for setting in settings:
+        module = sys.modules.get(setting.module)
+        if module is not None:
+            with contextlib.suppress(Exception):  # another version of the library has no such setting
+                found.append((setting, module, setting.get(module)))
+    return found
+
+
+def _put_back(states: States) -> list[str]:
+    """Put settings back that have changed; return their names."""
+    changed = []
+    for setting, module, value in states:
+        if not _is_equal(setting.get(module), value):
+            changed.append(setting.name)
+            setting.set(module, value)
+    return changed
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_equal, one, other))
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
+
+
+def _call_quietly(function: Callable[..., Any], arguments: tuple[Any, ...], changed: list[str]) -> Any:
+    """Call with NumPy's warnings switched off, which belong to the thread; note if they are switched on again."""
+    with np.errstate(all="ignore"):  # inf - inf in between is no mistake, even where warnings are errors
+        before = np.geterr()
+        try:
+            return function(*arguments)
+        finally:
+            if np.geterr() != before:
+                changed.append("NumPy's error state")
+
+
+def _is_alarm_free() -> bool:
+    """Whether the program does not use the alarm itself."""
+    return (
+        hasattr(signal, "setitimer")
+        and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    )
+
+
+def _run_with_alarm(call: Callable[[], Any], timeout: float) -> Any:
+    """Call in this thread; a signal interrupts it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise TimedOut
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, timeout, REPEAT_SECONDS)
+    try:
+        return call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _run_in_thread(call: Callable[[], Any], timeout: float) -> Any:
+    """Call in another thread, which is left alone if it takes longer."""
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimedOut
+    return answers[0]
