@@ -36,6 +36,7 @@ def names_in(folder: Path) -> list[str]:
 @every_case
 def test_after_every_fault_the_old_or_the_new_file_is_whole_and_alone(case: Case, most: int) -> None:
     name = next(name for name, known in CASES.items() if known is case)
+    most = min(most, 3) if case.format == "orbax" else most  # each of whose writes is a new process
     code = (
         "from tests.se_port.formats import faults, test_contract as t;"
         f"c = t.CASES[{name!r}]; faults.try_writes(c.format, c.file, c.tensors(), {most})"
