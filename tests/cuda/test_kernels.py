@@ -71,7 +71,7 @@ def test_mistake_in_the_kernels_is_found(check, name, layout):
         "check_fallback",
     ],
 )
-def test_what_a_user_asks_besides(check, name):
+def test_a_question_of_a_user_is_answered(check, name):
     check(name)
 
 

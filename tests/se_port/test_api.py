@@ -299,7 +299,7 @@ def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch) -> None:
     assert sys.stderr.getvalue() == ""
 
 
-def test_command_line_exit_statuses(tmp_path: Path, values, capsys) -> None:
+def test_every_command_has_its_exit_status(tmp_path: Path, values, capsys) -> None:
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.npz"
     se_port.save(source, values, NET, "moskomule")
     assert main(["inspect", str(source)]) == 0

@@ -101,7 +101,7 @@ def test_one_of_several_parts_is_chosen(tmp_path, names, capsys):
         se_port.find_blocks(tmp_path / "x.npz", part="model")
 
 
-def test_nested_and_flattened_mappings():
+def test_nested_and_flattened_mappings_are_sources():
     nested = {"layer1": {"0": {"se": {"fc1": {}, "fc2": {}}}}}
     for name, value in BLOCK.items():
         *_, module, leaf = name.split(".")

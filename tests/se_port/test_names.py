@@ -49,7 +49,7 @@ def test_given_names_find_every_block():
 
 @pytest.mark.parametrize("axes", [0, 1, 2, 3])
 @pytest.mark.parametrize("inputs_first", [False, True])
-def test_given_names_of_any_orientation(axes, inputs_first):
+def test_given_names_match_in_any_orientation(axes, inputs_first):
     ones = (1,) * axes
     first, second = (W1.T, W2.T) if inputs_first else (W1, W2)
     shape = (lambda w: (*ones, *w.shape)) if inputs_first else (lambda w: (*w.shape, *ones))
@@ -79,7 +79,7 @@ def test_wrong_names_are_one_clear_error(case):
         se_port.find_blocks(block(), names=names)
 
 
-def test_names_on_the_command_line(tmp_path, capsys):
+def test_the_command_takes_names(tmp_path, capsys):
     np.savez(tmp_path / "net.npz", **block("a.att.", "narrow", "widen", bias=False))
     options = ["--name", "reduce.weight={path}.att.narrow.weight", "--name", "expand.weight={path}.att.widen.weight"]
     assert main(["inspect", str(tmp_path / "net.npz"), *options]) == 0
@@ -209,7 +209,7 @@ def test_norm_in_front_of_the_activation_is_folded(names):
                                  "projection, epsilon 1e-05",)  # fmt: skip
 
 
-def test_norm_behind_the_activation_and_in_front_of_the_gate():
+def test_a_norm_behind_the_activation_or_in_front_of_the_gate_is_folded():
     tensors = block(first="1", second="4", axes=1) | norm("net.se.3", R)
     _, _, factor, shift = fold(W1, B1, tensors, "net.se.3")
     found = only(tensors)
@@ -250,7 +250,7 @@ def test_norms_of_the_unit_around_a_block_are_not_the_blocks():
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_convolutions_of_every_rank(axes):
+def test_projections_may_be_convolutions_of_every_rank(axes):
     for prefix, first, second in (("se.", "fc1", "fc2"), ("b.", "_se_reduce", "_se_expand"), ("se.", "1", "3")):
         np.testing.assert_array_equal(only(block(prefix, first, second, axes)).parameters["reduce.weight"], W1)
     mixed = block(axes=1) | {"net.se.fc2.weight": W2.reshape(C, R, 1, 1)}

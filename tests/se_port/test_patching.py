@@ -48,7 +48,7 @@ def test_one_block_is_new_and_every_other_byte_the_same(tmp_path, file):
 
 
 @pytest.mark.framework("torch")
-def test_file_of_torch_itself(tmp_path):
+def test_a_block_of_a_file_of_torch_is_replaced(tmp_path):
     torch = pytest.importorskip("torch")
     weights = {name: torch.from_numpy(value) for name, value in torch_names().items()}
     torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "x.pth")
@@ -60,7 +60,7 @@ def test_file_of_torch_itself(tmp_path):
 
 
 @pytest.mark.framework("onnx")
-def test_model_with_a_graph(tmp_path):
+def test_a_block_of_a_model_with_a_graph_is_replaced(tmp_path):
     onnx = pytest.importorskip("onnx")
     from .graphs.test_onnx import model
 
@@ -73,7 +73,7 @@ def test_model_with_a_graph(tmp_path):
 
 
 @pytest.mark.framework("keras", "port")
-def test_keras_files(tmp_path):
+def test_a_block_of_a_keras_file_is_replaced(tmp_path):
     keras = pytest.importorskip("keras")
     import se_keras
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_put_back_is_refused(tmp_path):
     assert target.read_bytes() == b"kept"
 
 
-def test_command_line(tmp_path, capsys):
+def test_the_command_replaces_a_block(tmp_path, capsys):
     formats.write(tmp_path / "x.npz", torch_names())
     np.savez(tmp_path / "new.npz", **NEW)
     command = ["replace", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"), "--block", "net.se"]

@@ -154,7 +154,7 @@ def test_n3_nan_and_inf_stand_where_the_oracle_has_them(check, activation):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_what_a_user_asks_besides(check, name):
+def test_a_question_of_a_user_is_answered(check, name):
     check(name)
 
 

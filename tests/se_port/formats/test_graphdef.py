@@ -53,7 +53,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_tensor(tmp_path, form):
+def test_every_form_of_a_tensor_is_read(tmp_path, form):
     dtype, more, expected = FORMS[form]
     zeros = np.zeros(3, formats.bfloat16() if dtype == "bfloat16" else dtype)
     path = save(tmp_path, graph([node("w", "Const", value=field(8, tensor(zeros, more)))]))

@@ -58,7 +58,7 @@ def test_weights_may_lie_across_files(tmp_path):
         np.testing.assert_array_equal(tensors[name], array)
 
 
-def test_quantized_weights(tmp_path):
+def test_quantized_weights_are_dequantized(tmp_path):
     half, small = R.normal(size=(2, 3)).astype("f2"), np.arange(6, dtype="u1").reshape(2, 3)
     wide, count = np.uint16([0, 65535]), np.uint8([0, 200])
     numbers = {"half": half, "small": small, "wide": wide, "count": count}

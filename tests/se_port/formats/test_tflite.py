@@ -54,7 +54,7 @@ def test_constants_are_views_of_the_mapped_file(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in TYPES if dtype.kind == "f"], ids=str)
-def test_every_type_of_floats(tmp_path, dtype):
+def test_every_type_of_floats_is_read(tmp_path, dtype):
     array = R.normal(size=(3, 5)).astype(dtype)
     np.testing.assert_array_equal(formats.read(save(tmp_path, model({"w": array})))["w"], array)
 
@@ -66,7 +66,7 @@ def test_integers_of_four_bits_are_unpacked(tmp_path):
     np.testing.assert_array_equal(formats.read(save(tmp_path, root))["w"], np.int8([[7], [-1], [-8]]))
 
 
-def test_data_behind_the_flatbuffer(tmp_path):
+def test_data_behind_the_flatbuffer_is_read(tmp_path):
     root, array = model({"w": np.zeros(4, "f4")}), np.arange(4, dtype="f4")
     size = len(encode({**root, 4: [{}, {1: ("Q", 99), 2: ("Q", 16)}]}))
     path = save(tmp_path, encode({**root, 4: [{}, {1: ("Q", size), 2: ("Q", 16)}]}) + array.tobytes())

@@ -37,7 +37,7 @@ def test_every_spec_is_found_with_its_parameters_to_the_bit(tf, model, tmp_path,
 
 
 @pytest.mark.parametrize("size", [(None, None), (5, 4), (None,)], ids=str)
-def test_other_dtypes_and_sizes(tf, tmp_path, size):
+def test_other_dtypes_and_sizes_are_read(tf, tmp_path, size):
     import keras
 
     import se_keras

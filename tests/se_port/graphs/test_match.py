@@ -151,7 +151,7 @@ def test_a_function_of_a_scaled_argument_is_folded():
     assert match.changes == ("2 v + -3 folded into a projection",)
 
 
-def test_squeezes():
+def test_every_squeeze_is_recognised():
     assert only_match(block(squeeze=["z = pool x"], z={"kind": "max"})).spec.squeeze == "max"
     match = only_match(block(squeeze=["a = pool x", "m = pool x", "b = add a m", "z = mul b half"], a={"kind": "avg"}))
     assert match.spec.squeeze == "avg_max"
@@ -178,7 +178,7 @@ def test_shapes_and_types_between_the_steps_do_not_matter():
     assert match.changes == ()
 
 
-def test_a_matrix_on_the_left_and_a_transposed_one():
+def test_a_matrix_on_the_left_or_transposed_is_a_projection():
     lines = nodes(
         "z = pool x", "u = matmul first z", "h = relu u", "v = matmul h second", "s = sigmoid v", "y = mul x s",
         z={"kind": "avg"}, v={"transposed": True},
@@ -200,7 +200,7 @@ def test_batch_norm_is_folded_before_and_behind_the_activation():
     check_parameters(match, w2=W2 * factor, b2=B2 + W2 @ shift)
 
 
-def test_a_single_projection_and_a_missing_bias():
+def test_a_single_projection_and_a_missing_bias_are_recognised():
     square = RANDOM.normal(size=(C, C)).astype("f4")
     lines = nodes("z = pool x", "v = matmul z w", "s = sigmoid v", "y = mul x s", z={"kind": "avg"})
     match = only_match(Graph(lines, {"w": square}))
@@ -214,7 +214,7 @@ def test_a_single_projection_and_a_missing_bias():
     check_parameters(match, b2=np.zeros(C))
 
 
-def test_x_is_added_and_a_gain_follows():
+def test_an_added_x_and_a_gain_are_recognised():
     assert only_match(block(after=["p = mul x s", "y = add x p"])).spec.residual
     assert only_match(block(after=["p = mul x s", "y = mul p two"])).spec.gain == 2.0
     # Of the network, not of the block: another map, a learned factor, a product that is used elsewhere.

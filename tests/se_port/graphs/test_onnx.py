@@ -87,7 +87,7 @@ def test_a_window_of_the_whole_map_is_a_squeeze(tmp_path):
     check(se_port.find_blocks(save(tmp_path, model(pool="AveragePool")))["se"])
 
 
-def test_data_beside_the_model_and_in_a_cache_of_links(tmp_path):
+def test_data_beside_the_model_and_in_a_cache_of_links_is_read(tmp_path):
     file = save(tmp_path, model(), save_as_external_data=True, location="net.data", size_threshold=0)
     (tmp_path / "blobs").mkdir()
     (tmp_path / "cache").mkdir()
@@ -101,7 +101,7 @@ def test_data_beside_the_model_and_in_a_cache_of_links(tmp_path):
         se_port.find_blocks(file)
 
 
-def test_weights_in_a_branch(tmp_path):
+def test_a_block_with_weights_in_a_branch_is_found(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     for outside in (False, True):
@@ -138,7 +138,7 @@ def test_blocks_of_one_path_in_two_graphs_are_all_found(tmp_path):
     assert list(found) == ["net.3.se", "net.3.se#2", "net.3.se#3"]
 
 
-def test_functions_of_the_model(tmp_path):
+def test_functions_of_the_model_are_put_in_place(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     proto = model(constants=True)

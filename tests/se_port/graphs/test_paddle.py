@@ -208,7 +208,7 @@ def test_a_block_is_found_however_pir_writes_it(tmp_path: Path, way: str) -> Non
     check(write(tmp_path, to_pir(*NUMBERS, *operators), encode_parameters(ARRAYS)), **fields)
 
 
-def test_a_block_in_a_branch_of_pir(tmp_path: Path) -> None:
+def test_a_block_in_a_branch_of_pir_is_found(tmp_path: Path) -> None:
     program = to_pir(*PIR)
     block = program["program"]["regions"][0]["blocks"][0]
     first = len(ARRAYS) + 1

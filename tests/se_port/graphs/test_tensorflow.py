@@ -76,7 +76,7 @@ def test_the_order_of_nodes_does_not_matter(tmp_path):
     check(find(tmp_path, [X, AXES, *constants(), *layers()][::-1]))
 
 
-def test_channels_first(tmp_path):
+def test_a_block_of_maps_with_channels_first_is_found(tmp_path):
     first = node("axes", "Const", value=np.array([2, 3], np.int32))
     check(find(tmp_path, [node("x", "Relu", "i"), first, *constants(), *layers(data_format="NCHW")]))
 
@@ -148,7 +148,7 @@ def test_another_quotient_is_no_mean(tmp_path, count):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_ways_to_write_a_block(tmp_path, way):
+def test_a_block_is_found_in_whatever_way_it_is_written(tmp_path, way):
     check(find(tmp_path, [X, AXES, *constants(), *WAYS[way]]))
 
 
@@ -161,7 +161,7 @@ def test_ways_to_write_a_block(tmp_path, way):
         ("Tanh", {}, "tanh"),
     ],
 )
-def test_functions(tmp_path, op, numbers, activation):
+def test_activations_and_gates_are_recognised_by_their_operators(tmp_path, op, numbers, activation):
     nodes = [one if one != node("h0", "Relu", "b1") else node("h0", op, "b1", **numbers) for one in layers()]
     check(find(tmp_path, [X, AXES, *constants(), *nodes]), activation=activation)
 
@@ -292,7 +292,7 @@ BRANCHED = {
 
 
 @pytest.mark.parametrize("kind", BRANCHED)
-def test_blocks_in_branches_and_loops(tmp_path, kind):
+def test_blocks_in_branches_and_loops_are_found(tmp_path, kind):
     op, attributes, inputs = BRANCHED[kind]
     saving, saved = saver()
     nothing = function("nothing", ARGUMENTS, [], {"y": "x"})
@@ -305,7 +305,7 @@ def test_blocks_in_branches_and_loops(tmp_path, kind):
     check(found)
 
 
-def test_variables_of_tensorflow_1(tmp_path):
+def test_variables_of_tensorflow_1_are_read(tmp_path):
     variables = [node(name, "VariableV2", shared_name="") for name in NAMES]
     reads = [node(f"{name}/read", "Identity", name) for name in NAMES]
     save_node = [node("names", "Const", value=texts(*NAMES)), node("slices", "Const", value=texts(*[""] * 4))]
@@ -318,7 +318,7 @@ def test_variables_of_tensorflow_1(tmp_path):
     assert tuple(found.names.values()) == NAMES
 
 
-def test_a_function_in_place_of_an_operator(tmp_path):
+def test_a_function_in_place_of_an_operator_is_read(tmp_path):
     call = node("call", "block", "x", *NAMES)
     check(find(tmp_path, [X, *constants(), call], [body(read=False)]))
 

@@ -77,7 +77,7 @@ def test_a_block_of_a_graph_model_is_found_to_the_bit(tmp_path, nodes):
     assert se_port.inspect(tmp_path).format == "tfjs"
 
 
-def test_functions_of_the_library(tmp_path):
+def test_functions_of_the_library_are_read(tmp_path):
     inner = [{**one, "input": [_in_function(name) for name in one["input"]]} for one in PLAIN]
     function = {
         "signature": {"name": "f", "inputArg": [{"name": "x"}, *({"name": f"w{i}"} for i in range(5))],

@@ -95,12 +95,12 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_and_pools(tmp_path, name):
+def test_functions_and_pools_are_recognised(tmp_path, name):
     options, activation, gate = FUNCTIONS[name]
     check(find(tmp_path, block(**options)), gate, activation, rtol=1e-6)
 
 
-def test_dense_layers_and_missing_biases(tmp_path):
+def test_dense_layers_without_biases_are_projections(tmp_path):
     dense = {name: value.reshape(value.shape[0], -1) if "kernel" in name else value for name, value in WEIGHTS.items()}
     check(find(tmp_path, block(dense, product=DENSE)))
     plain = {name: value for name, value in dense.items() if "kernel" in name}
