@@ -1,4 +1,4 @@
-"""Writes of a file in which the system fails or kills the program, at every call and at every size of the file.
+"""Writes of a file in which the system fails or kills the program, at calls and sizes spread over the write.
 
 ``try_writes`` needs a process of its own, since it forks. Python calls a function before each call of a function in C
 (``sys.setprofile``), which raises or kills the program: so no compiler and no mounted disk is needed. Where the size of
@@ -93,6 +93,7 @@ class Fault(NamedTuple):
         raise OSError(code, os.strerror(code))
 
 
+MOST_SIZES = 40
 LIMITS: dict[str, Any] = {"refused at size": signal.SIG_IGN, "killed at size": signal.SIG_DFL}
 CALLS = {"refused at call": FAILING, "killed at call": KILLED}
 
@@ -114,12 +115,12 @@ def try_writes(format: str, file: str, tensors: formats.Tensors, most: int) -> N
         states = [facts(formats.read(path))]
         formats.write(path, tensors, format, force=True)
         states.append(facts(formats.read(path)))
-        files = _list_files(path)
+        entries = len(list(path.parent.iterdir()))
         for fault in _list_faults(format, path, tensors, most):
             for inner in path.parent.iterdir():
                 shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
             formats.write(path, old, format)
-            before = len(_list_files(path))
+            before = len(list(path.parent.iterdir()))
             status = run(fault)
             expected = (-signal.SIGKILL, -signal.SIGXFSZ) if fault.kills else (REFUSED,)
             assert status in (*expected, WRITTEN), (fault, status)
@@ -130,7 +131,7 @@ def try_writes(format: str, file: str, tensors: formats.Tensors, most: int) -> N
             assert left == [] or (fault.kills and len(left) == 1 and left[0].startswith(FOLDER)), (fault, left)
             formats.write(path, tensors, format, force=True)
             assert facts(formats.read(path)) == states[1], fault
-            assert len(_list_files(path)) <= max(before, len(files)), (fault, _list_files(path))
+            assert len(list(path.parent.iterdir())) <= max(before, entries), (fault, _list_files(path))
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -138,7 +139,10 @@ def _list_files(path: Path) -> list[Path]:
 
 
 def _list_faults(format: str, path: Path, tensors: formats.Tensors, most: int) -> list[Fault]:
-    """List faults at calls and sizes that are spread evenly over a write, the first and the last among them."""
+    """List faults at calls and sizes that are spread evenly over a write, the first and the last among them.
+
+    ``most`` is the largest number of calls; sizes are at most ``MOST_SIZES``.
+    """
     counts = dict.fromkeys(LIMITS, max(inner.stat().st_size for inner in _list_files(path)))
     for kind, names in CALLS.items():
         calls = Calls(names)
@@ -149,8 +153,17 @@ def _list_faults(format: str, path: Path, tensors: formats.Tensors, most: int) -
     return [
         Fault(kind, number)
         for kind, count in counts.items()
-        for number in sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
+        for number in choose(count, min(most, MOST_SIZES) if kind in LIMITS else most)
     ]
+
+
+def choose(count: int, most: int) -> list[int]:
+    """Choose at most ``most`` of the first ``count`` numbers.
+
+    >>> choose(5, 9), choose(100, 3)
+    ([0, 1, 2, 3, 4], [0, 49, 99])
+    """
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
 
 
 def _run(format: str, path: Path, tensors: formats.Tensors, fault: Fault) -> int:

@@ -32,7 +32,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(inner.name for inner in folder.iterdir())
 
 
-@pytest.mark.parametrize("most", [4, 40])
+@pytest.mark.parametrize("most", [4, 150], ids=["some", "many"])
 @every_case
 def test_after_every_fault_the_old_or_the_new_file_is_whole_and_alone(case: Case, most: int) -> None:
     name = next(name for name, known in CASES.items() if known is case)

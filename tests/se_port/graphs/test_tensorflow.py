@@ -332,10 +332,10 @@ def test_functions_that_call_functions_end_in_bounded_time(tmp_path):
     for i in range(60):
         calls = [node(f"c{k}", "PartitionedCall", "a", f=called(f"f{i + 1}")) for k in range(2)]
         functions.append(function(f"f{i}", ["a"], calls, {"y": "c1:output:0"}))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(FileFormatError, match="calls its functions too often"):
         read_graphs(save(tmp_path, graph([X, node("c", "f0", "x")], functions)), "graphdef")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     again = function("f", ["a"], [node("c", "f", "a")], {"y": "c:output:0"})
     (result,) = read_graphs(save(tmp_path, graph([X, node("c", "f", "x")], [again])), "graphdef")
     assert len(result.nodes) < 100
@@ -349,7 +349,7 @@ def test_circles_of_nodes_are_read(tmp_path):
 
 def test_long_chains_of_objects_are_read(tmp_path):
     objects = b"".join(field(1, field(1, field(1, i + 1) + text(2, "a"))) for i in range(20_000))
-    start = time.monotonic()
+    start = time.process_time()
     save(tmp_path, saved_model(graph([X, AXES, *constants(), *layers()]), {}, objects), "saved_model.pb")
     assert len(read_graphs(tmp_path, "tensorflow")) == 1
     variables = b"".join(
@@ -358,7 +358,7 @@ def test_long_chains_of_objects_are_read(tmp_path):
     save(tmp_path, saved_model(graph([X]), {}, variables), "saved_model.pb")
     with pytest.raises(FileFormatError, match="objects within objects"):
         read_graphs(tmp_path, "tensorflow")
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_mutated_graphs_are_read_or_refused(tmp_path):
