@@ -50,15 +50,14 @@ def start(net: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def trained(workers, request) -> dict[tuple[str, str], "Future[TrainingResult]"]:
-    """Every trainer on every network that is asked for, in the background."""
+    """Every trainer and network that is asked for, and PyTorch on each of these networks, in the background."""
     asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    nets = {one.params["net"] for one in asked} | {"post-activation"}
+    pairs = {(one.params.get("trainer", "torch"), one.params["net"]) for one in asked} | {("torch", "post-activation")}
     return {
-        (trainer, net): workers(target, **COMPILED_FULLY).submit_call(
+        (trainer, net): workers(TRAINERS[trainer], **COMPILED_FULLY).submit_call(
             train, trainer, NETS[net], start(net), COURSE, given()
         )
-        for trainer, target in TRAINERS.items()
-        for net in nets
+        for trainer, net in sorted(pairs | {("torch", net) for _, net in pairs})
     }
 
 
