@@ -110,14 +110,18 @@ def pytest_report_header() -> str:
 
 
 LONGEST = (
-    "se_torch/test_block",
     "se_parity/test_match",
     "se_keras/test_networks",
-    "se_flax/test_networks",
-    "evidence/test_bench",
     "se_keras/test_tools",
-    "se_conformance/test_faults",
+    "se_flax/test_networks",
     "repository/test_docs",
+    "se_keras/test_block",
+    "se_flax/test_tools",
+    "se_conformance/test_adapters",
+    "se_flax/test_block",
+    "se_conformance/test_judge",
+    "evidence/test_bench",
+    "se_conformance/test_faults",
 )
 """The files that take longest. They run first, so that no process still has one when the others have finished."""
 SLOW = (
@@ -184,6 +188,7 @@ SLOW = (
     "se_keras/test_networks.py::*[bottlenecks, SE post]",
     "se_keras/test_networks.py::*[bottlenecks, SE identity]",
     "se_keras/test_networks.py::*[keras jax-bottlenecks, SE *]",
+    "se_keras/test_networks.py::*[keras jax-*SAME*]",
     "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE pre]",
     "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[xla-*]",
     "se_keras/test_networks.py::test_saved_loaded_and_cloned_models_are_the_same[bottlenecks]",
@@ -328,6 +333,19 @@ def read_exporters_operators_once() -> None:
     registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
     if not isinstance(vars(registry)["from_torchlib"], staticmethod):
         registry.from_torchlib = staticmethod(cache(registry.from_torchlib))
+
+
+class GuestWorker(Worker):
+    """A worker in a process of the session, which it leaves open."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def guest_workers(workers: Callable[[str], Worker]) -> Callable[[Implementation], Worker]:
+    """Return a replacement for ``Worker`` whose processes are the session's, so that none imports a framework again."""
+    return lambda target: GuestWorker.share([workers(target.name)], target)
 
 
 @pytest.fixture(params=[200, pytest.param(2000, marks=pytest.mark.slow)])

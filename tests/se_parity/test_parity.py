@@ -27,7 +27,8 @@ def console():
 
 
 @pytest.fixture
-def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
+def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch, guest_workers) -> None:
+    monkeypatch.setattr(parity, "Worker", guest_workers)
     monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
 
