@@ -195,7 +195,10 @@ def plan_of(test: str, callspec) -> dict[tuple[str, Case], dict[str, str]]:
 
 
 def worker_of(workers, name: str) -> Worker:
-    return workers(name.removesuffix(" jit"), **(COMPILED_QUICKLY if name in JITTED else COMPILED_FULLY))
+    target = name.removesuffix(" jit")
+    if target not in JITTED:
+        return workers(target)  # a process that other files share; the settings below are JAX's
+    return workers(target, **(COMPILED_QUICKLY if name == target else COMPILED_FULLY))
 
 
 def jax_optimizes() -> bool:
