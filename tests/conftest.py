@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,20 @@ def pytest_report_header() -> str:
 
 
 LONGEST = (
-    "se_torch/test_block",
     "se_parity/test_match",
     "se_keras/test_networks",
-    "se_flax/test_networks",
-    "evidence/test_bench",
     "se_keras/test_tools",
-    "se_conformance/test_faults",
+    "se_flax/test_networks",
+    "se_flax/test_tools",
     "repository/test_docs",
+    "se_torch/test_networks",
+    "se_conformance/test_judge",
+    "se_conformance/test_faults",
+    "se_keras/test_block",
+    "se_flax/test_block",
+    "se_conformance/test_adapters",
+    "evidence/test_bench",
+    "se_port/test_blocks",
 )
 """The files that take longest. They run first, so that no process still has one when the others have finished."""
 SLOW = (
@@ -171,6 +178,51 @@ SLOW = (
     "evidence/test_bench.py::test_networks_are_timed_with_and_without",
     "se_port/formats/test_targets.py::test_after_every_fault_the_old_or_the_new_file_is_whole_and_alone[*many]",
     "se_port/formats/test_targets.py::test_after_every_fault_the_old_or_the_new_file_is_whole_and_alone[orbax*]",
+    "se_parity/test_match.py::test_compiled_and_exported_match_the_oracle[keras jax jit-some]",
+    "se_parity/test_match.py::test_jitted_cases_are_compiled_with_users_settings[keras jax jit]",
+    "se_parity/test_training.py::*[keras-post-activation]",
+    "se_parity/test_training.py::*[linen-post-activation]",
+    "se_conformance/test_faults.py::test_mistakes_of_independent_blocks_are_found_and_named[a quarter-keras]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[se_bn_inception]",
+    "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[chainer.se_resnet_n18_r16]",
+    "se_flax/test_networks.py::test_every_parameter_has_a_gradient[zeros-*]",
+    "se_flax/test_networks.py::test_every_parameter_has_a_gradient[Inception-*]",
+    "se_keras/test_networks.py::test_m1_m7_families_match_the_oracle[se_bn_inception]",
+    "se_keras/test_networks.py::test_m1_m7_families_match_the_oracle[timm.seresnet50]",
+    "se_keras/test_networks.py::*[bottlenecks, SE post]",
+    "se_keras/test_networks.py::*[bottlenecks, SE identity]",
+    "se_keras/test_networks.py::*[keras jax-bottlenecks, SE *]",
+    "se_keras/test_networks.py::*[keras jax-*SAME*]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[graph-bottlenecks]",
+    "se_keras/test_networks.py::test_k3_round_trip_of_parameters_is_exact[*SE p*]",
+    "se_keras/test_networks.py::test_k3_round_trip_of_parameters_is_exact[*SE identity]",
+    "se_keras/test_block.py::test_n2_n5_n7_weights_result_and_gate_have_the_specified_dtypes[keras jax-*]",
+    "se_keras/test_tools.py::test_tflite_models_that_are_quantized_are_within_two_percent[dynamic range-avg]",
+    "se_keras/test_tools.py::test_tflite_models_that_are_quantized_are_within_two_percent[dynamic range-max]",
+    "se_keras/test_tools.py::test_tflite_models_that_are_quantized_are_within_two_percent[float16-avg]",
+    "se_keras/test_tools.py::test_tflite_models_that_are_quantized_are_within_two_percent[float16-max]",
+    "se_flax/test_networks.py::*[*SE post*]",
+    "se_flax/test_networks.py::*[*SE identity*]",
+    "se_flax/test_networks.py::test_k3_round_trip_of_parameters_is_exact[*SE pre*]",
+    "se_conformance/test_adapters.py::test_square_weights_are_matched_by_order_or_names[nnx_block]",
+    "se_parity/test_match.py::test_v5_matches_the_oracle_at_the_edges[linen]",
+    "se_flax/test_tools.py::test_a_network_is_exported_for_any_batch_height_and_width[zeros-*]",
+    "se_keras/test_networks.py::test_every_parameter_has_a_gradient[bottlenecks, SE pre]",
+    "se_keras/test_networks.py::test_compiled_and_exported_models_accept_every_size[xla-*]",
+    "se_keras/test_networks.py::test_saved_loaded_and_cloned_models_are_the_same[bottlenecks]",
+    "se_keras/test_tools.py::test_v5_an_empty_batch_gives_an_empty_result_on_every_path_of_tensorflow[0]",
+    "se_keras/test_tools.py::test_n3_v5_networks_keep_nan_and_empty_batches_on_every_path_of_tensorflow[0]",
+    "se_keras/test_tools.py::test_n3_nan_is_kept_on_every_path_of_tensorflow[1-mixed_float16-xla]",
+    "se_keras/test_tools.py::test_time_distributed_applies_the_block_to_every_step[keras jax-*]",
+    "se_keras/test_block.py::test_n3_model_of_unknown_extents_matches_the_oracle_on_every_map[keras jax-[12]]",
+    "se_keras/test_block.py::test_saved_models_and_weights_are_restored_exactly[keras jax-*]",
+    "se_port/graphs/test_keras_networks.py::*[MobileNetV3Small-exported]",
+    "se_port/graphs/test_keras_networks.py::*[MobileNetV3Small-frozen]",
+    "se_port/test_references.py::test_m7_in_every_implementation[linen-*]",
+    "se_port/test_api.py::test_keras_loads_every_weight_by_position[se_bn_inception]",
+    "se_torch/test_networks.py::test_m7_timms_own_models_give_the_same_logits[seresnet50]",
+    "se_torch/test_networks.py::test_network_is_compiled_and_exported_as_one_graph[bottlenecks]",
+    "evidence/test_bench.py::test_every_block_is_verified_and_timed[onnxruntime-one dtype]",
 )
 """Slow values of parametrized tests, whose other values test the same claim on other networks, sizes or dtypes."""
 ON_THE_PROCESSOR = ("se_parity/test_match", "se_keras/test_block", "se_flax/test_block", "evidence/test_peer_blocks")
@@ -289,6 +341,29 @@ def workers() -> Iterator[Callable[[str], Worker]]:
     processes = {worker.implementation.process_key: worker for worker in started.values()}  # some are in one
     with ThreadPoolExecutor() as ends:  # each takes a second or two to end
         list(ends.map(Worker.close, processes.values()))
+
+
+def read_exporters_operators_once() -> None:
+    """Let PyTorch's exporter to ONNX parse the source of its operators once in this process, not at each export.
+
+    These are 500 and take 2 s. Only a translation table of a user, which no test has, adds to what was read.
+    """
+    registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    if not isinstance(vars(registry)["from_torchlib"], staticmethod):
+        registry.from_torchlib = staticmethod(cache(registry.from_torchlib))
+
+
+class GuestWorker(Worker):
+    """A worker in a process of the session, which it leaves open."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def guest_workers(workers: Callable[[str], Worker]) -> Callable[[Implementation], Worker]:
+    """Return a replacement for ``Worker`` whose processes are the session's, so that none imports a framework again."""
+    return lambda target: GuestWorker.share([workers(target.name)], target)
 
 
 @pytest.fixture(params=[200, pytest.param(2000, marks=pytest.mark.slow)])

@@ -1,11 +1,15 @@
 """What the pages say is run: code blocks, docstrings, paths, make targets, clause numbers, generated tables."""
 
+import contextlib
 import doctest
 import importlib
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ import pytest
 import se_spec
 import se_spec.presets
 from se_conformance.faults import CATALOGUE
-from se_parity.implementations import IMPLEMENTATIONS
+from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -52,7 +56,7 @@ def marks_of_page(page: Path) -> list:
         if blocks(page, "python") and page != EXCERPTS
     ],
 )
-def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
+def test_python_blocks_run_from_top_to_bottom(page: Path, pages: Worker, tmp_path: Path) -> None:
     found = blocks(page, "python")
     if page.name == "README.md":
         last = next(number for number, block in enumerate(found) if "verdict = check(" in block)
@@ -60,7 +64,9 @@ def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     code = "\n".join(found)
     if "import timm" in code:
         code = f"from evidence import peer_blocks\npeer_blocks._declare_operators_of_torchvision()\n{code}"
-    printed = run_python(code)
+    script = tmp_path / "page.py"
+    script.write_text(code)
+    printed = pages.call(run_file, script)
     if page.name == "README.md":
         shown = next(block for block in blocks(ROOT / "docs" / "JUDGE.md", "text") if block.startswith("FAILED"))
         assert f"<verdict>\n{shown}</verdict>\n" in printed
@@ -70,8 +76,8 @@ def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     "script",
     [pytest.param(script, marks=marks_of(script), id=script.name) for script in SCRIPTS],
 )
-def test_examples_run(script: Path) -> None:
-    assert run_python(script)
+def test_examples_run(script: Path, pages: Worker) -> None:
+    assert run_alone(script) if script.stem.startswith("distributed") else pages.call(run_file, script)
 
 
 def test_the_code_of_a_page_of_excerpts_stands_in_a_script() -> None:
@@ -79,10 +85,30 @@ def test_the_code_of_a_page_of_excerpts_stands_in_a_script() -> None:
     assert [block for block in blocks(EXCERPTS, "python") if not any(block in script for script in scripts)] == []
 
 
-def run_python(code: str | Path) -> str:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(code)] if isinstance(code, Path) else [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+"""The environment of code that is run."""
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[Worker]:
+    """Start a process that runs pages and scripts one after another, so that it imports each framework once."""
+    worker = Worker(Implementation("pages", "", "", (), {}, ALONE))
+    yield worker
+    worker.close()
+
+
+def run_file(file: Path) -> str:
+    """Run a file as a program with names of its own, and return what it prints."""
+    os.chdir(ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(str(file), run_name="__main__")
+    return printed.getvalue()
+
+
+def run_alone(script: Path) -> str:
+    """Run a script that sets the number of devices, which a process decides once."""
+    command = [sys.executable, str(script)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **ALONE})
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -1,6 +1,7 @@
 """Who imports whom: proven in child processes, and the probe is proven too."""
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def imported_by(code: str, before: str = "") -> set[str]:
         f"{before}\nimport sys, json\nheld = set(sys.modules)\n{code}\n"
         f"print(json.dumps([m for m in {WATCHED!r} if m in sys.modules and m not in held]))"
     )
-    environment = {"PATH": "", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    backend = "jax" if importlib.util.find_spec("jax") else "tensorflow"  # which would hide its import
+    environment = {"PATH": "", "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     output = subprocess.run(
         [sys.executable, "-c", probe], text=True, capture_output=True, check=True, cwd=ROOT, env=environment
     ).stdout

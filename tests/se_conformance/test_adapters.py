@@ -16,7 +16,7 @@ from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import ParameterError, SESpec, SpecError
 from se_spec.parameters import shapes
 
-from ..conftest import OnDemand
+from ..conftest import OnDemand, read_exporters_operators_once
 
 SPEC = SESpec(12, hidden=5, bias=True)
 SQUARE = SESpec(6, hidden=6, bias=True)
@@ -134,6 +134,7 @@ def onnx_model(block=None, spec=SPEC, *, dynamic=True, dtype="float32"):
     axes = {axis: torch.export.Dim(f"axis{axis}") for axis in (0, 2, 3)} if dynamic else None
     example = torch.ones((2, spec.channels, 4, 5), dtype=getattr(torch, dtype))
     block = (block or torch_convolutions(spec)).to(example.dtype)
+    read_exporters_operators_once()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(block, (example,), dynamic_shapes=(axes,), dynamo=True, verbose=False)

@@ -18,7 +18,7 @@ from se_conformance.localization import ORDER
 from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import SESpec
 
-from ..conftest import COMPILED_QUICKLY, REQUESTED
+from ..conftest import COMPILED_QUICKLY
 from .wrong_blocks import WRONG
 
 LOUD = SESpec(16, hidden=4, bias=True)
@@ -149,13 +149,16 @@ def judge_all(framework: str, step: int) -> list[Judgement]:
 
 @pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a quarter", "all"])
 def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[list[Judgement]]"]]:
-    """Judges the blocks of all frameworks at once, each in a process of its own."""
-    asked = {"numpy", *REQUESTED}
-    homes = {name: home for name, home in IMPLEMENTATION_OF.items() if home.family in asked and not home.missing}
-    workers = {name: Worker(home) for name, home in homes.items()}
+    """Judges the blocks of the chosen frameworks at once, each in a process of its own."""
+    asked = [item.callspec.params for item in request.session.items if getattr(item, "originalname", "") == FOUND]
+    chosen = {parameters["framework"] for parameters in asked if parameters["answers"] == request.param}
+    workers = {name: Worker(IMPLEMENTATION_OF[name]) for name in chosen}
     yield {name: worker.submit_call(judge_all, name, request.param) for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
+
+
+FOUND = "test_mistakes_of_independent_blocks_are_found_and_named"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 
 from se_conformance import Case, Inputs, Result, compare, reference
 from se_conformance.cases import DTYPES, round_to
-from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 from se_spec import HardSigmoid, InputError, LeakyReLU, ParameterError, SESpec, ShapeError
 
 from ..conftest import KERAS_BACKENDS, OnDemand
@@ -140,15 +139,15 @@ def test_n1_float16_mean_is_exact_and_does_not_overflow(on, value, side):
 
 
 @pytest.mark.skipif("keras jax" not in KERAS_BACKENDS, reason="needs JAX")
-def test_n6_float64_on_jax_without_x64_is_refused():
-    target = IMPLEMENTATIONS["keras jax"]
-    worker = Worker(
-        Implementation("", "keras", "keras", target.needs, {}, {**target.environment, "JAX_ENABLE_X64": "0"})
-    )
-    try:
-        assert worker.call(errors_in_float64) == ["InputError"] * 5
-    finally:
-        worker.close()
+def test_n6_float64_on_jax_without_x64_is_refused(workers):
+    assert workers("keras jax").call(errors_without_x64) == ["InputError"] * 5
+
+
+def errors_without_x64():
+    import jax
+
+    with jax.enable_x64(False):
+        return errors_in_float64()
 
 
 def errors_in_float64():

@@ -15,7 +15,8 @@ demo, pictures, rich = OnDemand("se_parity.demo"), OnDemand("se_parity.plots"), 
 pytestmark = pytest.mark.framework("torch", "conformance")
 
 
-def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> None:
+def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch, guest_workers) -> None:
+    monkeypatch.setattr("se_parity.demo.Worker", guest_workers)
     monkeypatch.setattr("se_parity.demo.IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr("se_parity.demo.MIN_ACCURACY", 0.9)  # after a quarter of the training; who guesses has 0.1
     console = rich.Console(record=True, width=120)
@@ -36,7 +37,7 @@ def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch) -> Non
 
 
 def test_low_accuracy_fails_the_demo(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("se_parity.demo.IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
+    monkeypatch.setattr("se_parity.demo.run_everywhere", lambda *arguments: True)
     monkeypatch.setattr("se_parity.demo.compare_without_se", lambda *arguments: None)
     monkeypatch.setattr("se_parity.demo.MIN_ACCURACY", 1.01)
     console = rich.Console(record=True, width=120)

@@ -14,7 +14,7 @@ from se_conformance.cases import DTYPES, FACTORS, covering_array
 from se_parity.implementations import IMPLEMENTATIONS, Worker
 from se_spec import SESpec
 
-from ..conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, requested_targets
+from ..conftest import COMPILED_FULLY, COMPILED_QUICKLY, Cells, read_exporters_operators_once, requested_targets
 
 CHEAP = [
     pytest.param(target.name, marks=pytest.mark.framework(target.family)) for target in requested_targets(costly=False)
@@ -151,33 +151,54 @@ Answers = dict[tuple[str, Case], "Future[Result]"]
 
 @pytest.fixture(scope="module")
 def answers(workers, request: pytest.FixtureRequest) -> Answers:
-    """All results, computed in the background while the first tests already judge.
+    """All results that the chosen tests compare, computed in the background while the first tests already judge.
 
     What usually runs under ``jax.jit`` answers the many cases op by op, which compiles each operation once and not each
     case anew, and quickly, as there is nothing to fuse; those at the edges, few of which have a size in common, and the
     few, these compiled as users have it, under jit.
     """
-    op_by_op = {name: {"mode": "eager"} if name in JITTED else {} for name in names(CHEAP)}
-    asked = [item for item in request.session.items if item.path == request.path]
-    is_slow = any(item.get_closest_marker("slow") for item in asked)
-    plan = [
-        (name, case, op_by_op[name])
-        for strength in (2, 3)[: 1 + is_slow]
-        for name in names(CHEAP)
-        for case in covering_array(strength)
-    ]
-    plan += [(name, case, {}) for name in names(CHEAP) for case in special_cases()]
-    plan += [(name, case, {}) for name in names(COSTLY) for case in compiled_cases(name, few=not is_slow)]
+    if not IMPLEMENTATIONS["onnxruntime"].missing:
+        worker_of(workers, "onnxruntime").submit_call(read_exporters_operators_once)
+    plan: dict[tuple[str, Case], dict[str, str]] = {}
+    for item in request.session.items:
+        if item.path == request.path:
+            plan |= plan_of(item.originalname, getattr(item, "callspec", None))
     return {
         (name, case): worker_of(workers, name).submit(
             case.spec, case.inputs(), gradients=IMPLEMENTATIONS[name.removesuffix(" jit")].gradients, **options
         )
-        for name, case, options in plan
+        for (name, case), options in sorted(plan.items(), key=lambda entry: entry[0][0] in names(COSTLY))
+    }
+
+
+def plan_of(test: str, callspec) -> dict[tuple[str, Case], dict[str, str]]:
+    """Map the implementations and cases that a test compares to the options with which they run."""
+    parameters = callspec.params if callspec else {}
+    name, strength, few = (parameters.get(key) for key in ("name", "strength", "few"))
+    if test == "test_v5_matches_the_oracle_at_the_edges":
+        return {(name, case): {} for case in special_cases()}
+    if test == "test_compiled_and_exported_match_the_oracle":
+        return {(name, case): {} for case in compiled_cases(name, few)}
+    if test == "test_nnx_and_linen_agree_bit_for_bit_under_jit":
+        return {(name, case): {} for name in ("nnx jit", "linen jit") for case in compiled_cases(name, few)}
+    targets, dtypes = {
+        "test_matches_the_oracle_for_every_value": ([name], [parameters.get("dtype")]),
+        "test_implementations_agree_with_each_other_in_float64": (names(CHEAP), ["float64"]),
+        "test_nnx_and_linen_agree_bit_for_bit": (["nnx", "linen"], DTYPES),
+    }.get(test, ([], []))
+    return {
+        (target, case): {"mode": "eager"} if target in JITTED else {}
+        for target in targets
+        for case in covering_array(strength or 2)
+        if case.dtype in dtypes
     }
 
 
 def worker_of(workers, name: str) -> Worker:
-    return workers(name.removesuffix(" jit"), **(COMPILED_QUICKLY if name in JITTED else COMPILED_FULLY))
+    target = name.removesuffix(" jit")
+    if target not in JITTED:
+        return workers(target)  # a process that other files share; the settings below are JAX's
+    return workers(target, **(COMPILED_QUICKLY if name == target else COMPILED_FULLY))
 
 
 def jax_optimizes() -> bool:

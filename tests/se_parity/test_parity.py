@@ -27,7 +27,8 @@ def console():
 
 
 @pytest.fixture
-def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch) -> None:
+def _torch_alone(parity, monkeypatch: pytest.MonkeyPatch, guest_workers) -> None:
+    monkeypatch.setattr(parity, "Worker", guest_workers)
     monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"torch": IMPLEMENTATIONS["torch"]})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
 
@@ -55,6 +56,7 @@ def test_exit_status_is_1_for_a_relative_difference_of_one_in_a_million(
         return against._replace(want=against.want._replace(y=against.want.y * (1 + 1e-6)))
 
     monkeypatch.setattr(parity, "reference", off)
+    monkeypatch.setattr(parity, "DTYPES", ("float64",))
     assert parity.parity(console, None) == 1
     text = console.export_text()
     assert "DIFFERS" in text

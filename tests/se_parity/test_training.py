@@ -7,6 +7,7 @@ import pytest
 
 import se_numpy
 from se_parity.datasets import draw_batches, load_digits, small_network
+from se_parity.implementations import Worker
 from se_parity.training import TRAINERS, SGDConfig, TrainingResult, train
 from se_spec import NetworkSpec
 from se_spec.networks import ConvStep, Head, Residual, Shortcut, Stage, Stem
@@ -50,16 +51,17 @@ def start(net: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def trained(workers, request) -> dict[tuple[str, str], "Future[TrainingResult]"]:
-    """Every trainer on every network that is asked for, in the background."""
+    """Every trainer and network that is asked for, and PyTorch on each of these networks, in the background."""
     asked = [item.callspec for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    nets = {one.params["net"] for one in asked} | {"post-activation"}
+    pairs = {(one.params.get("trainer", "torch"), one.params["net"]) for one in asked} | {("torch", "post-activation")}
     return {
-        (trainer, net): workers(target, **COMPILED_FULLY).submit_call(
-            train, trainer, NETS[net], start(net), COURSE, given()
-        )
-        for trainer, target in TRAINERS.items()
-        for net in nets
+        (trainer, net): worker_of(workers, trainer).submit_call(train, trainer, NETS[net], start(net), COURSE, given())
+        for trainer, net in sorted(pairs | {("torch", net) for _, net in pairs})
     }
+
+
+def worker_of(workers, trainer: str) -> Worker:
+    return workers(TRAINERS[trainer], **({} if trainer == "torch" else COMPILED_FULLY))
 
 
 def is_variance(name: str) -> bool:
@@ -138,6 +140,6 @@ def test_comparison_detects_decoupled_weight_decay(workers, trained) -> None:
     """Keras' own decay, and none at all, are further off than 1e-9 after a few steps."""
     net = "post-activation"
     without = SGDConfig(weight_decay=0.0)
-    other = workers("torch", **COMPILED_FULLY).call(train, "torch", NETS[net], start(net), without, given())
+    other = worker_of(workers, "torch").call(train, "torch", NETS[net], start(net), without, given())
     want = trained["torch", net].result()
     assert abs(np.array(other.losses) / want.losses - 1).max() > 1e-5

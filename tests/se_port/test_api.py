@@ -193,7 +193,8 @@ def test_every_network_has_preprocessing() -> None:
 
 @pytest.mark.framework("torch")
 @pytest.mark.framework("conformance")
-def test_verification_detects_a_wrong_port(tmp_path: Path, values, capsys) -> None:
+def test_verification_detects_a_wrong_port(tmp_path: Path, values, capsys, monkeypatch, guest_workers) -> None:
+    monkeypatch.setattr("se_parity.implementations.Worker", guest_workers)
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
     se_port.save(source, values, NET, "moskomule")
     se_port.convert(source, target, NET, target_layout="torch")

@@ -20,7 +20,7 @@ from se_conformance.cases import DTYPES, FACTORS, round_to
 from se_parity.implementations import IMPLEMENTATIONS
 from se_spec import ParameterError, SESpec
 
-from ..conftest import OnDemand
+from ..conftest import OnDemand, read_exporters_operators_once
 
 pytestmark = pytest.mark.framework("torch")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -114,6 +114,7 @@ def exported(module, rank):
 
 
 def onnx_model(module, rank):
+    read_exporters_operators_once()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own
         return torch.onnx.export(exported(module, rank), dynamo=True, verbose=False).model_proto
@@ -250,9 +251,10 @@ def test_n4_autocast_changes_nothing(mode, dtype, stored):
 
 @fast
 @compiles
-def test_dynamic_compilation_serves_all_sizes():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_dynamic_compilation_serves_all_sizes(backend):
     subject = Subject(SMOOTH, layout="channels_last")
-    block, forward = subject.block, compiled(subject.block, dynamic=True)
+    block, forward = subject.block, compiled(subject.block, dynamic=True, backend=backend)
     subject.judge(*subject.derivatives(forward))
     with torch.compiler.set_stance("fail_on_recompile"):
         for samples, spatial in ((2, (9, 4)), (4, (6, 11))):

@@ -14,6 +14,8 @@ from se_port.graphs.onnx import NUMBERS, QUANTIZED, SAME, read_graphs
 from se_spec import FileFormatError, LayoutError, SESpec
 from se_spec.nonlinearities import HardSigmoid
 
+from ...conftest import read_exporters_operators_once
+
 R = np.random.default_rng(0)
 SHAPES = {"se.fc1.weight": (2, 8, 1, 1), "se.fc1.bias": (2,), "se.fc2.weight": (8, 2, 1, 1), "se.fc2.bias": (8,)}
 WEIGHTS = {name: R.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
@@ -187,6 +189,8 @@ def test_our_own_blocks_exported_by_pytorch(tmp_path, dynamo):
     torch = pytest.importorskip("torch")
     import se_torch
 
+    if dynamo:
+        read_exporters_operators_once()
     for spec in (
         SESpec(16, activation="silu", bias=True),
         SESpec(16, activation="hard_swish", gate="hard_sigmoid", squeeze="max"),
