@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="judge a block", description="Judge module:name, a function or a block.")
     run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file.onnx")
-    which = run.add_mutually_exclusive_group(required=True)
+    run.add_argument("--block", metavar="PATH", help="the block of a file with several, as se-port inspect shows it")
+    which = run.add_mutually_exclusive_group()
     which.add_argument("--preset", help="the block that it should be: a name in docs/PRESETS.md; needs --channels")
     which.add_argument("--spec", help='the block that it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
     run.add_argument("--channels", type=int, help="channels of the preset")
@@ -84,14 +86,14 @@ def _run(options: argparse.Namespace) -> int:
     from .judge import check
 
     sys.path.insert(0, os.getcwd())
-    spec = _resolve_spec(options)
+    target, spec = _resolve_target(options)
     if options.json and not options.json.parent.is_dir():
         raise SEError(f"--json={options.json}: there is no folder {options.json.parent}")
     colour = _choose_colour()
     verdicts = []
     for dtype in options.dtype or ["float32"]:
         verdict = check(
-            _import_target(options.target),
+            target,
             spec,
             vjp=options.vjp and _import_target(options.vjp),
             excitation=options.excitation and _import_target(options.excitation),
@@ -148,11 +150,29 @@ def _vectors(options: argparse.Namespace) -> int:
 def _resolve_spec(options: argparse.Namespace) -> SESpec:
     if options.spec:
         return SESpec.from_json(options.spec)
+    if not options.preset:
+        raise SEError("the block that it should be is missing; give --spec or --preset")
     if options.channels is None:
         raise SEError("--preset needs --channels")
     given = {"hidden": options.hidden, "basis": options.basis}
     width = {name: value for name, value in given.items() if value is not None}
     return SESpec.preset(options.preset, options.channels, **width)
+
+
+def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
+    """Find what is judged, and the spec; without one given, a block of a file should be what its graph says."""
+    if options.block is None:
+        return _import_target(options.target), _resolve_spec(options)
+    cutters = importlib.metadata.entry_points(group="se_conformance.blocks")
+    cutter = next((entry for entry in cutters if entry.name == options.target.rpartition(".")[2]), None)
+    if cutter is None:
+        known = ", ".join(f".{entry.name}" for entry in cutters) or "none that is installed"
+        raise SEError(f"--block needs a file of a format that is cut into blocks ({known}); got {options.target!r}")
+    from .adapters import adapt
+
+    block = cutter.load()(options.target, options.block)
+    is_given = options.preset or options.spec
+    return adapt(block.model, names=block.names), _resolve_spec(options) if is_given else block.spec
 
 
 def _import_target(target: str) -> Any:

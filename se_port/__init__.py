@@ -15,6 +15,8 @@ from .api import find_blocks as find_blocks
 from .api import load as load
 from .api import save as save
 from .detect import Found as Found
+from .extraction import CutBlock as CutBlock
+from .extraction import cut_block as cut_block
 from .inspection import Inspection as Inspection
 from .inspection import inspect as inspect
 from .patching import replace_block as replace_block

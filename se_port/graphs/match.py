@@ -203,7 +203,12 @@ class _State:
     def changes(self, name: str) -> tuple[str, ...]:
         """Describe what is done to a constant of the file."""
         origin = self.origin(name)
-        return (f"{origin} dequantized",) if origin in self.graph.quantized else ()
+        if origin in self.graph.quantized:
+            return (f"{origin} dequantized",)
+        values, stored = (np.sort(self.read(one), axis=None) for one in (name, origin))
+        if name == origin or np.array_equal(values, stored, equal_nan=True):
+            return ()  # at most moved
+        return (f"{origin} with the arithmetic of the graph",)
 
 
 def match_blocks(graph: Graph) -> tuple[list[Match], list[Lookalike]]:
