@@ -75,22 +75,22 @@ class GuardedTensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: Path, tensors: Tensors) -> None:
-        self._path, self._tensors = path, tensors
+        self._path, self._tensors, self._names = path, tensors, frozenset(tensors)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._tensors:
+        if name not in self._names:
             raise KeyError(name)
         with refuse_failures(self._path):
             return self._tensors[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tensors
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._names)
 
 
 class Budget:

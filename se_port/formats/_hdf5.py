@@ -9,6 +9,7 @@ once, so that no walk is endless, and the messages, links and texts that are rea
 h5py is not used for reading: on 10,000 mutated legacy files it hung 5 times, and a hang cannot be refused.
 """
 
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,7 @@ class Reader:
         self._visited = set[int]()
         self._header_bytes_left = len(data)
         self._budget = Budget(path, len(data))
+        self._places: list[tuple[int, int]] = []
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
         version, widths = self.number_at(8, 1), (self.number_at(13, 1), self.number_at(14, 1))
         if bytes(self.bytes_at(0, 8)) != SIGNATURE or version > 1 or widths != (8, 8):
@@ -317,6 +319,12 @@ class Reader:
                 f"{size:,}",
             )
         self._budget.spend(size)
+        place = bisect(self._places, (start, start + size))
+        if (place and self._places[place - 1][1] > start) or (
+            place < len(self._places) and self._places[place][0] < start + size
+        ):
+            self.refuse(f"has two datasets that share bytes at {start:,}", "one dataset after the other")
+        self._places.insert(place, (start, start + size))
         return array_from_buffer(self.path, "a dataset", self.bytes_at(start, size), dtype, shape)
 
     def _read_dtype(self, place: int, owner: Object) -> np.dtype:
