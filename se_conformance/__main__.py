@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from se_spec import SEError, SESpec
+from se_spec.texts import escape, shorten
 
 from .files import write_atomically
 
@@ -26,10 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
         wrong.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a file's names have, and a terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(options.run(options))
     except SEError as error:
         print(f"se-check: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"se-check: {escape(str(error.filename or 'the output'))}: {error.strerror or error}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
             raise
@@ -107,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
             deviations=options.deviations,
         )
         verdicts.append(verdict)
-        first, *rest = verdict.lines()
+        first, *rest = (escape(line, keep_lines=True) for line in verdict.lines())
         print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
     if options.json:
         with write_atomically(options.json) as temporary:
@@ -142,7 +148,7 @@ def _vectors(options: argparse.Namespace) -> int:
     function, frozen = _import_target(options.judge), vectors.load(options.folder)
     wrong = {vector.name: text for vector in frozen if (text := find_error(function, vector))}
     for name, text in wrong.items():
-        print(_choose_colour()(f"{name}: {text}", "red"))
+        print(_choose_colour()(f"{shorten(name)}: {shorten(text)}", "red"))
     print(f"{len(frozen) - len(wrong)} of {len(frozen)}")
     return FAIL if wrong else PASS
 

@@ -14,6 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from se_spec import SpecError
+from se_spec.texts import quote
+
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,26 @@ def read_deviations(path: str | Path | None) -> list[Deviation]:
     if path is None:
         return []
     if not isinstance(path, (str, Path)) or not Path(path).is_file():
-        raise SpecError(f"deviations={path if not isinstance(path, Path) else str(path)!r} is not a file")
+        raise SpecError(f"deviations={quote(path if not isinstance(path, Path) else str(path))} is not a file")
     found = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(_read_text(Path(path)).splitlines(), 1):
         text, _, reason = (part.strip() for part in line.partition("#"))
         if not text:
             continue
         if not reason:
-            raise SpecError(f"{path}, line {number}: {text!r} has no reason; write one after a #")
+            raise SpecError(f"{path}, line {number}: {quote(text)} has no reason; write one after a #")
         head, colon, tail = text.partition(":")
         rank = int(head) if colon and head in ("1", "2", "3") else None
         found.append(Deviation(tail.strip() if rank else text, rank, reason, number))
     return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SpecError(f"{path} has {path.stat().st_size:,} bytes; expected a file of at most {MAX_BYTES:,}")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is no text in UTF-8 ({error})") from None

@@ -1,11 +1,14 @@
 """``se-port``: the command line of the porter."""
 
 import argparse
+import io
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from se_spec import LayoutError, SEError, SESpec
+from se_spec.texts import escape, shorten
 
 DONE, DIFFERENT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -18,12 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
         interrupted.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a file's names have, and a terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(options.run(options))
     except SEError as error:
         reason, status = str(error), REFUSED
     except OSError as error:  # such as standard output that is full, or closed
-        reason, status = f"{error.filename or 'the output'}: {error.strerror or error}", REFUSED
+        reason, status = f"{escape(str(error.filename or 'the output'))}: {error.strerror or error}", REFUSED
+    except MemoryError:
+        reason, status = "the file needs more memory than there is", REFUSED
     except KeyboardInterrupt:
         reason, status = "interrupted; nothing was written", INTERRUPTED
     print(f"se-port: {reason}", file=sys.stderr)
@@ -125,11 +132,12 @@ def _convert(options: argparse.Namespace) -> int:
                 prefix=options.prefix,
                 block=block,
             )
-        print(report)
+        changes, left_behind = (tuple(map(shorten, names)) for names in (report.changes, report.left_behind))
+        print(replace(report, changes=changes, left_behind=left_behind))
         status = status if report.changes or not report.inexact else DIFFERENT
         if options.network:
             print(f"images for {options.network}: {preprocessing(options.network)}")
-        print(f"{target}: {time.monotonic() - start:.1f} s")
+        print(f"{escape(str(target))}: {time.monotonic() - start:.1f} s")
     return status
 
 
@@ -143,7 +151,7 @@ def _list_targets(options: argparse.Namespace) -> dict[str | None, Path]:
     ending = ".weights.h5" if name.endswith(".weights.h5") else target.suffix
     found = find_blocks(options.source, options.source_layout, part=options.part, prefix=options.prefix)
     stem = name.removesuffix(ending)
-    return {path: target.with_name(f"{stem}.{path.replace('/', '.')}{ending}") for path in found}
+    return {path: target.with_name(f"{stem}.{escape(path.replace('/', '.'))}{ending}") for path in found}
 
 
 def _replace(options: argparse.Namespace) -> int:
@@ -152,7 +160,7 @@ def _replace(options: argparse.Namespace) -> int:
 
     values = dict(open_source(options.values))
     replace_block(options.source, options.target, options.block, values, force=options.force)
-    print(f"{options.target}: {options.block} has the parameters of {options.values}")
+    print(escape(f"{options.target}: {options.block} has the parameters of {options.values}"))
     return DONE
 
 

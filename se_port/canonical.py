@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from se_spec import LayoutError, NetworkSpec, SESpec, network, nonlinearities
+from se_spec.texts import quote, shorten
 
 from .detect import Found, blocks, networks
 from .detect.found import CHOICES
@@ -17,6 +19,9 @@ from .layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
 from .layouts.keras_positions import keras_positions
 from .lazy_arrays import LazyArrays
 from .sources import Source
+
+MAX_SHOWN = 20
+"""Blocks that an error names."""
 
 
 class Canonical(NamedTuple):
@@ -119,7 +124,8 @@ def _detect_block(source: Source, layout: str) -> Found:
     found = blocks.find(source, layout)
     if len(found) > 1:
         raise LayoutError(
-            f"the source is no network that is known and has {len(found)} blocks: {', '.join(list(found)[:5])} ...; "
+            f"the source is no network that is known and has {len(found)} blocks: "
+            f"{', '.join(map(shorten, list(found)[:5]))} ...; "
             "choose one with block= or --block"
         )
     (block,) = found.values()
@@ -130,7 +136,8 @@ def _select_block(source: Source, layout: str, path: str) -> Found:
     """Find the block at a path."""
     found = blocks.find(source, layout)
     if path not in found:
-        raise LayoutError(f"there is no block {path!r}; there are {', '.join(map(repr, found))}")
+        shown = ", ".join(map(quote, islice(found, MAX_SHOWN)))
+        raise LayoutError(f"there is no block {quote(path)}; there are {shown}")
     return found[path]
 
 
@@ -154,7 +161,10 @@ def _find_block(source: Source, spec: SESpec, layout: str) -> Found:
     found = blocks.find(source, layout)
     matching = {path: block for path, block in found.items() if _describe(block.spec) == _describe(spec)}
     if len(matching) != 1:
-        sizes = ", ".join(f"{path or 'the block'} {_describe(block.spec)}" for path, block in found.items())
+        sizes = ", ".join(
+            f"{shorten(path) or 'the block'} {_describe(block.spec)}"
+            for path, block in islice(found.items(), MAX_SHOWN)
+        )
         problem = "more than one block fits; load each from find_blocks" if matching else "no block fits"
         raise LayoutError(f"{problem}: expected {_describe(spec)}, found {sizes}")
     (block,) = matching.values()

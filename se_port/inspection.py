@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from se_spec import LayoutError, NetworkSpec, SESpec, network
 from se_spec.networks import NETWORKS
+from se_spec.texts import MAX_MESSAGE, quote, shorten
 
 from .detect import blocks, networks
 from .detect.found import CHOICES, Found, own_blocks
+from .formats._base import MAX_PATH
 from .identity import Identity
 from .preprocessing import preprocessing
-from .sources import SourceLike, open_source
+from .sources import Source, SourceLike, open_source
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class Inspection:
     problem: str
 
     def __str__(self) -> str:
+        where, count = shorten(self.source, MAX_PATH), sum(self.dtypes.values())
         lines = [
-            f"{self.source}: {self.format or 'a mapping'}, {sum(self.dtypes.values())} tensors, {self.bytes:,} bytes",
+            f"{where}: {self.format or 'a mapping'}, {count} tensors, {self.bytes:,} bytes",
             "dtypes: " + ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items()),
         ]
         if self.said is not None:
-            lines.append(f"the file says: layout {self.said.layout}, {_shorten(self.said.spec)}")
+            lines.append(f"the file says: layout {shorten(self.said.layout)}, {_shorten(self.said.spec)}")
         if self.networks:
             first = self.networks[0]
-            prefix = f" behind {first.prefix!r}" if first.prefix else ""
+            prefix = f" behind {quote(first.prefix)}" if first.prefix else ""
             lines.append(f"layout: {first.layout}, every name and shape{prefix}")
             lines.append("network: " + " or ".join(match.name for match in self.networks))
             lines.append(
@@ -63,18 +66,20 @@ class Inspection:
             )
             lines += [f"images for {match.name}: {preprocessing(match.name)}" for match in self.networks]
         if self.problem:
-            lines.append(f"problem: {self.problem}")
+            lines.append(f"problem: {shorten(self.problem, MAX_MESSAGE)}")
         lines.append(f"SE blocks: {len(self.blocks)}")
-        lines += [f"    {path or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()]
+        lines += [
+            f"    {shorten(path) or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()
+        ]
         if self.lookalikes:
             lines.append(f"no SE blocks, but alike: {len(self.lookalikes)}")
-            lines += [f"    {path}: {reason}" for path, reason in self.lookalikes.items()]
+            lines += [f"    {shorten(path)}: {shorten(reason)}" for path, reason in self.lookalikes.items()]
         return "\n".join(lines)
 
 
 def _shorten(spec: SESpec | NetworkSpec) -> str:
     if isinstance(spec, SESpec):
-        return repr(spec)
+        return shorten(repr(spec))
     named = [name for name in NETWORKS if network(name, num_classes=spec.num_classes, channels=spec.channels) == spec]
     return f"network {' or '.join(named) or 'without a name'}"
 
@@ -89,6 +94,12 @@ def _describe(block: Found) -> str:
         *([f"{' and '.join(block.unknown)} unknown"] if block.unknown else []),
     ]
     return f"{', '.join(facts)} [{', '.join(block.layouts)}]"
+
+
+def _measure(tensors: Source, name: str) -> tuple[str, int]:
+    """Find the dtype and the bytes of a tensor, which is not kept."""
+    array = tensors.view(name)
+    return array.dtype.name, array.nbytes
 
 
 def inspect(
@@ -122,9 +133,9 @@ def inspect(
     tensors = open_source(source, None, part, prefix)
     dtypes, size = Counter[str](), 0
     for name in tensors:
-        array = tensors.view(name)
-        dtypes[array.dtype.name] += 1
-        size += array.nbytes
+        dtype, count = _measure(tensors, name)
+        dtypes[dtype] += 1
+        size += count
     matches = tuple(networks.match_networks(tensors.shapes, layout))
     problem = "" if matches else networks.describe_nearest(tensors.shapes, layout)
     found: dict[str, Found] = {}

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from se_spec import LayoutError
+from se_spec.texts import quote
 
 from . import formats
+from .formats._base import refuse_failures
 from .formats._buffers import copy_array
 from .formats._targets import explain
 from .formats.tensorflow import read_full_names
@@ -68,7 +70,8 @@ class Source(LazyArrays):
         """The graphs of the model, where the file has any with nodes; read once."""
         if self.format is None or self.path is None:
             return []
-        return [graph for graph in read_graphs(self.path, self.format) if graph.nodes]
+        with refuse_failures(self.path):
+            return [graph for graph in read_graphs(self.path, self.format) if graph.nodes]
 
 
 def open_source(
@@ -91,7 +94,9 @@ def open_source(
         return opened
     names = [name for name in opened if name.startswith(prefix)]
     if not names:
-        raise LayoutError(f"no name of the source begins with {prefix!r}; the first is {next(iter(opened), '')!r}")
+        raise LayoutError(
+            f"no name of the source begins with {quote(prefix)}; the first is {quote(next(iter(opened), ''))}"
+        )
     makers = {name.removeprefix(prefix): partial(opened.view, name) for name in names}
     return Source(makers, opened.format)
 
@@ -100,7 +105,8 @@ def _open(source: SourceLike, format: str | None, part: str | None) -> Source:
     if isinstance(source, str | Path):
         format = format or formats.format_of(Path(source))
         tensors = formats.read(source, format, part)
-        names = _name_tensors(Path(source), tensors, format)
+        with refuse_failures(Path(source)):
+            names = _name_tensors(Path(source), tensors, format)
         return Source(
             {name: partial(tensors.__getitem__, stored) for stored, name in names.items()}, format, Path(source)
         )

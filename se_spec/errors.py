@@ -1,11 +1,22 @@
 """The errors for every mistake of a caller; all are ``ValueError``.
 
-A message names the mistake, the expectation and the remedy, with the same facts in every implementation.
+A message names the mistake, the expectation and the remedy, with the same facts in every implementation. What it shows
+of a file is cut and escaped: a message never has more than ``texts.MAX_MESSAGE`` characters, and none that a terminal
+would obey.
 """
+
+from .texts import MAX_MESSAGE, shorten
 
 
 class SEError(ValueError):
-    """Base of every error that se-suite raises on purpose."""
+    """Base of every error that se-suite raises on purpose.
+
+    Args:
+        message: of one line or several.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shorten(message, MAX_MESSAGE, keep_lines=True))
 
 
 class SpecError(SEError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SpecError
+from .texts import quote
 from .validation import choice, finite_number, refuse
 
 ACTIVATIONS = ("relu", "silu", "hard_swish", "gelu", "gelu_tanh", "relu6", "sigmoid", "tanh", "identity")
@@ -123,6 +124,6 @@ def from_data(value: Any) -> Any:
         return kinds[value["name"]](**numbers)
     except (KeyError, TypeError):
         raise SpecError(
-            f"{value!r} is not an activation or gate; it must be a name, "
+            f"{quote(value)} is not an activation or gate; it must be a name, "
             '{"name": "leaky_relu", "slope": ...} or {"name": "hard_sigmoid", "slope": ..., "offset": ...}'
         ) from None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from .errors import ParameterError
 from .formats import FORMATS
+from .texts import quote
 
 FLOATS = tuple(reversed(FORMATS))
 """The storage types that every implementation knows; bfloat16 in NumPy is ``ml_dtypes.bfloat16``."""
@@ -51,7 +52,7 @@ def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
     faults = [f"missing {name} {shape}" for name, shape in expected.items() if name not in parameters]
     for name, array in parameters.items():
         if name not in expected:
-            faults.append(f"left over {name!r}")
+            faults.append(f"left over {quote(name)}")
         elif type(array).__module__ != "numpy" or not hasattr(array, "shape"):
             faults.append(f"{name} must be a NumPy array, got {type(array).__module__}.{type(array).__name__}")
         elif tuple(array.shape) != expected[name]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import SpecError
 from .nonlinearities import HardSigmoid, LeakyReLU
+from .texts import quote
 from .validation import positive_integer
 from .widths import floor_width, make_divisible, rounded_width, truncated_width
 
@@ -182,7 +183,7 @@ def preset(name: str, channels: int, overrides: dict[str, Any]) -> dict[str, Any
     4
     """
     if name not in PRESETS:
-        raise SpecError(f"preset {name!r} is not known; it must be one of {', '.join(PRESETS)}")
+        raise SpecError(f"preset {quote(name)} is not known; it must be one of {', '.join(PRESETS)}")
     system = PRESETS[name]
     overrides = dict(overrides)
     basis = positive_integer("basis", overrides.pop("basis", channels))

@@ -15,6 +15,7 @@ from typing import Any, Self
 from . import nonlinearities, validation, widths
 from .errors import SpecError
 from .nonlinearities import Activation, Gate
+from .texts import quote
 
 SQUEEZES = ("avg", "max", "avg_max")
 
@@ -199,7 +200,9 @@ class SESpec:
             SpecError: a name is not a field, ``channels`` is missing, or a value is not allowed.
         """
         if not isinstance(data, dict) or "channels" not in data or not set(data) <= set(FIELDS):
-            raise SpecError(f"{data!r} is not a spec; it must be a dict with channels and any of {', '.join(FIELDS)}")
+            raise SpecError(
+                f"{quote(data)} is not a spec; it must be a dict with channels and any of {', '.join(FIELDS)}"
+            )
         return cls(**{name: nonlinearities.from_data(value) for name, value in data.items()})
 
     def to_json(self) -> str:

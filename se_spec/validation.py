@@ -6,20 +6,27 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from .errors import SpecError
+from .texts import quote
+
+MAX_INTEGER = (1 << 63) - 1
 
 
 def positive_integer(field: str, value: Any) -> int:
-    """Return an integer of at least 1; a bool is refused."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    """Return an integer of at least 1 and of 64 bits; a bool is refused."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= MAX_INTEGER:
         refuse(field, value, "an integer of at least 1")
     return int(value)
 
 
 def finite_number(field: str, value: Any) -> float:
     """Return a finite real number as a float; a bool is refused."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         refuse(field, value, "a finite number")
-    return float(value)
+    return number
 
 
 def positive_number(field: str, value: Any) -> float:
@@ -54,10 +61,10 @@ def parse_json(text: str, what: str) -> Any:
     """Parse JSON; the error calls it ``what``."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{what} must be JSON, but {error}") from None
 
 
 def refuse(field: str, value: Any, allowed: str) -> NoReturn:
     """Raise ``SpecError`` with the field, the value and the allowed values."""
-    raise SpecError(f"{field}={value!r} is not allowed; it must be {allowed}")
+    raise SpecError(f"{field}={quote(value)} is not allowed; it must be {allowed}")

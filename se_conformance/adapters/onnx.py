@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import se_spec
-from se_spec import SESpec, SpecError
+from se_spec import SEError, SESpec, SpecError
+from se_spec.texts import shorten
 
 from .base import AdaptedBlock, Arrays, shapes_of
 from .matching import NativeParameter, match
@@ -30,9 +31,26 @@ def adapt_onnx(block: Any, names: Mapping[str, str] | None, data_format: str) ->
     if isinstance(block, (str, os.PathLike)):
         if not Path(block).is_file():
             raise SpecError(f"{os.fspath(block)!r} is not a file")
-        block = onnx.load(block)
-    adapter = _Model(block, names)
+        adapter = _load(os.fspath(block), names)
+    else:
+        adapter = _Model(block, names)
     return AdaptedBlock(adapter.run, None, None, data_format, adapter.reset, adapter.find_contradictions)
+
+
+def _load(path: str, names: Mapping[str, str] | None) -> "_Model":
+    """Load a model from a file, whose errors are of many types.
+
+    Raises:
+        SpecError: the file is no model that onnx reads.
+    """
+    try:
+        return _Model(onnx.load(path), names)
+    except SEError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"{shorten(path)} is no model that onnx reads ({type(error).__name__}: {shorten(error)})"
+        ) from error
 
 
 class _Model:

@@ -7,6 +7,7 @@ float64 where y is. Maps are channels last.
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 import se_spec
-from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
+from se_spec import HardSigmoid, LayoutError, LeakyReLU, SEError, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
+from se_spec.texts import quote, shorten
 
 from ..cases import round_to
 from ..files import write_atomically
@@ -24,6 +26,8 @@ from ..probes import probe_for
 from . import exact
 
 FORMAT = 1
+MAX_BYTES = 64 << 20
+"""Bytes of either file; those of the package have less than one million."""
 MANIFEST, TENSORS = "manifest.json", "vectors.safetensors"
 _STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16"}
 
@@ -66,6 +70,15 @@ def load(folder: str | Path | None = None) -> list[Vector]:
         ('activation relu float32', (2, 2, 4, 6), dtype('float32'))
     """
     folder = Path(__file__).parent if folder is None else Path(folder)
+    try:
+        return _load(folder)
+    except (SEError, ImportError):
+        raise
+    except Exception as error:  # names, types and shapes of a manifest that is not ours
+        _refuse(f"{folder} is broken ({type(error).__name__}: {shorten(error)})")
+
+
+def _load(folder: Path) -> list[Vector]:
     manifest = _read_manifest(folder / MANIFEST)
     data = _read(folder / TENSORS)
     _check_equal(f"the sha256 of {folder / TENSORS}", _sha256(data), manifest["sha256"])
@@ -168,14 +181,21 @@ def _share_tensors(vectors: list[Vector]) -> tuple[dict[str, np.ndarray], list[d
 def _vector(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Vector:
     roles = {role: tensors[name] for role, name in entry["tensors"].items()}
     x, y, g = (roles.pop(role) for role in ("x", "y", "g"))
-    return Vector(entry["name"], SESpec.from_dict(entry["spec"]), entry["dtype"], x, roles, y, g)
+    spec, name, dtype = SESpec.from_dict(entry["spec"]), entry["name"], entry["dtype"]
+    shapes = {role: array.shape for role, array in roles.items()}
+    _check_equal(f"the parameters of {quote(name)}", shapes, spec.parameter_shapes())
+    _check_equal(f"the shapes of {quote(name)}", (y.shape, g.shape), (x.shape, (x.shape[0], x.shape[-1])))
+    _check_equal(f"the channels and axes of {quote(name)}", (x.shape[-1], 3 <= x.ndim <= 5), (spec.channels, True))
+    dtypes = {str(array.dtype) for array in (x, y, *roles.values())}
+    _check_equal(f"the dtypes of {quote(name)}", dtypes, {dtype})
+    return Vector(str(name), spec, dtype, x, roles, y, g)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(_read(path))
-    except ValueError as error:
-        _refuse(f"{path} is not JSON: {error}")
+    except (ValueError, RecursionError) as error:
+        _refuse(f"{path} is not JSON: {shorten(error)}")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         _refuse(f"{path} is not of format {FORMAT}")
     claimed = manifest.pop("manifest_sha256", None)
@@ -224,6 +244,9 @@ def _as_array(tensor: dict[str, Any]) -> np.ndarray:
 
 def _read(path: Path) -> bytes:
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES:
+            _refuse(f"{path} is no file of at most {MAX_BYTES:,} bytes")
         return path.read_bytes()
     except OSError as error:
         _refuse(f"{path} cannot be read ({error.strerror})")
@@ -235,7 +258,7 @@ def _sha256(data: bytes) -> str:
 
 def _check_equal(what: str, got: Any, expected: Any) -> None:
     if got != expected:
-        _refuse(f"{what}: {got}, expected {expected}")
+        _refuse(f"{what}: {shorten(got)}, expected {shorten(expected)}")
 
 
 def _refuse(fault: str) -> NoReturn:

@@ -7,13 +7,14 @@ to the unit around the block.
 import itertools
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from se_spec import LayoutError
 from se_spec.nonlinearities import LeakyReLU
+from se_spec.texts import shorten
 
 from ..layouts.block_mapping import fold_norm
 
@@ -30,8 +31,52 @@ COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 ADAPTERS = ("lora_", "hada_", "lokr_", "oft_", "adapter", "ia3_")
 """Beginnings of the names of low-rank and other adapters beside a weight."""
 QUANTIZED = ("zero_point", "_packed_params", "qweight", "scales", "qzeros")
+MAX_SEARCHED, MIN_SEARCHED = 64, 1 << 16
+"""Names that are looked at beside all blocks: so many times those of the file, or this number more."""
 BEFORE, AFTER, BEHIND = "in front of the activation", "behind the activation", "in front of the gate"
 """Places of a batch norm."""
+
+
+class NameIndex:
+    """The names of a file, in order, so that those that begin alike are found without a search through all.
+
+    Args:
+        shapes: of the file's tensors, by name.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self._names = sorted(shapes)
+        is_matrix = (sum(length > 1 for length in shapes[name]) > 1 for name in self._names)
+        self._matrices = [0, *itertools.accumulate(is_matrix)]
+        self._names_left = MAX_SEARCHED * len(self._names) + MIN_SEARCHED
+
+    def list_names(self, prefix: str) -> list[str]:
+        """List the names that begin with a prefix.
+
+        Raises:
+            LayoutError: too many names were listed, since too many blocks would be in one place.
+        """
+        start, stop = self._find(prefix)
+        self._names_left -= stop - start
+        if self._names_left < 0:
+            raise LayoutError(
+                f"too many parts of {shorten(prefix) or 'the file'} may be a block; say which with names="
+            )
+        return self._names[start:stop]
+
+    def count_matrices(self, prefix: str) -> int:
+        """Count the tensors with two axes or more that are longer than one, among those of a prefix."""
+        start, stop = self._find(prefix)
+        return self._matrices[stop] - self._matrices[start]
+
+    def is_matrix(self, name: str) -> bool:
+        """Whether a tensor has two axes or more that are longer than one."""
+        return sum(length > 1 for length in self.shapes[name]) > 1
+
+    def _find(self, prefix: str) -> tuple[int, int]:
+        start = bisect_left(self._names, prefix)
+        return start, bisect_left(self._names, True, lo=start, key=lambda name: not name.startswith(prefix))
 
 
 @dataclass(frozen=True)
@@ -60,18 +105,12 @@ class Beside:
 
 
 def look_beside(
-    shapes: Shapes,
-    ordered: Sequence[str],
-    prefix: str,
-    modules: Mapping[str, str],
-    used: set[str],
-    widths: tuple[int, int],
+    index: NameIndex, prefix: str, modules: Mapping[str, str], used: set[str], widths: tuple[int, int]
 ) -> Beside:
     """Explain every tensor of a block's own path.
 
     Args:
-        shapes: of the file's tensors, by name.
-        ordered: the names, sorted.
+        index: of the file's tensors.
         prefix: of the block's path, with its separator; ``""`` if the block is the whole file.
         modules: names of the projections, ``reduce`` and ``expand``.
         used: names of the block's parameters.
@@ -80,13 +119,13 @@ def look_beside(
     Raises:
         LayoutError: adapters or quantization parameters are beside a weight.
     """
-    start = bisect_left(ordered, prefix)
-    within = itertools.takewhile(lambda name: name.startswith(prefix), itertools.islice(ordered, start, None))
-    rest = [name for name in within if name not in used]
-    for name in rest:
-        _refuse_changed_weights(name, modules)
-    if any(sum(length > 1 for length in shapes[name]) > 1 for name in rest):
+    shapes = index.shapes
+    for module in modules.values():
+        for name in index.list_names(f"{module}."):
+            _refuse_changed_weights(name, module)
+    if index.count_matrices(prefix) > sum(name.startswith(prefix) and index.is_matrix(name) for name in used):
         return Beside()
+    rest = [name for name in index.list_names(prefix) if name not in used]
     norms: list[Norm] = []
     problems: list[str] = []
     slope = ""
@@ -114,21 +153,22 @@ def read_slope(tensors: Tensors, name: str) -> LeakyReLU:
     """
     slopes = np.unique(np.asarray(tensors[name], np.float64))
     if slopes.size != 1:
-        raise LayoutError(f"{name} is of a PReLU with {slopes.size} slopes, expected one")
+        raise LayoutError(f"{shorten(name)} is of a PReLU with {slopes.size} slopes, expected one")
     return LeakyReLU(float(slopes[0]))
 
 
-def _refuse_changed_weights(name: str, modules: Mapping[str, str]) -> None:
+def _refuse_changed_weights(name: str, module: str) -> None:
     """Refuse what changes a projection's weight."""
-    for module in modules.values():
-        leaf = name.removeprefix(f"{module}.") if name.startswith(f"{module}.") else ""
-        if leaf.startswith(ADAPTERS):
-            raise LayoutError(
-                f"{name} is an adapter beside {module}'s weight, whose scale the file does not have; "
-                "merge adapters into the weights before the model is saved"
-            )
-        if leaf.startswith(QUANTIZED):
-            raise LayoutError(f"{name} says that {module} is quantized; expected a model with weights of floats")
+    leaf = name.removeprefix(f"{module}.")
+    if leaf.startswith(ADAPTERS):
+        raise LayoutError(
+            f"{shorten(name)} is an adapter beside {shorten(module)}'s weight, whose scale the file does not have; "
+            "merge adapters into the weights before the model is saved"
+        )
+    if leaf.startswith(QUANTIZED):
+        raise LayoutError(
+            f"{shorten(name)} says that {shorten(module)} is quantized; expected a model with weights of floats"
+        )
 
 
 def _group(names: list[str]) -> dict[str, dict[str, str]]:
@@ -180,7 +220,7 @@ def _place(module: str, modules: Mapping[str, str], *, at_channels: bool) -> str
 
 def _number(module: str) -> tuple[str, int] | None:
     """Split a module's name into its container and its number there."""
-    found = re.fullmatch(r"(.*?)(?:\.|^)(\d+)", re.sub("/", ".", module))
+    found = re.fullmatch(r"(.*?)(?:\.|^)([0-9]{1,9})", re.sub("/", ".", module))
     return (found[1], int(found[2])) if found else None
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from se_spec import LayoutError, SESpec
+from se_spec.texts import quote, shorten
 
 from ..graphs import Lookalike, Match, match_blocks
 from ..graphs.paths import make_distinct
@@ -18,7 +19,7 @@ from ..layouts.block_mapping import NORM_LEAVES, BlockMapping
 from ..layouts.blocks import BLOCK_ALIASES, BLOCK_LAYOUTS
 from ..layouts.templates import fill, fit_ones
 from ..sources import Source
-from .beside import Beside, fold_norms, look_beside, read_slope
+from .beside import Beside, NameIndex, fold_norms, look_beside, read_slope
 from .derived import derive_weights
 from .found import CHOICES, Found
 from .given_names import find_by_templates
@@ -104,11 +105,20 @@ def _has_graphs(source: Source, layout: str) -> bool:
 def _group_candidates(source: Source, layout: str) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
     """Group what the layouts see by block, and by path what resembles a block, with the reason why it is none."""
     groups: dict[frozenset[str], list[Candidate]] = {}
+    index = NameIndex(source.shapes)
     for name, row in select_layouts(layout).items():
-        for candidate in iterate_candidates(source.shapes, name, row, requested=name == layout):
+        for candidate in iterate_candidates(index, name, row, requested=name == layout):
             groups.setdefault(frozenset(candidate.mapping.names.values()), []).append(candidate)
+    owners: dict[str, list[frozenset[str]]] = {}
+    for names in groups:
+        for name in names:
+            owners.setdefault(name, []).append(names)
     # A projection that is half of a pair is no block of its own.
-    largest = [_most_specific(groups[names]) for names in groups if not any(names < other for other in groups)]
+    largest = [
+        _most_specific(groups[names])
+        for names in groups
+        if not any(names < other for other in min((owners[name] for name in names), key=len))
+    ]
     # A layout may explain what others see as a problem.
     sound = [[candidate for candidate in group if not candidate.beside.problem] for group in largest]
     lookalikes = {
@@ -129,19 +139,21 @@ def explain_nothing(source: Source, layout: str, lookalikes: Mapping[str, str]) 
     """Say why a file has no block: what resembles one, and which tensors have the shapes of two projections."""
     shown = list(lookalikes.items())[:SHOWN_LOOKALIKES]
     if _has_graphs(source, layout):
-        parts = "".join(f"; {path}: {reason}" for path, reason in shown)
+        parts = "".join(f"; {shorten(path)}: {shorten(reason)}" for path, reason in shown)
         more = f"; {len(lookalikes)} parts resemble one{parts}" if lookalikes else ""
         return f"no SE block in the graph's {sum(len(graph.nodes) for graph in source.graphs)} nodes{more}"
     source = derive_weights(source).source
     searched = "any layout" if layout == "auto" else f"layout {layout!r}"
     lines = [f"no SE block of {searched} in these {len(source)} tensors; `se-port layouts` lists the names"]
-    lines += [f"{path} resembles one, but {reason}" for path, reason in shown]
+    lines += [f"{shorten(path)} resembles one, but {shorten(reason)}" for path, reason in shown]
     pairs = find_pairs(source.shapes)
     if pairs:
-        first = ", ".join(f"{a} {source.shapes[a]} and {b} {source.shapes[b]}" for a, b in pairs[:SHOWN_LOOKALIKES])
+        shapes = source.shapes
+        first = ", ".join(f"{shorten(a)} {shapes[a]} and {shorten(b)} {shapes[b]}" for a, b in pairs[:SHOWN_LOOKALIKES])
         lines.append(
             f"{len(pairs)} pairs have the shapes of two projections: {first}; if they are blocks, give names=, "
-            f"as {{'reduce.weight': {pairs[0][0]!r}, 'expand.weight': {pairs[0][1]!r}}}, with {{path}} for what differs"
+            f"as {{'reduce.weight': {quote(pairs[0][0])}, 'expand.weight': {quote(pairs[0][1])}}}, "
+            "with {path} for what differs"
         )
     if source.format == "keras" and all(re.search(r"/\d+$", name) for name in source):
         lines.append(
@@ -197,7 +209,8 @@ def _search_graphs(source: Source, activation: Any, gate: Any) -> tuple[dict[str
         for name, given in zip(CHOICES, (activation, gate), strict=True):
             if given is not None and given != getattr(match.spec, name):
                 raise LayoutError(
-                    f"{match.path} has the {name} {getattr(match.spec, name)!r}, as its graph says; given was {given!r}"
+                    f"{shorten(match.path)} has the {name} {getattr(match.spec, name)!r}, as its graph says; "
+                    f"given was {given!r}"
                 )
     found = {
         match.path: Found(match.spec, match.parameters, (), (GRAPH,), match.names, match.changes) for match in matches
@@ -223,17 +236,19 @@ def select_layouts(layout: str) -> dict[str, BlockLayout]:
     return rows
 
 
-def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested: bool = False) -> Iterator[Candidate]:
+def iterate_candidates(
+    index: NameIndex, name: str, row: BlockLayout, *, requested: bool = False
+) -> Iterator[Candidate]:
     """Yield the blocks that a layout sees in a file.
 
     Args:
-        shapes: of the file's tensors, by name.
+        index: of the file's tensors.
         name: of the layout.
         row: its table.
         requested: the caller named this layout, so a block that is the whole file needs no particular path or width.
     """
     weight, _ = row.leaves
-    ordered: list[str] = []
+    shapes = index.shapes
     pattern = _compile_pattern(row, row.expand if row.reduce is None else row.reduce)
     for key in shapes:
         if not key.endswith(weight) or not (matched := pattern.fullmatch(key.removesuffix(weight))):
@@ -257,14 +272,12 @@ def iterate_candidates(shapes: Shapes, name: str, row: BlockLayout, *, requested
         wider = widths is not None and widths[1] is not None and widths[1] > widths[0]
         if widths is None or (row.narrow and wider and not whole):
             continue
-        ordered = ordered or sorted(shapes)
-        beside = Beside() if row.norm else _explain(shapes, ordered, prefix, modules, names, widths, key)
+        beside = Beside() if row.norm else _explain(index, prefix, modules, names, widths, key)
         yield Candidate(BlockMapping(name, path, names), *widths, beside)
 
 
 def _explain(
-    shapes: Shapes,
-    ordered: list[str],
+    index: NameIndex,
     prefix: str,
     modules: dict[str, str],
     names: dict[str, str],
@@ -273,8 +286,8 @@ def _explain(
 ) -> Beside:
     """Explain what is beside the projections, in the block's own path or in the unit around it."""
     channels, hidden = widths
-    beside = look_beside(shapes, ordered, prefix, modules, set(names.values()), (hidden or channels, channels))
-    if beside == Beside() and _has_siblings(shapes, prefix, first):
+    beside = look_beside(index, prefix, modules, set(names.values()), (hidden or channels, channels))
+    if beside == Beside() and _has_siblings(index.shapes, prefix, first):
         return Beside(problem="a norm or an activation with weights is beside the projections")
     return beside
 
@@ -296,7 +309,7 @@ def _collect_names(shapes: Shapes, modules: dict[str, str], row: BlockLayout) ->
 
 
 def _compile_pattern(row: BlockLayout, module: str) -> re.Pattern[str]:
-    body = re.escape(module).replace(re.escape("{_k}"), r"(?:_(?P<k>\d+))?")
+    body = re.escape(module).replace(re.escape("{_k}"), r"(?:_(?P<k>[0-9]{1,9}))?")
     return re.compile(rf"(?:(?P<path>.*){re.escape(row.separator)})?{body}", re.DOTALL)
 
 
@@ -368,8 +381,8 @@ def _check_disjoint(groups: list[list[Candidate]]) -> None:
         for name in candidate.mapping.names.values():
             if name in owners:
                 raise LayoutError(
-                    f"{name} can be of two blocks, that of {owners[name].first_layer} and that of "
-                    f"{candidate.first_layer}"
+                    f"{shorten(name)} can be of two blocks, that of {shorten(owners[name].first_layer)} and that of "
+                    f"{shorten(candidate.first_layer)}"
                 )
             owners[name] = candidate
 
@@ -413,7 +426,7 @@ def _check_one_reading(group: list[Candidate]) -> None:
             for candidate in group
         )
         raise LayoutError(
-            f"{group[0].mapping.path or 'the block'} can be read in two ways, whose names and shapes both fit "
+            f"{shorten(group[0].mapping.path) or 'the block'} can be read in two ways, whose names and shapes both fit "
             f"({ways}); say layout={group[0].mapping.layout!r} or another"
         )
 
@@ -424,7 +437,8 @@ def _resolve_choice(name: str, given: Any, first: Candidate, rows: list[BlockLay
     fixed = values[0] if all(value == values[0] for value in values) else UNKNOWN
     if given is not None and fixed not in (UNKNOWN, given):
         raise LayoutError(
-            f"{first.mapping.path or 'the block'} has the {name} {fixed!r}, as layout {first.mapping.layout!r} always; "
-            f"given was {given!r}; say only what is unknown, or name the layout that the file has"
+            f"{shorten(first.mapping.path) or 'the block'} has the {name} {fixed!r}, "
+            f"as layout {first.mapping.layout!r} always; given was {given!r}; "
+            "say only what is unknown, or name the layout that the file has"
         )
     return fixed if given is None else given

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from se_spec import LayoutError
+from se_spec.texts import shorten
 
 from ..sources import Source
 
@@ -106,7 +107,7 @@ def derive_weights(source: Source) -> Derived:
         if form is None:
             if "parametrizations." in name:
                 raise LayoutError(
-                    f"{name} is of a parametrization that is not known; expected weight norm or spectral norm; "
+                    f"{shorten(name)} is of a parametrization that is not known; expected weight or spectral norm; "
                     "remove the parametrization before the model is saved"
                 )
             continue

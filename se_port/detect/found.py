@@ -1,6 +1,5 @@
 """The record of a block that was found."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +40,10 @@ class Found:
     changes: tuple[str, ...] = ()
 
 
-def own_blocks(blocks: Mapping[str, Found]) -> dict[str, Found]:
-    """Copy the parameters of blocks, which are in their file until then."""
-    return {path: replace(block, parameters=own_arrays(block.parameters)) for path, block in blocks.items()}
+def own_blocks(blocks: dict[str, Found]) -> dict[str, Found]:
+    """Copy the parameters of blocks, which are in their file until then; each is removed as it is copied."""
+    owned = {}
+    for path in list(blocks):
+        block = blocks.pop(path)
+        owned[path] = replace(block, parameters=own_arrays(block.parameters))
+    return owned

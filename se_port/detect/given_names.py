@@ -8,6 +8,7 @@ import numpy as np
 
 from se_spec import LayoutError, SESpec
 from se_spec.parameters import FLOATS
+from se_spec.texts import shorten
 
 from ..layouts.templates import to_canonical
 from .derived import Derived
@@ -50,11 +51,14 @@ def find_by_templates(
         missing = [name for name in own.values() if name not in source]
         if missing:
             raise LayoutError(
-                f"{path or 'the block'} lacks {', '.join(missing)}; leave out what the file does not have"
+                f"{shorten(path) or 'the block'} lacks {', '.join(map(shorten, missing))}; "
+                "leave out what the file does not have"
             )
         for name in own.values():
             if source[name].dtype.name not in FLOATS:
-                raise LayoutError(f"{name} has dtype {source[name].dtype}, expected one of {', '.join(FLOATS)}")
+                raise LayoutError(
+                    f"{shorten(name)} has dtype {source[name].dtype}, expected one of {', '.join(FLOATS)}"
+                )
         parameters = _orient({name: source[at] for name, at in own.items()}, source.format, path)
         changes = [f"{at}: {computed[at]}" for at in own.values() if at in computed]
         blocks[path] = _make(parameters, own, activation, gate, changes)
@@ -83,8 +87,10 @@ def _orient(tensors: dict[str, np.ndarray], format: str | None, path: str) -> di
     weights = {name: array for name, array in tensors.items() if name.endswith("weight")}
     axes = {_find_axes(array.shape, inputs_first) for array in weights.values() for inputs_first in (False, True)}
     if None in axes:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in weights.items())
-        raise LayoutError(f"{path or 'the block'}: {shapes}; expected matrices, or convolutions whose kernels are 1")
+        shapes = ", ".join(f"{shorten(name)} {array.shape}" for name, array in weights.items())
+        raise LayoutError(
+            f"{shorten(path) or 'the block'}: {shapes}; expected matrices, or convolutions whose kernels are 1"
+        )
     flat = {name: array.reshape([n for n in array.shape if n != 1] or [1]) for name, array in tensors.items()}
     inputs_first = _are_inputs_first(tensors, format)
     result = {}
@@ -138,7 +144,7 @@ def _make(
     for name in shapes.keys() - parameters.keys():
         changes.append(f"zeros for {name}, which the file does not have")
         parameters[name] = np.zeros(shapes[name], expand.dtype)
-    wrong = [f"{own[name]} {parameters[name].shape}, expected {shapes[name]}" for name in own
+    wrong = [f"{shorten(own[name])} {parameters[name].shape}, expected {shapes[name]}" for name in own
              if parameters[name].shape != shapes[name]]  # fmt: skip
     if wrong:
         raise LayoutError(f"the shapes are not those of {channels} channels: {'; '.join(wrong)}")

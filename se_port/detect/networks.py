@@ -3,12 +3,13 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from se_spec import LayoutError, NetworkSpec, SpecError, network, parameters
 from se_spec.networks import NETWORKS
 from se_spec.networks.layers import Convolution
+from se_spec.texts import quote
 
 from ..layouts.base import Layout
 from ..layouts.mapping import NetworkMapping, foreign_modules, map_network
@@ -236,8 +237,8 @@ def _check_one_prefix(prefixes: list[str]) -> None:
     distinct = list(dict.fromkeys(prefixes))
     if len(distinct) > 1:
         raise LayoutError(
-            f"the file has {len(distinct)} such networks, behind {', '.join(map(repr, distinct))}; "
-            f"choose one with prefix={distinct[0]!r} or --prefix"
+            f"the file has {len(distinct)} such networks, behind {', '.join(map(quote, distinct))}; "
+            f"choose one with prefix={quote(distinct[0])} or --prefix"
         )
 
 
@@ -332,6 +333,8 @@ def _adapt_to_file(name: str, layout: str, shapes: Shapes) -> tuple[NetworkSpec,
         reduce = next((name for name in mapping.entries if name.endswith("se.reduce.weight")), None)
         if reduce and adapted.se is not None:
             hidden, channels = (_canonical_length(mapping, reduce, axis, shapes) for axis in (0, 1))
+            if not hidden:
+                return None
             adapted = adapted.replace(se=replace(adapted.se, reduction=max(1, channels // hidden)))
         if adapted != net:
             mapping = map_network(adapted, NETWORK_LAYOUTS[layout], layout)
@@ -369,6 +372,6 @@ def _covered_kinds(names: tuple[str, ...]) -> set[frozenset[str]]:
     return {_kinds(net) for net in nets} | {_kinds(net.replace(se=None)) for net in nets}
 
 
-@cache
+@lru_cache(maxsize=256)  # since the classes and channels are the file's
 def _kinds(net: NetworkSpec) -> frozenset[str]:
     return frozenset(re.sub(r"(stage|block)\d+", r"\1", name) for name in parameters.shapes(net))

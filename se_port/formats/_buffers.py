@@ -9,13 +9,19 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
-from ._base import bfloat16, count_bytes, refuse
+from se_spec import FileFormatError
+from se_spec.texts import quote, shorten
+
+from . import _base
+from ._base import bfloat16, count_bytes, count_stored_bytes, refuse
 
 Code = TypeVar("Code", int, str)
 
 
 MOST_COPIED = 64 << 20
-"""Bytes of the largest file that is read into memory; a larger one is mapped."""
+"""Bytes of the largest file that is read into memory, or of all files of a model; larger ones are mapped."""
+MAX_FILES = 4096
+"""Files of a model beside the one that names them."""
 
 
 CHUNK_BYTES = 1 << 24
@@ -33,7 +39,8 @@ class FileMap(mmap.mmap):
     state: os.stat_result
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -49,11 +56,53 @@ def open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         refuse(path, "is no regular file", "a file, not a device, a pipe or a folder")
+    try:
+        _check_stored(path, file)
+    except FileFormatError:
+        file.close()
+        raise
     return file
 
 
-def map_file(path: Path) -> mmap.mmap:
+def _check_stored(path: Path, file: BinaryIO) -> None:
+    """Refuse a file that has few bytes on the disk and is long."""
+    size = os.fstat(file.fileno()).st_size
+    if size < _base.MIN_SPARSE_BYTES:
+        return
+    stored = count_stored_bytes(file.fileno(), size)
+    if size > _base.MAX_HOLES * stored + _base.MIN_SPARSE_BYTES:
+        refuse(
+            path,
+            f"has {stored:,} bytes on the disk and is {size:,} bytes long",
+            f"at most {_base.MAX_HOLES} times as many: a file without large holes",
+        )
+
+
+def read_file(path: Path, most: int) -> bytearray:
+    """Read a whole file, whose size is looked at before.
+
+    Raises:
+        FileFormatError: it is no regular file, cannot be read, or has more than ``most`` bytes.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            refuse(path, f"has {size:,} bytes", f"at most {most:,}")
+        data = bytearray(size)
+        try:
+            if file.readinto(data) != size:  # type: ignore[attr-defined]
+                refuse(path, "became shorter while it was read", "a file that no other program writes")
+        except OSError as error:
+            refuse(path, f"cannot be read ({error.strerror or error})", "a file that can be read")
+    return data
+
+
+def map_file(path: Path, most_copied: int | None = None) -> mmap.mmap:
     """Map a file; its bytes are fetched when they are accessed. A small file is read at once.
+
+    Args:
+        path: of the file.
+        most_copied: bytes of the largest file that is read at once; None is ``MOST_COPIED``.
 
     Raises:
         FileFormatError: the file is empty, no regular file, or may not be read.
@@ -65,7 +114,7 @@ def map_file(path: Path) -> mmap.mmap:
         refuse(path, "cannot be read, it is empty", "a file that is not empty")
     try:
         with file:
-            if state.st_size > MOST_COPIED:
+            if state.st_size > (MOST_COPIED if most_copied is None else most_copied):
                 mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 mapped.path, mapped.descriptor, mapped.state = path, os.dup(file.fileno()), state
                 return mapped
@@ -75,6 +124,32 @@ def map_file(path: Path) -> mmap.mmap:
             return copy
     except (OSError, ValueError) as error:
         refuse(path, f"cannot be read ({error})", "a file that can be read")
+
+
+class FileMaps:
+    """The maps of files that one file names, each mapped once; small ones are read at once up to a limit for all."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, memoryview] = {}
+        self._left = MOST_COPIED
+        self.bytes = 0
+        """Of all files."""
+
+    def map(self, path: Path) -> memoryview:
+        """Map a file, which may be empty.
+
+        Raises:
+            FileFormatError: it is no regular file, may not be read, or is one too many.
+        """
+        if path not in self._maps:
+            if len(self._maps) == MAX_FILES:
+                refuse(path, f"is one more than {MAX_FILES:,} files of a model", f"at most {MAX_FILES:,}")
+            with open_file(path) as file:
+                size = os.fstat(file.fileno()).st_size
+            self._maps[path] = memoryview(map_file(path, self._left) if size else b"")
+            self._left -= size if size <= self._left else 0
+            self.bytes += size
+        return self._maps[path]
 
 
 def _read_at(path: Path, descriptor: int, place: int, target: memoryview) -> None:
@@ -102,6 +177,19 @@ def iterate_bytes(data: memoryview) -> Iterator[memoryview]:
         yield copy_array(array[start : start + CHUNK_BYTES]).data
 
 
+def check_unchanged(data: mmap.mmap) -> None:
+    """Refuse a mapped file that has changed since it was mapped; one that was read at once cannot change.
+
+    Raises:
+        FileFormatError: its size or its time is another.
+    """
+    if not isinstance(data, FileMap):
+        return
+    state = os.fstat(data.descriptor)
+    if (state.st_size, state.st_mtime_ns) != (data.state.st_size, data.state.st_mtime_ns):
+        refuse(data.path, "has changed while it was read", "a file that no other program writes")
+
+
 def copy_array(array: np.ndarray) -> np.ndarray:
     """Copy an array of a mapped file from the file itself; any other is returned as it is.
 
@@ -111,14 +199,12 @@ def copy_array(array: np.ndarray) -> np.ndarray:
     owner = find_owner(array)
     if not isinstance(owner, FileMap) or array.size == 0 or not hasattr(os, "preadv"):  # Windows keeps mapped files
         return array
-    path, state = owner.path, os.fstat(owner.descriptor)
-    if (state.st_size, state.st_mtime_ns) != (owner.state.st_size, owner.state.st_mtime_ns):
-        refuse(path, "has changed while it was read", "a file that no other program writes")
+    check_unchanged(owner)
     low = sum(min(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
     high = sum(max(0, step * (length - 1)) for length, step in zip(array.shape, array.strides, strict=True))
     start = offset_in(owner, array) + low
     data = bytearray(high - low + array.itemsize)
-    _read_at(path, owner.descriptor, start, memoryview(data))
+    _read_at(owner.path, owner.descriptor, start, memoryview(data))
     copy: np.ndarray = np.ndarray(array.shape, array.dtype, data, -low, array.strides)
     copy.setflags(write=False)
     return copy
@@ -164,7 +250,9 @@ def array_from_buffer(
     """
     size = count_bytes(path, name, shape, dtype.itemsize)
     if size != len(data):
-        refuse(path, f"{name!r} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need")
+        refuse(
+            path, f"{quote(name)} {shape} has {len(data):,} bytes", f"{size:,}, as many as its shape and {dtype} need"
+        )
     readable = memoryview(data).toreadonly()
     if order == "F":
         return view_at(path, name, readable, 0, dtype, shape[::-1]).T
@@ -198,7 +286,7 @@ def view_at(
         start, strides = 0, None
     array: np.ndarray = np.ndarray(shape, dtype, data, start, strides)
     if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:  # NumPy takes it for true, but unequal to true
-        refuse(path, f"{name!r} is of the dtype bool and has a byte above 1", "0 and 1")
+        refuse(path, f"{quote(name)} is of the dtype bool and has a byte above 1", "0 and 1")
     array.setflags(write=False)
     return array
 
@@ -221,7 +309,7 @@ def dtype_code(path: Path, name: str, array: np.ndarray, codes: Mapping[str, Cod
 def check_dtype(path: Path, name: str, array: np.ndarray, dtypes: Iterable[str]) -> None:
     """Refuse an array whose dtype is not among ``dtypes``."""
     if array.dtype.name not in dtypes:
-        refuse(path, f"cannot hold {name!r}, which is {array.dtype}", f"one of {', '.join(dtypes)}")
+        refuse(path, f"cannot hold {quote(name)}, which is {array.dtype}", f"one of {', '.join(dtypes)}")
 
 
 def encode_name(path: Path, name: str) -> bytes:
@@ -233,7 +321,7 @@ def encode_name(path: Path, name: str) -> bytes:
     try:
         return name.encode()
     except UnicodeEncodeError:
-        refuse(path, f"the name {name!r} is no Unicode text", "no lone surrogates")
+        refuse(path, f"the name {quote(name)} is no Unicode text", "no lone surrogates")
 
 
 def to_bytes(array: np.ndarray) -> memoryview:
@@ -251,4 +339,4 @@ def decode_name(path: Path, data: memoryview | bytes) -> str:
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
-        refuse(path, f"has a name that is not UTF-8: {error}", "names in UTF-8")
+        refuse(path, f"has a name that is not UTF-8: {shorten(error)}", "names in UTF-8")

@@ -7,8 +7,9 @@ from types import ModuleType
 
 from se_spec import FileFormatError
 
-from ._base import Tensors, import_optional, refuse
-from ._targets import explain, stage
+from ._base import GuardedTensors, Tensors, check_names, import_optional, refuse, refuse_failures
+from ._buffers import open_file
+from ._targets import stage
 
 FORMATS = {
     "hub": "a folder with shards, .index.json",
@@ -60,16 +61,17 @@ def read(path: str | Path, format: str | None = None, part: str | None = None) -
     module = _import_format(name, f"read {path.name}")
     if part is not None and name not in WITH_PARTS:
         refuse(path, f"is of the format {name}, which has no parts such as {part!r}", f"one of {', '.join(WITH_PARTS)}")
-    with explain(path, "read"):
+    with refuse_failures(path):
         tensors: Tensors = module.read(path) if part is None else module.read(path, part)
-    return tensors
+        check_names(path, tensors)
+    return tensors if type(tensors) is dict else GuardedTensors(path, tensors)
 
 
 def read_metadata(path: Path, format: str) -> dict[str, str]:
     """Read the texts beside the tensors of a file; none where its format has no place for them."""
     if format not in WITH_METADATA:
         return {}
-    with explain(path, "read"):
+    with refuse_failures(path):
         metadata: dict[str, str] = _import_module(format).read_metadata(path)
     return metadata
 
@@ -123,12 +125,12 @@ def format_of(path: Path) -> str:
     Raises:
         FileFormatError: no such file, or no format matches.
     """
-    with explain(path, "read"):
+    with refuse_failures(path):
         if not path.exists() and not path.with_name(f"{path.name}.index").exists():
             raise FileFormatError(f"{path} does not exist; expected a file or folder with weights")
         head = b""
         if path.is_file():
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 head = file.read(HEAD_BYTES)
         elif path.exists() and not path.is_dir():
             refuse(path, "is a device, a pipe or a socket", "a file or folder with weights")

@@ -19,6 +19,8 @@ from ._buffers import decode_name
 SHARING = 4
 """How often the bytes of a file may be read, on average, as vectors."""
 MIN_BUDGET_BYTES = 1 << 16
+MAX_TABLES = 1 << 17
+"""Tables of vectors of a file; a network has some thousands."""
 
 
 class Buffer:
@@ -32,6 +34,7 @@ class Buffer:
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path, self.data = path, data
         self._budget_bytes = max(MIN_BUDGET_BYTES, SHARING * len(data))
+        self._tables_left = MAX_TABLES
 
     @property
     def root(self) -> "Table":
@@ -59,6 +62,12 @@ class Buffer:
         if self._budget_bytes < 0:
             self.refuse("shares its tables too often", f"vectors of at most {SHARING} times the file's size")
 
+    def count_tables(self, count: int) -> None:
+        """Count tables of a vector."""
+        self._tables_left -= count
+        if self._tables_left < 0:
+            self.refuse("has more tables than a network", f"at most {MAX_TABLES:,}")
+
     def refuse(self, wrong: str, expected: str) -> NoReturn:
         """Raise a ``FileFormatError``."""
         refuse(self.path, wrong, expected)
@@ -77,8 +86,9 @@ class Table:
         self._buffer, self._place = buffer, place
         self._vtable = place - buffer.number("i", place)
         self._vtable_bytes = buffer.number("H", self._vtable) if self._vtable >= 0 else 0
-        if self._vtable_bytes < 4 or self._vtable + self._vtable_bytes > len(buffer.data):
+        if self._vtable_bytes < 4 or self._vtable_bytes % 2 or self._vtable + self._vtable_bytes > len(buffer.data):
             buffer.refuse(f"has a vtable of {self._vtable_bytes:,} bytes at {self._vtable:,}", "one within the file")
+        self._table_bytes = buffer.number("H", self._vtable + 2)
 
     def number(self, field: int, code: str = "i", default: int = 0) -> int:
         """Read an integer, by its code of ``struct``."""
@@ -116,6 +126,7 @@ class Table:
         """Iterate over a vector of tables."""
         start, count = self._find_vector(field, 4)
         self._buffer.spend(4 * count)
+        self._buffer.count_tables(count)
         for place in range(start, start + 4 * count, 4):
             yield Table(self._buffer, self._buffer.follow(place))
 
@@ -123,6 +134,8 @@ class Table:
         """Find a field's position; 0 if it is left out."""
         entry = 4 + 2 * field
         offset = self._buffer.number("H", self._vtable + entry) if entry + 2 <= self._vtable_bytes else 0
+        if offset >= self._table_bytes > 0:
+            self._buffer.refuse(f"has a field {offset:,} bytes into a table of {self._table_bytes:,}", "all within it")
         return self._place + offset if offset else 0
 
     def _find_vector(self, field: int, itemsize: int) -> tuple[int, int]:

@@ -12,12 +12,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._base import count_bytes, refuse
+from se_spec.texts import quote
+
+from ._base import Budget, count_bytes, refuse
 from ._buffers import array_from_buffer, decode_name, little_endian_dtype
-from ._wire import MAX_AXES, Value, decode_varints, encode_varint, iterate_fields, join_run, to_int64
+from ._wire import (
+    MAX_AXES,
+    PartCounter,
+    Value,
+    decode_integers,
+    decode_varints,
+    encode_varint,
+    find_fields,
+    iterate_fields,
+    join_run,
+    to_int64,
+)
 
 FILLED_BYTES = 64 << 20
-"""The largest constant that may be written as one number for all its elements."""
+"""The largest constants, one or all, that may be written as one number for all their elements."""
+MAX_LIST = 1024
+"""Values of an attribute that is a list, such as a kernel's size."""
+ONCE = (1, 2, 4)
+"""Fields of a tensor that have one value: type, shape and content."""
 STRING = 7
 NUMBERS = {
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64", 10: "bool",
@@ -90,13 +107,21 @@ def parse_graph(path: Path, message: memoryview) -> GraphDef:
         FileFormatError: the bytes are none.
     """
     nodes, functions = [], {}
+    counter = PartCounter(path)
     for number, value in iterate_fields(path, message):
         if number == 1 and isinstance(value, memoryview):
-            nodes.append(_parse_node(path, value))
+            nodes.append(_parse_node(path, value, counter))
         elif number == 2:
             for part in iterate_messages(path, value, 1):
-                function = _parse_function(path, part)
+                function = _parse_function(path, part, counter)
+                if function.name in functions:
+                    refuse(path, f"has the function {quote(function.name)} twice", "each once")
                 functions[function.name] = function
+    names = set[str]()
+    for node in nodes:
+        if node.name in names:
+            refuse(path, f"has the node {quote(node.name)} twice in its graph", "each once")
+        names.add(node.name)
     return GraphDef(tuple(nodes), functions)
 
 
@@ -109,21 +134,25 @@ def iterate_messages(path: Path, message: Value, number: int) -> Iterator[memory
 
 def parse_entry(path: Path, entry: memoryview) -> tuple[str, memoryview]:
     """Parse an entry of a map: its key, and the bytes of its value."""
-    parts = dict(iterate_fields(path, entry))
+    parts = find_fields(path, entry, "an entry of a map")
     key, value = (parts.get(number, memoryview(b"")) for number in (1, 2))
     if not isinstance(key, memoryview) or not isinstance(value, memoryview):
         refuse(path, "has a map whose keys or values are numbers", "text and messages")
     return decode_name(path, key), value
 
 
-def _parse_node(path: Path, message: memoryview) -> NodeDef:
+def _parse_node(path: Path, message: memoryview, counter: PartCounter) -> NodeDef:
     name = op = ""
     inputs, attributes = [], {}
+    counter.count(2)
     for number, value in iterate_fields(path, message):
         if not isinstance(value, memoryview):
             continue
+        counter.count()
         if number == 5:
             key, content = parse_entry(path, value)
+            if key in attributes:
+                refuse(path, f"has the attribute {quote(key)} of a node twice", "each once")
             if key in ATTRIBUTES:
                 attributes[key] = _parse_attribute(path, content)
         elif number == 3:
@@ -166,12 +195,14 @@ def _parse_list(path: Path, message: memoryview) -> list[Any]:
         match number, value:
             case 2, memoryview():
                 values.append(bytes(value).decode("utf-8", "replace"))
-            case 3, memoryview():
+            case 3, memoryview() if len(value) <= MAX_LIST:
                 values += decode_varints(path, value).tolist()
             case 3, int():
                 values.append(to_int64(value))
             case 9, memoryview():
                 values.append(_parse_function_name(path, value))
+        if len(values) > MAX_LIST:
+            refuse(path, f"has an attribute of more than {MAX_LIST:,} values", f"at most {MAX_LIST:,}")
     return values
 
 
@@ -179,22 +210,25 @@ def _parse_function_name(path: Path, message: memoryview) -> str:
     return next((decode_name(path, name) for name in iterate_messages(path, message, 1)), "")
 
 
-def _parse_function(path: Path, message: memoryview) -> Function:
+def _parse_function(path: Path, message: memoryview, counter: PartCounter) -> Function:
     name, nodes = "", []
     arguments: list[str] = []
     outputs: list[str] = []
     results: dict[str, str] = {}
+    counter.count(8)
     for number, value in iterate_fields(path, message):
         if not isinstance(value, memoryview):
             continue
+        counter.count()
         if number == 1:
             for part, content in iterate_fields(path, value):
+                counter.count()
                 if part == 1 and isinstance(content, memoryview):
                     name = decode_name(path, content)
                 elif part in (2, 3) and isinstance(content, memoryview):
                     (arguments if part == 2 else outputs).append(_parse_function_name(path, content))
         elif number == 3:
-            nodes.append(_parse_node(path, value))
+            nodes.append(_parse_node(path, value, counter))
         elif number == 4:
             key, content = parse_entry(path, value)
             results[key] = decode_name(path, content)
@@ -212,10 +246,10 @@ def parse_shape(path: Path, message: memoryview) -> tuple[int, ...] | None:
         if number == 2 and isinstance(value, memoryview):
             sizes = [size for key, size in iterate_fields(path, value) if key == 1 and isinstance(size, int)]
             axes.append(to_int64(sizes[-1]) if sizes else 0)
+            if len(axes) > MAX_AXES:
+                refuse(path, f"has a tensor of {len(axes)} axes, or more", f"at most {MAX_AXES}")
         elif number == 3:
             is_known = not value
-    if len(axes) > MAX_AXES:
-        refuse(path, f"has a tensor of {len(axes)} axes", f"at most {MAX_AXES}")
     return tuple(axes) if is_known else None
 
 
@@ -242,7 +276,11 @@ def parse_tensor_head(path: Path, name: str, tensor: TensorMessage) -> TensorHea
     kind, content = 0, memoryview(b"")
     shape: tuple[int, ...] = ()
     runs: dict[int, memoryview | bytes | bytearray] = {}
+    seen = set[int]()
     for number, value in iterate_fields(path, tensor.data):
+        if number in ONCE and number in seen:  # protobuf takes the last, or joins them
+            refuse(path, f"{quote(name)} has the field {number} twice", "each once")
+        seen.add(number)
         match number, value:
             case 1, int():
                 kind = value
@@ -260,14 +298,14 @@ def parse_tensor_head(path: Path, name: str, tensor: TensorMessage) -> TensorHea
     size = count_bytes(path, name, shape, dtype.itemsize)
     if len(content):
         if len(content) != size:
-            refuse(path, f"{name[:80]!r} {shape} has {len(content):,} bytes", f"{size:,}, as many as {dtype} needs")
+            refuse(path, f"{quote(name)} {shape} has {len(content):,} bytes", f"{size:,}, as many as {dtype} needs")
         return TensorHead(dtype, shape, 4, content)
     if len(runs) > 1 or (dtype.kind == "c" and runs):
-        refuse(path, f"{name[:80]!r} has its values in the fields {sorted(runs)}", "one that TensorFlow writes")
+        refuse(path, f"{quote(name)} has its values in the fields {sorted(runs)}", "one that TensorFlow writes")
     number, data = next(iter(runs.items()), (0, b""))
     elements = len(data) // np.dtype(TYPED.get(number, "u1")).itemsize
     if elements * dtype.itemsize < size and size > FILLED_BYTES + len(data):
-        refuse(path, f"{name[:80]!r} {shape} repeats a number to {size:,} bytes", f"at most {FILLED_BYTES:,}")
+        refuse(path, f"{quote(name)} {shape} repeats a number to {size:,} bytes", f"at most {FILLED_BYTES:,}")
     return TensorHead(dtype, shape, number, data)
 
 
@@ -279,40 +317,50 @@ def decode_tensor(path: Path, name: str, tensor: TensorMessage) -> np.ndarray:
     """
     dtype, shape, number, data = parse_tensor_head(path, name, tensor)
     if dtype is None:
-        refuse(path, f"{name[:80]!r} is of no type of NumPy", f"one of {', '.join(NUMBERS.values())}")
+        refuse(path, f"{quote(name)} is of no type of NumPy", f"one of {', '.join(NUMBERS.values())}")
     if number == 4:
         return array_from_buffer(path, name, memoryview(data), dtype, shape)
     if not len(data):
         return np.broadcast_to(np.zeros((), dtype), shape)
-    values = (
-        np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number])
-        if (number in TYPED)
-        else decode_varints(path, data)
-    )
-    if number == 13:
-        values = values.astype("<u2").view(dtype if dtype.itemsize == 2 else "<u2")
     count = int(np.prod(shape, dtype=np.int64))
+    if number in TYPED:
+        values = np.frombuffer(data[: len(data) // 8 * 8 if number == 6 else len(data) // 4 * 4], TYPED[number])
+    elif number == 13:
+        values = decode_integers(path, name, data, np.dtype("<u2"), max(count, 1))
+        values = values.view(dtype if dtype.itemsize == 2 else "<u2")
+    else:
+        values = decode_integers(path, name, data, dtype if dtype.kind in "iub" else np.dtype("<i8"), max(count, 1))
     if not values.size or values.size > max(count, 1):
-        refuse(path, f"{name[:80]!r} {shape} has {values.size:,} values", f"1 to {count:,}")
-    values = values.astype(dtype)
+        refuse(path, f"{quote(name)} {shape} has {values.size:,} values", f"1 to {count:,}")
+    values = values.astype(dtype, copy=False)
     if values.size == 1:
         return np.broadcast_to(values.reshape(()), shape)
     if values.size < count:
-        values = np.concatenate([values, np.broadcast_to(values[-1], (count - values.size,))])
+        whole = np.empty(count, dtype)
+        whole[: values.size], whole[values.size :] = values, values[-1]
+        values = whole
     return values[:count].reshape(shape)
 
 
-def read_constants(path: Path, graph: GraphDef) -> dict[str, np.ndarray]:
+def read_constants(path: Path, graph: GraphDef, size: int) -> dict[str, np.ndarray]:
     """Read the weights of a frozen graph: constants of more than one number that are no integers, by names of nodes.
+
+    Args:
+        path: the file, for the error.
+        graph: of the file.
+        size: of the file, in bytes.
 
     Raises:
         FileFormatError: a constant is broken, or there is none.
     """
     found: dict[str, np.ndarray] = {}
+    budget = Budget(path, size + FILLED_BYTES)
     for name, tensor in iterate_constants(graph):
         head = parse_tensor_head(path, name, tensor)
         is_real = head.dtype is not None and head.dtype.kind not in "iub"
         if is_real and np.prod(head.shape, dtype=np.float64) > 1:
+            budget.spend(count_bytes(path, name, head.shape, head.dtype.itemsize, budget.left))  # type: ignore[union-attr]
+            budget.spend_name(name)
             found[name] = decode_tensor(path, name, tensor)
     if not found:
         refuse(path, "is a TensorFlow graph without weights", "constants, or a SavedModel's folder with its variables")

@@ -9,6 +9,7 @@ once, so that no walk is endless, and the messages, links and texts that are rea
 h5py is not used for reading: on 10,000 mutated legacy files it hung 5 times, and a hang cannot be refused.
 """
 
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from ._base import bfloat16, count_bytes, refuse
+from se_spec.texts import quote
+
+from ._base import Budget, bfloat16, count_bytes, refuse
 from ._buffers import array_from_buffer, decode_name
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-MAX_PARTS = 1 << 20
+MAX_PARTS = 1 << 18
 """Messages, links and texts of a file; a network has about ten thousand."""
 MAX_DEPTH = 16
 MAX_TEXT = 1024
@@ -67,6 +70,10 @@ class Reader:
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path, self.data = path, data
         self.parts_left = MAX_PARTS
+        self._visited = set[int]()
+        self._header_bytes_left = len(data)
+        self._budget = Budget(path, len(data))
+        self._places: list[tuple[int, int]] = []
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
         version, widths = self.number_at(8, 1), (self.number_at(13, 1), self.number_at(14, 1))
         if bytes(self.bytes_at(0, 8)) != SIGNATURE or version > 1 or widths != (8, 8):
@@ -117,7 +124,7 @@ class Reader:
             if kind == ATTRIBUTE:
                 name, attribute = self._read_attribute(place, end)
                 if name in answer.attributes:
-                    self.refuse(f"has the attribute {name!r} twice", "each once")
+                    self.refuse(f"has the attribute {quote(name)} twice", "each once")
                 answer.attributes[name] = attribute
             elif found.setdefault(kind, place) != place:
                 self.refuse(f"says twice what object {address:,} is", "each kind of message once")
@@ -125,11 +132,12 @@ class Reader:
             heap = self.number_at(found[SYMBOLS] + 8)
             if bytes(self.bytes_at(heap, 4)) != b"HEAP":
                 self.refuse(f"has no heap of names at {heap:,}", "a local heap")
-            answer.children = dict(
-                self._iterate_links(
-                    self.number_at(found[SYMBOLS]), (self.number_at(heap + 24), self.number_at(heap + 8))
-                )
-            )
+            places = (self.number_at(heap + 24), self.number_at(heap + 8))
+            answer.children = {}
+            for name, child in self._iterate_links(self.number_at(found[SYMBOLS]), places):
+                if name in answer.children:
+                    self.refuse(f"has the name {quote(name)} twice in one group", "each once")
+                answer.children[name] = child
         elif {DATASPACE, DATATYPE, LAYOUT} <= set(found):
             answer.array = self._read_array(answer, found)
         else:
@@ -147,7 +155,7 @@ class Reader:
             yield names, group
             for name, address in reversed((group.children or {}).items()):
                 if address in seen:
-                    self.refuse(f"has a second link to an object, {name!r}", "each object linked once")
+                    self.refuse(f"has a second link to an object, {quote(name)}", "each object linked once")
                 seen.add(address)
                 if len(names) == MAX_DEPTH:
                     self.refuse(f"is nested more than {MAX_DEPTH} deep", "the groups of a network's layers")
@@ -184,7 +192,7 @@ class Reader:
             else:
                 return None
             if len(data) > MAX_TEXT:
-                self.refuse(f"has a text of more than {MAX_TEXT} bytes as {name!r}", "names")
+                self.refuse(f"has a text of more than {MAX_TEXT} bytes as {quote(name)}", "names")
             found.append(decode_name(self.path, data))
         return found
 
@@ -206,7 +214,7 @@ class Reader:
             self.refuse(f"has an object header that begins with {bytes(self.bytes_at(address, 4))!r}", "version 1")
         blocks = [(address + 16, self.number_at(address + 8, 4))]
         for start, size in blocks:
-            self.bytes_at(start, size)
+            self._spend_header(start, size)
             place = start
             while place + 8 <= start + size:
                 self.count_part()
@@ -221,17 +229,29 @@ class Reader:
                 if flags & 2 and kind in (DATASPACE, DATATYPE, LAYOUT, ATTRIBUTE, FILTERS):
                     self.refuse("has a type that several objects share", "a type of its own for each dataset")
                 if kind == CONTINUATION:
-                    block = (self.number_at(place), self.number_at(place + 8))
-                    if block in blocks:
-                        self.refuse("has an object header that goes in circles", "an end")
-                    blocks.append(block)
+                    blocks.append((self.number_at(place), self.number_at(place + 8)))
                 elif kind:
                     yield kind, place, place + length
                 place += length
 
+    def _spend_header(self, start: int, size: int) -> None:
+        """Count a block of an object header; no two are on the same bytes."""
+        self.bytes_at(start, size)
+        self._header_bytes_left -= size
+        if self._header_bytes_left < 0:
+            self.refuse("has an object header that goes in circles", "an end")
+        self._visit(start, "an object header")
+
+    def _visit(self, place: int, what: str) -> None:
+        """Refuse a part that is read a second time: every part has one place in a file."""
+        if place in self._visited:
+            self.refuse(f"has {what} that goes in circles, at {place:,}", "an end")
+        self._visited.add(place)
+
     def _iterate_links(self, tree: int, heap: tuple[int, int], level: int | None = None) -> Iterator[tuple[str, int]]:
         """Yield names and addresses of a group's members from its B-tree, whose levels count down to the leaves."""
         self.count_part()
+        self._visit(tree, "a tree of names")
         found = self.number_at(tree + 5, 1)
         if bytes(self.bytes_at(tree, 5)) != b"TREE\0" or found > 8 or found != (found if level is None else level):
             self.refuse(f"has no level {level} of a group's names at {tree:,}", "a B-tree")
@@ -242,6 +262,8 @@ class Reader:
                 continue
             if bytes(self.bytes_at(child, 5)) != b"SNOD\1":
                 self.refuse(f"has no names at {child:,}", "a node of a symbol table")
+            self.count_part()
+            self._visit(child, "a node of names")
             for entry in range(child + 8, child + 8 + 40 * self.number_at(child + 6, 2), 40):
                 self.count_part()
                 if self.number_at(entry + 16, 4) == 2:
@@ -288,7 +310,7 @@ class Reader:
                 f"has a dataset of layout {version}.{kind}: in chunks, virtual or in its header", "one piece each"
             )
         start, stored = self.number_at(found[LAYOUT] + 2), self.number_at(found[LAYOUT] + 10)
-        size = count_bytes(self.path, "a dataset", shape, dtype.itemsize, len(self.data))
+        size = count_bytes(self.path, "a dataset", shape, dtype.itemsize, self._budget.left)
         if size == 0:
             return np.empty(shape, dtype)
         if start == UNDEFINED_ADDRESS or size > stored:
@@ -296,6 +318,13 @@ class Reader:
                 f"has {0 if start == UNDEFINED_ADDRESS else stored:,} bytes for a dataset {shape} of {dtype}",
                 f"{size:,}",
             )
+        self._budget.spend(size)
+        place = bisect(self._places, (start, start + size))
+        if (place and self._places[place - 1][1] > start) or (
+            place < len(self._places) and self._places[place][0] < start + size
+        ):
+            self.refuse(f"has two datasets that share bytes at {start:,}", "one dataset after the other")
+        self._places.insert(place, (start, start + size))
         return array_from_buffer(self.path, "a dataset", self.bytes_at(start, size), dtype, shape)
 
     def _read_dtype(self, place: int, owner: Object) -> np.dtype:

@@ -17,13 +17,18 @@ from typing import Any
 import numpy as np
 
 from se_spec import FileFormatError
+from se_spec.texts import quote, shorten
 
 from ._base import refuse
 from ._buffers import little_endian_dtype, view_at
 
 MAX_OPCODES = 1_000_000
 """Opcodes of one pickle; a tensor takes about 35."""
+MAX_PICKLE_BYTES = 32 << 20
+"""Bytes of a pickle without the numbers of its tensors, where it is alone in a member."""
 MAX_ARGUMENTS = 7
+MAX_KEY = 1 << 48
+"""The largest integer that is the key of a dictionary."""
 PLAIN = "a plain state_dict; where the file is trusted, torch.save(model.state_dict(), path) makes one"
 
 CODES = {
@@ -136,7 +141,7 @@ class Unpickler:
             raise
         except (IndexError, KeyError, ValueError, DeprecationWarning) as error:
             # An empty stack, an unknown memo, an unknown opcode, a text with unknown escapes.
-            refuse(self.path, f"its pickle is broken ({type(error).__name__}: {error})", "an undamaged copy")
+            refuse(self.path, f"its pickle is broken ({type(error).__name__}: {shorten(error)})", "an undamaged copy")
 
     keeps_objects = False
     """Whether an object of an unknown class is left out; else it refuses the file."""
@@ -323,7 +328,7 @@ class TensorUnpickler(Unpickler):
             case ("storage", Global(name), str(key), _, total, *view) if name in STORAGES and _are_counts(total):
                 dtype = little_endian_dtype(STORAGES[name])
                 if self.storages.setdefault(key, dtype) != dtype:
-                    raise ValueError(f"the storage {key!r} has two dtypes")
+                    raise ValueError(f"the storage {quote(key)} has two dtypes")
                 match view:  # only old files have it: a part of the storage
                     case [] | [None]:
                         return Storage(key, dtype, total, 0, total)
@@ -410,10 +415,12 @@ def set_items(target: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
     for key, item in pairs:
         if type(key) is tuple or isinstance(key, Opaque | Global):
             continue  # no tensor of a model has such a name
-        if type(key) not in (str, int, float, bool, type(None)):
+        if type(key) is float or (type(key) is int and abs(key) > MAX_KEY):
+            continue  # nor such a number; many of them may have one hash, which makes a dictionary slow
+        if type(key) not in (str, int, bool, type(None)):
             raise ValueError(f"a dictionary's key is a {type(key).__name__}")
         if key in target:
-            raise ValueError(f"a dictionary has {key!r} twice")
+            raise ValueError(f"a dictionary has {quote(key)} twice")
         target[key] = item
 
 
@@ -426,7 +433,7 @@ def _view(storage: Storage, offset: Any, shape: Any, strides: Any) -> Tensor:
 
 
 def _are_counts(*numbers: Any) -> bool:
-    return all(type(number) is int and number >= 0 for number in numbers)
+    return all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
 
 
 def make_array(
@@ -447,13 +454,13 @@ def make_array(
     storage, item = tensor.storage, tensor.storage.dtype.itemsize
     start, size = places.get(storage.key, (0, -1))
     if size != storage.total * item:
-        wrong = f"the storage {storage.key!r} of {name!r} " + ("is missing" if size < 0 else f"has {size:,} bytes")
+        wrong = f"the storage {storage.key!r} of {quote(name)} " + ("is missing" if size < 0 else f"has {size:,} bytes")
         refuse(path, wrong, f"{storage.total * item:,} bytes")
     last = tensor.offset + sum(
         (length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
     if 0 not in tensor.shape and last >= storage.length:
-        refuse(path, f"{name!r} {tensor.shape} reaches to item {last:,}", f"less than {storage.length:,}")
+        refuse(path, f"{quote(name)} {tensor.shape} reaches to item {last:,}", f"less than {storage.length:,}")
     # The stride of an axis of length 1 is not checked above, and has no effect.
     strides = [stride if length > 1 else 1 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]
     first = start + (storage.offset + tensor.offset) * item

@@ -8,10 +8,13 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from se_spec.texts import quote
+
+from . import _base
 from ._base import refuse
 from ._buffers import decode_name, map_file
 from ._graphdef import GraphDef, iterate_messages, parse_entry, parse_graph
-from ._wire import decode_varints, iterate_fields
+from ._wire import PartCounter, decode_varints, iterate_fields
 
 FILE = "saved_model.pb"
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -64,10 +67,14 @@ def open_saved_model(path: Path) -> SavedModel:
     for number, value in iterate_fields(path, metas[0]):
         if not isinstance(value, memoryview):
             continue
+        if number in (GRAPH, OBJECTS) and (graph if number == GRAPH else objects):
+            refuse(path, f"has the field {number} twice", "one graph")  # protobuf joins them
         if number == GRAPH:
             graph = value
         elif number == SIGNATURES:
             name, signature = parse_entry(path, value)
+            if name in signatures:
+                refuse(path, f"has the signature {quote(name)} twice", "each once")
             signatures[name] = _parse_outputs(path, signature)
         elif number == OBJECTS:
             objects = value
@@ -89,12 +96,15 @@ def _parse_objects(path: Path, message: memoryview) -> tuple[list[ConcreteFuncti
     children: list[list[tuple[str, int]]] = []
     names: dict[int, str] = {}
     captures: dict[str, list[int]] = {}
+    counter = PartCounter(path)
     for number, value in iterate_fields(path, message):
         if not isinstance(value, memoryview):
             continue
         if number == 1:
             members = []
+            counter.count()
             for part, content in iterate_fields(path, value):
+                counter.count()
                 if part == 1 and isinstance(content, memoryview):
                     members.append(_parse_reference(path, content))
                 elif part == 7 and isinstance(content, memoryview):
@@ -103,8 +113,11 @@ def _parse_objects(path: Path, message: memoryview) -> tuple[list[ConcreteFuncti
             children.append(members)
         elif number == 2:
             name, function = parse_entry(path, value)
+            if name in captures:
+                refuse(path, f"has the function {quote(name)} twice", "each once")
             captures[name] = []
             for part, content in iterate_fields(path, function):
+                counter.count(len(content) if part == 2 and not isinstance(content, int) else 1)
                 if part == 2:
                     captures[name] += [content] if isinstance(content, int) else decode_varints(path, content).tolist()
     paths = _find_paths(path, children, names)
@@ -137,7 +150,7 @@ def _find_paths(path: Path, children: list[list[tuple[str, int]]], variables: di
                 parents[child] = parent, name.replace(".", "..").replace("/", ".S")
                 queue.append(child)
     found: dict[int, str] = {}
-    steps = 0
+    steps = characters = 0
     for variable in variables:
         parts, number = [], variable
         while number and number in parents:
@@ -148,6 +161,9 @@ def _find_paths(path: Path, children: list[list[tuple[str, int]]], variables: di
             refuse(path, f"has objects within objects, {steps:,} in all", f"at most {MAX_STEPS:,} around its variables")
         if number == 0 and parts:
             found[variable] = "/".join(reversed(parts))
+            characters += len(found[variable])
+        if characters > _base.MAX_NAMES:
+            refuse(path, f"has names of {characters:,} characters", f"at most {_base.MAX_NAMES:,} around its variables")
     return found
 
 

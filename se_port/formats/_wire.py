@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from se_spec.texts import quote
+
 from ._base import refuse
 
 Value = int | bytes | memoryview
@@ -18,6 +20,10 @@ Value = int | bytes | memoryview
 
 VARINT_BYTES = 10
 MAX_AXES = 32
+MAX_PARTS = 1 << 19
+"""Parts of a graph; EfficientNet-B7 has about 100,000."""
+PIECE_BYTES = 1 << 18
+"""Bytes of varints that are decoded at once."""
 
 
 class Cursor:
@@ -74,6 +80,41 @@ def iterate_fields(path: Path, message: memoryview) -> Iterator[tuple[int, Value
         yield number, data if kind == 2 else bytes(data)
 
 
+class PartCounter:
+    """Counts the parts of a graph that are kept in memory: nodes, their inputs and attributes.
+
+    Args:
+        path: of the file, for the error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, MAX_PARTS
+
+    def count(self, parts: int = 1) -> None:
+        """Count parts.
+
+        Raises:
+            FileFormatError: there are more than ``MAX_PARTS``.
+        """
+        self._left -= parts
+        if self._left < 0:
+            refuse(self._path, "has more nodes, inputs and attributes than a network", f"at most {MAX_PARTS:,}")
+
+
+def find_fields(path: Path, message: memoryview, what: str) -> dict[int, Value]:
+    """Find the fields of a message, each of which has one value; of several, readers take the last, or join them.
+
+    Raises:
+        FileFormatError: the bytes are no message, or a field occurs twice.
+    """
+    fields: dict[int, Value] = {}
+    for number, value in iterate_fields(path, message):
+        if number in fields:
+            refuse(path, f"has {what} with the field {number} twice", "each once")
+        fields[number] = value
+    return fields
+
+
 def join_run(run: memoryview | bytes | bytearray, more: memoryview | bytes) -> memoryview | bytes | bytearray:
     """Append the next bytes of a repeated field; a single packed run stays a view, several are joined."""
     if not run:
@@ -98,25 +139,62 @@ def decode_axes(path: Path, value: Value) -> list[int]:
 
 
 def decode_varints(path: Path, packed: memoryview | bytes | bytearray) -> np.ndarray:
-    """Decode packed varints as int64, vectorised, since a tensor of them is too long for a loop.
+    """Decode packed varints as int64.
 
     Raises:
         FileFormatError: a varint does not end, or has more than 10 bytes.
     """
-    data = np.frombuffer(packed, np.uint8) if len(packed) else np.zeros(0, np.uint8)
-    last = np.flatnonzero(data < 0x80)
-    if data.size and (not last.size or last[-1] + 1 != data.size):
-        refuse(path, "has integers of which the last does not end", "whole varints")
-    first = np.append(0, last[:-1] + 1)[: last.size]
-    sizes = last - first + 1
-    longest = int(sizes.max(initial=0))
-    if longest > VARINT_BYTES:
-        refuse(path, f"has an integer of {longest} bytes", f"at most {VARINT_BYTES}")
-    values = np.zeros(last.size, np.uint64)
-    for place in range(longest):
-        longer = sizes > place
-        values[longer] |= (data[first[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
-    return values.view(np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *iterate_varints(path, packed)])
+
+
+def iterate_varints(path: Path, packed: memoryview | bytes | bytearray) -> Iterator[np.ndarray]:
+    """Decode packed varints as int64, some thousands at once: a tensor of them is too long for a loop, or for copies.
+
+    Raises:
+        FileFormatError: a varint does not end, or has more than 10 bytes.
+    """
+    whole = np.frombuffer(packed, np.uint8) if len(packed) else np.zeros(0, np.uint8)
+    start = 0
+    while start < whole.size:
+        data = whole[start : start + PIECE_BYTES]
+        last = np.flatnonzero(data < 0x80)
+        if not last.size or (start + data.size == whole.size and last[-1] + 1 != data.size):
+            refuse(path, "has integers of which the last does not end", "whole varints")
+        start += int(last[-1]) + 1
+        first = np.append(0, last[:-1] + 1)
+        sizes = last - first + 1
+        longest = int(sizes.max())
+        if longest > VARINT_BYTES:
+            refuse(path, f"has an integer of {longest} bytes", f"at most {VARINT_BYTES}")
+        values = np.zeros(last.size, np.uint64)
+        for place in range(longest):
+            longer = sizes > place
+            values[longer] |= (data[first[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+        yield values.view(np.int64)
+
+
+def decode_integers(
+    path: Path, name: str, packed: memoryview | bytes | bytearray, dtype: np.dtype, count: int
+) -> np.ndarray:
+    """Decode at most ``count`` packed varints as integers of a dtype.
+
+    Raises:
+        FileFormatError: as ``decode_varints``, there are more, or one is none of the dtype's.
+    """
+    low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    out = np.empty(count, dtype)
+    place = 0
+    for values in iterate_varints(path, packed):
+        if low == 0 and dtype.itemsize == 8:
+            values = values.view(np.uint64)
+        if not low <= int(values.min()) <= int(values.max()) <= high:
+            refuse(path, f"{quote(name)} has integers from {values.min()} to {values.max()}", f"from {low} to {high}")
+        out[place : place + values.size] = values[: max(0, count - place)]
+        place += values.size
+    if place > count:
+        size = dtype.itemsize
+        refuse(path, f"{quote(name)} ({count:,},) has {place * size:,} bytes", f"at most {count * size:,}")
+    return out[:place]
 
 
 def decode_varint(path: Path, message: memoryview, place: int) -> tuple[int, int]:

@@ -15,9 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ._base import Tensors, refuse
+from se_spec.texts import quote
+
+from ._base import Budget, Tensors, refuse
 from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, map_file, to_bytes
-from ._wire import decode_axes, encode_field, encode_field_head, encode_varint, iterate_fields, join_run, to_int64
+from ._wire import (
+    MAX_AXES,
+    decode_axes,
+    encode_field,
+    encode_field_head,
+    encode_varint,
+    iterate_fields,
+    join_run,
+    to_int64,
+)
 
 NEEDS = ()
 
@@ -39,6 +50,7 @@ def read(path: Path) -> Tensors:
     """
     tensors: dict[str, np.ndarray] = {}
     versions: dict[str, int] = {}
+    budget = Budget(path)
     for number, value in iterate_fields(path, memoryview(map_file(path))):
         if number not in (2, 100) or not isinstance(value, memoryview):
             continue
@@ -46,9 +58,14 @@ def read(path: Path) -> Tensors:
         if not blobs:
             continue
         if not layer or layer in versions:
-            refuse(path, f"has the layer {layer!r} twice" if layer else "has blobs without a name", "a name per layer")
+            refuse(
+                path, f"has the layer {quote(layer)} twice" if layer else "has blobs without a name", "a name per layer"
+            )
         versions[layer] = number
-        tensors |= {f"{layer}:{index}": _read_blob(path, f"{layer}:{index}", blob) for index, blob in enumerate(blobs)}
+        for index, blob in enumerate(blobs):
+            name = f"{layer}:{index}"
+            budget.spend_name(name)
+            tensors[name] = _read_blob(path, name, blob)
     if len(set(versions.values())) != 1:
         found = "in layers of both versions" if versions else "in no layer"
         refuse(path, f"has blobs {found}", "a NetParameter with trained layers of one version")
@@ -66,12 +83,12 @@ def write(path: Path, tensors: Tensors) -> None:
     for name in tensors:
         found = re.fullmatch(r"(.+):(0|[1-9][0-9]{0,8})", name, re.DOTALL)
         if not found:
-            refuse(path, f"cannot hold the name {name!r}", "<layer>:<number of the blob>, such as 'conv1:0'")
+            refuse(path, f"cannot hold the name {quote(name)}", "<layer>:<number of the blob>, such as 'conv1:0'")
         layers.setdefault(found[1], set()).add(int(found[2]))
     with path.open("wb") as file:
         for layer, blobs in layers.items():
             if blobs != set(range(len(blobs))):
-                refuse(path, f"{layer!r} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
+                refuse(path, f"{quote(layer)} has the blobs {sorted(blobs)}", f"all from 0 to {max(blobs)}")
             parts: list[bytes | memoryview] = [encode_field(1, encode_name(path, layer))]
             for index in range(len(blobs)):
                 blob = _encode_blob(path, f"{layer}:{index}", np.asarray(tensors[f"{layer}:{index}"]))
@@ -88,6 +105,8 @@ def _read_layer(path: Path, message: memoryview, name_field: int, blobs_field: i
         if not isinstance(value, memoryview):
             continue
         if number == name_field:
+            if name:
+                refuse(path, f"has the layer {quote(name)} with a second name", "a name per layer")
             name = decode_name(path, value)
         elif number == blobs_field:
             blobs.append(value)
@@ -107,9 +126,10 @@ def _read_blob(path: Path, name: str, message: memoryview) -> np.ndarray:
             case (5 | 8, memoryview() | bytes()):
                 data[number] = join_run(data[number], value)
             case (7, memoryview()):
-                shape += [
-                    n for key, lengths in iterate_fields(path, value) if key == 1 for n in decode_axes(path, lengths)
-                ]
+                for key, lengths in iterate_fields(path, value):
+                    shape += decode_axes(path, lengths) if key == 1 and not isinstance(lengths, bytes) else []
+                    if len(shape) > MAX_AXES:
+                        refuse(path, f"{quote(name)} has {len(shape):,} axes", f"at most {MAX_AXES} axes")
     if legacy:  # Caffe reads these first; an absent one is 0
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
     return array_from_buffer(path, name, data[8] or data[5], DOUBLES if data[8] else FLOATS, tuple(shape))

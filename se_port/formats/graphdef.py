@@ -28,7 +28,8 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: the file is no GraphDef, is broken, or has no constants.
     """
-    return read_constants(path, parse_graph(path, memoryview(map_file(path))))
+    data = memoryview(map_file(path))
+    return read_constants(path, parse_graph(path, data), len(data))
 
 
 def write(path: Path, tensors: Tensors) -> NoReturn:

@@ -29,18 +29,21 @@ Reading needs neither Keras nor h5py (``_hdf5`` says why), writing needs h5py. W
 """
 
 import io
-import json
 import mmap
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from se_spec.texts import quote
+
 from . import _hdf5
-from ._base import Tensors, import_optional, refuse
+from ._base import Budget, Tensors, import_optional, refuse
 from ._buffers import check_dtype, map_file
+from ._json import decode_json
 from ._zips import read_directory, read_verified
 
 NEEDS: tuple[str, ...] = ()
@@ -50,6 +53,8 @@ DTYPES = (
 )  # fmt: skip
 MEMBER, CONFIG = "model.weights.h5", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
+MAX_INFLATION, MIN_INFLATED_BYTES = 16, 64 << 20
+"""How many times as large compressed weights may become, and how large they may be in any case."""
 ATTRIBUTE_BYTES = 64_000
 """HDF5 stores no larger attribute; Keras then numbers ``layer_names0``, ``layer_names1``, ..."""
 VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
@@ -174,16 +179,18 @@ def _open_archive(path: Path, data: mmap.mmap) -> tuple[memoryview, dict[str, st
             refuse(path, f"holds {sorted(found)[:8]}", f"{name}, as Keras writes it")
     if found[CONFIG].size > MAX_CONFIG_BYTES:
         refuse(path, f"{CONFIG} would unpack to {found[CONFIG].size:,} bytes", f"at most {MAX_CONFIG_BYTES:,}")
+    weights = found[MEMBER]
+    if not weights.stored and weights.size > MIN_INFLATED_BYTES + MAX_INFLATION * weights.packed:
+        wrong = f"{MEMBER} would unpack from {weights.packed:,} bytes to {weights.size:,}"
+        refuse(path, wrong, f"at most {MAX_INFLATION} times as many, or a member that is stored, as Keras writes it")
     config = read_verified(path, CONFIG, data, found[CONFIG])
     return read_verified(path, MEMBER, data, found[MEMBER]), _collect_names(path, bytes(config))
 
 
 def _collect_names(path: Path, config: bytes) -> dict[str, str]:
     """Collect layers' own names by their paths, as far as a configuration has them."""
-    try:
-        model = json.loads(config)
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"has a config.json that is no JSON: {error}", "JSON")
+    model = decode_json(path, f"has a {CONFIG} that", config, MAX_CONFIG_BYTES)
+    budget = Budget(path)
     found: dict[str, str] = {}
     stack: list[tuple[str, Any]] = [("", model)]
     while stack:
@@ -196,12 +203,15 @@ def _collect_names(path: Path, config: bytes) -> dict[str, str]:
             # The list also has functions such as ``x + y``, which are no layers.
             if not isinstance(kind, str) or str(layer.get("module")).startswith(("keras.ops", "keras.src.ops")):
                 continue
+            if len(kind) > _hdf5.MAX_TEXT:
+                refuse(path, f"has a layer of the class {quote(kind)}", f"a name of at most {_hdf5.MAX_TEXT}")
             part = _to_snake_case(kind)
             counts[part] = counts.get(part, -1) + 1
             path_in_model = f"{prefix}layers/{part}" + (f"_{counts[part]}" if counts[part] else "")
             settings = layer.get("config")
             name = settings.get("name") if isinstance(settings, dict) else None
             if isinstance(name, str) and 0 < len(name) <= _hdf5.MAX_TEXT and "/" not in name:
+                budget.spend_name(path_in_model)
                 found[path_in_model] = name
             if len(path_in_model) < _hdf5.MAX_TEXT:
                 stack.append((f"{path_in_model}/", layer))
@@ -220,7 +230,10 @@ def _to_snake_case(name: str) -> str:
 
 def _read_by_position(reader: _hdf5.Reader, root: _hdf5.Object, own_names: dict[str, str]) -> dict[str, np.ndarray]:
     found: list[tuple[tuple[Any, ...], tuple[str, ...], np.ndarray]] = []
+    budget = Budget(reader.path)
+    keys = cache(_natural_key)
     for names, node in reader.walk(root):
+        budget.spend_name("/".join(names))
         if names and names[-1] == "vars":
             layer_name = reader.read_text(node, "name") or []
             if len(layer_name) == 1 and layer_name[0] and "/" not in layer_name[0]:
@@ -229,7 +242,7 @@ def _read_by_position(reader: _hdf5.Reader, root: _hdf5.Object, own_names: dict[
             if len(names) < 2 or names[-2] != "vars":
                 reader.refuse(f"has the dataset {'/'.join(names)!r}", "Keras's, each within a group named vars")
             order = reader.read_integer(node, "order")
-            key = (order is None, order or 0, [_natural_key(name) for name in names])
+            key = (order is None, order or 0, [keys(name) for name in names])
             found.append((key, (*names[:-2], names[-1]), node.array))
     answer: dict[str, np.ndarray] = {}
     for _, (*layers, place), array in sorted(found, key=lambda item: item[0]):
@@ -239,7 +252,7 @@ def _read_by_position(reader: _hdf5.Reader, root: _hdf5.Object, own_names: dict[
             parts.append(f"{layer}:{own_name}" if own_name else layer)
         name = "/".join([*parts, place])
         if name in answer:
-            reader.refuse(f"has two tensors {name!r}", "one of each name")
+            reader.refuse(f"has two tensors {quote(name)}", "one of each name")
         answer[name] = array
     return answer
 
@@ -252,7 +265,9 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
 def _read_legacy(reader: _hdf5.Reader, root: _hdf5.Object) -> Iterator[tuple[str, np.ndarray]]:
     datasets: dict[str, np.ndarray] = {}
     groups: dict[str, _hdf5.Object] = {}
+    budget = Budget(reader.path)
     for names, node in reader.walk(root):
+        budget.spend_name("/".join(names))
         if node.array is None:
             groups["/".join(names)] = node
         else:
@@ -261,14 +276,14 @@ def _read_legacy(reader: _hdf5.Reader, root: _hdf5.Object) -> Iterator[tuple[str
     seen = set()
     for layer in [*layers, TOP] if TOP in groups and TOP not in layers else layers:
         if layer not in groups:
-            reader.refuse(f"has no group {layer!r}", "one for each of its layer_names")
+            reader.refuse(f"has no group {quote(layer)}", "one for each of its layer_names")
         for weight in _read_names(reader, groups[layer], "weight_names"):
             if f"{layer}/{weight}" not in datasets:
-                reader.refuse(f"has no dataset {weight!r} in {layer!r}", "one for each of its weight_names")
+                reader.refuse(f"has no dataset {quote(weight)} in {quote(layer)}", "one for each of its weight_names")
             short = weight.removesuffix(":0")
             name = short if short.startswith(f"{layer}/") else f"{layer}/{short}"
             if name in seen:
-                reader.refuse(f"has two weights {name!r}", "one of each name")
+                reader.refuse(f"has two weights {quote(name)}", "one of each name")
             seen.add(name)
             yield name, datasets[f"{layer}/{weight}"]
 

@@ -18,12 +18,15 @@ and ``DagNN.loadobj`` would overwrite them. To load the file, with ``net`` a Dag
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from se_spec.texts import quote, shorten
+
+from . import _base
 from ._base import Tensors, count_bytes, refuse
 from ._buffers import array_from_buffer, encode_name, map_file, to_bytes
 from ._wire import MAX_AXES, Cursor
@@ -31,8 +34,11 @@ from ._wire import MAX_AXES, Cursor
 NEEDS = ()
 
 HEADER_BYTES = 128
-NAME_BYTES = 4096
-"""Unpacked bytes of a compressed variable that contain its name."""
+MAX_NAME_BYTES = 4096
+"""Of a name, and of the other parts of an array's head."""
+MAX_FIELDS, MAX_FIELDS_BYTES = 1024, 1 << 16
+"""Fields of a structure, and bytes of their names; MATLAB's names have at most 63."""
+MAX_SHOWN = 20
 CHUNK_BYTES = 1 << 16
 """Compressed bytes that are unpacked at once."""
 MAX_ELEMENT_BYTES = (1 << 32) - 1
@@ -62,6 +68,115 @@ class Array(NamedTuple):
     values: Cursor
 
 
+class Part(Cursor):
+    """The next bytes of another cursor, of which as many are read as are needed, and the rest is skipped.
+
+    Args:
+        outer: whose position moves along.
+        size: in bytes.
+        padding: bytes behind them.
+    """
+
+    def __init__(self, outer: "Cursor | Part | Inflating", size: int, padding: int = 0) -> None:
+        super().__init__(outer.path, memoryview(b""), outer.byte_order)
+        self._outer, self._left, self._padding = outer, size, padding
+        if size + padding > outer.left:
+            missing = size + padding - outer.left
+            refuse(self.path, f"ends {missing:,} bytes too early", f"{size:,} bytes, as announced")
+
+    @property
+    def left(self) -> int:
+        """Number of bytes that remain."""
+        return self._left
+
+    def read(self, size: int) -> memoryview:
+        """Read the next bytes."""
+        if size > self._left:
+            refuse(self.path, f"ends {size - self._left:,} bytes too early", f"{size:,} bytes more")
+        self._left -= size
+        return self._outer.read(size)
+
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
+        self._left -= size
+        _skip(self._outer, size)
+
+    def close(self) -> None:
+        """Pass over the rest and the padding."""
+        self.skip(self._left)
+        _skip(self._outer, self._padding)
+
+
+class Inflating(Cursor):
+    """A position in compressed bytes, which are unpacked as they are read.
+
+    Args:
+        path: the file, for the error.
+        data: the compressed bytes.
+        byte_order: of the numbers.
+    """
+
+    def __init__(self, path: Path, data: memoryview, byte_order: str) -> None:
+        super().__init__(path, data, byte_order)
+        self._inflate, self._rest, self._piece = zlib.decompressobj(), b"", memoryview(b"")
+
+    @property
+    def left(self) -> int:
+        """The largest number of bytes that may remain: how many there are is only known at the end."""
+        return MAX_ELEMENT_BYTES + 8
+
+    def read(self, size: int) -> memoryview:
+        """Read the next bytes."""
+        out = np.empty(size, np.uint8)  # whose memory is taken as it is filled
+        place = 0
+        while place < size:
+            piece = self._next(size - place)
+            out[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
+            place += len(piece)
+        return out.data.toreadonly()
+
+    def skip(self, size: int) -> None:
+        """Unpack the next bytes, and keep none."""
+        while size:
+            size -= len(self._next(size))
+
+    def check_end(self) -> None:
+        """Refuse bytes behind the last that was announced, and a wrong checksum."""
+        if self._piece or self._unpack() or not self._inflate.eof:
+            refuse(self.path, "has a compressed element that does not end where it announces", "a whole element")
+
+    def _next(self, most: int) -> memoryview:
+        if not self._piece:
+            self._piece = memoryview(self._unpack())
+            if not self._piece:
+                refuse(self.path, f"has an element that ends {most:,} bytes too early", "as many as it announces")
+        piece, self._piece = self._piece[:most], self._piece[most:]
+        return piece
+
+    def _unpack(self) -> bytes:
+        """Unpack the next bytes; none at the end."""
+        try:
+            while not self._inflate.eof:
+                if not self._rest:
+                    self._rest = bytes(self.data[self.place : self.place + CHUNK_BYTES])
+                    self.place += len(self._rest)
+                fed = self._rest
+                piece = self._inflate.decompress(fed, CHUNK_BYTES)
+                self._rest = self._inflate.unconsumed_tail
+                if piece or not fed:
+                    return piece
+        except zlib.error as error:
+            refuse(self.path, f"has a compressed element that is broken: {error}", "what zlib can unpack")
+        return b""
+
+
+def _skip(cursor: Cursor, size: int) -> None:
+    if isinstance(cursor, Part | Inflating):
+        cursor.skip(size)
+    else:
+        cursor.read(size)
+
+
 def matches(path: Path, head: bytes) -> bool:
     """Whether the ending or the first word is MATLAB's."""
     return path.is_file() and (head.startswith(b"MATLAB ") or path.name.endswith(".mat"))
@@ -75,13 +190,15 @@ def read(path: Path) -> Tensors:
             an array of numbers.
     """
     tensors: dict[str, np.ndarray] = {}
-    for element in _find_parameters(path):
+    for element in _read_parameters(path):
         if not {"name", "value"} <= set(element):
             refuse(path, f"has parameters with the fields {', '.join(element)}", "name and value")
-        name = _read_text(element["name"])
+        name = element["name"]
         if name in tensors or not name:
-            refuse(path, f"has the parameter {name!r} twice" if name else "has one without a name", "each name once")
-        tensors[name] = _read_numbers(name, element["value"])
+            refuse(
+                path, f"has the parameter {quote(name)} twice" if name else "has one without a name", "each name once"
+            )
+        tensors[name] = element["value"]
     if not tensors:
         refuse(path, "has no parameters", "at least one")
     return tensors
@@ -114,22 +231,40 @@ def write(path: Path, tensors: Tensors) -> None:
         file.write(struct.pack("<I", size))
 
 
-def _find_parameters(path: Path) -> Iterator[dict[str, Cursor]]:
-    """Find the elements of ``params``, each a dictionary of cursors by field name."""
-    found: list[Iterator[dict[str, Cursor]]] = []
-    seen = []
+def _read_parameters(path: Path) -> list[dict[str, Any]]:
+    """Read the elements of ``params``, each with ``name`` and ``value``; the rest is skipped."""
+    found: list[list[dict[str, Any]]] = []
+    seen: list[str] = []
     for array in _iterate_variables(path):
         seen.append(array.name)
+        if array.name in ("net", "params") and found:
+            break
         if array.name == "net" and array.kind == STRUCTURE:
-            inner = [element["params"] for element in _iterate_structures(array) if "params" in element]
-            if len(inner) != 1:
-                refuse(path, f"has a net with {len(inner)} sets of params", "a DagNN by net.saveobj(), not a SimpleNN")
-            found.append(_iterate_structures(_read_array(inner[0])))
+            count = math.prod(array.shape)
+            nets = list(_iterate_structures(array, _read_net)) if count == 1 else []
+            if len(nets) != 1 or nets[0].get("params") is None:
+                wrong = f"has a net with {count if nets == [] else 0} sets of params"
+                refuse(path, wrong, "one, of a DagNN by net.saveobj(), not a SimpleNN")
+            found.append(nets[0]["params"])
         elif array.name in ("net", "params"):
-            found.append(_iterate_structures(array))
-    if len(found) != 1:
-        refuse(path, f"has the variables {seen}", "params of a DagNN by net.saveobj(), alone or in net; not a SimpleNN")
-    return found[0]
+            found.append(list(_iterate_structures(array, _read_parameter)))
+    else:
+        if found:
+            return found[0]
+    wrong = f"has the variables {[shorten(name, 40) for name in seen[:MAX_SHOWN]]}"
+    refuse(path, wrong, "params of a DagNN by net.saveobj(), alone or in net; not a SimpleNN")
+
+
+def _read_net(field: str, part: Part, others: dict[str, Any]) -> Any:
+    """Read the parameters of a net; other fields are skipped."""
+    return list(_iterate_structures(_read_array(part), _read_parameter)) if field == "params" else None
+
+
+def _read_parameter(field: str, part: Part, others: dict[str, Any]) -> Any:
+    """Read the name or the value of a parameter; other fields are skipped."""
+    if field == "name":
+        return _read_text(part)
+    return _read_numbers(others.get("name", "a value"), part) if field == "value" else None
 
 
 def _iterate_variables(path: Path) -> Iterator[Array]:
@@ -142,103 +277,108 @@ def _iterate_variables(path: Path) -> Iterator[Array]:
     file = Cursor(path, data[HEADER_BYTES:], byte_order)
     while file.left:
         kind, size = file.numbers("II")
-        element = file.read(size)
         if kind == COMPRESSED:
-            # The name is at the beginning; only ``net`` and ``params`` are unpacked as a whole.
-            start = Cursor(path, memoryview(_unpack(path, element, NAME_BYTES)), byte_order)
-            kind, size = start.numbers("II")
-            if kind != MATRIX:
-                refuse(path, f"has a compressed element of type {kind}", "arrays")
-            array = _read_array(Cursor(path, start.data[8:], byte_order))
-            if array.name not in ("net", "params"):
-                yield array
-                continue
-            count_bytes(path, array.name, (size,), 1)
-            element = memoryview(_unpack(path, element, size + 8, whole=True)).toreadonly()[8:]
-        elif kind != MATRIX:
+            yield from _iterate_compressed(Inflating(path, file.read(size), byte_order))
+            continue
+        if kind != MATRIX:
             refuse(path, f"has an element of type {kind}", "arrays")
-        yield _read_array(Cursor(path, element, byte_order))
+        yield _read_array(Part(Cursor(path, file.read(size), byte_order), size))
 
 
-def _unpack(path: Path, data: memoryview, most: int, whole: bool = False) -> bytearray:
-    """Unpack at most ``most`` bytes, or exactly ``most`` if ``whole``; the rest of a bomb is not unpacked."""
-    inflate, out = zlib.decompressobj(), bytearray()
-    try:
-        for begin in range(0, len(data), CHUNK_BYTES):
-            piece = bytes(data[begin : begin + CHUNK_BYTES])
-            while piece and len(out) <= most:
-                out += inflate.decompress(piece, most + 1 - len(out))
-                piece = inflate.unconsumed_tail
-            if len(out) > most or inflate.eof:
-                break
-    except zlib.error as error:
-        refuse(path, f"has a compressed element that is broken: {error}", "what zlib can unpack")
-    if whole and (len(out) != most or not inflate.eof):
-        refuse(path, f"has an element that unpacks to {len(out):,} bytes or more", f"{most:,}, as it announces")
-    return out
+def _iterate_compressed(stream: Inflating) -> Iterator[Array]:
+    """Yield a compressed array; only ``net`` and ``params`` are unpacked beyond their names."""
+    kind, size = stream.numbers("II")
+    if kind != MATRIX:
+        refuse(stream.path, f"has a compressed element of type {kind}", "arrays")
+    part = Part(stream, size)
+    array = _read_array(part)
+    if array.name in ("net", "params"):
+        count_bytes(stream.path, array.name, (size,), 1)
+    yield array
+    if array.name in ("net", "params"):
+        part.close()
+        stream.check_end()
 
 
-def _read_element(cursor: Cursor) -> tuple[int, Cursor]:
-    """Read the next element within an array: its type, and its bytes without the padding to 8."""
+def _open_element(cursor: Cursor) -> tuple[int, Part]:
+    """Open the next element within an array: its type, and its bytes without the padding to 8."""
     kind = cursor.number("I")
     if kind >> 16:  # a short element of at most 4 bytes, in place of the length
         size, kind = kind >> 16, kind & 0xFFFF
-        data = cursor.read(4)
         if size > 4:
             refuse(cursor.path, f"has a short element of {size} bytes", "at most 4")
-    else:
-        size = cursor.number("I")
-        data = cursor.read(size)
-        cursor.read(min(-size % 8, cursor.left))
-    return kind, Cursor(cursor.path, data[:size], cursor.byte_order)
+        return kind, Part(cursor, size, 4 - size)
+    size = cursor.number("I")
+    return kind, Part(cursor, size, max(0, min(-size % 8, cursor.left - size)))
 
 
-def _read_typed(cursor: Cursor, kind: int) -> Cursor:
-    """Read the next element, which must be of one type."""
-    found, data = _read_element(cursor)
+def _read_typed(cursor: Cursor, kind: int, most: int) -> Cursor:
+    """Read the next element, which must be of one type, and have at most so many bytes."""
+    found, part = _open_element(cursor)
     if found != kind:
         refuse(cursor.path, f"has an element of type {found} within an array", f"type {kind}")
+    if part.left > most:
+        refuse(cursor.path, f"has an element of type {kind} with {part.left:,} bytes", f"at most {most:,}")
+    data = Cursor(cursor.path, part.read(part.left), cursor.byte_order)
+    part.close()
     return data
 
 
 def _read_array(cursor: Cursor) -> Array:
     if not cursor.left:  # MATLAB's []
         return Array(DOUBLE, 0, (0, 0), "", cursor)
-    words = _read_typed(cursor, UINT32)
+    words = _read_typed(cursor, UINT32, MAX_NAME_BYTES)
     flags = words.number("I")
     shape: tuple[int, ...] = ()
     if flags & 0xFF != OPAQUE:
-        lengths = _read_typed(cursor, INT32)
+        lengths = _read_typed(cursor, INT32, MAX_NAME_BYTES)
         if lengths.left > 4 * MAX_AXES:
             refuse(cursor.path, f"has an array of {lengths.left // 4:,} axes", f"at most {MAX_AXES}")
         shape = lengths.numbers(f"{lengths.left // 4}i")
-    letters = _read_typed(cursor, INT8)
+    letters = _read_typed(cursor, INT8, MAX_NAME_BYTES)
     return Array(flags & 0xFF, flags, shape, str(letters.read(letters.left), "latin-1"), cursor)
 
 
-def _iterate_structures(array: Array) -> Iterator[dict[str, Cursor]]:
-    """Yield the elements of a structure array; no field is read."""
+def _iterate_structures(
+    array: Array, read_field: Callable[[str, Part, dict[str, Any]], Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the elements of a structure array, one after the other.
+
+    Args:
+        array: the structures.
+        read_field: reads a field, from its name, its bytes, and the fields before it.
+    """
     cursor = array.values
+    path = cursor.path
     if array.kind != STRUCTURE:
-        refuse(
-            cursor.path, f"has {array.name!r} as {OTHER.get(array.kind, 'numbers')}", "a structure, by net.saveobj()"
-        )
-    width = _read_typed(cursor, INT32).number("i")
-    letters = _read_typed(cursor, INT8)
+        refuse(path, f"has {quote(array.name)} as {OTHER.get(array.kind, 'numbers')}", "a structure, by net.saveobj()")
+    width = _read_typed(cursor, INT32, MAX_NAME_BYTES).number("i")
+    letters = _read_typed(cursor, INT8, MAX_FIELDS_BYTES)
     if width < 1 or letters.left % width:
-        refuse(cursor.path, f"has names of fields in {letters.left} bytes, {width} each", "whole names")
+        refuse(path, f"has names of fields in {letters.left} bytes, {width} each", "whole names")
+    if letters.left // width > MAX_FIELDS:
+        refuse(path, f"has a structure with {letters.left // width:,} fields", f"at most {MAX_FIELDS}")
     names = [str(letters.read(width), "latin-1").split("\0")[0] for _ in range(letters.left // width)]
-    count_bytes(cursor.path, f"structure {array.name}", (*array.shape, len(names)), 8, cursor.left)
-    for _ in range(math.prod(array.shape) if names else 0):
-        elements = [_read_element(cursor) for _ in names]
-        if any(kind != MATRIX for kind, _ in elements) or len(set(names)) != len(names):
-            refuse(cursor.path, f"has a structure with the fields {names}", "each once, and an array in each")
-        yield dict(zip(names, (field for _, field in elements), strict=True))
+    count_bytes(path, f"structure {array.name}", (*array.shape, len(names)), 8, cursor.left)
+    count = math.prod(array.shape) if names else 0
+    if count > _base.MAX_TENSORS:
+        refuse(path, f"has {count:,} structures as {quote(array.name)}", f"at most {_base.MAX_TENSORS:,}")
+    for _ in range(count):
+        element: dict[str, Any] = {}
+        for name in names:
+            kind, part = _open_element(cursor)
+            if kind != MATRIX or name in element:
+                refuse(path, f"has a structure with the fields {names}", "each once, and an array in each")
+            element[name] = read_field(name, part, element)
+            part.close()
+        yield element
 
 
-def _read_text(field: Cursor) -> str:
+def _read_text(field: Part) -> str:
     array = _read_array(field)
-    kind, letters = _read_element(field) if field.left else (UTF8, field)
+    kind, letters = _open_element(field) if field.left else (UTF8, field)
+    if letters.left > MAX_NAME_BYTES:
+        refuse(field.path, f"has a name of {letters.left:,} bytes", f"at most {MAX_NAME_BYTES:,}")
     if array.kind != CHARACTERS or math.prod(array.shape[:-1]) > 1 or kind not in TEXT:
         refuse(
             field.path, f"has a name of class {array.kind} {array.shape}, stored as {kind}", "one line of characters"
@@ -250,25 +390,46 @@ def _read_text(field: Cursor) -> str:
         refuse(field.path, f"has a name that is broken: {error}", "characters")
 
 
-def _read_numbers(name: str, field: Cursor) -> np.ndarray:
+def _read_numbers(name: str, field: Part) -> np.ndarray:
     array = _read_array(field)
     if array.kind not in CLASSES or array.flags & COMPLEX:
         what = "complex" if array.flags & COMPLEX else OTHER.get(array.kind, f"of class {array.kind}")
-        refuse(field.path, f"{name!r} is {what}", "real numbers; gather what is on a GPU, and make sparse full")
+        refuse(field.path, f"{quote(name)} is {what}", "real numbers; gather what is on a GPU, and make sparse full")
     code = CLASSES[array.kind]
-    kind, data = _read_element(field) if field.left else (CODES[code], field)
+    kind, data = _open_element(field) if field.left else (CODES[code], field)
     stored = STORED.get(kind, "")
     whole_and_shorter = stored[:1] in ("i", "u") and int(stored[1:]) <= int(code[1:])
     if stored != code and not whole_and_shorter:
         refuse(
             field.path,
-            f"{name!r} has the class {code} and is stored as type {kind}",
+            f"{quote(name)} has the class {code} and is stored as type {kind}",
             "its own type, or shorter integers",
         )
     count_bytes(field.path, name, array.shape, np.dtype(code).itemsize)
     dtype = np.dtype(field.byte_order + stored)
-    found = array_from_buffer(field.path, name, data.read(data.left), dtype, array.shape, "F")
-    return found.astype(np.bool_ if array.flags & LOGICAL else code, order="F", copy=False)
+    size = count_bytes(field.path, name, array.shape, dtype.itemsize)
+    if size != data.left:
+        wrong = f"{quote(name)} {array.shape} has {data.left:,} bytes"
+        refuse(field.path, wrong, f"{size:,}, as many as its shape and {dtype} need")
+    found = array_from_buffer(field.path, name, data.read(size), dtype, array.shape, "F")
+    if array.flags & LOGICAL:
+        return found.astype(np.bool_, order="F")
+    if stored == code:
+        return found.astype(code, order="F", copy=False)
+    converted = found.astype(code, order="F")
+    if found.size and not _is_within(found, np.dtype(code)):
+        wrong = f"{quote(name)} has integers from {found.min()} to {found.max()}"
+        refuse(field.path, wrong, f"such as its class {np.dtype(code)} has")
+    return converted
+
+
+def _is_within(integers: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a dtype has all these integers."""
+    low, high = int(integers.min()), int(integers.max())
+    if dtype.kind == "f":
+        exact = 1 << np.finfo(dtype).nmant + 1
+        return -exact <= low <= high <= exact
+    return bool(np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max)
 
 
 def _encode_element(kind: int, data: bytes) -> bytes:
@@ -286,9 +447,13 @@ def _encode_value(path: Path, name: str, array: np.ndarray) -> list[bytes | memo
     code = "u1" if logical else array.dtype.str[1:]
     kinds = [kind for kind, stored in CLASSES.items() if stored == code]
     if not kinds or not 2 <= array.ndim <= MAX_AXES:
-        refuse(path, f"cannot hold {name!r}, {array.dtype} {array.shape}", "numbers that MATLAB has, on 2 axes or more")
+        refuse(
+            path,
+            f"cannot hold {quote(name)}, {array.dtype} {array.shape}",
+            "numbers that MATLAB has, on 2 axes or more",
+        )
     if array.nbytes > MAX_ELEMENT_BYTES or max(array.shape) >> 31:
-        refuse(path, f"cannot hold {name!r} of {array.nbytes:,} bytes", "less than 4 GiB")
+        refuse(path, f"cannot hold {quote(name)} of {array.nbytes:,} bytes", "less than 4 GiB")
     data = to_bytes(array.T)
     head = _encode_head(kinds[0] | (LOGICAL if logical else 0), array.shape) + struct.pack(
         "<II", CODES[code], len(data)

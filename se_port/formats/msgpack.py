@@ -13,15 +13,17 @@ where it lies, while a ``Packer`` needs a copy, and its lengths keep the form th
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from se_spec import FileFormatError
+from se_spec.texts import quote, shorten
 
-from ._base import Tensors, count_bytes, import_optional, refuse
+from ._base import Budget, Tensors, count_bytes, import_optional, refuse
 from ._buffers import (
     array_from_buffer,
     check_dtype,
@@ -41,6 +43,11 @@ MAX_DEPTH = 64
 MAX_VALUES = 1 << 18
 """Members of one dictionary or list, and values of a tree; a network has some thousands."""
 MAX_NAME = 1024
+MAX_HEAD_BYTES = 4096
+"""Bytes of an extension in which shape and dtype of its array are."""
+MAX_TEXT_BYTES = 1 << 20
+EXTENSIONS = (*range(0xC7, 0xCA), *range(0xD4, 0xD9))
+"""First bytes of an extension."""
 MAX_BIN_BYTES = (1 << 32) - 1
 """MessagePack's own limit."""
 
@@ -61,7 +68,7 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: the file is no dictionary in MessagePack, or holds what Flax does not write.
     """
-    tree = _unpack(path, memoryview(map_file(path)), MAX_VALUES, _read_extension)
+    tree = _Reader(path).read(memoryview(map_file(path)))
     if not isinstance(tree, dict):
         refuse(path, f"holds a {type(tree).__name__}, which is no dictionary", "a dictionary in MessagePack")
     return dict(_iterate_leaves(path, tree))
@@ -90,72 +97,118 @@ def to_tree(path: Path, names: Iterable[str]) -> dict[str, Any]:
         encode_name(path, name)
         *parents, last = keys = name.split("/")
         if "" in keys:
-            refuse(path, f"{name!r} has an empty part", "keys joined by '/'")
+            refuse(path, f"{quote(name)} has an empty part", "keys joined by '/'")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                refuse(path, f"{name!r} lies within another tensor", "names of which none begins another")
+                refuse(path, f"{quote(name)} lies within another tensor", "names of which none begins another")
         if last in node:
-            refuse(path, f"{name!r} is also the beginning of another name", "names of which none begins another")
+            refuse(path, f"{quote(name)} is also the beginning of another name", "names of which none begins another")
         node[last] = name
     return tree
 
 
-Extension = Callable[[Path, int, bytes], np.ndarray]
+class _Reader:
+    """Unpacks a file; the values of all its lists and dictionaries together are limited.
 
+    Args:
+        path: the file, for errors.
+    """
 
-def _unpack(path: Path, data: memoryview | bytes, most: int, extension: Extension) -> Any:
-    """Unpack a value, in which extensions are arrays; no length is believed beyond ``most`` members."""
-    msgpack = import_optional("msgpack", f"read {path.name}")
-    try:
-        return msgpack.unpackb(
-            data,
+    def __init__(self, path: Path) -> None:
+        self._path, self._values_left = path, MAX_VALUES
+        self._msgpack = import_optional("msgpack", f"read {path.name}")
+
+    def read(self, data: memoryview) -> Any:
+        """Unpack the whole file, in which extensions become arrays."""
+        with self._refuse_errors(MAX_VALUES):
+            return self._msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                object_pairs_hook=self._make_dictionary,
+                list_hook=self._count_list,
+                ext_hook=self._read_extension,
+                max_array_len=MAX_VALUES,
+                max_map_len=MAX_VALUES,
+                max_str_len=min(len(data), MAX_TEXT_BYTES),
+                max_bin_len=min(len(data), MAX_BIN_BYTES),
+                max_ext_len=min(len(data), MAX_BIN_BYTES),
+            )
+
+    @contextmanager
+    def _refuse_errors(self, most: int) -> Iterator[None]:
+        try:
+            yield
+        except FileFormatError:
+            raise
+        except (self._msgpack.UnpackException, ValueError, OverflowError) as error:
+            wrong = f"cannot be unpacked ({type(error).__name__}: {shorten(error)})"
+            refuse(self._path, wrong, f"one dictionary in MessagePack, of at most {most:,} members")
+
+    def _count(self, values: int) -> None:
+        self._values_left -= values
+        if self._values_left < 0:
+            refuse(self._path, f"holds more than {MAX_VALUES:,} values", "a tree of a network's layers")
+
+    def _count_list(self, values: list[Any]) -> list[Any]:
+        self._count(1 + len(values))
+        return values
+
+    def _make_dictionary(self, pairs: Iterable[tuple[object, Any]]) -> dict[str, Any]:
+        """Make a dictionary; its keys are text without ``/``, which joins them, or integers."""
+        tree: dict[str, Any] = {}
+        for key, value in pairs:
+            name = str(key) if type(key) is int else key
+            if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "/" in name:
+                refuse(self._path, f"has the key {quote(key)}", f"text of 1 to {MAX_NAME} characters and without '/'")
+            if name in tree:
+                refuse(self._path, f"has the key {quote(name)} twice in one dictionary", "each key once")
+            tree[name] = value
+        self._count(1 + len(tree))
+        return tree
+
+    def _read_extension(self, code: int, data: bytes) -> np.ndarray:
+        """Read an extension of Flax's: an array, a complex number, a NumPy scalar; an array's numbers stay in data."""
+        path, start = self._path, data[:MAX_HEAD_BYTES]
+        if code not in (1, 2, 3):
+            refuse(path, f"has an extension {code} that is not known", "what Flax writes")
+        unpacker = self._msgpack.Unpacker(
             strict_map_key=False,
-            object_pairs_hook=lambda pairs: _to_dict(path, pairs),
-            ext_hook=lambda code, inner: extension(path, code, inner),
-            max_array_len=most,
-            max_map_len=most,
-            max_str_len=len(data),
-            max_bin_len=min(len(data), MAX_BIN_BYTES),
-            max_ext_len=min(len(data), MAX_BIN_BYTES),
+            ext_hook=self._refuse_extension,
+            max_array_len=MAX_DEPTH,
+            max_map_len=0,
+            max_str_len=len(start),
+            max_bin_len=len(start),
         )
-    except FileFormatError:
-        raise
-    except (msgpack.UnpackException, ValueError, OverflowError) as error:
-        wrong = f"cannot be unpacked ({type(error).__name__}: {str(error)[:200]})"
-        refuse(path, wrong, f"one dictionary in MessagePack, of at most {most:,} members")
+        unpacker.feed(start)
+        with self._refuse_errors(MAX_DEPTH):
+            count = unpacker.read_array_header()
+            parts = [unpacker.unpack() for _ in range(min(count, 2))]
+        match code, count, parts:
+            case (2, 2, [int() | float() as real, int() | float() as imaginary]) if unpacker.tell() == len(data):
+                return np.array(complex(real, imaginary))
+            case (1 | 3, 3, [list() as shape, str() | bytes() as dtype]):
+                name = decode_name(path, dtype) if isinstance(dtype, bytes) else dtype  # bytes in old files
+                if name not in DTYPES:
+                    refuse(path, f"has an array of {quote(name)}", f"one of {', '.join(DTYPES)}")
+                values = _find_bytes(path, memoryview(data)[unpacker.tell() :])
+                return array_from_buffer(path, "an array", values, little_endian_dtype(name), _check_shape(path, shape))
+        refuse(path, f"has an extension {code} that does not hold what it should", "what Flax writes")
+
+    def _refuse_extension(self, code: int, data: bytes) -> NoReturn:
+        refuse(self._path, f"has an extension {code} of {len(data):,} bytes within another", "what Flax writes")
 
 
-def _to_dict(path: Path, pairs: Iterable[tuple[object, Any]]) -> dict[str, Any]:
-    """Make a dictionary; its keys are text without ``/``, which joins them, or integers."""
-    tree: dict[str, Any] = {}
-    for key, value in pairs:
-        name = str(key) if type(key) is int else key
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "/" in name:
-            refuse(path, f"has the key {str(key)[:80]!r}", f"text of 1 to {MAX_NAME} characters and without '/'")
-        if name in tree:
-            refuse(path, f"has the key {name!r} twice in one dictionary", "each key once")
-        tree[name] = value
-    return tree
-
-
-def _read_extension(path: Path, code: int, data: bytes) -> np.ndarray:
-    """Read an extension of Flax's: an array, a complex number, a NumPy scalar."""
-    parts = _unpack(path, data, MAX_DEPTH, _refuse_extension)
-    match code, parts:
-        case (2, [int() | float() as real, int() | float() as imaginary]):
-            return np.array(complex(real, imaginary))
-        case (1 | 3, [list() as shape, str() | bytes() as dtype, bytes() as values]):
-            name = decode_name(path, dtype) if isinstance(dtype, bytes) else dtype  # bytes in files of old versions
-            if name not in DTYPES:
-                refuse(path, f"has an array of {name[:40]!r}", f"one of {', '.join(DTYPES)}")
-            return array_from_buffer(path, "an array", values, little_endian_dtype(name), _check_shape(path, shape))
-    refuse(path, f"has an extension {code} that does not hold what it should", "what Flax writes")
-
-
-def _refuse_extension(path: Path, code: int, data: bytes) -> NoReturn:
-    refuse(path, f"has an extension {code} of {len(data):,} bytes within another", "what Flax writes")
+def _find_bytes(path: Path, data: memoryview) -> memoryview:
+    """Find the bytes of a value that is nothing but bytes."""
+    first = data[0] if len(data) else 0
+    if first in EXTENSIONS:
+        refuse(path, "has an extension within another", "what Flax writes")
+    width = {0xC4: 1, 0xC5: 2, 0xC6: 4}.get(first, 0)
+    if not width or int.from_bytes(data[1 : 1 + width], "big") != len(data) - 1 - width:
+        refuse(path, "has an extension that does not hold what it should", "what Flax writes")
+    return data[1 + width :]
 
 
 def _check_shape(path: Path, shape: Iterable[object]) -> tuple[int, ...]:
@@ -167,13 +220,15 @@ def _check_shape(path: Path, shape: Iterable[object]) -> tuple[int, ...]:
 
 def _iterate_leaves(path: Path, tree: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield names and arrays depth first, in the file's order."""
-    stack: list[tuple[str, int, Any]] = [("", 0, tree)]
+    stack: list[tuple[str, str | int, int, Any]] = [("", "", 0, tree)]
     values = 0
+    budget = Budget(path)
     while stack:
-        name, depth, value = stack.pop()
+        prefix, key, depth, value = stack.pop()
+        name = f"{prefix}/{key}" if prefix else str(key)
         values += 1
         if len(name) > MAX_NAME:
-            refuse(path, f"has a name of {len(name)} characters, {name[:80]!r}...", f"at most {MAX_NAME}")
+            refuse(path, f"has a name of {len(name)} characters, {quote(name)}", f"at most {MAX_NAME}")
         if depth > MAX_DEPTH or values > MAX_VALUES:
             refuse(
                 path,
@@ -184,16 +239,18 @@ def _iterate_leaves(path: Path, tree: dict[str, Any]) -> Iterator[tuple[str, np.
             value = _join_chunks(path, name, value)
         match value:
             case np.ndarray():
+                budget.spend_name(name)
                 yield name, value
             case bool() | int() | float():
+                budget.spend_name(name)
                 yield name, np.array(value)
             case dict() | list():
-                items = value.items() if isinstance(value, dict) else ((str(i), item) for i, item in enumerate(value))
-                stack += reversed([(f"{name}/{key}" if name else key, depth + 1, item) for key, item in items])
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                stack += reversed([(name, inner, depth + 1, item) for inner, item in items])
             case None | str() | bytes():
                 pass
             case _:
-                refuse(path, f"holds a {type(value).__name__} as {name!r}", "what Flax writes")
+                refuse(path, f"holds a {type(value).__name__} as {quote(name)}", "what Flax writes")
 
 
 def _join_chunks(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
@@ -201,7 +258,7 @@ def _join_chunks(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
     shape, chunks = chunked.get("shape"), chunked.get("chunks")
     pieces = list(chunks.values()) if isinstance(chunks, dict) else []
     lengths = list(shape.values()) if isinstance(shape, dict) else []
-    keys = list(chunks or ()), list(shape or ())
+    keys = tuple(list(given) if isinstance(given, dict) else [] for given in (chunks, shape))
     whole = (
         pieces
         and keys == tuple([str(index) for index in range(len(values))] for values in (pieces, lengths))
@@ -209,12 +266,21 @@ def _join_chunks(path: Path, name: str, chunked: dict[str, Any]) -> np.ndarray:
         and all(piece.dtype == pieces[0].dtype for piece in pieces)
     )
     if not whole:
-        refuse(path, f"{name!r} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
+        refuse(path, f"{quote(name)} is in pieces that do not fit together", "pieces 0, 1, ... of one dtype")
     axes = _check_shape(path, lengths)
     size, present = count_bytes(path, name, axes, pieces[0].itemsize), sum(piece.nbytes for piece in pieces)
     if size != present:
-        refuse(path, f"{name!r} {axes} has {present:,} bytes in pieces", f"{size:,}")
-    return np.concatenate(pieces).reshape(axes)
+        refuse(path, f"{quote(name)} {axes} has {present:,} bytes in pieces", f"{size:,}")
+    whole_array = np.empty(size // pieces[0].itemsize, pieces[0].dtype)
+    for owner in (chunked, chunks or {}):
+        owner.clear()  # so that each piece is freed when it is copied
+    pieces.reverse()
+    place = 0
+    while pieces:
+        piece = pieces.pop()
+        whole_array[place : place + len(piece)] = piece
+        place += len(piece)
+    return whole_array.reshape(axes)
 
 
 def _write_tree(path: Path, file: BinaryIO, node: Any, tensors: Mapping[str, np.ndarray]) -> None:

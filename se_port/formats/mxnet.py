@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ._base import Tensors, count_bytes, refuse
+from se_spec.texts import quote
+
+from . import _base
+from ._base import Budget, Tensors, count_bytes, refuse
 from ._buffers import array_from_buffer, decode_name, dtype_code, encode_name, little_endian_dtype, map_file, to_bytes
 from ._wire import MAX_AXES, Cursor
 
@@ -54,8 +57,16 @@ def read(path: Path) -> Tensors:
     file = Cursor(path, memoryview(map_file(path)))
     if file.left < len(SIGNATURE) or file.read(len(SIGNATURE)) != SIGNATURE:
         refuse(path, "does not begin as a list of arrays of MXNet", f"the bytes {SIGNATURE.hex()}")
-    arrays = [_read_array(file, index) for index in range(file.number("Q"))]
-    names = [decode_name(path, file.read(file.number("Q"))) for _ in range(file.number("Q"))]
+    arrays: list[np.ndarray] = []
+    for index in range(file.number("Q")):
+        if index == _base.MAX_TENSORS:
+            refuse(path, f"has {index:,} arrays or more", f"less than {_base.MAX_TENSORS:,}")
+        arrays.append(_read_array(file, index))
+    budget = Budget(path)
+    names = []
+    for _ in range(file.number("Q")):
+        names.append(decode_name(path, file.read(file.number("Q"))))
+        budget.spend_name(names[-1])
     if len(names) != len(arrays) or not names or len(set(names)) != len(names):
         counts = f"{len(arrays)} arrays and {len(names)} names, {len(set(names))} of them different"
         refuse(path, f"has {counts}", "as many names as arrays, each once")
@@ -76,7 +87,7 @@ def write(path: Path, tensors: Tensors) -> None:
         for name in tensors:
             array = np.asarray(tensors[name])
             if not array.ndim:
-                refuse(path, f"cannot hold {name!r}, which has no axes", "at least one")
+                refuse(path, f"cannot hold {quote(name)}, which has no axes", "at least one")
             code = dtype_code(path, name, array, CODES)
             shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
             file.write(struct.pack("<Ii", VERSION_2, 0) + shape + struct.pack("<3i", *CPU, code))

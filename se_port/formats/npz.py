@@ -16,12 +16,15 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ._base import Tensors, refuse
-from ._buffers import array_from_buffer, dtype_code, little_endian_dtype, map_file, to_bytes
-from ._zips import Member, add_stored, first_member_name, read_directory, read_verified
+from se_spec.texts import quote, shorten
+
+from ._base import Tensors, count_bytes, refuse
+from ._buffers import array_from_buffer, check_unchanged, dtype_code, little_endian_dtype, map_file, to_bytes
+from ._zips import Member, add_stored, first_member_name, read_directory, read_member, read_start, read_verified
 
 NEEDS = ()
 
@@ -45,22 +48,52 @@ CODES = {
 DTYPES = {code: name for name, code in CODES.items()}
 MAX_HEADER_BYTES, PREFIX_BYTES = 10_000, 12
 """NumPy's own limit, and the bytes before a header of version 2."""
+HEAD_BYTES = MAX_HEADER_BYTES + PREFIX_BYTES
+CHECKED_BYTES = 1 << 20
+"""The largest member that is inflated before its header is read."""
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of an archive, each made at every access, which raises a ``FileFormatError`` if it is broken."""
+    """The arrays of an archive, each made at every access, which raises a ``FileFormatError`` if it is broken.
+
+    A large member's header is compared with its size before it is inflated, and a CRC is computed once.
+    """
 
     def __init__(self, path: Path, data: mmap.mmap, members: dict[str, Member]) -> None:
         self._path, self._data, self._members = path, data, members
+        self._verified = set[str]()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _read_array(self._path, name, read_verified(self._path, name, self._data, self._members[name]))
+        path, member = self._path, self._members[name]
+        check_unchanged(self._data)
+        if member.size > CHECKED_BYTES:
+            header = _read_header(path, name, read_start(path, name, self._data, member, HEAD_BYTES))
+            size = count_bytes(path, name, header.shape, header.dtype.itemsize)
+            if size != member.size - header.size:
+                refuse(path, f"{quote(name)} {header.shape} has {member.size:,} bytes", f"{header.size + size:,}")
+        read = read_member if name in self._verified else read_verified
+        body = read(path, name, self._data, member)
+        self._verified.add(name)
+        header = _read_header(path, name, bytes(body[:HEAD_BYTES]))
+        numbers = body[header.size :]
+        array = array_from_buffer(path, name, numbers, header.dtype, header.shape, "F" if header.is_fortran else "C")
+        return array.byteswap() if header.is_big_endian else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+class Header(NamedTuple):
+    """What the header of an ``.npy`` file says; ``size`` is its own, in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+    is_big_endian: bool
+    size: int
 
 
 def matches(path: Path, head: bytes) -> bool:
@@ -78,7 +111,9 @@ def read(path: Path) -> Tensors:
     members = read_directory(path, data)
     for name in members:
         if not name.endswith(".npy"):
-            refuse(path, f"has the member {name!r}", "arrays alone, whose names end in .npy")
+            refuse(path, f"has the member {quote(name)}", "arrays alone, whose names end in .npy")
+        if name.removesuffix(".npy") in members:  # np.load takes the name for the other member
+            refuse(path, f"has {quote(name)} and {quote(name.removesuffix('.npy'))}", "one member for each name")
     return Arrays(path, data, {name.removesuffix(".npy"): member for name, member in members.items()})
 
 
@@ -96,21 +131,22 @@ def write(path: Path, tensors: Tensors) -> None:
             add_stored(path, archive, f"{name}.npy", header.getvalue(), to_bytes(array))
 
 
-def _read_array(path: Path, name: str, body: memoryview) -> np.ndarray:
-    """Read what an .npy file holds, in the processor's byte order."""
-    prefix, file = bytes(body[: MAX_HEADER_BYTES + PREFIX_BYTES]), io.BytesIO(body[: MAX_HEADER_BYTES + PREFIX_BYTES])
+def _read_header(path: Path, name: str, head: bytes) -> Header:
+    """Read the header of an ``.npy`` file."""
+    file = io.BytesIO(head)
     versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of files from Python 2
-            shape, fortran_order, dtype = versions[version](file, max_header_size=MAX_HEADER_BYTES)
+            shape, is_fortran, dtype = versions[version](file, max_header_size=MAX_HEADER_BYTES)
     except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        wrong = f"{name!r} begins with {prefix[:80]!r} ({type(error).__name__}: {str(error)[:200]})"
+        wrong = f"{quote(name)} begins with {head[:80]!r} ({type(error).__name__}: {shorten(error)})"
         refuse(path, wrong, "an .npy file of version 1 or 2, with one plain dtype, the order and the shape")
-    code = "<V2" if dtype.str == "|V2" and b"'<V2'" in prefix[: file.tell()] else dtype.str
+    code = "<V2" if dtype.str == "|V2" and b"'<V2'" in head[: file.tell()] else dtype.str
     if code.replace(">", "<") not in DTYPES or dtype.hasobject or dtype.fields:
-        refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}; no objects, no records")
+        refuse(
+            path, f"{quote(name)} is of the dtype {quote(code)}", f"one of {', '.join(DTYPES)}; no objects, no records"
+        )
     little = little_endian_dtype(DTYPES[code.replace(">", "<")])
-    array = array_from_buffer(path, name, body[file.tell() :], little, shape, "F" if fortran_order else "C")
-    return array.byteswap() if code[0] == ">" else array
+    return Header(shape, little, is_fortran, code[0] == ">", file.tell())

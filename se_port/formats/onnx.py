@@ -14,9 +14,21 @@ from typing import NoReturn
 
 import numpy as np
 
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
-from ._buffers import array_from_buffer, decode_name, little_endian_dtype, map_file
-from ._wire import VARINT_BYTES, Value, decode_axes, decode_varints, encode_varint, iterate_fields, join_run
+from se_spec.texts import quote
+
+from ._base import Budget, Tensors, count_bytes, refuse, refuse_to_write
+from ._buffers import FileMaps, array_from_buffer, decode_name, little_endian_dtype, map_file, to_bytes
+from ._wire import (
+    MAX_AXES,
+    VARINT_BYTES,
+    Value,
+    decode_axes,
+    decode_integers,
+    encode_varint,
+    find_fields,
+    iterate_fields,
+    join_run,
+)
 
 NEEDS = ()
 
@@ -40,6 +52,8 @@ DTYPES = {
 RAW, FLOATS, INTS, LONGS, DOUBLES = 9, 4, 5, 7, 10
 """Fields of a tensor that may hold its data."""
 EXTERNAL = 1
+ONCE = (2, 8, 14)
+"""Fields of a tensor that have one value: type, name and place of the data."""
 NODE, INITIALIZER, SPARSE_INITIALIZER = 1, 5, 15
 """Fields of a graph."""
 GRAPH = 7
@@ -62,14 +76,17 @@ def read(path: Path) -> Tensors:
     message = open_graph(path)
     reader = TensorReader(path)
     tensors: dict[str, np.ndarray] = {}
+    size = 0
     for name, array, is_initializer in iterate_constants(path, message, reader):
         if not is_initializer and (array.size < 2 or array.dtype.kind in "iub"):
             continue  # a shape, an axis or a number of the code
-        if name and name in tensors and not is_initializer and array.tobytes() == tensors[name].tobytes():
+        if name in tensors and not is_initializer and _are_same(array, tensors[name]):
             continue  # the branches of an If may have the same constants
         if not name or name in tensors:
-            refuse(path, f"has the initializer {name!r} twice or without a name", "each name once")
+            refuse(path, f"has the initializer {quote(name)} twice or without a name", "each name once")
         tensors[name] = array
+        size += array.nbytes
+        Budget.of_shared(path, len(message) + reader.external_bytes).spend(size)
     if not tensors:
         refuse(path, "has no initializers", "a model with weights")
     return tensors
@@ -82,6 +99,10 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
         FileFormatError: always, since weights are no graph.
     """
     refuse_to_write(path, "a graph", tensors, "another format; or export the model itself")
+
+
+def _are_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and to_bytes(a) == to_bytes(b)
 
 
 def open_graph(path: Path) -> memoryview:
@@ -141,7 +162,13 @@ class TensorReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._map_external = cache(lambda location: _map_external(path, location))
+        self._maps = maps = FileMaps()
+        self._map_external = cache(lambda location: maps.map(_find_external(path, location)))
+
+    @property
+    def external_bytes(self) -> int:
+        """Bytes of the files beside the model that were mapped."""
+        return self._maps.bytes
 
     def read(self, message: memoryview) -> tuple[str, np.ndarray]:
         """Read a TensorProto: its name and a view of its values.
@@ -156,58 +183,70 @@ def _read_tensor(path: Path, message: memoryview, map_external: Callable[[str], 
     name, kind, shape, location = "", 0, [], 0
     entries: dict[str, str] = {}
     data: dict[int, memoryview | bytes | bytearray] = {}
+    seen, raw_count = set[int](), 0
     for number, value in iterate_fields(path, message):
+        if number in ONCE and number in seen:  # protobuf takes the last
+            refuse(path, f"{quote(name)} has the field {number} twice", "each once")
+        raw_count += number == RAW
+        seen.add(number)
         match number, value:
             case (1, int() | memoryview()):
                 shape += decode_axes(path, value)
+                if len(shape) > MAX_AXES:
+                    refuse(path, f"{quote(name)} has {len(shape):,} axes", f"at most {MAX_AXES} axes")
             case (2, int()):
                 kind = value
             case (8, memoryview()):
                 name = decode_name(path, value)
             case (13, memoryview()):
-                entry = dict(iterate_fields(path, value))
+                entry = find_fields(path, value, "an entry of external data")
                 key, text = (
                     decode_name(path, part) if isinstance(part, memoryview) else "" for part in map(entry.get, (1, 2))
                 )
+                if key in entries:
+                    refuse(path, f"{quote(name)} has {quote(key)} of its external data twice", "each key once")
                 entries[key] = text
             case (14, int()):
                 location = value
+            case (4 | 10, bytes()) if len(value) != (4 if number == 4 else 8):
+                refuse(path, f"{quote(name)} has a number of {len(value)} bytes in the field {number}", "4 or 8")
             case (4 | 5 | 6 | 7 | 9 | 10 | 11, memoryview() | bytes()):
                 data[number] = join_run(data.get(number, b""), value)
             case (5 | 7, int()):
                 data[number] = join_run(data.get(number, b""), encode_varint(value))
             case (3, _):
-                refuse(path, f"{name!r} is a segment of a tensor", "whole tensors")
+                refuse(path, f"{quote(name)} is a segment of a tensor", "whole tensors")
     form = TYPES[kind] if kind < len(TYPES) else f"number {kind}"
     if form not in DTYPES:
-        refuse(path, f"{name!r} is of ONNX's type {form}", f"one of {', '.join(DTYPES)}")
+        refuse(path, f"{quote(name)} is of ONNX's type {form}", f"one of {', '.join(DTYPES)}")
     dtype = little_endian_dtype(DTYPES[form])
-    if location == EXTERNAL and not data:
+    if location == EXTERNAL and data:
+        refuse(path, f"{quote(name)} has its data in the model and in a file beside it", "one of them")
+    if location == EXTERNAL:
         size = count_bytes(path, name, tuple(shape), dtype.itemsize)
         data[RAW] = _read_external(path, name, entries, size, map_external)
     typed = {"FLOAT": FLOATS, "DOUBLE": DOUBLES, "INT64": LONGS}.get(form, INTS)
     if location not in (0, EXTERNAL) or len(data) > 1 or not {RAW, typed} >= set(data):
-        refuse(path, f"{name!r}, {form}, has its data in the fields {sorted(data)}", f"one of {RAW} and {typed}")
+        refuse(path, f"{quote(name)}, {form}, has its data in the fields {sorted(data)}", f"one of {RAW} and {typed}")
     found = data.get(RAW, data.get(typed, b""))
     if RAW not in data and typed in (INTS, LONGS):
         found = _decode_values(path, name, found, dtype, tuple(shape))
-    return name, array_from_buffer(path, name, found, dtype, tuple(shape))
+    array = array_from_buffer(path, name, found, dtype, tuple(shape))
+    if raw_count > 1:
+        refuse(path, f"{quote(name)} has its data in {raw_count:,} parts, of which protobuf takes the last", "one")
+    return name, array
 
 
 def _decode_values(
     path: Path, name: str, packed: memoryview | bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...]
-) -> bytes:
+) -> memoryview:
     """Decode values that are stored as varints; those of 16 bits are the bits of a float."""
     count = count_bytes(path, name, shape, 1, len(packed))
     count_bytes(path, name, shape, dtype.itemsize)
     if len(packed) > count * VARINT_BYTES:
-        refuse(path, f"{name!r} {shape} has {len(packed):,} bytes of integers", f"at most {VARINT_BYTES} for each")
-    values = decode_varints(path, packed)
+        refuse(path, f"{quote(name)} {shape} has {len(packed):,} bytes of integers", f"at most {VARINT_BYTES} for each")
     bits = np.dtype("<u2") if dtype.name in ("float16", "bfloat16") else dtype
-    low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(bits).min, np.iinfo(bits).max)
-    if values.size and not low <= values.min() <= values.max() <= high:
-        refuse(path, f"{name!r} has integers from {values.min()} to {values.max()}", f"from {low} to {high}")
-    return values.astype(bits).tobytes()
+    return decode_integers(path, name, packed, bits, count).view(np.uint8).data
 
 
 def _read_external(
@@ -216,21 +255,28 @@ def _read_external(
     """Read the bytes of a tensor from the file that its entries name."""
     span = {key: entries.get(key) for key in ("offset", "length")}
     if any(text is not None and not (text.isascii() and text.isdigit() and len(text) < 20) for text in span.values()):
-        refuse(path, f"{name!r} is at {span}", "numbers of bytes")
+        refuse(path, f"{quote(name)} is at {span}", "numbers of bytes")
     data = map_external(entries.get("location", ""))
     offset, length = int(span["offset"] or 0), int(span["length"] or size)
     if length != size or offset + size > len(data):
-        refuse(path, f"{name!r} is in {length:,} of {len(data):,} bytes from {offset:,}", f"{size:,} that are there")
+        refuse(
+            path, f"{quote(name)} is in {length:,} of {len(data):,} bytes from {offset:,}", f"{size:,} that are there"
+        )
     return data[offset : offset + size]
 
 
-def _map_external(path: Path, location: str) -> memoryview:
-    """Map a plain file in the model's own folder."""
+def _find_external(path: Path, location: str) -> Path:
+    """Find a plain file in the model's own folder, which onnx reads too: no link, and no other name of a file.
+
+    In a cache of the Hugging Face hub both files are links into one folder.
+    """
     plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0") and len(location.encode()) <= 255
     data = path.parent / location
-    # In a cache of the Hugging Face hub both files are links into one folder.
-    if not plain or (data.is_symlink() and data.resolve().parent != path.resolve().parent):
-        refuse(path, f"has data in {location[:80]!r}", "the name of a file in the same folder")
+    is_cached = path.is_symlink() and data.resolve().parent == path.resolve().parent
+    if not plain or (data.is_symlink() and not is_cached):
+        refuse(path, f"has data in {quote(location)}", "the name of a file in the same folder")
     if not data.is_file():
-        refuse(path, f"has its data in {location!r}, which is not there", "that file beside it")
-    return memoryview(map_file(data))
+        refuse(path, f"has its data in {quote(location)}, which is not there", "that file beside it")
+    if data.stat().st_nlink > 1:
+        refuse(path, f"has its data in {quote(location)}, a hard link, which onnx does not read", "a file of one name")
+    return data

@@ -13,11 +13,11 @@ arrays.
 """
 
 import itertools
-import json
 import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from ._base import Tensors, count_bytes, import_optional, refuse
-from ._buffers import little_endian_dtype
+from se_spec.texts import quote, shorten
+
+from . import _base
+from ._base import Budget, Tensors, check_names, count_bytes, import_optional, refuse
+from ._buffers import little_endian_dtype, open_file, read_file
+from ._json import decode_json
 from ._targets import INSTEAD
 from .msgpack import to_tree
 
@@ -39,6 +43,10 @@ DTYPES = {
 }  # fmt: skip
 """Dtypes by their names in Zarr."""
 MAX_JSON_BYTES = 8 << 20
+MAX_ZARRAY_BYTES = 1 << 16
+MAX_FILES = 1 << 18
+MAX_INFLATION, MIN_INFLATED_BYTES = 1024, 64 << 20
+"""How many times as large as their files compressed arrays may be, and how large they may be in any case."""
 MAX_LEAVES = 1 << 16
 MAX_CHUNKS = 1 << 16
 MAX_NAME = 1024
@@ -66,11 +74,30 @@ def read(path: Path) -> Tensors:
     found = _find_checkpoints(path) if path.is_dir() else []
     if len(found) != 1:
         refuse(path, f"holds {len(found)} checkpoints with a _METADATA", "one")
-    for folder, folders, names in os.walk(found[0]):
+    return _Checkpoint(found[0], _check_files(path, found[0]))
+
+
+def _check_files(path: Path, folder: Path) -> int:
+    """Refuse what is no file of a checkpoint; returns the bytes of all files.
+
+    TensorStore opens the files by itself: it waits on a pipe, and reads a chunk whole, however long.
+    """
+    size = count = 0
+    for inner, folders, names in os.walk(folder):
         for name in folders + names:
-            if Path(folder, name).is_symlink():
+            count += 1
+            file = Path(inner, name)
+            state = file.lstat()
+            if stat.S_ISLNK(state.st_mode):
                 refuse(path, f"holds the link {name}", "files and folders of its own")
-    return _Checkpoint(found[0])
+            if count > MAX_FILES:
+                refuse(path, f"holds {count:,} files and folders or more", f"at most {MAX_FILES:,}")
+            if not stat.S_ISDIR(state.st_mode):
+                open_file(file).close()
+                size += state.st_size
+    if size > _base.MAX_BYTES:
+        refuse(path, f"holds files of {size:,} bytes", f"at most {_base.MAX_BYTES:,}")
+    return size
 
 
 def write(path: Path, tensors: Tensors) -> None:
@@ -85,10 +112,16 @@ def write(path: Path, tensors: Tensors) -> None:
     joined: dict[str, str] = {}
     for name, tensor in tensors.items():
         if tensor.size == 0 or tensor.dtype.name not in DTYPES.values():
-            refuse(path, f"{name!r} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}")
+            refuse(
+                path, f"{quote(name)} is {tensor.shape} of {tensor.dtype}", f"no empty array, of {', '.join(DTYPES)}"
+            )
         other = joined.setdefault(name.replace("/", "."), name)
         if other != name:
-            refuse(path, f"{name!r} and {other!r} are one name to Orbax", "names that differ in more than '.' and '/'")
+            refuse(
+                path,
+                f"{quote(name)} and {quote(other)} are one name to Orbax",
+                "names that differ in more than '.' and '/'",
+            )
     tree = to_tree(path, tensors)
     stack = [tree]
     while stack:
@@ -138,16 +171,21 @@ def is_own_folder(path: Path) -> bool:
 class _Checkpoint(Mapping[str, np.ndarray]):
     """The arrays of a checkpoint, by name; the metadata is checked when it is opened, chunks when they are read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self._path, self._store = path, import_optional("tensorstore", f"read {path.name}")
-        metadata = _parse_json(path, "_METADATA", (path / "_METADATA").read_bytes())
+        metadata = _parse_json(path, "_METADATA", read_file(path / "_METADATA", MAX_JSON_BYTES))
         if metadata.get("use_zarr3"):
             refuse(path, "is of Zarr 3", "Zarr 2, which Orbax writes by itself")
+        if (path / "manifest.ocdbt").exists() != bool(metadata.get("use_ocdbt", True)):
+            refuse(path, "has a manifest.ocdbt and a _METADATA that says otherwise", "one kind of store")
         base: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
         self._base = {"driver": "ocdbt", "base": base} if metadata.get("use_ocdbt", True) else base
         self._values = self._try("its store", lambda: self._store.KvStore.open(self._base).result())
         self._leaves = {"/".join(keys): ".".join(keys) for keys in _iterate_leaves(path, metadata.get("tree_metadata"))}
-        self._shapes = {name: self._read_metadata(leaf) for name, leaf in self._leaves.items()}
+        check_names(path, self._leaves)
+        compressed = Budget(path, MIN_INFLATED_BYTES + MAX_INFLATION * size)
+        budgets = {False: Budget(path, size), True: compressed}
+        self._shapes = {name: self._read_metadata(leaf, budgets) for name, leaf in self._leaves.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         leaf = self._leaves[name]
@@ -155,18 +193,18 @@ class _Checkpoint(Mapping[str, np.ndarray]):
         size = math.prod(chunk) * dtype.itemsize
         counts = [-(-length // step) for length, step in zip(shape, chunk, strict=True)]
         for place in itertools.product(*map(range, counts)):
-            data = self._read_value(f"{leaf}/{'.'.join(map(str, place)) or 0}")
+            data = self._read_value(f"{leaf}/{'.'.join(map(str, place)) or 0}", 2 * size + 8 * MAX_BLOCK_BYTES)
             if compressed:
                 _check_frame(self._path, name, data, size)
             elif len(data) != size:
-                refuse(self._path, f"{name!r} has a chunk of {len(data):,} bytes", f"{size:,}")
+                refuse(self._path, f"{quote(name)} has a chunk of {len(data):,} bytes", f"{size:,}")
         zarray = {"shape": shape, "chunks": chunk, "dtype": {name: key for key, name in DTYPES.items()}[dtype.name]}
         # With this metadata, which was checked, TensorStore refuses any other.
         spec = {"driver": "zarr", "kvstore": self._kvstore(leaf), "metadata": zarray}
         stored = self._try(name, lambda: self._store.open(spec, open=True, read=True).result())
         array = np.asarray(self._try(name, lambda: stored.read().result()))
         if array.shape != shape or array.dtype != dtype:
-            refuse(self._path, f"{name!r} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
+            refuse(self._path, f"{quote(name)} came as {array.shape} of {array.dtype}", f"{shape} of {dtype}")
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -180,22 +218,31 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             return self._base | {"path": f"{self._base['path']}{leaf}/"}
         return self._base | {"path": f"{leaf}/"}
 
-    def _read_value(self, key: str) -> bytes:
+    def _read_value(self, key: str, most: int) -> bytes | bytearray:
+        """Read a value of at most so many bytes."""
+        if self._base["driver"] == "file":
+            if not (self._path / key).is_file():
+                refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
+            return read_file(self._path / key, most)
         found = self._try(key, lambda: self._values.read(key.encode()).result())
         if found.state != "value":
             refuse(self._path, f"has no {key}", "every chunk, as Orbax writes them")
         value: bytes = found.value
+        if len(value) > most:
+            refuse(self._path, f"{quote(key)} has {len(value):,} bytes", f"at most {most:,}")
         return value
 
     def _try(self, what: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
         except Exception as error:  # TensorStore raises errors of many types
-            refuse(self._path, f"{what} cannot be read: {str(error)[:300]}", "a whole checkpoint")
+            refuse(self._path, f"{what} cannot be read: {shorten(error)}", "a whole checkpoint")
 
-    def _read_metadata(self, leaf: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype, bool]:
+    def _read_metadata(
+        self, leaf: str, budgets: dict[bool, Budget]
+    ) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype, bool]:
         """Read shape, chunks' shape, dtype, and whether chunks are compressed."""
-        metadata = _parse_json(self._path, leaf, self._read_value(f"{leaf}/.zarray"))
+        metadata = _parse_json(self._path, leaf, self._read_value(f"{leaf}/.zarray", MAX_ZARRAY_BYTES))
         shape, chunk = (_check_lengths(self._path, leaf, metadata.get(key)) for key in ("shape", "chunks"))
         compressor = metadata.get("compressor")
         as_written = (
@@ -209,10 +256,13 @@ class _Checkpoint(Mapping[str, np.ndarray]):
             and 0 not in chunk
         )
         if not as_written:
-            refuse(self._path, f"{leaf} is {str(metadata)[:300]}", "Zarr 2 as Orbax writes it, bare or by Zstandard")
+            refuse(self._path, f"{leaf} is {shorten(metadata)}", "Zarr 2 as Orbax writes it, bare or by Zstandard")
         dtype = little_endian_dtype(DTYPES[metadata["dtype"]])
-        for lengths in (shape, chunk):
-            count_bytes(self._path, leaf, lengths, dtype.itemsize)
+        budget = budgets[compressor is not None]
+        budget.spend(count_bytes(self._path, leaf, shape, dtype.itemsize, budget.left))
+        count_bytes(self._path, leaf, chunk, dtype.itemsize)
+        if any(step > max(length, 1) for length, step in zip(shape, chunk, strict=True)):
+            refuse(self._path, f"{leaf} {shape} has chunks of {chunk}", "chunks that are no larger")
         chunks = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
         if chunks > MAX_CHUNKS:
             refuse(self._path, f"{leaf} is in {chunks:,} chunks", f"at most {MAX_CHUNKS:,}")
@@ -225,16 +275,11 @@ def _find_checkpoints(folder: Path) -> list[Path]:
     return sorted(file.parent for file in folder.glob("*/_METADATA") if file.is_file())
 
 
-def _parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
+def _parse_json(path: Path, name: str, data: bytes | bytearray) -> dict[str, Any]:
     """Parse an object in JSON."""
-    try:
-        if len(data) > MAX_JSON_BYTES:
-            raise ValueError(f"{len(data):,} bytes")
-        parsed = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"{name} is no JSON: {error}", f"an object in JSON, of at most {MAX_JSON_BYTES:,} bytes")
+    parsed = decode_json(path, name, data, MAX_JSON_BYTES)
     if not isinstance(parsed, dict):
-        refuse(path, f"{name} is {str(parsed)[:80]}", "an object in JSON")
+        refuse(path, f"{name} is {shorten(parsed, 80)}", "an object in JSON")
     return parsed
 
 
@@ -248,12 +293,12 @@ def _iterate_leaves(path: Path, tree: object) -> Iterator[list[str]]:
             keys = [str(part["key"]) for part in leaf["key_metadata"]]
             kind, left_out = leaf["value_metadata"]["value_type"], leaf["value_metadata"].get("skip_deserialize")
         except (KeyError, TypeError, AttributeError):
-            refuse(path, f"_METADATA has the leaf {str(leaf)[:200]}", "its keys and its type")
+            refuse(path, f"_METADATA has the leaf {shorten(leaf)}", "its keys and its type")
         if left_out or kind in OTHERS:
             continue
         joined = ".".join(keys)
         if not keys or any(key in ("", ".", "..") or set(key) & set("/\\\0") for key in keys) or len(joined) > MAX_NAME:
-            refuse(path, f"_METADATA has the keys {str(keys)[:200]}", "keys without '/', none of them empty")
+            refuse(path, f"_METADATA has the keys {shorten(keys)}", "keys without '/', none of them empty")
         if kind not in ARRAYS:
             refuse(path, f"{joined} is a {kind}", f"one of {', '.join(ARRAYS + OTHERS)}")
         if joined in seen:
@@ -268,11 +313,11 @@ def _check_lengths(path: Path, leaf: str, lengths: object) -> tuple[int, ...]:
         or not all(type(length) is int and length >= 0 for length in lengths)
         or len(lengths) > 32
     ):
-        refuse(path, f"{leaf} has the lengths {str(lengths)[:80]}", "a list of at most 32 integers")
+        refuse(path, f"{leaf} has the lengths {shorten(lengths)}", "a list of at most 32 integers")
     return tuple(lengths)
 
 
-def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
+def _check_frame(path: Path, name: str, data: bytes | bytearray, size: int) -> None:
     """Refuse a chunk that is not one Zstandard frame of ``size`` bytes, or whose blocks could unpack to far more.
 
     TensorStore up to 0.1.84 writes frames that announce no size; their blocks bound it.
@@ -295,5 +340,7 @@ def _check_frame(path: Path, name: str, data: bytes, size: int) -> None:
         or not whole
         or most > 2 * size + 8 * MAX_BLOCK_BYTES
     ):
-        wrong = f"{name!r} has a chunk of {len(data):,} bytes which announces {announced:,} and may unpack to {most:,}"
+        wrong = (
+            f"{quote(name)} has a chunk of {len(data):,} bytes which announces {announced:,} and may unpack to {most:,}"
+        )
         refuse(path, wrong, f"one frame of Zstandard's for {size:,}")

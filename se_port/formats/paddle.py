@@ -9,13 +9,16 @@ Not read: models with a file for each parameter, and programs of which the param
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from se_spec.texts import quote
+
 from . import _base
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
+from ._base import Tensors, check_names, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, decode_name, encode_name, little_endian_dtype, map_file
 from ._json import decode_json
 from ._wire import Cursor, decode_axes, iterate_fields, to_int64
@@ -98,7 +101,9 @@ def read(path: Path) -> Tensors:
     """
     files = find_files(path)
     try:
-        names = sorted(_iterate_pir_names(files.program) if files.is_pir else _iterate_names(files.program))
+        found = _iterate_pir_names(files.program) if files.is_pir else _iterate_names(files.program)
+        names = sorted(islice(found, _base.MAX_TENSORS + 1))
+        check_names(path, names)
     except RecursionError:
         refuse(path, "has a program that is nested too deep", "an undamaged copy")
     if not names:
@@ -136,6 +141,8 @@ def _iterate_names(path: Path) -> Iterator[str]:
             for part, value in iterate_fields(path, variable):
                 match part, value:
                     case 1, memoryview():
+                        if name:
+                            refuse(path, f"has the variable {quote(name)} with a second name", "a name per variable")
                         name = decode_name(path, value)
                     case 2, memoryview():
                         kind = next((v for n, v in iterate_fields(path, value) if n == 1 and isinstance(v, int)), 0)
@@ -165,12 +172,12 @@ def _read_tensor(cursor: Cursor, name: str) -> np.ndarray:
     path = cursor.path
     version, levels = cursor.numbers("IQ")
     if version or levels > MAX_LEVELS:
-        refuse(path, f"{name!r} is of version {version} with {levels} levels of offsets", "version 0")
+        refuse(path, f"{quote(name)} is of version {version} with {levels} levels of offsets", "version 0")
     for _ in range(levels):
         cursor.read(cursor.number("Q"))
     version, size = cursor.numbers("Ii")
     if version or not 0 <= size <= MAX_DESCRIPTION_BYTES:
-        refuse(path, f"{name!r} is of version {version}, described in {size:,} bytes", "version 0")
+        refuse(path, f"{quote(name)} is of version {version}, described in {size:,} bytes", "version 0")
     code, shape = -1, []
     for number, value in iterate_fields(path, cursor.read(size)):
         match number, value:
@@ -178,8 +185,10 @@ def _read_tensor(cursor: Cursor, name: str) -> np.ndarray:
                 code = value
             case 2, (int() | memoryview()):
                 shape += decode_axes(path, value)
+            case (1, memoryview() | bytes()) | (2, bytes()):
+                refuse(path, f"{quote(name)} is described by other numbers than Paddle writes", "a type and a shape")
     if to_int64(code) not in DTYPES:
-        refuse(path, f"{name!r} is of the type {code}", f"one of {', '.join(DTYPES.values())}")
+        refuse(path, f"{quote(name)} is of the type {code}", f"one of {', '.join(DTYPES.values())}")
     dtype = little_endian_dtype(DTYPES[code])
     length = count_bytes(path, name, tuple(shape), dtype.itemsize, min(cursor.left, _base.MAX_BYTES))
     return array_from_buffer(path, name, cursor.read(length), dtype, tuple(shape))

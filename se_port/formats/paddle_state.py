@@ -8,14 +8,17 @@ bfloat16 is stored as uint16, and read as that. Nothing is written.
 Not read: parameters of more than 2**30 numbers in slices, other objects, and static programs' LoDTensors.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _base
-from ._base import Tensors, count_bytes, refuse
+from se_spec.texts import quote, shorten
+
+from ._base import Budget, Tensors, count_bytes, refuse
 from ._buffers import array_from_buffer, encode_name, map_file
 from ._pickle import Global, Unpickler, Views
 
@@ -54,7 +57,12 @@ class Array:
 
 
 class ArrayUnpickler(Unpickler):
-    """Reads a pickle of plain values and NumPy's arrays, which become ``Array``."""
+    """Reads a pickle of plain values and NumPy's arrays, which become ``Array``.
+
+    Args:
+        path: the file, for the error.
+        size: of the file, in bytes.
+    """
 
     functions = frozenset(
         {
@@ -71,6 +79,10 @@ class ArrayUnpickler(Unpickler):
     )
     expected = "a state_dict of Paddle: names and arrays"
 
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path)
+        self._encoded, self._most = 0, size
+
     def load_bytes(self, value: bytes | memoryview) -> Any:
         """Return a view of the file."""
         return value
@@ -85,10 +97,16 @@ class ArrayUnpickler(Unpickler):
             case [name, Kind(), _] if name in SCALAR:
                 return None
             case [name, list() | tuple() as items] if name in TUPLES:
-                return tuple(items)
+                made = tuple(items)
+                if isinstance(items, list):
+                    items.clear()  # used up, so that a few opcodes cannot copy it many times
+                return made
             case ["numpy dtype", str(name), *_] if name in DTYPES:
                 return Kind(name)
             case ["_codecs encode", str(text), "latin1"]:
+                self._encoded += len(text)  # a few opcodes could encode one text many times
+                if self._encoded > self._most:
+                    refuse(self.path, f"has arrays of {self._encoded:,} bytes", f"at most {self._most:,}")
                 return text.encode("latin-1")
             case ["__builtin__ bytes"]:
                 return b""
@@ -116,21 +134,24 @@ def read(path: Path) -> Tensors:
     Raises:
         FileFormatError: the file is broken, or holds more than plain values and arrays.
     """
-    value = ArrayUnpickler(path).read(Views(memoryview(map_file(path))))
+    data = memoryview(map_file(path))
+    value = ArrayUnpickler(path, len(data)).read(Views(data))
     if type(value) is not dict:
         refuse(path, f"is a state_dict of Paddle that holds a {type(value).__name__}", "a dictionary")
     if SLICES in value:
         refuse(path, "has parameters in slices", "parameters of at most 2**30 numbers")
     tensors: dict[str, np.ndarray] = {}
-    left = _base.MAX_BYTES
-    for name, array in _list_arrays(value):
+    budget = Budget.of_shared(path, len(data))
+    for name, array in _iterate_arrays(path, value):
         encode_name(path, name)
         if name in tensors:
-            refuse(path, f"has the parameter {name!r} twice", "each name once")
+            refuse(path, f"has the parameter {quote(name)} twice", "each name once")
+        budget.spend_name(name)
         tensors[name] = _to_numpy(path, name, array)
-        left -= count_bytes(path, name, tensors[name].shape, tensors[name].itemsize, left)
+        budget.spend(count_bytes(path, name, tensors[name].shape, tensors[name].itemsize, budget.left))
     if not tensors:
-        refuse(path, f"is a state_dict of Paddle without arrays; its keys are {list(value)[:20]}", "names and arrays")
+        keys = [shorten(key, 40) for key in islice(value, 20)]
+        refuse(path, f"is a state_dict of Paddle without arrays; its keys are {keys}", "names and arrays")
     return tensors
 
 
@@ -143,29 +164,27 @@ def write(path: Path, tensors: Tensors) -> NoReturn:
     refuse(path, f"would be a Paddle state_dict of {len(tensors)} tensors, which is not written", "another format")
 
 
-def _list_arrays(value: dict[Any, Any]) -> list[tuple[str, Array]]:
-    """List the arrays of a dictionary and of those in it, each dictionary once."""
-    found: list[tuple[str, Array]] = []
+def _iterate_arrays(path: Path, value: dict[Any, Any]) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays of a dictionary and of those in it, each dictionary once."""
     seen = {id(value)}
-    stack = [(str(key), item) for key, item in reversed(value.items())]
+    stack = [("", key, item) for key, item in reversed(value.items())]
     while stack:
-        name, item = stack.pop()
+        prefix, key, item = stack.pop()
         match item:
             case Array():
-                found.append((name, item))
+                yield f"{prefix}{key}", item
             case (str(), Array() as array):
-                found.append((name, array))
-            case dict() if name != NAMES and id(item) not in seen and len(name) < MAX_NAME:
+                yield f"{prefix}{key}", array
+            case dict() if id(item) not in seen and len(name := f"{prefix}{key}") < MAX_NAME and name != NAMES:
                 seen.add(id(item))
-                stack += [(f"{name}.{key}", inner) for key, inner in reversed(item.items())]
-    return found
+                stack += [(f"{name}.", inner_key, inner) for inner_key, inner in reversed(item.items())]
 
 
 def _to_numpy(path: Path, name: str, array: Array) -> np.ndarray:
     lengths = array.shape
     if type(lengths) is not tuple or not all(type(length) is int for length in lengths) or array.kind is None:
-        refuse(path, f"{name!r} has the shape {str(lengths)[:80]} and no dtype of numbers", "an array")
+        refuse(path, f"{quote(name)} has the shape {shorten(lengths)} and no dtype of numbers", "an array")
     if not isinstance(array.data, bytes | bytearray | memoryview):
-        refuse(path, f"{name!r} has a {type(array.data).__name__} as its values", "bytes")
+        refuse(path, f"{quote(name)} has a {type(array.data).__name__} as its values", "bytes")
     dtype = np.dtype(array.kind.name).newbyteorder("<" if array.kind.order == "|" else array.kind.order)
     return array_from_buffer(path, name, array.data, dtype, lengths, "F" if array.is_fortran else "C")

@@ -9,12 +9,16 @@ none is written.
 """
 
 import json
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ._base import Tensors, count_bytes, import_optional, refuse
+from se_spec.texts import quote
+
+from ._base import Tensors, check_names, count_bytes, import_optional, refuse
 from ._buffers import dtype_code, encode_name, little_endian_dtype, map_file, to_bytes, view_at
+from ._json import check_values, decode_json
 
 NEEDS = ("safetensors",)
 
@@ -38,6 +42,8 @@ CODES = {
 DTYPES = {code: name for name, code in CODES.items()}
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+MAX_READ_BYTES = 16 << 20
+"""The largest header that is read: the names, shapes and places of more tensors than ``MAX_TENSORS``."""
 
 
 def matches(path: Path, head: bytes) -> bool:
@@ -53,42 +59,51 @@ def read(path: Path) -> Tensors:
     """
     safetensors = import_optional("safetensors", f"read {path.name}")
     data = map_file(path)
+    size = int.from_bytes(data[:8], "little")
+    if MAX_READ_BYTES < size < len(data):
+        refuse(path, f"has a header of {size:,} bytes", f"at most {MAX_READ_BYTES:,}")
+    check_values(path, "its header", data[8 : 8 + min(size, MAX_READ_BYTES)])
     try:
         with safetensors.safe_open(path, "np") as file:
             stored = {name: file.get_slice(name) for name in file.offset_keys()}
             entries = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in stored.items()}
     except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
         refuse(path, f"is no file that safetensors reads ({error})", "an undamaged copy")
-    start = 8 + int.from_bytes(data[:8], "little")
-    names = _check_names(path, data[8:start])
-    end = start
+    names = _check_names(path, _read_header(path, data))
+    end = 8 + size
     arrays = {}
     for name, (code, shape) in entries.items():
         if code not in DTYPES:
-            refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}")
+            refuse(path, f"{quote(name)} is of the dtype {code!r}", f"one of {', '.join(DTYPES)}")
         dtype = little_endian_dtype(DTYPES[code])
         begin, end = end, end + count_bytes(path, name, shape, dtype.itemsize, len(data) - end)
         arrays[name] = view_at(path, name, data, begin, dtype, shape)
     return {name: arrays[name] for name in names}
 
 
-def _check_names(path: Path, header: bytes) -> list[str]:
-    """List the tensors' names in order; refuse what the package lets pass and another reader may read otherwise."""
-    pairs = json.loads(header, object_pairs_hook=list)
-    names = [name for name, _ in pairs if name != "__metadata__"]
-    if header[:1] != b"{" or len(set(names)) < len(names):
-        refuse(path, "its header begins with a space, or a name occurs twice", "{ and every name once")
-    for name, fields in pairs:
-        if name != "__metadata__" and len(fields) != 3:
-            refuse(path, f"its header is not clear about {name!r}", "dtype, shape, two data_offsets and nothing else")
+def _read_header(path: Path, data: mmap.mmap) -> dict[str, Any]:
+    """Parse the header; refuse what the package lets pass and another reader may read otherwise."""
+    text = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    header: Any = decode_json(path, "its header", text, MAX_READ_BYTES)
+    if text[:1] != b"{" or not isinstance(header, dict):
+        refuse(path, "its header begins with a space, or is no dictionary", "{ and every name once")
+    return header
+
+
+def _check_names(path: Path, header: dict[str, Any]) -> list[str]:
+    """List the tensors' names in order."""
+    names = [name for name in header if name != "__metadata__"]
+    check_names(path, names)
+    for name in names:
+        if not isinstance(header[name], dict) or len(header[name]) != 3:
+            wrong = f"its header is not clear about {quote(name)}"
+            refuse(path, wrong, "dtype, shape, two data_offsets and nothing else")
     return names
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the texts of the header's ``__metadata__``; the file has been read before."""
-    data = map_file(path)
-    header = dict(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
-    found = header.get("__metadata__")
+    found = _read_header(path, map_file(path)).get("__metadata__")
     return {key: text for key, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
 
 

@@ -26,9 +26,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from se_spec import FileFormatError
+from se_spec.texts import quote
 
 from ._base import Tensors, count_bytes, import_optional, refuse
 from ._buffers import (
+    FileMaps,
     array_from_buffer,
     copy_array,
     decode_name,
@@ -36,11 +38,12 @@ from ._buffers import (
     encode_name,
     little_endian_dtype,
     map_file,
+    open_file,
     to_bytes,
 )
 from ._graphdef import NUMBERS, STRING, read_constants
 from ._savedmodel import FILE, open_saved_model, parse_full_names
-from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, iterate_fields, to_int64
+from ._wire import MAX_AXES, Value, decode_varint, encode_field, encode_varint, find_fields, iterate_fields, to_int64
 
 NEEDS = ("google_crc32c",)
 
@@ -50,6 +53,7 @@ TRAILER_BYTES = 5
 """Bytes after each block: its compression, its checksum."""
 MAX_NAME = 1024
 MAX_TENSORS = 1 << 16
+MAX_INDEX_BYTES = 64 << 20
 MASK = 0xA282EAD8
 MOST_TRIES = 5
 """Times to open a checkpoint that other programs replace."""
@@ -86,7 +90,7 @@ def matches(path: Path, head: bytes) -> bool:
     index = path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
     if not index.is_file():
         return False
-    with index.open("rb") as file:
+    with open_file(index) as file:
         return index.stat().st_size >= FOOTER_BYTES and file.seek(-len(MAGIC), 2) >= 0 and file.read() == MAGIC
 
 
@@ -101,7 +105,7 @@ def read(path: Path) -> Tensors:
         saved = find_saved_model(path)
         if saved is None:
             refuse(path, "has no checkpoint", "a TensorFlow checkpoint or SavedModel")
-        return read_constants(saved, open_saved_model(saved).graph)
+        return read_constants(saved, open_saved_model(saved).graph, saved.stat().st_size)
     return _open_checkpoint(index)
 
 
@@ -175,7 +179,7 @@ def write(path: Path, tensors: Tensors, replaced: Path | None = None) -> None:
         for name, tensor in tensors.items():
             key, array = encode_name(path, name), np.asarray(tensor)
             if not 0 < len(key) <= MAX_NAME or key[0] == 0:
-                refuse(path, f"{name[:80]!r} is no name for a tensor", f"1 to {MAX_NAME} bytes, the first not zero")
+                refuse(path, f"{quote(name)} is no name for a tensor", f"1 to {MAX_NAME} bytes, the first not zero")
             number, data = dtype_code(path, name, array, numbers), to_bytes(array)
             shape = b"".join(encode_field(2, encode_field(1, length)) for length in array.shape)
             entry = (
@@ -224,12 +228,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
         shards, entries, self._objects = _read_index(index)
         self._index, self._shards, self._entries, self._verified = index, shards, entries, set[str]()
         used = sorted({entry.shard for entry in entries.values()})
-        self._data = {shard: _map_shard(_shard_path(index, shard, shards)) for shard in used}
+        maps = FileMaps()
+        self._data = {shard: _map_shard(_shard_path(index, shard, shards), maps) for shard in used}
         ends = dict.fromkeys(used, 0)
         for name, entry in entries.items():
             length = len(self._data[entry.shard])
             if entry.offset < ends[entry.shard] or entry.offset + entry.size > length:
-                wrong = f"{name!r} has the bytes {entry.offset:,} to {entry.offset + entry.size:,} of {length:,}"
+                wrong = f"{quote(name)} has the bytes {entry.offset:,} to {entry.offset + entry.size:,} of {length:,}"
                 refuse(index, wrong, f"bytes of its own from {ends[entry.shard]:,} on")
             ends[entry.shard] = entry.offset + entry.size
         self.shapes = {name: entry.shape for name, entry in entries.items()}
@@ -241,7 +246,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             return {}
         index, (shard, offset, size) = self._index, self._objects
         known = 0 <= shard < self._shards
-        data = _map_shard(_shard_path(index, shard, self._shards)) if known else memoryview(b"")
+        data = _map_shard(_shard_path(index, shard, self._shards), FileMaps()) if known else memoryview(b"")
         if min(offset, size) < 0 or offset + size > len(data):
             refuse(index, f"has a text of {size:,} bytes at {offset:,}", f"one within {len(data):,} bytes")
         text = data[offset : offset + size]
@@ -255,7 +260,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         data = self._data[entry.shard][entry.offset : entry.offset + entry.size]
         array = copy_array(array_from_buffer(self._index, name, data, entry.dtype, entry.shape))
         if name not in self._verified and crc32c(to_bytes(array)) != entry.checksum:
-            refuse(self._index, f"the bytes of {name!r} have another checksum than was written", "undamaged files")
+            refuse(self._index, f"the bytes of {quote(name)} have another checksum than was written", "undamaged files")
         self._verified.add(name)
         return array
 
@@ -278,15 +283,18 @@ def _shard_path(index: Path, number: int, count: int) -> Path:
     return index.with_name(f"{index.name.removesuffix('.index')}.data-{number:05d}-of-{count:05d}")
 
 
-def _map_shard(path: Path) -> memoryview:
+def _map_shard(path: Path, maps: FileMaps) -> memoryview:
+    """Map a shard; one may hold only empty tensors."""
     if not path.is_file():
         refuse(path, "is not there", "the data file that the index names")
-    return memoryview(map_file(path) if path.stat().st_size else b"")  # a shard may hold only empty tensors
+    return maps.map(path)
 
 
 def _read_index(path: Path) -> tuple[int, dict[str, Entry], tuple[int, int, int] | None]:
     """Read the number of data files, the position of each tensor, and shard, offset and size of the object graph."""
     data = memoryview(map_file(path))
+    if len(data) > MAX_INDEX_BYTES:
+        refuse(path, f"is an index of {len(data):,} bytes", f"at most {MAX_INDEX_BYTES:,}")
     if len(data) < FOOTER_BYTES or data[-len(MAGIC) :] != MAGIC:
         refuse(path, f"ends with {bytes(data[-len(MAGIC) :])!r}", f"an index, which ends with {MAGIC!r}")
     footer = data[-FOOTER_BYTES:]
@@ -296,17 +304,28 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry], tuple[int, int, int]
     found: dict[str, Entry] = {}
     last: bytes | None = None
     names, objects = 0, None
-    for _, handle in _iterate_pairs(path, _read_block(path, data, top)):
-        for key, value in _iterate_pairs(path, _read_block(path, data, _read_handle(path, handle, 0)[0])):
+    end = 0
+    bound: bytes | None = None
+    for separator, handle in _iterate_pairs(path, _read_block(path, data, top)):
+        (place, size), _ = _read_handle(path, handle, 0)
+        if place < end or not size:
+            refuse(path, f"has a block at {place:,} after one that ends at {end:,}", "one block after the other")
+        end = place + size
+        if bound is not None and last is not None and not last <= bound < separator:
+            refuse(path, f"has the block {quote(bound)} that ends with {quote(last)}", "names in their blocks")
+        before, bound = bound, separator
+        for key, value in _iterate_pairs(path, _read_block(path, data, (place, size))):
+            if before is not None and key <= before:
+                refuse(path, f"has the name {quote(key)} behind the block {quote(before)}", "names in their blocks")
             if last is not None and key <= last:
-                refuse(path, f"has the name {key[:80]!r} after {last[:80]!r}", "each once, in order")
+                refuse(path, f"has the name {quote(key)} after {last[:80]!r}", "each once, in order")
             last = key
             names += len(key)
-            message = dict(iterate_fields(path, value))
+            message = find_fields(path, value, f"{quote(key)}")
             if header is None:
                 header = message
                 if key or _integer_field(path, header, 2):
-                    refuse(path, f"begins with {key!r} and {bytes(value[:20])!r}", "the header, little end first")
+                    refuse(path, f"begins with {quote(key)} and {bytes(value[:20])!r}", "the header, little end first")
             elif key[0] == 0:
                 refuse(path, "holds variables in slices", "whole variables: save without a partitioner")
             elif _integer_field(path, message, 1) != STRING:
@@ -317,8 +336,8 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry], tuple[int, int, int]
                 objects = shard, offset, size
             if len(found) > MAX_TENSORS or names > MAX_NAME * MAX_TENSORS // 16:
                 refuse(path, "has more names than a network", f"at most {MAX_TENSORS:,} tensors")
-    if header is None:
-        refuse(path, "is empty", "a header")
+    if header is None or bound is None or (last is not None and last > bound):
+        refuse(path, "is empty, or its last block ends beyond its name", "a header, and names in their blocks")
     shards = _integer_field(path, header, 1)
     if not 0 < shards <= 99999 or any(entry.shard >= shards for entry in found.values()):
         refuse(path, f"has {shards} data files and a tensor beyond them", "1 to 99999, and all within")
@@ -330,23 +349,26 @@ def _read_index(path: Path) -> tuple[int, dict[str, Entry], tuple[int, int, int]
 def _read_entry(path: Path, name: str, message: dict[int, Value]) -> Entry:
     number = _integer_field(path, message, 1)
     if number not in NUMBERS:
-        refuse(path, f"{name!r} has TensorFlow's dtype {number}", f"one of {sorted(NUMBERS)}, or text")
+        refuse(path, f"{quote(name)} has TensorFlow's dtype {number}", f"one of {sorted(NUMBERS)}, or text")
     if 7 in message:
-        refuse(path, f"{name!r} is a variable in slices", "whole variables: save without a partitioner")
-    shape = list(_iterate_inner(path, message.get(2, memoryview(b""))))
-    if _integer_field(path, dict(shape), 3):
-        refuse(path, f"{name!r} has no known shape", "a shape")
-    axes = [axis for key, axis in shape if key == 2]
-    if len(axes) > MAX_AXES:
-        refuse(path, f"{name!r} has {len(axes)} axes", f"at most {MAX_AXES}")
-    lengths = tuple(_integer_field(path, dict(_iterate_inner(path, axis)), 1) for axis in axes)
+        refuse(path, f"{quote(name)} is a variable in slices", "whole variables: save without a partitioner")
+    axes: list[Value] = []
+    for key, value in _iterate_inner(path, message.get(2, memoryview(b""))):
+        if key == 3 and value:
+            refuse(path, f"{quote(name)} has no known shape", "a shape")
+        axes += [value] if key == 2 else []
+        if len(axes) > MAX_AXES:
+            refuse(path, f"{quote(name)} has {len(axes)} axes", f"at most {MAX_AXES}")
+    lengths = tuple(_integer_field(path, _find_inner(path, axis), 1) for axis in axes)
     dtype = little_endian_dtype(NUMBERS[number])
     shard, offset, size = (_integer_field(path, message, key) for key in (3, 4, 5))
     if size != count_bytes(path, name, lengths, dtype.itemsize) or min(shard, offset) < 0:
-        refuse(path, f"{name!r} {lengths} of {dtype} has {size} bytes at {offset} of data file {shard}", "its size")
+        refuse(
+            path, f"{quote(name)} {lengths} of {dtype} has {size} bytes at {offset} of data file {shard}", "its size"
+        )
     masked = message.get(6)
     if not isinstance(masked, bytes) or len(masked) != 4:
-        refuse(path, f"{name!r} has no checksum", "one of four bytes")
+        refuse(path, f"{quote(name)} has no checksum", "one of four bytes")
     rotated = (int.from_bytes(masked, "little") - MASK) & 0xFFFFFFFF
     return Entry(dtype, lengths, shard, offset, size, (rotated >> 17 | rotated << 15) & 0xFFFFFFFF)
 
@@ -367,21 +389,30 @@ def _read_block(path: Path, data: memoryview, handle: tuple[int, int]) -> memory
 
 
 def _iterate_pairs(path: Path, block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield keys and values; a key is stored as the length of the prefix shared with the last one, and the rest."""
-    restarts = int.from_bytes(block[-4:], "little")
-    end = len(block) - 4 - 4 * restarts
+    """Yield keys and values; a key is stored as the length of the prefix shared with the last one, and the rest.
+
+    TensorFlow looks for a name from the restarts, so each must be a key that is stored in full.
+    """
+    count = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * count
     if len(block) < 4 or end < 0:
-        refuse(path, f"has a block of {len(block)} bytes with {restarts:,} restarts", "restarts within the block")
+        refuse(path, f"has a block of {len(block)} bytes with {count:,} restarts", "restarts within the block")
+    restarts = np.frombuffer(block[end:-4], "<u4").tolist()[::-1]
     key, place = b"", 0
     while place < end:
+        start = place
         shared, place = decode_varint(path, block, place)
         fresh, place = decode_varint(path, block, place)
         size, place = decode_varint(path, block, place)
         if shared > len(key) or shared + fresh > MAX_NAME or place + fresh + size > end:
             refuse(path, f"has a name of {shared + fresh:,} bytes with {size:,} bytes to it", "both within the block")
+        if restarts and restarts[-1] == start and not shared:
+            restarts.pop()
         key = key[:shared] + bytes(block[place : place + fresh])
         place += fresh + size
         yield key, block[place - size : place]
+    if restarts and restarts != [0]:  # an empty block has the restart 0
+        refuse(path, f"has a restart at {restarts[-1]:,} that is no name", "restarts at names, in their order")
 
 
 def _read_handle(path: Path, data: memoryview, place: int) -> tuple[tuple[int, int], int]:
@@ -395,6 +426,11 @@ def _iterate_inner(path: Path, message: Value) -> Iterator[tuple[int, Value]]:
     if not isinstance(message, memoryview):
         refuse(path, "has a number in the place of a message", "bytes with their length")
     return iterate_fields(path, message)
+
+
+def _find_inner(path: Path, message: Value) -> dict[int, Value]:
+    """Find the fields of a message within another."""
+    return dict(_iterate_inner(path, message))
 
 
 def _integer_field(path: Path, message: dict[int, Value], number: int) -> int:

@@ -8,7 +8,6 @@ model.
 """
 
 import base64
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,17 +16,21 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from se_spec.texts import quote
+
 from ..lazy_arrays import LazyArrays
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
-from ._buffers import array_from_buffer, little_endian_dtype, map_file
+from ._base import Budget, Tensors, count_bytes, refuse, refuse_to_write
+from ._buffers import FileMaps, array_from_buffer, little_endian_dtype, map_file, read_file
 from ._graphdef import ATTRIBUTES, Function, GraphDef, NodeDef
+from ._json import MAX_JSON_BYTES, decode_json
 from ._wire import MAX_AXES
 
 NEEDS: tuple[str, ...] = ()
 
 FILE = "model.json"
 MANIFEST = "weightsManifest"
-MAX_JSON_BYTES = 64 << 20
+CHUNK_ELEMENTS = 1 << 18
+"""Numbers that are computed at once, in float64."""
 MAX_NAME_BYTES = 255
 """Of a file; file systems have no longer names."""
 DTYPES = ("float32", "int32", "bool", "complex64")
@@ -89,13 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FileFormatError: it is none, or too large.
     """
     file = path / FILE if path.is_dir() else path
-    data = map_file(file)
-    if len(data) > MAX_JSON_BYTES:
-        refuse(path, f"is a TensorFlow.js model of {len(data):,} bytes of JSON", f"at most {MAX_JSON_BYTES:,}")
-    try:
-        model = json.loads(data[:])
-    except (ValueError, RecursionError) as error:
-        refuse(path, f"is no JSON ({error})", "a TensorFlow.js model")
+    model = decode_json(path, "a TensorFlow.js model", read_file(file, MAX_JSON_BYTES), MAX_JSON_BYTES)
     if not isinstance(model, dict):
         refuse(path, "is JSON without names", "a TensorFlow.js model")
     return model
@@ -109,14 +106,20 @@ def read_weights(path: Path, model: dict[str, Any]) -> dict[str, Weight]:
     """
     folder = path if path.is_dir() else path.parent
     weights: dict[str, Weight] = {}
+    maps, budget, used = FileMaps(), Budget(path), set[Path]()
     for group in _list(path, model.get(MANIFEST)):
         fields = _dict(path, group)
-        shards = _Shards(path, [_map_shard(path, folder, name) for name in _list(path, fields.get("paths"))])
+        files = [_find_shard(path, folder, name) for name in _list(path, fields.get("paths"))]
+        if used & set(files) or len(set(files)) < len(files):
+            refuse(path, "has a file of weights twice in its manifest", "each once")
+        used |= set(files)
+        shards = _Shards(path, [maps.map(file) for file in files])
         place = 0
         for entry in _list(path, fields.get("weights")):
             name, weight, place = _place_weight(path, _dict(path, entry), shards, place)
+            budget.spend_name(name)
             if name in weights:
-                refuse(path, f"has the weight {name[:80]!r} twice", "each name once")
+                refuse(path, f"has the weight {quote(name)} twice", "each name once")
             if weight is not None:
                 weights[name] = weight
     return weights
@@ -128,8 +131,12 @@ def load_weight(path: Path, name: str, weight: Weight) -> np.ndarray:
     if weight.scale is None:
         return array
     with np.errstate(all="ignore"):
-        values = array.astype(np.float64) * weight.scale + weight.minimum
-        return np.round(values).astype(np.int32) if weight.is_rounded else values.astype(np.float32)
+        flat = array.reshape(-1)
+        out = np.empty(flat.size, np.int32 if weight.is_rounded else np.float32)
+        for start in range(0, flat.size, CHUNK_ELEMENTS):
+            values = flat[start : start + CHUNK_ELEMENTS].astype(np.float64) * weight.scale + weight.minimum
+            out[start : start + CHUNK_ELEMENTS] = np.round(values) if weight.is_rounded else values
+        return out.reshape(array.shape)
 
 
 class _Shards:
@@ -162,7 +169,7 @@ def _place_weight(path: Path, entry: dict[str, Any], shards: _Shards, place: int
     name, dtype = _text(path, entry.get("name")), _text(path, entry.get("dtype"))
     shape = tuple(_integer(path, length) for length in _list(path, entry.get("shape")))
     if len(shape) > MAX_AXES or min(shape, default=0) < 0:
-        refuse(path, f"{name[:80]!r} has the shape {shape[:MAX_AXES]}", f"at most {MAX_AXES} axes, none negative")
+        refuse(path, f"{quote(name)} has the shape {shape[:MAX_AXES]}", f"at most {MAX_AXES} axes, none negative")
     if dtype == "string":
         return name, None, _skip_texts(path, name, math.prod(shape), shards, place)
     scale, minimum, stored = None, 0.0, dtype
@@ -170,11 +177,11 @@ def _place_weight(path: Path, entry: dict[str, Any], shards: _Shards, place: int
         fields = _dict(path, entry["quantization"])
         stored = _text(path, fields.get("dtype"))
         if stored not in QUANTIZED:
-            refuse(path, f"{name[:80]!r} is quantized as {stored!r}", f"one of {', '.join(QUANTIZED)}")
+            refuse(path, f"{quote(name)} is quantized as {stored!r}", f"one of {', '.join(QUANTIZED)}")
         if stored != "float16":
             scale, minimum = _number(path, fields.get("scale")), _number(path, fields.get("min"))
     elif dtype not in DTYPES:
-        refuse(path, f"{name[:80]!r} is of TensorFlow.js' dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
+        refuse(path, f"{quote(name)} is of TensorFlow.js' dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
     kind = little_endian_dtype(stored)
     size = count_bytes(path, name, shape, kind.itemsize, max(0, shards.size - place))
     return name, Weight(kind, shape, partial(shards.read, place, size), scale, minimum, dtype == "int32"), place + size
@@ -184,13 +191,13 @@ def _skip_texts(path: Path, name: str, count: int, shards: _Shards, place: int) 
     """Find the end of texts, each of which follows its length."""
     for _ in range(count):
         if place + 4 > shards.size:
-            refuse(path, f"{name[:80]!r} has {count:,} texts", f"as many as {shards.size:,} bytes have")
+            refuse(path, f"{quote(name)} has {count:,} texts", f"as many as {shards.size:,} bytes have")
         place += 4 + int.from_bytes(shards.read(place, 4), "little")
     return place
 
 
-def _map_shard(path: Path, folder: Path, name: Any) -> memoryview:
-    """Map a plain file in the model's own folder."""
+def _find_shard(path: Path, folder: Path, name: Any) -> Path:
+    """Find a plain file in the model's own folder."""
     text = _text(path, name)
     data = folder / text
     # In a cache of the Hugging Face hub all files are links into one folder.
@@ -201,7 +208,7 @@ def _map_shard(path: Path, folder: Path, name: Any) -> memoryview:
         refuse(path, f"has weights in {text[:80]!r}", "the name of a file in the same folder")
     if not data.is_file():
         refuse(path, f"has weights in {text[:80]!r}, which is not there", "that file beside it")
-    return memoryview(map_file(data) if data.stat().st_size else b"")
+    return data
 
 
 def parse_topology(path: Path, model: dict[str, Any]) -> GraphDef:
@@ -278,24 +285,24 @@ def _decode_base64(path: Path, value: Any) -> str:
     try:
         return base64.b64decode(_text(path, value), validate=True).decode("utf-8", "replace")
     except ValueError:
-        refuse(path, f"has bytes that are no base64: {str(value)[:80]!r}", "protobuf's JSON")
+        refuse(path, f"has bytes that are no base64: {quote(value, 80)}", "protobuf's JSON")
 
 
 def _dict(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        refuse(path, f"has {str(value)[:80]!r} where names and values are", "a TensorFlow.js model")
+        refuse(path, f"has {quote(value, 80)} where names and values are", "a TensorFlow.js model")
     return value
 
 
 def _list(path: Path, value: Any) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        refuse(path, f"has {str(value)[:80]!r} where a list is", "a TensorFlow.js model")
+        refuse(path, f"has {quote(value, 80)} where a list is", "a TensorFlow.js model")
     return value or []
 
 
 def _text(path: Path, value: Any) -> str:
     if value is not None and not isinstance(value, str):
-        refuse(path, f"has {str(value)[:80]!r} where a name is", "a TensorFlow.js model")
+        refuse(path, f"has {quote(value, 80)} where a name is", "a TensorFlow.js model")
     return value or ""
 
 
@@ -303,7 +310,7 @@ def _integer(path: Path, value: Any) -> int:
     if isinstance(value, str) and len(value) < 20 and value.lstrip("-").isdecimal() and value.isascii():
         value = int(value.lstrip("-")) * (-1 if value.startswith("-") else 1)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
-        refuse(path, f"has {str(value)[:80]!r} where an integer is", "a TensorFlow.js model")
+        refuse(path, f"has {quote(value, 80)} where an integer is", "a TensorFlow.js model")
     return value
 
 
@@ -311,5 +318,5 @@ def _number(path: Path, value: Any) -> float:
     if value in ("NaN", "Infinity", "-Infinity"):
         return float(value)
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300:
-        refuse(path, f"has {str(value)[:80]!r} where a number is", "a TensorFlow.js model")
+        refuse(path, f"has {quote(value, 80)} where a number is", "a TensorFlow.js model")
     return float(value)

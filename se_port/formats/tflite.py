@@ -14,8 +14,10 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from se_spec.texts import quote, shorten
+
 from ..lazy_arrays import LazyArrays
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
+from ._base import Budget, Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import array_from_buffer, little_endian_dtype, map_file
 from ._flatbuffers import Buffer, Table
 from ._wire import MAX_AXES
@@ -91,12 +93,12 @@ def read(path: Path) -> Tensors:
         FileFormatError: the file is no such model, or a tensor is sparse, or not in it.
     """
     model = open_model(path)
-    tensors = {
-        info.name: model.read(info)
-        for subgraph in model.subgraphs
-        for info in subgraph.tensors
-        if model.is_constant(info) and is_weight(info)
-    }
+    tensors: dict[str, np.ndarray] = {}
+    budget = Budget.of_shared(path, model.bytes)
+    for info in (info for subgraph in model.subgraphs for info in subgraph.tensors):
+        if model.is_constant(info) and is_weight(info):
+            tensors[info.name] = model.read(info)
+            budget.spend(tensors[info.name].nbytes)
     if not tensors:
         refuse(path, "is a TensorFlow Lite model without weights", "constant tensors of more than one number")
     return tensors
@@ -135,6 +137,9 @@ class Model:
         root = Buffer(path, self._data).root
         self._buffers = [self._find_buffer(table) for table in root.tables(4)]
         codes = [_read_code(table) for table in root.tables(1)]
+        self.bytes = len(self._data)
+        """Of the file."""
+        self._budget = Budget(path)
         names: Counter[str] = Counter()
         self.subgraphs = [self._read_subgraph(table, codes, names) for table in root.tables(2)]
         """Of the model: the first is what runs, the others are branches and bodies of loops."""
@@ -164,8 +169,10 @@ class Model:
 
     def _find_buffer(self, table: Table) -> memoryview:
         data, offset, size = table.view(0, 1), table.number(1, "Q"), table.number(2, "Q")
-        if offset <= 1 or len(data):  # TensorFlow writes 1 for a place that is still to come
+        if offset <= 1:  # TensorFlow writes 1 for a place that is still to come
             return data
+        if len(data):
+            refuse(self._path, "has a buffer with data in it and at another place", "one of them")
         if offset + size > len(self._data):
             refuse(self._path, f"has a buffer of {size:,} bytes at {offset:,}", f"one within {len(self._data):,} bytes")
         return self._data[offset : offset + size]
@@ -179,7 +186,7 @@ class Model:
             if code >= len(codes) or any(not -1 <= end < len(tensors) for part in ends for end in part):
                 refuse(
                     self._path,
-                    f"has an operator {code} of {len(codes)}, of the tensors {str(ends)[:80]}",
+                    f"has an operator {code} of {len(codes)}, of the tensors {shorten(ends, 80)}",
                     "numbers that exist",
                 )
             operators.append(Operator(codes[code], ends[0], ends[1], inner.table(4)))
@@ -189,20 +196,21 @@ class Model:
         name = table.text(3) or f"tensor {number}"
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"
+        self._budget.spend_name(name)
         kind, buffer = table.number(1, "b"), table.number(2, "I")
         shape, signature = (tuple(table.array(field, "<i4").tolist()) for field in (0, 7))
         if not 0 <= kind < len(TYPES) or buffer >= max(len(self._buffers), 1) or len(shape) > MAX_AXES:
             refuse(
                 self._path,
-                f"has {name[:80]!r} of type {kind} with {len(shape)} axes in buffer {buffer}",
+                f"has {quote(name)} of type {kind} with {len(shape)} axes in buffer {buffer}",
                 f"a TensorFlow Lite model of {len(TYPES)} types and {len(self._buffers)} buffers",
             )
         if table.number(10, "I"):
-            refuse(self._path, f"has {name[:80]!r} in another file", "a TensorFlow Lite model that is one file")
+            refuse(self._path, f"has {quote(name)} in another file", "a TensorFlow Lite model that is one file")
         info = TensorInfo(name, shape, signature or shape, TYPES[kind], buffer, _read_quantization(table.table(4)))
         if self._buffers and self.is_constant(info):
             if table.table(6) is not None:
-                refuse(self._path, f"has {name[:80]!r}, which is sparse", "a TensorFlow Lite model of dense tensors")
+                refuse(self._path, f"has {quote(name)}, which is sparse", "a TensorFlow Lite model of dense tensors")
             self._check_size(info)
         return info
 
@@ -213,7 +221,7 @@ class Model:
         size = count_bytes(self._path, info.name, info.shape, itemsize)
         size = -(-size // 2) if info.type in PACKED else size
         if size != available:
-            wrong = f"is a TensorFlow Lite model whose {info.name[:80]!r} {info.shape} has {available:,} bytes"
+            wrong = f"is a TensorFlow Lite model whose {quote(info.name)} {info.shape} has {available:,} bytes"
             refuse(self._path, wrong, f"{size:,}, as many as its shape and {info.type} need")
 
 
@@ -245,7 +253,10 @@ def _unpack(path: Path, info: TensorInfo, data: memoryview) -> np.ndarray:
     """Unpack numbers of four bits."""
     count = count_bytes(path, info.name, info.shape, 1, 2 * len(data))
     packed = np.frombuffer(data, np.uint8)
-    values = np.stack([packed & 15, packed >> 4], 1).reshape(-1)[:count]
+    values = np.empty((len(data), 2), np.uint8)
+    np.bitwise_and(packed, 15, out=values[:, 0])
+    np.right_shift(packed, 4, out=values[:, 1])
     if info.type == "INT4":
-        values = (values ^ 8).view(np.int8) - np.int8(8)
-    return values.astype(PACKED[info.type], copy=False).reshape(info.shape)
+        values ^= 8
+        values -= 8  # below 0 it goes round, as the two's complement does
+    return values.reshape(-1)[:count].view(PACKED[info.type]).reshape(info.shape)

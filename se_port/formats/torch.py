@@ -16,17 +16,20 @@ import math
 import mmap
 import struct
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import _base
-from ._base import Tensors, count_bytes, refuse
+from se_spec.texts import quote
+
+from ._base import Budget, Tensors, count_bytes, refuse
 from ._buffers import dtype_code, encode_name, map_file, to_bytes
 from ._parts import USUAL, select_part
-from ._pickle import CODES, PLAIN, TENSORS, Opaque, Tensor, TensorUnpickler, make_array
-from ._zips import add_stored, first_member_name, read_directory, read_member
+from ._pickle import CODES, MAX_PICKLE_BYTES, PLAIN, TENSORS, Opaque, Tensor, TensorUnpickler, make_array
+from ._zips import Member, add_stored, first_member_name, read_directory, read_member
 
 NEEDS = ()
 
@@ -59,10 +62,11 @@ def read(path: Path, part: str | None = None) -> Tensors:
     data = map_file(path)
     value, places = read_zip(path, data) if data[:2] == b"PK" else _read_old_file(path, data)
     tensors: dict[str, np.ndarray] = {}
-    left = _base.MAX_BYTES  # tensors may share bytes, or repeat them
+    budget = Budget.of_shared(path, len(data))  # tensors may share bytes, or repeat them
     for name, tensor in find_state_dict(path, value, part).items():
         encode_name(path, name)
-        left -= count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
+        budget.spend_name(name)
+        budget.spend(count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, budget.left))
         tensors[name] = make_array(path, name, data, tensor, places)
     return tensors
 
@@ -94,11 +98,35 @@ def read_zip(path: Path, data: mmap.mmap | memoryview) -> tuple[Any, dict[str, t
     order = f"{folder}byteorder"
     if order in found and read_member(path, order, data, found[order]) != b"little":
         refuse(path, "is not little-endian", "a file from a processor of this kind")
-    value = _CheckpointUnpickler(path).read(io.BytesIO(read_member(path, pickles[0], data, found[pickles[0]])))
+    value = _CheckpointUnpickler(path).read(read_pickle(path, pickles[0], data, found[pickles[0]]))
+    _check_folder(path, folder, found)
     keys = {name.removeprefix(f"{folder}data/"): member for name, member in found.items()}
     if not all(member.stored for member in keys.values()):
         refuse(path, "is compressed", "members that are stored, as torch.save writes them")
     return value, {key: (member.start, member.size) for key, member in keys.items()}
+
+
+def read_pickle(path: Path, name: str, data: mmap.mmap | memoryview, member: Member) -> io.BytesIO:
+    """Read the bytes of a pickle that is a member."""
+    if member.size > MAX_PICKLE_BYTES:
+        refuse(path, f"{quote(name)} is a pickle of {member.size:,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
+    return io.BytesIO(read_member(path, name, data, member))
+
+
+def _check_folder(path: Path, folder: str, names: Iterable[str]) -> None:
+    """Refuse what torch itself takes for something else, or does not find.
+
+    It looks in the folder of the first member, ignores case, and loads a program where there are constants.
+    """
+    first = next(iter(names))
+    if not first.startswith(folder):
+        refuse(path, f"begins with the member {quote(first)}, and has its pickle in {quote(folder)}", "one folder")
+    if f"{folder}constants.pkl" in names:
+        refuse(path, "has a constants.pkl, as a program of TorchScript has", PLAIN)
+    folded = Counter(name.lower() for name in names)
+    twice, count = max(folded.items(), key=lambda item: item[1])
+    if count > 1:
+        refuse(path, f"has {count} members named {quote(twice)}, apart from their case", "each name once")
 
 
 def _read_old_file(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[int, int]]]:
@@ -117,7 +145,7 @@ def _read_old_file(path: Path, data: mmap.mmap) -> tuple[Any, dict[str, tuple[in
     for key in keys:
         left = len(data) - place - 8
         if left < 0:
-            refuse(path, f"ends before its storage {key!r}", "an undamaged copy")
+            refuse(path, f"ends before its storage {quote(key)}", "an undamaged copy")
         length = int.from_bytes(data[place : place + 8], "little", signed=True)
         places[key] = place + 8, count_bytes(path, f"storage {key}", (length,), storages[key].itemsize, left)
         place = sum(places[key])
@@ -142,7 +170,7 @@ def find_state_dict(path: Path, value: Any, part: str | None = None) -> dict[str
         if isinstance(item, Opaque):
             refuse(
                 path,
-                f"{name!r} is made by {item.name.removeprefix('torch._utils ')}, a kind of tensor that is not read",
+                f"{quote(name)} is made by {item.name.removeprefix('torch._utils ')}, of a kind that is not read",
                 PLAIN,
             )
     return found

@@ -12,18 +12,18 @@ floats.
 """
 
 import mmap
-import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _base
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
+from se_spec.texts import quote
+
+from ._base import Budget, Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import encode_name, little_endian_dtype, map_file
-from ._json import decode_json
+from ._json import MAX_JSON_BYTES, decode_json
 from ._pickle import Storage, Tensor, make_array
-from ._zips import Member, read_directory, read_member
+from ._zips import Member, list_names, read_directory, read_member
 from .torch import read_zip
 
 NEEDS = ()
@@ -84,18 +84,20 @@ class Archive:
             whole = next((name for name in (f"{old}.pt", f"{old}.json") if name in self._members), "")
         else:
             whole = f"{self._folder}data/{kind}/{self._name}.pt"
+        config = f"{self._folder}data/{kind}/{self._name}_{kind}_config.json"
+        if whole in self._members and config in self._members:
+            refuse(self.path, f"has its {kind} in {quote(whole)} and in {quote(config)}", "one of them")
         if whole in self._members:
             return self._read_archive(whole)
-        config = f"{self._folder}data/{kind}/{self._name}_{kind}_config.json"
         if config not in self._members:
             refuse(self.path, f"is a torch.export archive without {kind}", f"a member {config}")
         return self._read_storages(config)
 
     def _find_member(self, name: str) -> Member:
         if name not in self._members:
-            refuse(self.path, f"has no member {name!r}", "a whole torch.export archive")
+            refuse(self.path, f"has no member {quote(name)}", "a whole torch.export archive")
         if not self._members[name].stored:
-            refuse(self.path, f"{name!r} is compressed", "members that are stored, as torch.export writes them")
+            refuse(self.path, f"{quote(name)} is compressed", "members that are stored, as torch.export writes them")
         return self._members[name]
 
     def _read_archive(self, name: str) -> dict[str, np.ndarray]:
@@ -104,12 +106,12 @@ class Archive:
         data = memoryview(self._data)[member.start : member.start + member.size]
         value, places = read_zip(self.path, data)
         if type(value) is not dict:
-            refuse(self.path, f"has a {type(value).__name__} in {name!r}", "a dictionary of tensors")
+            refuse(self.path, f"has a {type(value).__name__} in {quote(name)}", "a dictionary of tensors")
         arrays: dict[str, np.ndarray] = {}
-        left = _base.MAX_BYTES
+        budget = Budget.of_shared(self.path, len(self._data))
         for key, tensor in value.items():
             if isinstance(tensor, Tensor) and type(key) is str:
-                left = self._add_array(arrays, key, data, tensor, places, left)
+                self._add_array(arrays, key, data, tensor, places, budget)
         return arrays
 
     def _read_storages(self, config: str) -> dict[str, np.ndarray]:
@@ -119,18 +121,18 @@ class Archive:
         if type(entries) is not dict:
             refuse(self.path, f"{config!r} has no dictionary 'config'", "one of names and tensors")
         arrays: dict[str, np.ndarray] = {}
-        left = _base.MAX_BYTES
+        budget = Budget.of_shared(self.path, len(self._data))
         for name, entry in entries.items():
             match entry:
                 case {"path_name": str(place), "use_pickle": False, "tensor_meta": dict(meta)}:
                     member = self._find_member(f"{config.rpartition('/')[0]}/{place}")
                     tensor = _to_tensor(self.path, name, meta, member.size)
                     places = {tensor.storage.key: (member.start, tensor.storage.total * tensor.storage.dtype.itemsize)}
-                    left = self._add_array(arrays, name, memoryview(self._data), tensor, places, left)
+                    self._add_array(arrays, name, memoryview(self._data), tensor, places, budget)
                 case {"path_name": str(place)} if place.startswith(("custom_obj_", "opaque_obj_")):
                     pass
                 case _:
-                    refuse(self.path, f"{name!r} is pickled or not described", "tensors that are stored")
+                    refuse(self.path, f"{quote(name)} is pickled or not described", "tensors that are stored")
         return arrays
 
     def _add_array(
@@ -140,29 +142,32 @@ class Archive:
         data: memoryview,
         tensor: Tensor,
         places: dict[str, tuple[int, int]],
-        left: int,
-    ) -> int:
-        """Add a view; return how many bytes further tensors may have, since they may share bytes or repeat them."""
+        budget: Budget,
+    ) -> None:
+        """Add a view; tensors may share bytes, or repeat them."""
         encode_name(self.path, name)
-        left -= count_bytes(self.path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
+        budget.spend_name(name)
+        budget.spend(count_bytes(self.path, name, tensor.shape, tensor.storage.dtype.itemsize, budget.left))
         arrays[name] = make_array(self.path, name, data, tensor, places)
-        return left
 
     def _read_json(self, name: str) -> Any:
-        return decode_json(self.path, name, read_member(self.path, name, self._data, self._members[name]))
+        member = self._members[name]
+        if member.size > MAX_JSON_BYTES:
+            refuse(self.path, f"{quote(name)} has {member.size:,} bytes", f"JSON of at most {MAX_JSON_BYTES:,}")
+        return decode_json(self.path, name, read_member(self.path, name, self._data, member))
 
 
 def _to_tensor(path: Path, name: str, meta: dict[str, Any], size: int) -> Tensor:
     """Describe a tensor in a storage of ``size`` bytes."""
     code = meta.get("dtype")
     if type(code) is not int or code not in DTYPES:
-        refuse(path, f"{name!r} is of the dtype {code!r}", f"one of {', '.join(DTYPES.values())}")
+        refuse(path, f"{quote(name)} is of the dtype {code!r}", f"one of {', '.join(DTYPES.values())}")
     dtype = little_endian_dtype(DTYPES[code])
     shape = _read_counts(path, name, meta.get("sizes"))
     strides = _read_counts(path, name, meta.get("strides"))
     (offset,) = _read_counts(path, name, [meta.get("storage_offset")])
     if len(shape) != len(strides):
-        refuse(path, f"{name!r} has {len(shape)} axes and {len(strides)} strides", "as many")
+        refuse(path, f"{quote(name)} has {len(shape)} axes and {len(strides)} strides", "as many")
     total = size // dtype.itemsize
     return Tensor(Storage(name, dtype, total, 0, total), offset, shape, strides)
 
@@ -170,7 +175,11 @@ def _to_tensor(path: Path, name: str, meta: dict[str, Any], size: int) -> Tensor
 def _read_counts(path: Path, name: str, values: Any) -> tuple[int, ...]:
     numbers: list[Any] = [value.get("as_int") if type(value) is dict else None for value in values or ()]
     if type(values) is not list or len(values) > 32 or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
-        refuse(path, f"{name!r} has the sizes, strides or offset {str(values)[:80]}", "at most 32 whole numbers from 0")
+        refuse(
+            path,
+            f"{quote(name)} has the sizes, strides or offset {str(values)[:80]}",
+            "at most 32 whole numbers from 0",
+        )
     return tuple(numbers)
 
 
@@ -178,11 +187,7 @@ def matches(path: Path, head: bytes) -> bool:
     """Whether a zip has a program's JSON, or the marks of such an archive."""
     if head[:4] != b"PK\3\4":
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
-        return False
+    names = list_names(path)
     return OLD_PROGRAM in names or any(name.partition("/")[2] == "archive_format" for name in names)
 
 

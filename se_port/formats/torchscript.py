@@ -9,9 +9,7 @@ has no attributes, the constants. Nothing is written: the file is a program, and
 Not read: quantized and sparse tensors, objects of C++ classes, and the layout before PyTorch 1.4.
 """
 
-import io
 import mmap
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +17,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _base
-from ._base import Tensors, count_bytes, refuse, refuse_to_write
+from se_spec.texts import quote
+
+from ._base import Budget, Tensors, count_bytes, refuse, refuse_to_write
 from ._buffers import encode_name, map_file
 from ._pickle import Global, Tensor, TensorUnpickler, make_array
-from ._zips import Member, read_directory, read_member
+from ._zips import Member, list_names, read_directory, read_member
+from .torch import read_pickle
 
 NEEDS = ()
 
@@ -103,6 +103,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data: mmap.mmap = map_file(path)
+        self.bytes = len(self._data)
+        """Of the file."""
         self._members = read_directory(path, self._data)
         names = [name for name in self._members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(names) != 1:
@@ -121,15 +123,14 @@ class Archive:
 
     def _unpickle(self, name: str) -> Any:
         member = self._members[self._folder + name]
-        body = read_member(self.path, name, self._data, member)
-        return ModuleUnpickler(self.path).read(io.BytesIO(body))
+        return ModuleUnpickler(self.path).read(read_pickle(self.path, name, self._data, member))
 
     def make_array(self, name: str, tensor: Tensor, *, is_constant: bool = False) -> np.ndarray:
         """View the numbers of a tensor of the module, or of a constant of the code."""
         folder = f"{self._folder}{'constants' if is_constant else 'data'}/{tensor.storage.key}"
         member = self._members.get(folder)
         if member is not None and not member.stored:
-            refuse(self.path, f"the storage of {name!r} is compressed", "members that are stored")
+            refuse(self.path, f"the storage of {quote(name)} is compressed", "members that are stored")
         places = {} if member is None else {tensor.storage.key: (member.start, member.size)}
         return make_array(self.path, name, self._data, tensor, places)
 
@@ -142,17 +143,20 @@ class Archive:
             FileFormatError: there are too many, or a path is too long.
         """
         seen: set[int] = set()
-        stack: list[tuple[str, Any]] = [("", self.root)]
+        stack: list[tuple[str, str, Any]] = [("", "", self.root)]
+        count = 0
         while stack:
-            path, item = stack.pop()
+            prefix, name, item = stack.pop()
+            path = prefix + name
+            count += 1
             if isinstance(item, ScriptObject):
                 if id(item) in seen:
                     continue
                 seen.add(id(item))
-                prefix = f"{path}." if path else ""
-                stack += [(prefix + name, value) for name, value in reversed(item.attributes.items())]
+                inner = f"{path}." if path else ""
+                stack += [(inner, key, value) for key, value in reversed(item.attributes.items())]
             yield path, item
-            if len(stack) > MAX_NAMES or len(path) > MAX_PATH:
+            if count + len(stack) > MAX_NAMES or len(path) > MAX_PATH:
                 refuse(self.path, "has modules within modules", f"at most {MAX_NAMES:,} attributes, and short paths")
 
     def iterate_constants(self) -> Iterator[tuple[str, Tensor]]:
@@ -184,11 +188,7 @@ def matches(path: Path, head: bytes) -> bool:
     """Whether a zip has a pickle of data and one of constants, or code."""
     if head[:4] != b"PK\3\4":
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
-        return False
+    names = list_names(path)
     ends = {name.partition("/")[2] for name in names}
     return "data.pkl" in ends and any(name == "constants.pkl" or name.startswith("code/") for name in ends)
 
@@ -203,12 +203,13 @@ def read(path: Path) -> Tensors:
     named = [(name, value) for name, value in archive.iterate_attributes() if isinstance(value, Tensor)]
     is_constant = not named
     tensors: dict[str, np.ndarray] = {}
-    left = _base.MAX_BYTES  # tensors may share bytes, or repeat them
+    budget = Budget.of_shared(path, archive.bytes)  # tensors may share bytes, or repeat them
     for name, tensor in named or archive.iterate_constants():
         encode_name(path, name)
         if name in tensors:
-            refuse(path, f"has the attribute {name!r} twice", "each name once")
-        left -= count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, left)
+            refuse(path, f"has the attribute {quote(name)} twice", "each name once")
+        budget.spend_name(name)
+        budget.spend(count_bytes(path, name, tensor.shape, tensor.storage.dtype.itemsize, budget.left))
         tensors[name] = archive.make_array(name, tensor, is_constant=is_constant)
     if not tensors:
         refuse(path, "is a TorchScript archive without tensors", "a module with weights")

@@ -14,12 +14,14 @@ import numpy as np
 
 from ..formats._base import refuse
 from ..formats._buffers import decode_name
-from ..formats._wire import decode_varints, iterate_fields, to_int64
+from ..formats._wire import PartCounter, decode_varints, iterate_fields, to_int64
 from ..formats.onnx import GRAPH, INITIALIZER, MAX_DEPTH, NODE, TensorReader, open_model
 from .graph import Graph, Node
 
 VALUE_INFOS = (11, 12, 13)
 """Fields of a graph: its inputs, outputs and other tensors of which types are given."""
+MAX_LIST = 1 << 16
+"""Numbers of an attribute that is a list."""
 FUNCTION = 25
 """Field of a model."""
 
@@ -64,17 +66,20 @@ def read_graphs(path: Path) -> list[Graph]:
     Raises:
         FileFormatError: the file is no model, or is broken.
     """
-    reader = TensorReader(path)
+    reader, counter = TensorReader(path), PartCounter(path)
     graphs: list[Graph] = []
     for number, value in open_model(path):
         if number in (GRAPH, FUNCTION) and isinstance(value, memoryview):
-            _Reader(path, reader, graphs, is_function=number == FUNCTION).read(value, {}, 0)
+            _Reader(path, reader, graphs, counter, is_function=number == FUNCTION).read(value, {}, 0)
     return graphs
 
 
 class _Reader:
-    def __init__(self, path: Path, tensors: TensorReader, graphs: list[Graph], is_function: bool) -> None:
+    def __init__(
+        self, path: Path, tensors: TensorReader, graphs: list[Graph], counter: PartCounter, is_function: bool
+    ) -> None:
         self.path, self.tensors, self.graphs, self.is_function = path, tensors, graphs, is_function
+        self.counter = counter
 
     def read(self, message: memoryview, outer: Mapping[str, np.ndarray], depth: int) -> None:
         """Append the graph of a message, and those of its branches, which may use the constants around them."""
@@ -86,7 +91,9 @@ class _Reader:
         for number, value in iterate_fields(self.path, message):
             if not isinstance(value, memoryview):
                 continue
+            self.counter.count()
             if number == node_field:
+                self.counter.count(3)
                 messages.append(value)
             elif self.is_function and not depth:
                 continue
@@ -120,6 +127,7 @@ class _Reader:
         for number, value in iterate_fields(self.path, message):
             if not isinstance(value, memoryview):
                 continue
+            self.counter.count()
             if number in (1, 2):
                 (inputs if number == 1 else outputs).append(decode_name(self.path, value))
             elif number == 3:
@@ -155,6 +163,8 @@ class _Reader:
                     many.append(to_int64(value))
                 case 8, memoryview():
                     many += decode_varints(self.path, value).tolist()
+            if len(many) > MAX_LIST:
+                refuse(self.path, f"has an attribute of more than {MAX_LIST:,} numbers", f"at most {MAX_LIST:,}")
         return name, content if content is not None else many
 
 

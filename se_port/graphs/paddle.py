@@ -16,7 +16,7 @@ import numpy as np
 
 from ..formats._base import refuse
 from ..formats._buffers import decode_name, map_file
-from ..formats._wire import decode_varints, iterate_fields, to_int64
+from ..formats._wire import PartCounter, decode_varints, iterate_fields, to_int64
 from ..formats.paddle import BLOCKS, VARIABLES, find_files, pir_parameter_name, read, read_pir
 from .graph import Graph, Node
 
@@ -289,15 +289,16 @@ class _Builder:
 
 def _read_program(path: Path, constants: dict[str, np.ndarray]) -> list[Graph]:
     graphs: list[Graph] = []
+    counter = PartCounter(path)
     for number, block in iterate_fields(path, memoryview(map_file(path))):
         if number == BLOCKS and isinstance(block, memoryview):
-            graphs.append(_read_block(path, block, constants))
+            graphs.append(_read_block(path, block, constants, counter))
             if len(graphs) > MAX_BLOCKS:
                 refuse(path, "has more blocks than a network", f"at most {MAX_BLOCKS:,}")
     return graphs
 
 
-def _read_block(path: Path, block: memoryview, constants: dict[str, np.ndarray]) -> Graph:
+def _read_block(path: Path, block: memoryview, constants: dict[str, np.ndarray], counter: PartCounter) -> Graph:
     builder = _Builder(constants)
     shapes: dict[str, tuple[int, ...]] = {}
     names: dict[str, str] = {}
@@ -312,6 +313,7 @@ def _read_block(path: Path, block: memoryview, constants: dict[str, np.ndarray])
         if number != OPERATORS or not isinstance(value, memoryview):
             continue
         operator = _read_operator(path, value)
+        counter.count(4 + sum(map(len, operator.inputs.values())) + len(operator.outputs) + len(operator.attributes))
         operator.inputs = {slot: [names.get(name, name) for name in used] for slot, used in operator.inputs.items()}
         outputs = []
         for name in operator.outputs:

@@ -7,6 +7,7 @@ import numpy as np
 
 from se_spec import LayoutError
 from se_spec.parameters import FLOATS
+from se_spec.texts import shorten
 
 from .blocks import BLOCK_LAYOUTS
 from .templates import fill, fit_ones, to_canonical, to_foreign
@@ -37,7 +38,9 @@ class BlockMapping(NamedTuple):
         row = BLOCK_LAYOUTS[self.layout]
         for name in self.names.values():
             if tensors[name].dtype.name not in FLOATS:
-                raise LayoutError(f"{name} has dtype {tensors[name].dtype}, expected one of {', '.join(FLOATS)}")
+                raise LayoutError(
+                    f"{shorten(name)} has dtype {tensors[name].dtype}, expected one of {', '.join(FLOATS)}"
+                )
         axes = {"weight": row.weight, "bias": row.bias}
         parameters = {
             canonical: np.ascontiguousarray(_to_canonical(tensors[name], axes[canonical.partition(".")[2]]))

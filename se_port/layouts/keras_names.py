@@ -50,7 +50,7 @@ def _to_model_name(stored: str, counts: Counter[str]) -> str:
     """Restore one name; ``counts`` are the variables of each layer."""
     layer, _, position = stored.rpartition("/")
     groups = [group for group in layer.split("/") if ":" in group]
-    if not groups or not layer.endswith(groups[-1]) or not position.isdecimal():
+    if not groups or not layer.endswith(groups[-1]) or not re.fullmatch("[0-9]{1,9}", position):
         return stored
     *outer, last = [_GROUP.fullmatch(group) for group in groups]
     if last is None:

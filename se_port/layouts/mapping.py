@@ -12,6 +12,7 @@ import numpy as np
 
 from se_spec import LayoutError, NetworkSpec, parameters
 from se_spec.networks.layers import BatchNorm, Convolution, Dense, SqueezeExcitation
+from se_spec.texts import quote, shorten
 
 from ..lazy_arrays import LazyArrays
 from .base import Layout, Split, TensorRule
@@ -103,9 +104,9 @@ class NetworkMapping:
         problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in shapes]
         for name, shape in shapes.items():
             if name not in expected:
-                problems += [] if name in self.constants else [f"left over {name!r} {shape}"]
+                problems += [] if name in self.constants else [f"left over {quote(name)} {shorten(shape)}"]
             elif self._normalize(shape) != self._normalize(expected[name]):
-                problems.append(f"{name} has shape {shape}, expected {expected[name]}")
+                problems.append(f"{name} has shape {shorten(shape)}, expected {expected[name]}")
         if problems:
             more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
             raise LayoutError(f"{where} does not fit: " + "; ".join(problems[:MAX_PROBLEMS]) + more)

@@ -9,7 +9,7 @@ number, i part, k count), or arithmetic on variables and numbers with + - * //. 
 import ast
 import operator
 import re
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,11 @@ def match(template: str, name: str) -> Numbers | None:
     return {field: int(number) for field, number in matched.groupdict().items()} if matched else None
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _pattern(template: str) -> re.Pattern[str]:
     literal = _FIELD.split(template)
     literal[::2] = map(re.escape, literal[::2])
-    literal[1::2] = [rf"(?P<{field}>\d+)" for field in literal[1::2]]
+    literal[1::2] = [rf"(?P<{field}>[0-9]{{1,9}})" for field in literal[1::2]]
     return re.compile("".join(literal))
 
 
@@ -63,7 +63,7 @@ def _fill_field(field: str, numbers: Numbers) -> str:
     return str(number)
 
 
-@cache
+@lru_cache(maxsize=1024)  # the numbers are those of a file
 def _value(expression: str, numbers: tuple[tuple[str, int], ...]) -> int:
     return _evaluate(ast.parse(expression, mode="eval").body, dict(numbers))
 

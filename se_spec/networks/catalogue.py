@@ -26,6 +26,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import SpecError
+from ..texts import quote
 from .families import Inception, Residual, Shortcut, Stage
 from .parts import ConvStep, Head, PoolStep, SEFields, Stem, Step
 from .spec import NetworkSpec
@@ -218,4 +219,4 @@ def _build(name: str) -> NetworkSpec:
         return make()
     near = get_close_matches(name, NETWORKS, 3, 0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise SpecError(f"network {name!r} is not known{guess} se_spec.networks.NETWORKS lists them all")
+    raise SpecError(f"network {quote(name)} is not known{guess} se_spec.networks.NETWORKS lists them all")

@@ -11,6 +11,7 @@ from typing import Any
 from .. import nonlinearities, validation
 from ..errors import SpecError
 from ..spec import SESpec
+from ..texts import quote
 
 OPERATIONS = ("max", "avg")
 
@@ -218,14 +219,14 @@ def keywords(cls: type, data: Any) -> dict[str, Any]:
     known = {field.name: field for field in dataclass_fields(cls)}
     needed = {name for name, field in known.items() if field.default is field.default_factory}  # both are MISSING
     if not isinstance(data, dict) or not needed <= set(data) <= set(known):
-        raise SpecError(f"{data!r} is not a {cls.__name__}; it must be a dict of {', '.join(known)}")
+        raise SpecError(f"{quote(data)} is not a {cls.__name__}; it must be a dict of {', '.join(known)}")
     return dict(data)
 
 
 def parse_list(parse: Callable[[Any], Any], values: Any) -> tuple[Any, ...]:
     """Parse every element of a JSON list."""
     if not isinstance(values, list | tuple):
-        raise SpecError(f"{values!r} must be a list")
+        raise SpecError(f"{quote(values)} must be a list")
     return tuple(parse(value) for value in values)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from .. import nonlinearities, validation
 from ..errors import SpecError
+from ..texts import quote
 from . import counts
 from .families import FAMILIES, Family
 from .graph import Graph, Rules
@@ -218,6 +219,6 @@ FIELDS = tuple(one.name for one in dataclass_fields(NetworkSpec))
 
 def _parse_body(data: Any) -> Family:
     if not isinstance(data, dict) or data.get("family") not in FAMILIES:
-        raise SpecError(f"{data!r} is not a body; it must be a dict whose family is one of {', '.join(FAMILIES)}")
+        raise SpecError(f"{quote(data)} is not a body; it must be a dict whose family is one of {', '.join(FAMILIES)}")
     rest = {name: value for name, value in data.items() if name != "family"}
     return FAMILIES[data["family"]].from_dict(rest)

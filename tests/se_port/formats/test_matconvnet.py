@@ -187,11 +187,11 @@ HOSTILE = {
     "cut in the header": (saved(GOOD)[:127], "has no header of level 5"),
     "cut in a tag": (saved(GOOD) + bytes(4), "ends 4 bytes too early"),
     "compressed, broken": (saved(compressed(b"\x78\x9c\xff\xff")), "a compressed element that is broken"),
-    "compressed, cut": (saved(compressed(zlib.compress(GOOD)[:-5])), "or more; expected"),
+    "compressed, cut": (saved(compressed(zlib.compress(GOOD)[:-5])), "does not end where it announces"),
     "compressed, empty": (saved(compressed(zlib.compress(b""))), "ends 8 bytes too early"),
     "compressed, nested": (saved(compressed(zlib.compress(compressed(b"")))), "a compressed element of type 15"),
     "a bomb": (saved(bomb(1 << 20, 1 << 20)), "'params' (1048576,) would take"),
-    "a bomb that announces less": (saved(bomb(1 << 20, 512)), "unpacks to 521 bytes or more; expected 520"),
+    "a bomb that announces less": (saved(bomb(1 << 20, 512)), "an element of type 0 within an array"),
 }
 
 
