@@ -157,7 +157,7 @@ def _resolve_spec(options: argparse.Namespace) -> SESpec:
     if options.spec:
         return SESpec.from_json(options.spec)
     if not options.preset:
-        raise SEError("the block that it should be is missing; give --spec or --preset")
+        raise SEError("one of the arguments --preset --spec is required, or --block of a file")
     if options.channels is None:
         raise SEError("--preset needs --channels")
     given = {"hidden": options.hidden, "basis": options.basis}

@@ -16,7 +16,6 @@ broken index whose checksums are right, so the reader is ours: each tensor is ma
 its first access.
 """
 
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -55,7 +54,7 @@ MAX_NAME = 1024
 MAX_TENSORS = 1 << 16
 MAX_INDEX_BYTES = 64 << 20
 MASK = 0xA282EAD8
-MOST_TRIES = 5
+MOST_TRIES = 20
 """Times to open a checkpoint that other programs replace."""
 CHUNK_BYTES = 1 << 24
 """Bytes of a tensor that are copied at once for its checksum."""
@@ -110,15 +109,24 @@ def read(path: Path) -> Tensors:
 
 
 def _open_checkpoint(index: Path) -> "Checkpoint":
-    """Open a checkpoint; once more if it was replaced meanwhile, since its data files are then others."""
+    """Open a checkpoint; once more if another program replaced it meanwhile, since its data files are then others."""
     for _ in range(MOST_TRIES):
-        before = index.stat()
+        before = _identify(index)
         try:
-            return Checkpoint(index)
+            checkpoint = Checkpoint(index)
         except FileFormatError:
-            if os.path.samestat(before, index.stat()):
+            if before == _identify(index):
                 raise
-    return Checkpoint(index)
+        else:
+            if before == _identify(index):
+                return checkpoint
+    refuse(index, "is replaced again and again while it is read", "a checkpoint that no other program writes")
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return numbers that are others after a file was replaced."""
+    state = path.stat()
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def find_saved_model(path: Path) -> Path | None:
