@@ -9,7 +9,7 @@ THREADS = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_N
 PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --ignore=tests/cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files networks bench demo accuracy lint format docs wheel clean
+.PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files fuzz networks bench demo accuracy lint format docs wheel clean
 .PHONY: test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
@@ -67,6 +67,9 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 
 port-files: $(VENV)/ready-all  ## find the SE blocks in packages that ship trained models; writes docs/PORT_FILES.md; five minutes
 	$(RUN) evidence.port_files
+
+fuzz: $(VENV)/ready-all  ## read RUNS=20000 structured hostile files of every format; writes docs/FUZZ.md; two hours
+	$(THREADS) $(RUN) evidence.fuzz --runs $(if $(filter file,$(origin RUNS)),20000,$(RUNS)) --out docs/FUZZ.md
 
 networks: $(VENV)/ready-all  ## compare every named network in every implementation with the oracle; writes docs/NETWORKS.md; an hour
 	$(THREADS) $(RUN) evidence.network_errors --out docs/NETWORKS.md

@@ -138,7 +138,7 @@ class _Translator:
             case 39 if len(inputs) > 1:
                 axes = self._integers(operator.inputs[1])
                 return node("transpose", inputs[0], **({"axes": axes} if axes else {}))
-            case 72 if inputs[:1] == inputs[1:]:
+            case 72 if len(inputs) == 2 and inputs[0] == inputs[1]:
                 return node("isnan", inputs[0])
             case 98 if options is not None:
                 return node("leaky_relu", *inputs, slope=options.real(0))

@@ -318,6 +318,7 @@ def extension(body: bytes) -> bytes:
 def orbax_folder(path: Path, leaves: dict[str, dict[str, object]], chunks: dict[str, bytes]) -> Path:
     """Write a checkpoint without OCDBT: each leaf's metadata, and files by their paths."""
     tree = {}
+    path.mkdir(parents=True, exist_ok=True)
     for name in leaves:
         (path / name).mkdir(parents=True, exist_ok=True)
         value = {"value_type": "np.ndarray", "skip_deserialize": False}

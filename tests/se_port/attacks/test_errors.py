@@ -18,6 +18,7 @@ from se_port.formats import _base
 from se_port.formats._wire import encode_field
 from se_spec import FileFormatError, LayoutError, NetworkSpec, SEError, SESpec, SpecError
 from tests.se_port.attacks import builders as b
+from tests.se_port.formats import flatbuffers
 
 MAX_CHARACTERS = 2000
 
@@ -128,6 +129,15 @@ def first_projection_without_rows(path: Path) -> Path:
     )
 
 
+def operators_without_inputs(path: Path) -> Path:
+    tensors = [{0: np.array([2], "<i4"), 1: ("b", 0), 2: ("I", 1), 3: b"w"}]
+    codes = [{0: ("b", code)} for code in range(127)]
+    operators = [{0: ("I", code), 1: np.zeros(0, "<i4"), 2: np.zeros(1, "<i4")} for code in range(127)]
+    root = {0: ("I", 3), 1: codes, 2: [{0: tensors, 3: operators}], 4: [{}, {0: np.zeros(8, np.uint8)}]}
+    (path / "x.tflite").write_bytes(flatbuffers.encode(root))
+    return path / "x.tflite"
+
+
 def directory_of_a_zip(path: Path) -> Path:
     with zipfile.ZipFile(path / "x.npz", "w") as archive:
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}")
@@ -140,6 +150,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
         numbers_of_255_bytes, orbax_lengths, safetensors_lengths, tfjs_lengths, digits_in_names, nested_extensions,
         array_as_dtype, arrays_in_pieces, deep_json, utf16_json, long_name, long_shape, long_key, long_global,
         deep_graph, deep_pickle, first_projection_without_rows, directory_of_a_zip,
+        operators_without_inputs,
     )
 }  # fmt: skip
 
