@@ -194,6 +194,7 @@ def test_what_is_no_file_is_refused_and_not_opened(tmp_path: Path, kind: str, pl
             dict(formats.read(path, name))
 
 
+@pytest.mark.framework("port")
 @pytest.mark.parametrize("place", ["_METADATA", "a/.zarray", "a/0", "other"])
 def test_pipe_in_a_checkpoint_is_refused(tmp_path: Path, place: str) -> None:
     folder = b.orbax_folder(tmp_path / "x", {"a": {}}, {"a/0": bytes(16)})
