@@ -5,6 +5,7 @@ the rest of a program computes. What it prints, what it warns of and that it dra
 """
 
 import contextlib
+import ctypes
 import io
 import mmap
 import signal
@@ -272,7 +273,7 @@ def _run_with_alarm(call: Callable[[], Any], timeout: float) -> Any:
 
 
 def _run_in_thread(call: Callable[[], Any], timeout: float) -> Any:
-    """Call in another thread, which is left alone if it takes longer."""
+    """Call in another thread; after the time limit it is asked to end, and left alone."""
     answers: list[Any] = []
     errors: list[BaseException] = []
 
@@ -285,6 +286,10 @@ def _run_in_thread(call: Callable[[], Any], timeout: float) -> Any:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(timeout)
+    if thread.is_alive() and thread.ident is not None:
+        set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc  # it acts at the thread's next step in Python
+        set_exception(ctypes.c_ulong(thread.ident), ctypes.py_object(TimedOut))
+        raise TimedOut
     if errors:
         raise errors[0]
     if not answers:

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +50,7 @@ def run(format: str, files: int, seed: int, first: int = 0) -> Result:
     """Generate and inspect the files of a format, in this process."""
     refused = read = 0
     slowest, most, faults = 0.0, 0, []
-    signal.signal(signal.SIGALRM, _time_out)
-    with tempfile.TemporaryDirectory() as name:
+    with _handle_alarm(), tempfile.TemporaryDirectory() as name:
         folder = Path(name, "files")
         for number in range(first, first + files):
             folder.mkdir()
@@ -85,6 +86,16 @@ def run(format: str, files: int, seed: int, first: int = 0) -> Result:
 def _peak() -> int:
     """Return the most memory that this process has had so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+@contextmanager
+def _handle_alarm() -> Iterator[None]:
+    """Let the alarm raise a ``TimeoutError``, and put the earlier handler back."""
+    earlier = signal.signal(signal.SIGALRM, _time_out)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
 
 
 def _time_out(*_: object) -> None:

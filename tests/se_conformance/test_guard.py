@@ -283,3 +283,15 @@ def test_four_threads_at_once_get_the_same_verdicts() -> None:
     expected = [str(check(function, SPEC)) for function in functions]
     with ThreadPoolExecutor(4) as pool:
         assert [str(verdict) for verdict in pool.map(lambda function: check(function, SPEC), functions)] == expected
+
+
+def test_a_thread_that_took_too_long_ends() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # its thread starts
+        before = threading.active_count()
+        verdict = pool.submit(check, acts(loop_for_ever), SPEC, timeout=0.2).result()
+        assert "no answer within the time limit" in str(verdict)
+        end = time.monotonic() + 30
+        while threading.active_count() > before and time.monotonic() < end:
+            time.sleep(0.05)
+        assert threading.active_count() == before
