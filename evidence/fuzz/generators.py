@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def npz_file(chance: Chance, folder: Path) -> Path:
     with zipfile.ZipFile(folder / "x.npz", "w") as archive:
         for one in chance.tensors():
             name = one.name.replace("\0", "").replace("\\", "") or "x"
-            archive.writestr(f"{name}.npy", _npy(chance, one), chance.pick((0, 8)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of a name twice, which is meant
+                archive.writestr(f"{name}.npy", _npy(chance, one), chance.pick((0, 8)))
     return folder / "x.npz"
 
 

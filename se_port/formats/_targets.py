@@ -38,6 +38,8 @@ PREFIX = ".se-port-"
 """How the name of a folder begins that is used while a target is written."""
 LONGEST_WAIT = 60.0
 """Seconds to wait for another program that writes the same target."""
+LONGEST_REMOVAL = 5.0
+"""Seconds in which the folder is removed."""
 EXCHANGE, HERE = 2, -100
 """RENAME_EXCHANGE and AT_FDCWD of Linux."""
 INSTEAD = "a folder that can be written, and enough space"
@@ -164,9 +166,18 @@ def _lock_folder(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             if lock >= 0:
                 os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, in which threads of a library may still write after their failure."""
+    end = time.monotonic() + LONGEST_REMOVAL
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_to_lock(folder: Path) -> int | None:
