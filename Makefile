@@ -20,7 +20,7 @@ help:  ## list the commands
 parity: $(READY)  ## run every implementation on two photographs and print the differences
 	$(RUN) se_parity
 
-test: $(VENV)/ready-all  ## run every test except slow values; eight minutes
+test: $(VENV)/ready-all  ## run every test except slow values; nine minutes
 	$(THREADS) $(RUN) $(PYTEST) -m "not slow"
 
 test-all: $(VENV)/ready-all  ## run every test; a quarter of an hour
