@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -48,74 +49,43 @@ class Setting(NamedTuple):
     set: Callable[[Any, Any], object]
 
 
-def _jax_option(name: str) -> Setting:
-    return Setting(
-        f"JAX's {name}",
-        "jax",
-        lambda jax: getattr(jax.config, name, None),
-        lambda jax, value: jax.config.update(name, value),
-    )
+def _make_setting(name: str, module: str, getter: str, setter: str) -> Setting:
+    """Make a setting that a module has two functions for, of these names."""
+    get, put = attrgetter(getter), attrgetter(setter)
+    return Setting(name, module, lambda library: get(library)(), lambda library, value: put(library)(value))
 
 
-def _keras_option(name: str, setter: str) -> Setting:
-    return Setting(
-        f"Keras' {name}",
-        "keras",
-        lambda keras: getattr(keras.config, name)(),
-        lambda keras, value: getattr(keras.config, setter)(value),
-    )
+def _make_jax_setting(option: str) -> Setting:
+    get = attrgetter(f"config.{option}")
+    return Setting(f"JAX's {option}", "jax", get, lambda jax, value: jax.config.update(option, value))
 
 
 SETTINGS = (
-    Setting("the working directory", "os", lambda os: os.getcwd(), lambda os, value: os.chdir(value)),
-    Setting(
-        "PyTorch's default dtype",
-        "torch",
-        lambda torch: torch.get_default_dtype(),
-        lambda torch, value: torch.set_default_dtype(value),
-    ),
-    Setting(
-        "PyTorch's grad mode",
-        "torch",
-        lambda torch: torch.is_grad_enabled(),
-        lambda torch, value: torch.set_grad_enabled(value),
-    ),
-    Setting(
-        "PyTorch's number of threads",
-        "torch",
-        lambda torch: torch.get_num_threads(),
-        lambda torch, value: torch.set_num_threads(value),
-    ),
-    Setting(
+    _make_setting("the working directory", "os", "getcwd", "chdir"),
+    _make_setting("PyTorch's default dtype", "torch", "get_default_dtype", "set_default_dtype"),
+    _make_setting("PyTorch's grad mode", "torch", "is_grad_enabled", "set_grad_enabled"),
+    _make_setting("PyTorch's number of threads", "torch", "get_num_threads", "set_num_threads"),
+    _make_setting(
         "PyTorch's deterministic algorithms",
         "torch",
-        lambda torch: torch.are_deterministic_algorithms_enabled(),
-        lambda torch, value: torch.use_deterministic_algorithms(value),
+        "are_deterministic_algorithms_enabled",
+        "use_deterministic_algorithms",
     ),
-    Setting(
-        "PyTorch's precision of products",
-        "torch",
-        lambda torch: torch.get_float32_matmul_precision(),
-        lambda torch, value: torch.set_float32_matmul_precision(value),
+    _make_setting(
+        "PyTorch's precision of products", "torch", "get_float32_matmul_precision", "set_float32_matmul_precision"
     ),
     *(
-        _jax_option(f"jax_{name}")
+        _make_jax_setting(f"jax_{name}")
         for name in ("enable_x64", "default_matmul_precision", "debug_nans", "debug_infs", "disable_jit")
     ),
-    _keras_option("floatx", "set_floatx"),
-    _keras_option("epsilon", "set_epsilon"),
-    _keras_option("image_data_format", "set_image_data_format"),
+    *(
+        _make_setting(f"Keras' {name}", "keras", f"config.{name}", f"config.set_{name}")
+        for name in ("floatx", "epsilon", "image_data_format")
+    ),
 )
 GENERATORS = (
-    Setting(
-        "Python's random generator", "random", lambda random: random.getstate(), lambda random, v: random.setstate(v)
-    ),
-    Setting(
-        "NumPy's global random generator",
-        "numpy",
-        lambda np: np.random.get_state(),
-        lambda np, value: np.random.set_state(value),
-    ),
+    _make_setting("Python's random generator", "random", "getstate", "setstate"),
+    _make_setting("NumPy's global random generator", "numpy", "random.get_state", "random.set_state"),
     Setting(
         "PyTorch's random generator",
         "torch",

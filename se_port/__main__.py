@@ -4,11 +4,10 @@ import argparse
 import io
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from se_spec import LayoutError, SEError, SESpec
-from se_spec.texts import escape, shorten
+from se_spec.texts import escape
 
 DONE, DIFFERENT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -132,8 +131,7 @@ def _convert(options: argparse.Namespace) -> int:
                 prefix=options.prefix,
                 block=block,
             )
-        changes, left_behind = (tuple(map(shorten, names)) for names in (report.changes, report.left_behind))
-        print(replace(report, changes=changes, left_behind=left_behind))
+        print(report)
         status = status if report.changes or not report.inexact else DIFFERENT
         if options.network:
             print(f"images for {options.network}: {preprocessing(options.network)}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from se_spec import FileFormatError, NetworkSpec, SESpec, parameters
+from se_spec.texts import shorten
 
 from . import formats
 from .canonical import load_canonical, resolve_spec, to_keras_positions, to_layout
@@ -48,11 +49,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"from {self.source_layout} to {self.target_layout}: {self.tensors} parameters, {self.bytes:,} bytes"]
-        lines += [f"computed, right to the last unit: {change}" for change in self.changes]
+        lines += [f"computed, right to the last unit: {shorten(change)}" for change in self.changes]
         if self.left_behind:
-            lines.append(
-                f"left behind: {len(self.left_behind)} tensors that are no parameters, {self.left_behind[0]} ..."
-            )
+            first = shorten(self.left_behind[0])
+            lines.append(f"left behind: {len(self.left_behind)} tensors that are no parameters, {first} ...")
         back = f"all but {len(self.inexact)} come back" if self.inexact else "every parameter comes back"
         return "\n".join([*lines, f"read again: {back} to the bit"])
 

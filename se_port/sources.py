@@ -13,7 +13,6 @@ from se_spec.texts import quote
 from . import formats
 from .formats._base import refuse_failures
 from .formats._buffers import copy_array
-from .formats._targets import explain
 from .formats.tensorflow import read_full_names
 from .graphs import Graph, read_graphs
 from .identity import Identity, parse
@@ -48,10 +47,7 @@ class Source(LazyArrays):
 
     def view(self, name: str) -> np.ndarray:
         """Return an array as it lies in the file, where it is mapped; its numbers change with the file."""
-        if self.path is None:
-            return super().__getitem__(name)
-        with explain(self.path, "read"):
-            return super().__getitem__(name)
+        return super().__getitem__(name)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -28,6 +28,10 @@ CHUNK_BYTES = 1 << 24
 """Bytes of a file that are read at once."""
 
 
+SHORTER = ("became shorter while it was read", "a file that no other program writes")
+"""What is wrong, and what was expected."""
+
+
 class FileMap(mmap.mmap):
     """The bytes of a mapped file, with a descriptor of the file.
 
@@ -89,11 +93,7 @@ def read_file(path: Path, most: int) -> bytearray:
         if size > most:
             refuse(path, f"has {size:,} bytes", f"at most {most:,}")
         data = bytearray(size)
-        try:
-            if file.readinto(data) != size:  # type: ignore[attr-defined]
-                refuse(path, "became shorter while it was read", "a file that no other program writes")
-        except OSError as error:
-            refuse(path, f"cannot be read ({error.strerror or error})", "a file that can be read")
+        _fill(path, file, data)
     return data
 
 
@@ -107,23 +107,35 @@ def map_file(path: Path, most_copied: int | None = None) -> mmap.mmap:
     Raises:
         FileFormatError: the file is empty, no regular file, or may not be read.
     """
-    file = open_file(path)
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            refuse(path, "cannot be read, it is empty", "a file that is not empty")
+        return _map(path, file, MOST_COPIED if most_copied is None else most_copied)
+
+
+def _map(path: Path, file: BinaryIO, most_copied: int) -> mmap.mmap:
+    """Map an open file that is not empty, or read it."""
     state = os.fstat(file.fileno())
-    if state.st_size == 0:
-        file.close()
-        refuse(path, "cannot be read, it is empty", "a file that is not empty")
     try:
-        with file:
-            if state.st_size > (MOST_COPIED if most_copied is None else most_copied):
-                mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                mapped.path, mapped.descriptor, mapped.state = path, os.dup(file.fileno()), state
-                return mapped
-            copy = mmap.mmap(-1, state.st_size)
-            if file.readinto(copy) != state.st_size:  # type: ignore[attr-defined]
-                refuse(path, "became shorter while it was read", "a file that no other program writes")
-            return copy
+        if state.st_size > most_copied:
+            mapped = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.path, mapped.descriptor, mapped.state = path, os.dup(file.fileno()), state
+            return mapped
+        copy = mmap.mmap(-1, state.st_size)
     except (OSError, ValueError) as error:
         refuse(path, f"cannot be read ({error})", "a file that can be read")
+    _fill(path, file, copy)
+    return copy
+
+
+def _fill(path: Path, file: BinaryIO, target: bytearray | mmap.mmap) -> None:
+    """Fill ``target`` from the beginning of a file."""
+    try:
+        if file.readinto(target) == len(target):  # type: ignore[attr-defined]
+            return
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror or error})", "a file that can be read")
+    refuse(path, *SHORTER)
 
 
 class FileMaps:
@@ -146,7 +158,7 @@ class FileMaps:
                 refuse(path, f"is one more than {MAX_FILES:,} files of a model", f"at most {MAX_FILES:,}")
             with open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
-            self._maps[path] = memoryview(map_file(path, self._left) if size else b"")
+                self._maps[path] = memoryview(_map(path, file, self._left) if size else b"")
             self._left -= size if size <= self._left else 0
             self.bytes += size
         return self._maps[path]
@@ -162,7 +174,7 @@ def _read_at(path: Path, descriptor: int, place: int, target: memoryview) -> Non
     while done < len(target):
         count = os.preadv(descriptor, [target[done:]], place + done)
         if not count:
-            refuse(path, "became shorter while it was read", "a file that no other program writes")
+            refuse(path, *SHORTER)
         done += count
 
 

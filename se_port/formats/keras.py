@@ -55,6 +55,8 @@ MEMBER, CONFIG = "model.weights.h5", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
 MAX_INFLATION, MIN_INFLATED_BYTES = 16, 64 << 20
 """How many times as large compressed weights may become, and how large they may be in any case."""
+CLASHES = (ValueError, TypeError, KeyError, OSError, RuntimeError)
+"""Errors of h5py for names that clash."""
 ATTRIBUTE_BYTES = 64_000
 """HDF5 stores no larger attribute; Keras then numbers ``layer_names0``, ``layer_names1``, ..."""
 VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
@@ -103,13 +105,7 @@ def write(path: Path, tensors: Tensors) -> None:
             with h5py.File(target, "w", libver="earliest") as file:
                 try:
                     (_write_by_position if by_position else _write_legacy)(path, file, tensors)
-                except (
-                    ValueError,
-                    TypeError,
-                    KeyError,
-                    OSError,
-                    RuntimeError,
-                ) as error:  # names that clash
+                except CLASHES as error:
                     target.raise_failure()
                     refuse(path, f"HDF5 cannot hold these names: {error}", "names of which none begins another")
         finally:

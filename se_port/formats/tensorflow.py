@@ -367,7 +367,7 @@ def _read_entry(path: Path, name: str, message: dict[int, Value]) -> Entry:
         axes += [value] if key == 2 else []
         if len(axes) > MAX_AXES:
             refuse(path, f"{quote(name)} has {len(axes)} axes", f"at most {MAX_AXES}")
-    lengths = tuple(_integer_field(path, _find_inner(path, axis), 1) for axis in axes)
+    lengths = tuple(_integer_field(path, dict(_iterate_inner(path, axis)), 1) for axis in axes)
     dtype = little_endian_dtype(NUMBERS[number])
     shard, offset, size = (_integer_field(path, message, key) for key in (3, 4, 5))
     if size != count_bytes(path, name, lengths, dtype.itemsize) or min(shard, offset) < 0:
@@ -434,11 +434,6 @@ def _iterate_inner(path: Path, message: Value) -> Iterator[tuple[int, Value]]:
     if not isinstance(message, memoryview):
         refuse(path, "has a number in the place of a message", "bytes with their length")
     return iterate_fields(path, message)
-
-
-def _find_inner(path: Path, message: Value) -> dict[int, Value]:
-    """Find the fields of a message within another."""
-    return dict(_iterate_inner(path, message))
 
 
 def _integer_field(path: Path, message: dict[int, Value], number: int) -> int:
