@@ -86,6 +86,8 @@ def diagnose(
     forward = any(record.forward_failed for record in records)
     if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")
+    if not forward and any(record.forward.changed for record in records):  # the numbers are right, the process is not
+        return Diagnosis((), (), False, "call")
     if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
         return Diagnosis((), (), False, "unknown")
     if forward and _is_random(records, function, data_format):

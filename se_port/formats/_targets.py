@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import NoReturn
 
 from se_spec import FileFormatError
 
@@ -70,7 +69,7 @@ def stage(
         FileFormatError: the target exists and ``force`` is False, it may not be replaced, or the system refuses.
     """
     check_target(path, force, is_own_folder)
-    with _handle_signals() as signals, explain(path, "written"), ExitStack() as stack:
+    with _handle_signals() as signals, _refuse_failures(path), ExitStack() as stack:
         stack.enter_context(_make_parents(path.parent))
         folder = stack.enter_context(_lock_folder(path))
         staged = folder / path.name
@@ -96,7 +95,7 @@ def check_target(target: Path, force: bool, is_own_folder: Callable[[Path], bool
     Raises:
         FileFormatError: it exists and ``force`` is False, or it is neither a file nor a folder of the same kind.
     """
-    with explain(target, "written"):
+    with _refuse_failures(target):
         try:
             mode = target.lstat().st_mode  # of the link itself: one to nowhere is there, too
         except (FileNotFoundError, NotADirectoryError):
@@ -110,23 +109,12 @@ def check_target(target: Path, force: bool, is_own_folder: Callable[[Path], bool
 
 
 @contextmanager
-def explain(path: Path, done: str) -> Iterator[None]:
-    """Turn an error of the system into a ``FileFormatError`` that names the file.
-
-    Args:
-        path: the file.
-        done: what could not be done with it, as ``"read"``.
-    """
+def _refuse_failures(path: Path) -> Iterator[None]:
+    """Turn an error of the system into a ``FileFormatError`` that names the file."""
     try:
         yield
     except OSError as error:
-        raise_explained(path, done, error)
-
-
-def raise_explained(path: Path, done: str, error: OSError) -> NoReturn:
-    """Raise a ``FileFormatError`` for an error of the system."""
-    expected = INSTEAD if done == "written" else "a file that can be read"
-    refuse(path, f"cannot be {done} ({error.strerror or error})", expected)
+        refuse(path, f"cannot be written ({error.strerror or error})", INSTEAD)
 
 
 @contextmanager
@@ -166,18 +154,22 @@ def _lock_folder(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         if lock is not None:
-            _remove(folder)
+            _remove(folder, lock)
             if lock >= 0:
                 os.close(lock)
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder, in which threads of a library may still write after their failure."""
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder, in which threads of a library may still write after their failure.
+
+    As soon as it is removed, another program may have made one of its name.
+    """
     end = time.monotonic() + LONGEST_REMOVAL
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    while True:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock < 0 or not _is_same(lock, folder) or time.monotonic() > end:
+            return
+        time.sleep(0.05)
 
 
 def _try_to_lock(folder: Path) -> int | None:

@@ -133,6 +133,7 @@ def test_numpys_error_state_is_put_back() -> None:
     assert np.geterr() == before
     assert not verdict.passed
     assert "NumPy's error state is changed by the call" in str(verdict)
+    assert (verdict.stage, verdict.causes) == ("call", ())
 
 
 def test_the_working_directory_is_put_back(tmp_path: Path) -> None:

@@ -322,3 +322,20 @@ def test_what_a_killed_program_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "copy").rename(left)
     formats.write(tmp_path / "x.npz", TENSORS, force=True)
     assert names_in(tmp_path) == ["x.npz"]
+
+
+def test_a_folder_that_another_writer_has_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+    again = tmp_path / "again"
+
+    def remove_and_make(folder: Path, ignore_errors: bool = False) -> None:
+        if not again.exists():
+            remove(folder)
+            again.mkdir()
+            folder.mkdir()
+            (folder / "x.npz").write_text("of the other writer")
+
+    with _targets.stage(tmp_path / "x.npz", force=False) as staged:
+        staged.write_bytes(b"first")
+        monkeypatch.setattr(shutil, "rmtree", remove_and_make)
+    assert staged.read_text() == "of the other writer"
