@@ -329,8 +329,8 @@ def test_a_folder_that_another_writer_has_made_is_kept(tmp_path: Path, monkeypat
     again = tmp_path / "again"
 
     def remove_and_make(folder: Path, ignore_errors: bool = False) -> None:
+        remove(folder)
         if not again.exists():
-            remove(folder)
             again.mkdir()
             folder.mkdir()
             (folder / "x.npz").write_text("of the other writer")
