@@ -36,9 +36,13 @@ MAX_PAIRS = 40
 """How many pairs run on all trials."""
 LARGE_INPUT_ELEMENTS = 1 << 15
 """Beyond that many elements of x fewer variants run, and no pairs."""
-REPEATED_CALLS = 16
-MIN_TURN_SHARE = 0.1
-"""Successive differences of independent draws have a correlation of -1/2; a drift has none below 0."""
+EQUAL_CALLS, REPEATED_CALLS = 16, 64
+"""How many equal answers show that a block is not random, and how many calls show that it is."""
+LONGEST_PERIOD = 8
+"""A block whose answers repeat after at most that many calls takes turns."""
+MAX_DEVIATION = 0.35
+"""How far the measured correlation of 64 independent answers may be from -1/2: in 100,000 draws of one number (two
+values, uniform, Cauchy) less than 1 in 1,000 were farther."""
 FLOAT32_ARITHMETIC = Precision(intermediates="float32", accumulation="float32")
 CATALOGUE_ORDER = {name: number for number, name in enumerate(CATALOGUE)}
 
@@ -211,19 +215,30 @@ def _measure(
 
 
 def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
-    """Call 16 times on one input: a stateful block drifts or converges; a random one has anticorrelated steps."""
+    """Whether independent numbers decide the answers to one input.
+
+    Two neighbouring steps between independent answers then have the correlation -1/2. A block that drifts or converges
+    has a positive one, and one whose answers alternate has -1. One that takes turns repeats itself.
+    """
     by_name = {record.trial.name: record for record in records}
     first, last = by_name["uneven map"].forward.y, by_name["uneven map again"].forward.y
-    if first is None or last is None or first.tobytes() == last.tobytes():
+    if first is None or last is None:
         return False
     inputs = by_name["uneven map"].trial.inputs
-    answers = (call_function(function, inputs, data_format).y for _ in range(REPEATED_CALLS))
-    calls = [y for y in answers if y is not None]
-    if len(calls) < REPEATED_CALLS or any(y.shape != first.shape for y in calls):
+    calls: list[np.ndarray[Any, Any]] = []
+    while len(calls) < REPEATED_CALLS:
+        y = call_function(function, inputs, data_format).y
+        if y is None or y.shape != first.shape:
+            return False
+        calls.append(y)
+        if len(calls) == EQUAL_CALLS and all(one.tobytes() == first.tobytes() for one in (last, *calls)):
+            return False
+    answers = np.array(calls, np.float64).reshape(len(calls), -1)
+    if any(np.array_equal(answers[period:], answers[:-period]) for period in range(1, LONGEST_PERIOD + 1)):
         return False
-    steps = np.diff(np.array(calls, np.float64).reshape(len(calls), -1), axis=0)
+    steps = np.diff(answers, axis=0)
     correlation, energy = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
-    return bool(correlation < -MIN_TURN_SHARE * energy) and not np.array_equal(calls[0], calls[2])
+    return bool(abs(correlation + energy / 2) < MAX_DEVIATION * energy)
 
 
 def _rank_half_accumulation(records: list[TrialRecord], dtype: str, variants: list[Fault]) -> Ranking:

@@ -57,6 +57,8 @@ OWN_FILES = re.compile(
     r"|array_metadatas/process_[0-9]+|(ocdbt\.process_[0-9]+/)?(manifest\.ocdbt|d/[0-9a-f]{32})"
 )
 """Paths in a folder that Orbax writes."""
+DESCRIPTORS = Path("/proc/self/fd")
+"""Where Linux has a process's open files and folders by their numbers."""
 ARRAYS, OTHERS = ("np.ndarray", "jax.Array", "scalar"), ("string", "None")
 
 
@@ -103,6 +105,10 @@ def _check_files(path: Path, folder: Path) -> int:
 def write(path: Path, tensors: Tensors) -> None:
     """Write with ``StandardCheckpointer``.
 
+    After a failure, threads of TensorStore go on to write, and make folders that are missing. So they are given the
+    parent folder by its descriptor where the system can: once it is removed, nothing can be made in it. The descriptor
+    then stays open, so that its number never means another folder to these threads.
+
     Raises:
         FileFormatError: an empty array, a dtype without a name in Zarr, or names that differ in dots for ``/`` alone.
     """
@@ -132,9 +138,13 @@ def write(path: Path, tensors: Tensors) -> None:
             else:
                 array = np.asarray(tensors[value])
                 node[key] = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    descriptor = os.open(path.parent, os.O_RDONLY) if DESCRIPTORS.is_dir() else None
+    target = path.absolute() if descriptor is None else DESCRIPTORS / str(descriptor) / path.name
     try:
         with _silence_loggers(), orbax.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path.absolute(), tree)
+            checkpointer.save(target, tree)
+        if descriptor is not None:
+            os.close(descriptor)
     except Exception as error:  # TensorStore raises ValueError where a disk is full
         code = re.search(r"os_error_code='([0-9]+)'", str(error))
         reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error)[:200]}"

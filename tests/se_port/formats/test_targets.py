@@ -45,6 +45,35 @@ def test_after_every_fault_the_old_or_the_new_file_is_whole_and_alone(case: Case
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+FULL = """
+import os, resource, signal, sys, time
+import numpy as np
+from se_port import formats
+from se_spec import FileFormatError
+
+rng = np.random.default_rng(0)
+tensors = {f"block{number}/kernel": rng.random((200, 50)).astype("f4") for number in range(60)}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for size in (0, 1, 100, 30000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        formats.write("net", tensors, "orbax")
+    except FileFormatError:
+        time.sleep(0.3)
+    else:
+        sys.exit("written")
+    if os.listdir():
+        sys.exit(f"left at {size} bytes: {os.listdir()}")
+"""
+
+
+@pytest.mark.framework("port")
+def test_threads_of_a_library_leave_nothing_after_a_failure(tmp_path: Path) -> None:
+    """TensorStore's threads go on after the error, and would make the folder anew."""
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
 class Interrupting(Mapping[str, np.ndarray]):
     """Tensors, at whose second access a signal arrives."""
 
