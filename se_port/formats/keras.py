@@ -155,8 +155,7 @@ class _FileForHDF5(io.RawIOBase):
         return self._try(lambda: self._raw.truncate(size)) or 0
 
     def flush(self) -> None:
-        if self._failure is None:
-            self._raw.flush()  # writes nothing: the file has no buffer
+        self._try(self._raw.flush)  # writes nothing: the file has no buffer; at its own end the file is closed
 
 
 def _write_all(file: io.FileIO, data: memoryview) -> int:
