@@ -13,6 +13,8 @@ import numpy as np
 
 from se_spec import SESpec
 
+from .causes import CAUSES
+
 FRAMEWORKS = ("numpy", "torch", "keras", "jax")
 STAGES = ("call", "squeeze", "reduce", "activation", "expand", "gate", "scale", "gradient")
 NAMES = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
@@ -108,7 +110,7 @@ def load_blocks(framework: str) -> list[Block]:
         framework: one of ``FRAMEWORKS``.
     """
     module = importlib.import_module(f".{framework}_blocks", __package__)
-    return list(module.REGISTRY.blocks)
+    return [block._replace(cause=CAUSES.get(block.name)) for block in module.REGISTRY.blocks]
 
 
 def in_order(parameters: Arrays) -> list[np.ndarray | None]:
