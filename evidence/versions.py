@@ -101,14 +101,29 @@ class Run:
         return bool(self.passed) and not self.failed and not self.problem
 
 
-def list_requirements(project: dict[str, Any], family: Family) -> list[str]:
-    """List the direct dependencies of a family and of its tests, as they stand in pyproject.toml."""
+def list_requirements(project: dict[str, Any], family: Family, python: str = PYTHONS[0]) -> list[str]:
+    """List the direct dependencies of a family and of its tests on a version of Python, as pyproject.toml has them."""
     extras = project["project"]["optional-dependencies"]
     names = list(family.extras)
     if names == ["all"]:
         names = re.findall(r"[\w-]+", extras["all"][0].partition("[")[2])
     requirements = [*project["project"]["dependencies"], *(line for name in names for line in extras[name])]
-    return list(dict.fromkeys([*requirements, *list_group(project, "test")]))
+    requirements += list_group(project, "test")
+    return list(dict.fromkeys(requirement for requirement in requirements if is_for(requirement, python)))
+
+
+def is_for(requirement: str, python: str) -> bool:
+    """Whether a requirement counts on a version of Python.
+
+    >>> is_for("tensorflow>=2.19; python_version < '3.14'", "3.14"), is_for("numpy>=2.0", "3.14")
+    (False, True)
+    """
+    found = re.fullmatch(r"[^;]*(;\s*python_version\s*<\s*'3\.(\d+)')?", requirement)
+    if not found:
+        raise ValueError(
+            f"the marker of {requirement!r} in pyproject.toml cannot be read, as in ; python_version < '3.14'"
+        )
+    return found[2] is None or int(python.partition(".")[2]) < int(found[2])
 
 
 def list_group(project: dict[str, Any], name: str) -> list[str]:
@@ -125,7 +140,7 @@ def pin_to_floor(requirement: str) -> str:
     >>> pin_to_floor("torch>=2.8")
     'torch==2.8'
     """
-    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(,.*)?", requirement.replace(" ", ""))
+    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)([,;].*)?", requirement.replace(" ", ""))
     if not found:
         raise ValueError(f"{requirement!r} in pyproject.toml has no lower bound that can be read, as in 'torch>=2.8'")
     return f"{found[1]}=={found[2]}"
@@ -160,7 +175,7 @@ def run_family(resolution: str, name: str, python: str, pytest_options: list[str
         run.problem = f"no Python {python} on this machine"
         return run
     family, project = FAMILIES[name], tomllib.loads((ROOT / "pyproject.toml").read_text())
-    direct = list_requirements(project, family)
+    direct = list_requirements(project, family, python)
     environment = ROOT / f".venv-{resolution}-{name}-{python}"
     try:
         install(interpreter, environment, family, list(map(pin_to_floor, direct)) if resolution == "floors" else [])

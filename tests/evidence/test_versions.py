@@ -39,10 +39,25 @@ def test_module_needs_the_standard_library_alone() -> None:
 
 @pytest.mark.parametrize(
     ("requirement", "floor"),
-    [("torch>=2.8", "torch==2.8"), ("a-b_c >= 1.2.3", "a-b_c==1.2.3"), ("numpy>=2.0,<3", "numpy==2.0")],
+    [
+        ("torch>=2.8", "torch==2.8"),
+        ("a-b_c >= 1.2.3", "a-b_c==1.2.3"),
+        ("numpy>=2.0,<3", "numpy==2.0"),
+        ("a>=1; python_version < '3.14'", "a==1"),
+    ],
 )
 def test_floor_is_the_lower_bound(requirement: str, floor: str) -> None:
     assert versions.pin_to_floor(requirement) == floor
+
+
+def test_a_requirement_of_other_versions_of_python_does_not_count() -> None:
+    python = {
+        version: versions.list_requirements(PROJECT, versions.FAMILIES["keras"], version)
+        for version in ("3.13", "3.14")
+    }
+    assert [any(line.startswith("tensorflow") for line in lines) for lines in python.values()] == [True, False]
+    with pytest.raises(ValueError, match="marker"):
+        versions.is_for("a>=1; sys_platform == 'linux'", "3.11")
 
 
 @pytest.mark.parametrize("requirement", ["torch", "torch==2.8", "torch<3", "torch~=2.8"])
