@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--ranks", default="2", help="numbers of spatial axes, as in 1,2,3 (%(default)s)")
     run.add_argument("--products", default="dtype", help="dtype, tf32 or bfloat16 (%(default)s)")
     run.add_argument("--intermediates", default="storage", help="storage or float32 (%(default)s)")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=int, help="of the inputs; drawn and printed by default")
     run.add_argument("--timeout", type=float, default=60.0, help="seconds that one call may take (%(default)s)")
     run.add_argument("--deviations", type=Path, help="file of known deviations")
     run.add_argument("--json", type=Path, help="a file for the verdicts")

@@ -1,6 +1,10 @@
 """One call of the judged function: what it returned, and which of its arguments it modified."""
 
+import contextvars
+import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +14,10 @@ from .cases import Inputs
 from .guard import Guard, TimedOut
 
 MAX_MESSAGE_CHARACTERS = 200
+MANY_CALLS = 101
+"""A block is called more often than that, so that one that changes later shows it."""
+MANY_CALLS_SECONDS = 0.5
+"""Seconds after which it is not called again."""
 
 
 @dataclass
@@ -32,11 +40,23 @@ class CallResult:
 
 
 def call_function(
-    function: Callable[..., Any], inputs: Inputs, data_format: str = "channels_last", guard: Guard | None = None
+    function: Callable[..., Any],
+    inputs: Inputs,
+    data_format: str = "channels_last",
+    guard: Guard | None = None,
+    way: str = "",
 ) -> CallResult:
-    """Call ``function(x, parameters)`` on copies; without a guard the function is trusted."""
+    """Call ``function(x, parameters)`` on copies; without a guard the function is trusted.
+
+    Args:
+        function: any function.
+        inputs: x, channels last, and the parameters.
+        data_format: the layout in which x is given.
+        guard: of the calls.
+        way: how it is called, a key of ``trial_inputs.WAYS``; once on new arrays by default.
+    """
     x, parameters = to_data_format(inputs.x, data_format), _copy_arrays(inputs.parameters)
-    returned, error, changed = _call(guard, function, x, parameters)
+    returned, error, changed = _call_in_way(way, guard, function, x, parameters, data_format)
     if error is not None:
         return CallResult(raised=_to_line(error), changed=changed)
     modified = _find_modified(inputs, x, parameters, data_format)
@@ -44,6 +64,59 @@ def call_function(
     if y is None:
         return CallResult(modified=modified, returned=_describe_type(returned), changed=changed)
     return CallResult(y=to_channels_last(y, data_format), modified=modified, changed=changed)
+
+
+def _call_in_way(
+    way: str,
+    guard: Guard | None,
+    function: Callable[..., Any],
+    x: np.ndarray,
+    parameters: dict[str, np.ndarray],
+    data_format: str,
+) -> tuple[Any, BaseException | None, tuple[str, ...]]:
+    if way == "strided":
+        return _call(guard, function, stride(x), {name: stride(array) for name, array in parameters.items()})
+    if way == "broadcast":
+        first = x[:1, ..., :1] if data_format == "channels_last" else x[:1, :1]
+        return _call(guard, function, np.broadcast_to(first, x.shape), parameters)
+    if way == "thread":
+        return _call(guard, run_in_thread, function, x, parameters)
+    if way == "reused":
+        arrays = {"x": x, **parameters}
+        right = {name: array.copy() for name, array in arrays.items()}
+        for array in arrays.values():
+            array *= -0.5
+        returned, error, changed = _call(guard, function, x, parameters)
+        for name, array in arrays.items():
+            array[...] = right[name]
+        if error is not None:
+            return returned, error, changed
+    end = time.monotonic() + MANY_CALLS_SECONDS
+    for _ in range(MANY_CALLS - 1 if way == "often" else 0):
+        returned, error, changed = _call(guard, function, x, parameters)
+        if error is not None or changed:
+            return returned, error, changed
+        if time.monotonic() > end:
+            break
+    return _call(guard, function, x, parameters)
+
+
+def stride(array: np.ndarray) -> np.ndarray:
+    """Copy an array into a read-only view of a larger one: axes in reverse order, and NaN between the numbers."""
+    wide = np.full((*array.shape[:0:-1], 2 * array.shape[0]), np.nan).astype(array.dtype)
+    view = wide[..., ::2].T
+    view[...] = array
+    view.flags.writeable = False
+    return view
+
+
+def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a thread in which nothing else runs, so that no caller is on its stack."""
+    with ThreadPoolExecutor(1) as pool:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            pool.submit(torch.set_grad_enabled, torch.is_grad_enabled()).result()
+        return pool.submit(contextvars.copy_context().run, function, *arguments).result()
 
 
 def _call(
@@ -66,11 +139,13 @@ def call_excitation(
 
 
 def call_vjp(
-    vjp: Callable[..., Any], inputs: Inputs, data_format: str, guard: Guard | None = None
+    vjp: Callable[..., Any], inputs: Inputs, data_format: str, guard: Guard | None = None, way: str = ""
 ) -> tuple[CallResult, dict[str, np.ndarray] | None]:
     """Call ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
     x, dy = to_data_format(inputs.x, data_format), to_data_format(inputs.dy, data_format)
     parameters = _copy_arrays(inputs.parameters)
+    if way == "strided":
+        x, dy, parameters = stride(x), stride(dy), {name: stride(array) for name, array in parameters.items()}
     returned, error, changed = _call(guard, vjp, x, dy, parameters)
     if error is not None:
         return CallResult(raised=_to_line(error), changed=changed), None

@@ -57,6 +57,8 @@ class Precision(NamedTuple):
     accumulation: str | None = None
 
 
+ROUNDINGS_BESIDE_INF = 64
+"""Roundings, in units of the dtype and of an element's range, that are allowed in a sample with NaN or inf."""
 FLOAT32_INTERMEDIATES = Precision(intermediates="float32")
 """The precision that this project's implementations declare."""
 
@@ -68,7 +70,7 @@ class Reference(NamedTuple):
         want: the answer, float64.
         bound: the largest difference of a right answer from ``want``, elementwise, in the same shapes.
         span: the width of the range of an element's values. A bound of half the span or more is inconclusive. NaN
-            excludes an element: in a sample with NaN or inf only elements that are not finite are compared.
+            marks a sample with NaN or inf: its finite elements may be NaN instead, as a compensated sum makes them.
 
     Example:
         >>> from se_conformance import Case
@@ -159,11 +161,18 @@ def reference(
     excluded = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf
     size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # values near 0 leave the bound conclusive
     sy, sg = size * reach, np.full_like(bound.g, _gate_span(spec, t))
+    bound.y[excluded] = _bound_beside_inf(bound.y[excluded], sy[excluded], dtype)
+    bound.g[excluded] = _bound_beside_inf(bound.g[excluded], sg[excluded], dtype)
     sy[excluded], sg[excluded] = np.nan, np.nan
     if not gradients:
         return Reference(Result(y, t.g), Result(bound.y, bound.g), Result(sy, sg))
     dx, dparameters = se_numpy.vjp(x, dy, spec, parameters, data_format="channels_last")
     spans = {name: _largest(array) for name, array in dparameters.items()}
+    if not np.isfinite(dy).all():  # what reaches other elements depends on zeros that multiply NaN
+        reached = np.isnan(dy)
+        dx, bound = np.where(reached, np.nan, 0.0), bound._replace(dx=np.where(reached, np.nan, np.inf))
+        dparameters = {name: np.zeros_like(array) for name, array in dparameters.items()}
+        bound = bound._replace(dparameters={name: np.full_like(array, np.inf) for name, array in dparameters.items()})
     want = Result(y, t.g, dx, dparameters)
     return Reference(want, Result(*bound[1:]), Result(sy, sg, _largest(dx), spans))
 
@@ -203,10 +212,15 @@ def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.n
         return Comparison(quantity, np.inf, np.inf, (), np.nan, np.nan, np.nan, 1, 0)
     got = got.astype(np.float64)
     ratio = _ratio(got, want, bound)
-    excluded = np.isfinite(want) & np.isnan(span)
-    vague = np.isfinite(want) & ~excluded & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
-    ratio[vague | excluded] = -1.0
-    conclusive = int((np.isfinite(want) & ~vague & ~excluded).sum())
+    excused = np.isfinite(want) & np.isnan(span) & (np.isnan(got) | np.isnan(bound))
+    vague = (
+        np.isfinite(want)
+        & ~excused
+        & ~(np.isnan(got) & np.isfinite(bound))
+        & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
+    )
+    ratio[vague | excused] = -1.0
+    conclusive = int((np.isfinite(want) & ~vague & ~excused).sum())
     if not (ratio.size and ratio.max() >= 0.0):
         return Comparison(quantity, 0.0, difference(got, want), (), np.nan, np.nan, np.nan, 0, int(vague.sum()))
     where = np.unravel_index(int(ratio.argmax()), ratio.shape)
@@ -263,6 +277,12 @@ def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
     ratio = np.where(got == want, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
     excused = np.where(np.isnan(want), np.isnan(got), np.isinf(want) & np.isnan(got))  # a compensated sum: inf - inf
     return np.where(excused, 0.0, np.where(np.isfinite(want), ratio, np.where(got == want, 0.0, np.inf)))
+
+
+def _bound_beside_inf(bound: np.ndarray, span: np.ndarray, dtype: str) -> np.ndarray:
+    """Bound finite elements of a sample with inf, where the errors of its sums cannot be bounded: a few roundings."""
+    loose = ROUNDINGS_BESIDE_INF * FORMATS[dtype].unit * span
+    return np.where(np.isfinite(bound), bound, loose)
 
 
 def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:

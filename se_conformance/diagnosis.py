@@ -7,7 +7,7 @@ those that passed included.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ import numpy as np
 from se_spec import SESpec
 
 from . import localization
+from .adapters import AdaptedBlock
 from .calls import call_function
+from .cases import Inputs
 from .comparison import Precision, compare, reference
 from .distance import EXPLAINED_DISTANCE, MAX_DISTANCE
 from .faults import CATALOGUE, Fault, inject
+from .observations import observe
 from .records import TrialRecord
 from .variants import VariantDistance, forward_agrees, forward_distance, gradient_distance, gradients_agree
 
@@ -60,6 +63,7 @@ class Diagnosis:
         together: whether the first two are a pair, nearer than any single fault.
         stage: the first stage that departs from the spec, or ``"unknown"``.
         agrees: whether the first cause, or the pair, answers on every trial what the block answered.
+        seen: what is seen, in sentences, whether or not a cause is known.
     """
 
     causes: tuple[Fault, ...]
@@ -67,6 +71,18 @@ class Diagnosis:
     together: bool
     stage: str
     agrees: bool = False
+    seen: tuple[str, ...] = ()
+
+
+WAY_CAUSES = {
+    "strided": "memory order ignored",
+    "broadcast": "memory order ignored",
+    "channels last in memory": "memory order ignored",
+    "reused": "answers kept by the array's identity",
+    "often": "another answer after many calls",
+    "thread": "another answer in another thread",
+}
+"""The cause by the only way of calling in which a block is wrong."""
 
 
 def diagnose(
@@ -77,7 +93,7 @@ def diagnose(
     excitation: Callable[..., Any] | None,
     data_format: str,
 ) -> Diagnosis:
-    """Find the likeliest causes of a failure, and the stage at which the block departs.
+    """Find the likeliest causes of a failure, the stage at which the block departs, and what is seen.
 
     Args:
         records: every trial of one rank in the order in which it ran; at least one failed.
@@ -87,6 +103,18 @@ def diagnose(
         excitation: its gate, or None.
         data_format: the layout of both.
     """
+    found = _find_causes(records, spec, dtype, function, excitation, data_format)
+    return replace(found, seen=observe(records, spec))
+
+
+def _find_causes(
+    records: list[TrialRecord],
+    spec: SESpec,
+    dtype: str,
+    function: Callable[..., Any],
+    excitation: Callable[..., Any] | None,
+    data_format: str,
+) -> Diagnosis:
     forward = any(record.forward_failed for record in records)
     if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")
@@ -94,6 +122,9 @@ def diagnose(
         return Diagnosis((), (), False, "call")
     if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
         return Diagnosis((), (), False, "unknown")
+    ways = sorted({record.trial.way for record in records if record.failed})
+    if "" not in ways:
+        return _diagnose_ways(ways, records, function, data_format)
     if forward and _is_random(records, function, data_format):
         return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
     variants = [
@@ -214,17 +245,46 @@ def _measure(
         yield record.failed, distance(variant, record, function)
 
 
-def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
-    """Whether independent numbers decide the answers to one input.
+def _diagnose_ways(
+    ways: list[str], records: list[TrialRecord], function: Callable[..., Any], data_format: str
+) -> Diagnosis:
+    """Name the cause of a block that is wrong only where it is called in another way than usual."""
+    own = function.ways if isinstance(function, AdaptedBlock) else {}
+    record = next(record for record in records if record.failed)
+    y = record.forward.y
+    if record.trial.way in own and y is not None:
+        function = own[record.trial.way]
+        if _gives_independent_answers(function, record.trial.inputs, data_format, y, y):
+            return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
+    causes = {WAY_CAUSES.get(way, "") for way in ways}
+    if len(causes) > 1 or causes == {""}:
+        return Diagnosis((), (), False, "call")
+    return Diagnosis((CATALOGUE[causes.pop()],), (0.0,), False, "call", agrees=True)
 
-    Two neighbouring steps between independent answers then have the correlation -1/2. A block that drifts or converges
-    has a positive one, and one whose answers alternate has -1. One that takes turns repeats itself.
-    """
+
+def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
     by_name = {record.trial.name: record for record in records}
     first, last = by_name["uneven map"].forward.y, by_name["uneven map again"].forward.y
     if first is None or last is None:
         return False
-    inputs = by_name["uneven map"].trial.inputs
+    return _gives_independent_answers(function, by_name["uneven map"].trial.inputs, data_format, first, last)
+
+
+def _gives_independent_answers(
+    function: Callable[..., Any], inputs: Inputs, data_format: str, first: np.ndarray, last: np.ndarray
+) -> bool:
+    """Whether independent numbers decide the answers to one input.
+
+    Two neighbouring steps between independent answers then have the correlation -1/2. A block that drifts or converges
+    has a positive one, and one whose answers alternate has -1. One that takes turns repeats itself.
+
+    Args:
+        function: the block.
+        inputs: one input.
+        data_format: its layout.
+        first: an answer to it.
+        last: a later answer to it.
+    """
     calls: list[np.ndarray[Any, Any]] = []
     while len(calls) < REPEATED_CALLS:
         y = call_function(function, inputs, data_format).y

@@ -1,5 +1,7 @@
 """The judge: ``check`` compares a block with the oracle on every trial, and looks for the cause of a failure."""
 
+import os
+import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +32,7 @@ def check(
     ranks: Sequence[int] = (2,),
     products: str = "dtype",
     intermediates: str = "storage",
-    seed: int = 0,
+    seed: int | None = None,
     deviations: str | Path | None = None,
     diagnose: bool = True,
     timeout: float = TIMEOUT_SECONDS,
@@ -50,7 +52,8 @@ def check(
         ranks: the numbers of spatial axes to try, of 1, 2 and 3.
         products: ``"dtype"``, or the precision that the block declares for its products: ``"tf32"``, ``"bfloat16"``.
         intermediates: in half precision, ``"storage"`` if intermediates may be rounded to it, ``"float32"`` if not.
-        seed: the seed of the inputs, at least 0.
+        seed: the seed of the inputs, at least 0; None takes the environment's SE_CHECK_SEED, or draws one, which the
+            verdict has.
         deviations: a text file of trials that are known to fail, one per line (``se_conformance.deviations``).
         diagnose: whether to search for the cause of a failure.
         timeout: seconds that one call may take; after one that takes longer no other is made. In the main thread the
@@ -72,6 +75,7 @@ def check(
         >>> check(block, spec).passed
         True
     """
+    seed = choose_seed() if seed is None else seed
     _check_arguments(spec, ranks, seed, timeout, vjp=vjp, excitation=excitation)
     function, vjp, excitation, data_format = resolve_callables(function, spec, dtype, vjp, excitation, data_format)
     precision = Precision(products, intermediates)
@@ -79,7 +83,8 @@ def check(
     known, guard = read_deviations(deviations), Guard(timeout, verdict.notes)
     for rank in ranks:
         runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format, guard)
-        for trial, expected in trials_with_references(spec, dtype, rank, seed, precision, vjp is not None):
+        own_ways = tuple(function.ways) if isinstance(function, AdaptedBlock) else ()
+        for trial, expected in trials_with_references(spec, dtype, rank, seed, precision, vjp is not None, own_ways):
             if guard.timed_out:
                 break
             verdict.findings += runner.run(trial, expected, rank)
@@ -91,9 +96,27 @@ def check(
     return verdict
 
 
+def choose_seed() -> int:
+    """Return the environment's SE_CHECK_SEED, or draw a seed, so that no block can know the inputs.
+
+    Raises:
+        SpecError: SE_CHECK_SEED is no integer.
+    """
+    given = os.environ.get("SE_CHECK_SEED", "")
+    if given and not given.isdecimal():
+        raise SpecError(f"SE_CHECK_SEED={given!r} is not allowed; it must be an integer, at least 0")
+    return int(given) if given else secrets.randbelow(1 << 31)
+
+
 @lru_cache(maxsize=2)  # one block after another is judged by the same spec, forward and backward
 def trials_with_references(
-    spec: SESpec, dtype: str, rank: int, seed: int, precision: Precision, gradients: bool
+    spec: SESpec,
+    dtype: str,
+    rank: int,
+    seed: int,
+    precision: Precision,
+    gradients: bool,
+    own_ways: tuple[str, ...] = (),
 ) -> list[tuple[Trial, Reference]]:
     """List every trial of one rank with the oracle's answer and its bounds."""
     return [
@@ -101,7 +124,7 @@ def trials_with_references(
             trial,
             reference(trial.inputs, spec, dtype, precision, gradients=gradients and trial.gradients, exact=trial.exact),
         )
-        for trial in trials(spec, dtype, rank, seed)
+        for trial in trials(spec, dtype, rank, seed, own_ways)
     ]
 
 
@@ -132,7 +155,8 @@ class TrialRunner:
     def run(self, trial: Trial, expected: Reference, rank: int) -> list[Finding]:
         """Call the block on one trial and compares everything that it returns."""
         x = trial.inputs.x
-        forward = call_function(self.function, trial.inputs, self.data_format, self.guard)
+        function = self.choose_function(trial)
+        forward = call_function(function, trial.inputs, self.data_format, self.guard, trial.way)
         record = TrialRecord(trial, expected, forward)
         errors = _structural_errors("y", forward, x, self.dtype)
         result = Result(y=forward.y if _has_shape_of(forward.y, x) else None)
@@ -140,7 +164,7 @@ class TrialRunner:
             g, gate_errors = self._call_excitation(self.excitation, trial, expected)
             errors, result = errors + gate_errors, result._replace(g=g)
         if self.vjp is not None and trial.gradients:
-            record.backward, dparameters = call_vjp(self.vjp, trial.inputs, self.data_format, self.guard)
+            record.backward, dparameters = call_vjp(self.vjp, trial.inputs, self.data_format, self.guard, trial.way)
             errors += _structural_errors("dx", record.backward, x, self.dtype)
             if dparameters is not None:
                 errors += _gradient_errors(dparameters, trial.inputs.parameters)
@@ -161,6 +185,11 @@ class TrialRunner:
             self.records.append(record)
         findings = [Finding(rank, trial.name, "call", message=error) for error in errors]
         return findings + [Finding(rank, trial.name, entry.quantity, entry) for entry in record.comparisons]
+
+    def choose_function(self, trial: Trial) -> Callable[..., Any]:
+        """Choose the function of a trial: an adapted block has others for ways of its own."""
+        function = self.function
+        return function.ways.get(trial.way, function) if isinstance(function, AdaptedBlock) else function
 
     def diagnose(self) -> diagnosis.Diagnosis | None:
         """Search for the cause; None where no judged trial failed."""

@@ -75,12 +75,12 @@ def _excitation_from_output(function: Callable[..., Any], spec: SESpec, data_for
 
     def excitation(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
         y = to_channels_last(np.asarray(function(x.copy(), parameters)), data_format)
-        return _gate_per_position(to_channels_last(x, data_format), y, spec).max(1)
+        return gate_per_position(to_channels_last(x, data_format), y, spec).max(1)
 
     return excitation
 
 
-def _gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
+def gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
     """Compute the gate y / x at each position, (N, positions, C); -inf where |x| is below half its maximum."""
     x, y = (array.astype(np.float64).reshape(len(x), -1, x.shape[-1]) for array in (x, y))
     size = np.abs(x)
@@ -95,7 +95,7 @@ def _has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
     x, y = record.trial.inputs.x, record.forward.y
     if y is None or y.shape != x.shape or not np.isfinite(y.astype(np.float64)).all():
         return False
-    gate = _gate_per_position(x, y, spec)
+    gate = gate_per_position(x, y, spec)
     lowest = np.where(np.isfinite(gate), gate, np.inf).min(1)
     return bool((gate.max(1) - lowest <= _quotient_error(x.dtype.name, lowest, spec)).all())
 

@@ -7,13 +7,34 @@ import numpy as np
 from se_spec import SESpec, SpecError
 
 from . import probes
-from .cases import DTYPES, Case, Inputs, revealing_parameters
+from .calls import MANY_CALLS
+from .cases import DTYPES, Case, Inputs
+from .trial_maps import FAR_ARGUMENT, LARGE_MAP_ELEMENTS, LARGEST_MAP_ELEMENTS, Maker
 
-UNEVEN = {1: (7,), 2: (5, 7), 3: (2, 5, 3)}
-EVEN = {1: (6,), 2: (4, 6), 3: (4, 2, 6)}
+UNEVEN = {1: ((7,), (9,), (11,)), 2: ((5, 7), (7, 4), (6, 9)), 3: ((2, 5, 3), (5, 2, 4), (3, 4, 2))}
+EVEN = {1: ((6,), (10,)), 2: ((4, 6), (6, 8)), 3: ((4, 2, 6), (2, 4, 6))}
 FIVE_LAST = {1: (5,), 2: (7, 5), 3: (2, 3, 5)}
 EQUAL = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}
-LARGE_MAP_ELEMENTS = 1 << 18
+LONG = {1: ((393,),), 2: ((3, 131), (131, 3)), 3: ((2, 3, 67), (67, 3, 2))}
+"""Extents; the seed chooses one of several."""
+SMALL = {1: (4,), 2: (2, 3), 3: (2, 2, 2)}
+SIDES = {1: (49, 64, 256), 2: (7, 8, 14, 16), 3: (7, 8)}
+"""Sides of maps that are usual in networks, for which code may have a way of its own."""
+MAX_SIDE_ELEMENTS = 1 << 16
+
+
+WAYS = {
+    "strided": "strided read-only arrays",
+    "broadcast": "samples and channels broadcast",
+    "reused": "arrays of the call before",
+    "often": f"call {MANY_CALLS}",
+    "thread": "another thread",
+}
+"""Ways to call a block other than once on new arrays, and the names of their trials."""
+
+
+OWN_WAYS = ("with gradients", "channels last in memory", "training mode", "graph", "XLA", "jit", "op by op")
+"""Ways in which the adapted blocks of some framework run besides."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +46,30 @@ class Trial:
         inputs: x and dy (N, *space, C) and the canonical parameters, in the dtype.
         gradients: whether gradients are judged on it.
         exact: whether all sums are exact in any order (``probes``).
+        way: how the block is called, one of ``WAYS`` or of an adapted block's own.
     """
 
     name: str
     inputs: Inputs
     gradients: bool = True
     exact: bool = False
+    way: str = ""
 
 
-def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -> list[Trial]:
+def trials(
+    spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0, own_ways: tuple[str, ...] = ()
+) -> list[Trial]:
     """Make all trials of a spec in the order in which they run.
 
     Args:
         spec: which block.
         dtype: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         rank: 1, 2 or 3 spatial axes.
-        seed: at least 0; the same seed gives the same numbers.
+        seed: at least 0; the same seed gives the same numbers and sizes.
+        own_ways: ways in which an adapted block runs besides, as ``AdaptedBlock.ways`` names them.
 
     Returns:
-        About twenty trials, channels last. Their number depends on the spec, the dtype and the rank.
+        About forty trials, channels last. Their number depends on the spec, the dtype and the rank.
 
     Raises:
         SpecError: a dtype or a rank is none of these.
@@ -57,18 +83,20 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
     if rank not in (1, 2, 3):
         raise SpecError(f"rank={rank!r} is not allowed; it must be 1, 2 or 3")
 
+    make = Maker(spec, dtype, rank, seed)
+
     def case(samples: int, spatial: tuple[int, ...], number: int) -> Inputs:
         return Case(spec, rank, dtype, seed=20 * seed + number, samples=samples, spatial=spatial).inputs()
 
     def probe(part: str) -> Inputs:
         return probes.probe_for(dtype, spec, part=part, rank=rank, seed=seed)
 
-    uneven = case(3, UNEVEN[rank], 0)
+    uneven = case(3, _choose(UNEVEN[rank], seed), 0)
     found = [
         Trial("uneven map", uneven),
         *(Trial(f"exact probe of {part}", probe(part), exact=True) for part in probes.parts(dtype)),
-        Trial("even map", case(2, EVEN[rank], 1)),
-        Trial("one sample", case(1, UNEVEN[rank], 2)),
+        Trial("even map", case(2, _choose(EVEN[rank], seed), 1)),
+        Trial("one sample", case(1, _choose(UNEVEN[rank], seed), 2)),
         Trial("as many samples as the last axis is long", case(5, FIVE_LAST[rank], 3)),
         Trial("equal axes", case(2, EQUAL[rank], 4)),
         Trial("one position", case(3, (1,) * rank, 5)),
@@ -77,16 +105,45 @@ def trials(spec: SESpec, dtype: str = "float32", rank: int = 2, seed: int = 0) -
         found.append(Trial("one row", case(2, (*(1,) * (rank - 1), 9), 6)))
     if 1 < spec.channels <= 64:
         found.append(Trial("first axis as long as the channels", case(2, (spec.channels, *(3,) * (rank - 1)), 7)))
-    found.append(Trial("large map", _large(spec, dtype, rank, seed), gradients=False))
+    many, usual = (9 + seed % 5, SMALL[rank]), (3, _choose(UNEVEN[rank], seed))
+    found.append(Trial("many samples", make.draw(21, make.normal(*many))))
+    found.append(Trial("many positions", make.draw(22, make.normal(2, _choose(LONG[rank], seed)), dy_scale=10.0)))
+    rectified = make.without_first_unit(make.draw(23, make.rectified(*many)))
+    found.append(Trial("after a ReLU", rectified, gradients=spec.squeeze == "avg"))
+    found.append(Trial("constant map", make.draw(24, make.constant(*usual)), gradients=False))
+    for part in ("expand",) if spec.single_projection else ("reduce", "expand"):
+        name = "hidden values" if part == "reduce" else "logits"
+        found.append(Trial(f"{name} up to {FAR_ARGUMENT[dtype]:g}", make.far(part, *usual)))
+    for side in SIDES[rank]:
+        if side**rank * spec.channels <= MAX_SIDE_ELEMENTS:
+            draw = make.normal(1, (side,) * rank)
+            found.append(Trial(f"side of {side}", make.draw(40 + side, draw), gradients=False))
+    found.append(Trial("large map", make.large("square", LARGE_MAP_ELEMENTS, 8), gradients=False))
     if dtype == "float16":
-        found.append(Trial("sum beyond float16", _large(spec, dtype, rank, seed, level=500.0), gradients=False))
+        beyond = make.large("square", LARGE_MAP_ELEMENTS, 8, level=500.0)
+        found.append(Trial("sum beyond float16", beyond, gradients=False))
+    found.append(Trial("tall map", make.large("tall", LARGEST_MAP_ELEMENTS, 9), gradients=False))
+    if rank > 1:
+        found.append(Trial("wide map", make.large("wide", LARGE_MAP_ELEMENTS, 10), gradients=False))
     found += [
         Trial(f"sample {number} alone", Inputs(uneven.x[[number]], uneven.dy[[number]], uneven.parameters))
         for number in range(3)
     ]
+    found.append(Trial("dy of zeros", uneven._replace(dy=np.zeros_like(uneven.dy))))
+    found.append(Trial("NaN in dy", uneven._replace(dy=_insert(uneven, np.nan, (0,) * uneven.x.ndim, "dy").dy)))
+    middle = (1, *(0,) * rank, spec.channels // 2)
+    place = _draw_place(uneven.x.shape, middle, seed)
     for name, number in (("NaN", np.nan), ("inf", np.inf)):
-        found.append(Trial(name, _insert(uneven, number), gradients=False))
+        found.append(Trial(name, _insert(uneven, number, middle), gradients=False))
+    for name, number in (("NaN", np.nan), ("inf", np.inf), ("-inf", -np.inf)):
+        found.append(Trial(f"{name} at another place", _insert(uneven, number, place), gradients=False))
     found.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
+    same = uneven._replace(x=np.array(np.broadcast_to(uneven.x[:1, ..., :1], uneven.x.shape)))
+    for way, name in WAYS.items():
+        found.append(Trial(name, same if way == "broadcast" else uneven, gradients=way == "strided", way=way))
+    for way in own_ways:
+        found.append(Trial(way, uneven, gradients=False, way=way))
+        found.append(Trial(f"NaN, {way}", _insert(uneven, np.nan, middle), gradients=False, way=way))
     found.append(Trial("uneven map again", uneven))
     return found
 
@@ -112,38 +169,26 @@ def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: 
         >>> x.shape
         (1, 5, 7, 8)
     """
-    found = {entry.name: entry for entry in trials(spec, dtype, rank, seed)}
+    entries = trials(spec, dtype, rank, seed)
+    found = {entry.name: entry for entry in [*entries, *trials(spec, dtype, rank, seed, OWN_WAYS)]}
     if name not in found:
-        raise SpecError(f"no trial {name!r}; there are {', '.join(map(repr, found))}")
+        raise SpecError(f"no trial {name!r}; there are {', '.join(repr(entry.name) for entry in entries)}")
     return found[name]
 
 
-def _large(spec: SESpec, dtype: str, rank: int, seed: int, level: float = 0.75) -> Inputs:
-    """Draw a map of more positive numbers than half precision can add; they are not 1, which is a tie at 256."""
-    positions = min(4096, max(64, LARGE_MAP_ELEMENTS // spec.channels))
-    side = int(positions ** (1 / rank))
-    rng = np.random.default_rng((seed, 8))
-    shape = (1, *(side,) * (rank - 1), side + 1, spec.channels)
-    x = level * (1.0 + 0.25 * rng.standard_normal(shape))
-    if spec.squeeze != "avg":  # one clear maximum
-        x.reshape(1, -1, spec.channels)[:, side // 2] = 2.5 * level
-    weights = revealing_parameters(x, spec, rng)
-    if not spec.single_projection:
-        _share_a_sign(x, weights, rng)
-    return Inputs(x, rng.standard_normal(shape), weights).rounded(dtype)
+def _choose(options: tuple[tuple[int, ...], ...], seed: int) -> tuple[int, ...]:
+    return options[seed % len(options)]
 
 
-def _share_a_sign(x: np.ndarray, weights: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Give weights one sign and hidden values 1 to 5, so that equal errors of all channels do not cancel."""
-    z, size = x.mean(tuple(range(1, x.ndim - 1)))[0], np.abs(weights["reduce.weight"])
-    hidden = rng.uniform(1.0, 5.0, len(size)) - weights.get("reduce.bias", 0.0)
-    weights["reduce.weight"] = size * (hidden / (size @ z))[:, None]
-    logits = weights["expand.weight"] @ (hidden + weights.get("reduce.bias", 0.0))
-    weights["expand.weight"] *= 2.0 / max(float(np.sqrt(np.mean(logits**2))), 1e-3)
+def _draw_place(shape: tuple[int, ...], other: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """Draw the index of an element whose sample, position and channel are not those of another, where it can."""
+    rng = np.random.default_rng((seed, 30))
+    options = [[n for n in range(size) if n != taken] or [taken] for size, taken in zip(shape, other, strict=True)]
+    return tuple(int(rng.choice(values)) for values in options)
 
 
-def _insert(inputs: Inputs, number: float) -> Inputs:
-    """Replace one element of the second sample by ``number``."""
-    x = inputs.x.copy()
-    x[(1, *(0,) * (x.ndim - 2), x.shape[-1] // 2)] = number
-    return Inputs(x, inputs.dy, inputs.parameters)
+def _insert(inputs: Inputs, number: float, place: tuple[int, ...], name: str = "x") -> Inputs:
+    """Replace one element of x or dy by ``number``."""
+    array = getattr(inputs, name).copy()
+    array[place] = number
+    return inputs._replace(**{name: array})

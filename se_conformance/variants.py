@@ -18,7 +18,7 @@ VariantDistance = Callable[[Block, TrialRecord, Function], float]
 
 def forward_distance(variant: Block, record: TrialRecord, function: Function) -> float:
     """Compute the distance of the variant's y from the block's on one trial, 0 to ``MAX_DISTANCE``."""
-    call = call_function(function, record.trial.inputs)
+    call = call_variant(variant, record, function)
     if form_of(call) != form_of(record.forward):
         return MAX_DISTANCE
     if call.y is None or record.forward.y is None:
@@ -48,7 +48,7 @@ def forward_agrees(variant: Block, records: list[TrialRecord]) -> bool:
     """Whether the variant returns on every trial, in order, what the block returned."""
     function = variant.function()
     for record in records:
-        call = call_function(function, record.trial.inputs)
+        call = call_variant(variant, record, function)
         if form_of(call) != form_of(record.forward):
             return False
         if call.y is None or record.forward.y is None:
@@ -60,6 +60,11 @@ def forward_agrees(variant: Block, records: list[TrialRecord]) -> bool:
         if not agrees:
             return False
     return True
+
+
+def call_variant(variant: Block, record: TrialRecord, function: Function) -> CallResult:
+    """Call a variant as the block was called in a trial; one without state is called once."""
+    return call_function(function, record.trial.inputs, way=record.trial.way if variant.keeps_state else "")
 
 
 def gradients_agree(variant: Block, records: list[TrialRecord]) -> bool:

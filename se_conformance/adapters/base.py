@@ -1,7 +1,7 @@
 """The form that every adapter gives a block: functions of NumPy arrays and canonical parameters."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class AdaptedBlock:
         reset: ``(spec, dtype, data_format)``: does what ``prepare`` says.
         find_contradictions: ``(x) -> sentences``: how operations of the framework that the block uses contradict the
             framework's own shapes on an empty batch on this machine. None where the framework offers no such check.
+        ways: other functions like ``run``, by names of ``trial_inputs.OWN_WAYS``: in training mode, in a graph, ...
     """
 
     run: Callable[[np.ndarray, Arrays], object]
@@ -41,6 +42,7 @@ class AdaptedBlock:
     data_format: str
     reset: Callable[[SESpec, str, str], None]
     find_contradictions: Callable[[np.ndarray], list[str]] | None = None
+    ways: Mapping[str, Callable[[np.ndarray, Arrays], object]] = field(default_factory=dict)
 
     def __call__(self, x: np.ndarray, parameters: Arrays) -> object:
         """Call ``run``: an array in the dtype that the block returned, or whatever else it returned."""

@@ -1,6 +1,7 @@
 """Flax NNX and linen modules as functions of NumPy arrays."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax
@@ -30,35 +31,46 @@ def adapt_linen(block: Any, names: Mapping[str, str] | None, data_format: str) -
 
 
 def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> AdaptedBlock:
-    def run(x: np.ndarray, parameters: Arrays) -> object:
-        return _to_array(
-            adapter.call(_to_native_values(adapter.match_parameters(x, parameters), parameters), jnp.asarray(x))
-        )
-
-    def excitation(x: np.ndarray, parameters: Arrays) -> object:
+    def run(x: np.ndarray, parameters: Arrays, method: str = "__call__") -> object:
         values = _to_native_values(adapter.match_parameters(x, parameters), parameters)
-        return _to_array(adapter.call(values, jnp.asarray(x), "excitation"))
+        return _to_array(_run_compiled(adapter, values, jnp.asarray(x), method))
+
+    def run_op_by_op(x: np.ndarray, parameters: Arrays) -> object:
+        values = _to_native_values(adapter.match_parameters(x, parameters), parameters)
+        return _to_array(adapter.call(values, jnp.asarray(x)))
 
     def vjp(x: np.ndarray, dy: np.ndarray, parameters: Arrays) -> tuple[np.ndarray, Arrays]:
         matched = adapter.match_parameters(x, parameters)
         arguments = _to_native_values(matched, parameters), jnp.asarray(x)
         # compiled as in training; op by op, each operation would be compiled alone, which takes longer
-        dvalues, dx = jax.jit(lambda arguments, dy: jax.vjp(adapter.pure, *arguments)[1](dy))(
-            arguments, jnp.asarray(dy)
-        )
+        dvalues, dx = adapter.compiled_vjp(arguments, jnp.asarray(dy))
         return np.asarray(dx), {
             name: native.to_canonical(np.asarray(dvalues[native.name])) for name, native in matched.items()
         }
 
-    return AdaptedBlock(run, vjp, own_excitation(block, excitation), data_format, adapter.reset)
+    excitation = own_excitation(block, partial(run, method="excitation"))
+    ways = {"op by op": run_op_by_op} | ({"training mode": adapter.run_in_training} if adapter.has_training else {})
+    return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways)
+
+
+def _run_compiled(adapter: "_Nnx | _Linen", values: Values, x: jax.Array, method: str) -> Any:
+    """Run compiled, as models run; op by op where the block cannot be traced, or raises."""
+    try:
+        return adapter.call_compiled(values, x, method)
+    except Exception:
+        return adapter.call(values, x, method)
 
 
 class _Nnx:
     """Keeps one copy from call to call, so that a block with state shows it."""
 
+    has_training = True
+
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
         self.copy: Any = None
+        self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.pure, *arguments)[1](dy))
+        self.compiled_step = jax.jit(self._step, static_argnums=(0, 4))
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
@@ -69,11 +81,33 @@ class _Nnx:
         return self._match(shapes_of(parameters))
 
     def call(self, values: Values, x: jax.Array, method: str = "__call__") -> Any:
+        block = self._load(values)
+        return getattr(block, method)(x)
+
+    def call_compiled(self, values: Values, x: jax.Array, method: str) -> Any:
+        block = self._load(values)
+        graph, _, rest = nnx.split(block, nnx.Param, ...)
+        y, rest = self.compiled_step(graph, values, rest, x, method)
+        nnx.update(block, rest)
+        return y
+
+    def run_in_training(self, x: np.ndarray, parameters: Arrays) -> object:
+        block = nnx.clone(self.block)
+        block.train()
+        nnx.update(block, self._state(_to_native_values(self.match_parameters(x, parameters), parameters)))
+        return _to_array(block(jnp.asarray(x)))
+
+    def _load(self, values: Values) -> Any:
         if self.copy is None:
             self.copy = nnx.clone(self.block)
             self.copy.eval()
         nnx.update(self.copy, self._state(values))
-        return getattr(self.copy, method)(x)
+        return self.copy
+
+    def _step(self, graph: Any, values: Values, rest: Any, x: jax.Array, method: str) -> tuple[Any, Any]:
+        block = nnx.merge(graph, self._state(values), rest)
+        y = getattr(block, method)(x)
+        return y, nnx.split(block, nnx.Param, ...)[2]
 
     def pure(self, values: Values, x: jax.Array) -> Any:
         graph, _, rest = nnx.split(nnx.clone(self.block), nnx.Param, ...)
@@ -95,8 +129,13 @@ class _Nnx:
 
 
 class _Linen:
+    has_training = False
+
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
+        self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.call, *arguments)[1](dy))
+        self.compiled_call = jax.jit(self.call, static_argnums=2)
+        self.known_variables: dict[tuple[tuple[int, ...], str], Mapping[str, Any]] = {}
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
@@ -122,12 +161,17 @@ class _Linen:
         tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in values.items()})
         return self.block.apply({**others, "params": tree}, x, method=method)
 
-    def pure(self, values: Values, x: jax.Array) -> Any:
-        return self.call(values, x)
+    def call_compiled(self, values: Values, x: jax.Array, method: str) -> Any:
+        return self.compiled_call(values, x, method)
+
+    def run_in_training(self, x: np.ndarray, parameters: Arrays) -> object:
+        raise AssertionError("a linen module has no modes")
 
     def _variables(self, x: jax.ShapeDtypeStruct) -> Mapping[str, Any]:
-        variables: Mapping[str, Any] = jax.eval_shape(self.block.init, jax.random.key(0), x)
-        return variables
+        key = x.shape, x.dtype.name
+        if key not in self.known_variables:
+            self.known_variables[key] = jax.eval_shape(self.block.init, jax.random.key(0), x)
+        return self.known_variables[key]
 
     def _match(self, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
         flat = flax.traverse_util.flatten_dict(variables.get("params", {}))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -28,6 +29,7 @@ def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -
         data_format,
         adapter.reset,
         find_contradictions,
+        {"training mode": adapter.run_in_training, **{way: partial(adapter.run_compiled, way) for way in _COMPILED}},
     )
 
 
@@ -41,9 +43,10 @@ class _Block:
         self.given, self.names = block, names
         self.block: Any = block if block.built else None
         self.state: dict[int, Any] = {}
+        self.compiled: dict[tuple[str, str], Callable[..., Any]] = {}
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
-        self.state = {}
+        self.state, self.compiled = {}, {}
         if BACKEND == "jax":
             from .jax import refuse_float64
 
@@ -57,6 +60,20 @@ class _Block:
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
         variables, values = self._load_parameters(parameters)
         return _to_array(self._call(variables, values, ops.convert_to_tensor(x)))
+
+    def run_in_training(self, x: np.ndarray, parameters: Arrays) -> object:
+        variables, values = self._load_parameters(parameters)
+        return _to_array(self._call(variables, values, ops.convert_to_tensor(x), keep=False, training=True))
+
+    def run_compiled(self, way: str, x: np.ndarray, parameters: Arrays) -> object:
+        """Run in a graph of the backend, as ``predict`` does."""
+        variables, values = self._load_parameters(parameters)
+
+        def forward(x: Any, *values: Any) -> Any:
+            return self._call(variables, values, x, keep=False)
+
+        compiled = self.compiled.setdefault((way, x.dtype.name), _COMPILED[way](forward))
+        return _to_array(compiled(ops.convert_to_tensor(x), *values))
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
         variables, values = self._load_parameters(parameters)
@@ -93,11 +110,20 @@ class _Block:
         pairs = zip(arrays, variables, strict=True)
         return variables, [ops.convert_to_tensor(array, dtype=variable.dtype) for array, variable in pairs]
 
-    def _call(self, variables: list[Any], values: Any, x: Any, method: str = "__call__", *, keep: bool = True) -> Any:
+    def _call(
+        self,
+        variables: list[Any],
+        values: Any,
+        x: Any,
+        method: str = "__call__",
+        *,
+        keep: bool = True,
+        **options: Any,
+    ) -> Any:
         others = [other for other in self.block.variables if all(other is not variable for variable in variables)]
         kept = [(other, self.state[id(other)]) for other in others if id(other) in self.state]
         with keras.StatelessScope(state_mapping=[*zip(variables, values, strict=True), *kept]) as scope:
-            y = getattr(self.block, method)(x)
+            y = getattr(self.block, method)(x, **options)
         if keep:
             assigned = ((other, scope.get_current_value(other)) for other in others)
             self.state |= {id(other): value for other, value in assigned if value is not None}
@@ -134,6 +160,26 @@ def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[A
     return list(torch.autograd.grad(forward(*leaves), leaves, dy, materialize_grads=True))
 
 
+def _in_graph(forward: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    compiled: Callable[..., Any] = tf.function(forward, reduce_retracing=True, **options)
+    return compiled
+
+
+def _in_jit(forward: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+
+    compiled: Callable[..., Any] = jax.jit(forward)
+    return compiled
+
+
+_COMPILERS: dict[str, dict[str, Callable[..., Any]]] = {
+    "tensorflow": {"graph": _in_graph, "XLA": partial(_in_graph, jit_compile=True)},
+    "jax": {"jit": _in_jit},
+}
+_COMPILED = _COMPILERS.get(BACKEND, {})
+"""The ways in which the backend compiles a block."""
 _VJP = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 

@@ -18,7 +18,13 @@ from .matching import NativeParameter, match
 def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
     """Adapt a module, which runs in eval mode and in x's dtype."""
     adapter = _Block(block, names)
-    return AdaptedBlock(adapter.run, adapter.vjp, own_excitation(block, adapter.excitation), data_format, adapter.reset)
+    ways = {
+        "with gradients": adapter.run_with_gradients,
+        "channels last in memory": adapter.run_channels_last,
+        "training mode": adapter.run_in_training,
+    }
+    excitation = own_excitation(block, adapter.excitation)
+    return AdaptedBlock(adapter.run, adapter.vjp, excitation, data_format, adapter.reset, ways=ways)
 
 
 class _Block:
@@ -39,6 +45,25 @@ class _Block:
         block, x_tensor, _ = self._load_parameters(x, parameters)
         with torch.no_grad():
             return _to_array(block(x_tensor))
+
+    def run_with_gradients(self, x: np.ndarray, parameters: Arrays) -> object:
+        block, x_tensor, _ = self._load_parameters(x, parameters)
+        with torch.enable_grad():
+            return _to_array(block(x_tensor))
+
+    def run_channels_last(self, x: np.ndarray, parameters: Arrays) -> object:
+        block, x_tensor, _ = self._load_parameters(x, parameters)
+        with torch.no_grad():
+            return _to_array(block(x_tensor.movedim(1, -1).contiguous().movedim(-1, 1)))
+
+    def run_in_training(self, x: np.ndarray, parameters: Arrays) -> object:
+        block, x_tensor, _ = self._load_parameters(x, parameters)
+        block.train()
+        try:
+            with torch.no_grad():
+                return _to_array(block(x_tensor))
+        finally:
+            block.eval()
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
         block, x_tensor, _ = self._load_parameters(x, parameters)

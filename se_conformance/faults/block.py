@@ -46,6 +46,7 @@ class Block:
         self.gradients: Callable[[Array, Array, Parameters], tuple[Array, Parameters]] = self._gradients
         self.through_gate: Callable[[Array, Array], Array] = lambda direct, pooled: direct + pooled
         self.around: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda function: function
+        self.keeps_state = False  # whether an answer depends on earlier calls, or on where the arrays are in memory
 
     def run(self, x: Array, parameters: Parameters) -> tuple[Array, Array]:
         """Compute y and the gate in float64."""

@@ -1,5 +1,7 @@
 """Faults around the arithmetic: modified arguments, state between calls, refused inputs, outputs of a wrong form."""
 
+import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +58,7 @@ def _overwrite_parameters(block: Block, f: Function) -> Function:
 
 
 def _fix_first_size(block: Block, f: Function) -> Function:
+    block.keeps_state = True
     cache: dict[int, tuple[int, ...]] = {}
 
     def call(x: Array, p: Parameters) -> Array:
@@ -68,6 +71,7 @@ def _fix_first_size(block: Block, f: Function) -> Function:
 
 def _cache_squeeze(block: Block, f: Function) -> Function:
     """Cache the squeezed values of the first call with each shape."""
+    block.keeps_state = True
     cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
@@ -80,6 +84,7 @@ def _cache_squeeze(block: Block, f: Function) -> Function:
 
 def _average_over_calls(block: Block, f: Function) -> Function:
     """Replace the squeezed values by their running average over calls."""
+    block.keeps_state = True
     cache: dict[tuple[int, ...], Array] = {}
     right = block.squeeze
 
@@ -93,7 +98,39 @@ def _average_over_calls(block: Block, f: Function) -> Function:
     return f
 
 
+def _read_memory(block: Block, f: Function) -> Function:
+    """Read x in the order in which it lies in memory."""
+    block.keeps_state = True
+    return lambda x, p: f(x.ravel(order="K").reshape(x.shape), p)
+
+
+def _keep_by_identity(block: Block, f: Function) -> Function:
+    """Answer as before if x is the same object as before."""
+    block.keeps_state = True
+    kept: list[Array] = []
+
+    def call(x: Array, p: Parameters) -> Array:
+        if not kept or kept[0] is not x:
+            kept[:] = [x, f(x, p)]
+        return kept[1].copy()
+
+    return call
+
+
+def _halve_later(block: Block, f: Function) -> Function:
+    block.keeps_state = True
+    calls = itertools.count()
+    return lambda x, p: f(x, p) if next(calls) < 100 else (0.5 * f(x, p)).astype(x.dtype)
+
+
+def _halve_in_other_threads(block: Block, f: Function) -> Function:
+    block.keeps_state = True
+    own = threading.get_ident()
+    return lambda x, p: f(x, p) if threading.get_ident() == own else (0.5 * f(x, p)).astype(x.dtype)
+
+
 def _dropout(block: Block, f: Function) -> Function:
+    block.keeps_state = True
     rng = np.random.default_rng(0)
 
     def call(x: Array, p: Parameters) -> Array:
@@ -244,6 +281,34 @@ CALLS = (
         "statistics in evaluation mode",
         "use this call's values",
         _wrap_function(_average_over_calls),
+    ),
+    _fault(
+        "memory order ignored",
+        "x is read as it lies in memory, without its strides",
+        "pytorch#67239: custom kernels on channels_last",
+        "make x contiguous first, or use its strides",
+        _wrap_function(_read_memory),
+    ),
+    _fault(
+        "answers kept by the array's identity",
+        "an array that holds other numbers gets the answer of the call before",
+        "a cache keyed by id(x) or by data_ptr()",
+        "compute them anew",
+        _wrap_function(_keep_by_identity),
+    ),
+    _fault(
+        "another answer after many calls",
+        "from a later call on the answer changes",
+        "counters, calibration and warm-up inside a layer",
+        "let an answer depend on the arguments alone",
+        _wrap_function(_halve_later),
+    ),
+    _fault(
+        "another answer in another thread",
+        "the answer depends on who calls",
+        "thread-local settings; code that looks for its caller on the stack",
+        "let an answer depend on the arguments alone",
+        _wrap_function(_halve_in_other_threads),
     ),
     _fault(
         "not deterministic",

@@ -124,7 +124,7 @@ def test_a_right_block_passes(dtype: str, data_format: str) -> None:
     asked = {one.quantity for one in verdict.findings}
     assert asked == {"y", "g", "dx", "d reduce.weight", "d reduce.bias", "d expand.weight", "d expand.bias"}
     assert {rank for rank, _ in verdict.ran} == {1, 2, 3}
-    assert str(verdict).startswith(f"passed: {SPEC!r} in {dtype}\n")
+    assert str(verdict).startswith(f"passed: {SPEC!r} in {dtype}, seed 0\n")
     assert f"{len(verdict.ran)} of {len(verdict.ran)} trials right" in str(verdict)
 
 
@@ -164,7 +164,7 @@ def test_verdict_names_place_size_and_cause_of_a_mistake() -> None:
     worst = verdict.failures[0].comparison
     assert worst is not None
     at = ", ".join(map(str, worst.where))
-    assert text.startswith(f"FAILED: {SPEC!r} in float32\n")
+    assert text.startswith(f"FAILED: {SPEC!r} in float32, seed 0\n")
     assert f"{verdict.failures[0].quantity}[{at}]" in text
     assert f"got {worst.got:.9g}, want {worst.want:.9g}, bound {worst.bound:.2g}, ratio {worst.ratio:.3g}" in text
     assert worst.ratio == pytest.approx(abs(worst.got - worst.want) / worst.bound)
@@ -353,7 +353,7 @@ def test_any_behaviour_of_the_function_gives_a_verdict(name: str) -> None:
     function, message, cause = MISBEHAVING[name]
     verdict = check(function, SPEC)
     assert not verdict.passed
-    assert verdict.failures[0].trial == "uneven map" or name == "returns one sample"
+    assert "uneven map" in {one.trial for one in verdict.failures} or name == "returns one sample"
     assert message in "\n".join(one.message for one in verdict.failures)
     assert message in str(verdict)
     assert "nothing was judged" not in str(verdict)  # it was: it is wrong
@@ -383,7 +383,10 @@ def test_dependence_between_samples_is_found() -> None:
 
     verdict = check(batch, SPEC, diagnose=False)
     assert not verdict.passed
-    right = {"sample 0 alone", "sample 1 alone", "sample 2 alone", "one sample", "large map", "empty batch"}
+    right = {name for _, name in verdict.ran if len(trial(name, SPEC).inputs.x) < 2} | {
+        "samples and channels broadcast"
+    }
+    assert {"one sample", "empty batch", "large map"} < right
     assert {one.trial for one in verdict.failures} == {name for _, name in verdict.ran} - right
 
 
