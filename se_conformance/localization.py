@@ -48,7 +48,7 @@ def failing_stage(
         return "call"
     is_quotient = excitation is None
     if excitation is None:
-        if not _has_one_gate(records[0], spec):
+        if not has_one_gate(records[0], spec):
             return "unknown"
         excitation = _excitation_from_output(function, spec, data_format)
     gates = [entry for record in records for entry in record.comparisons if entry.quantity == "g"]
@@ -75,12 +75,12 @@ def _excitation_from_output(function: Callable[..., Any], spec: SESpec, data_for
 
     def excitation(x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
         y = to_channels_last(np.asarray(function(x.copy(), parameters)), data_format)
-        return _gate_per_position(to_channels_last(x, data_format), y, spec).max(1)
+        return gate_per_position(to_channels_last(x, data_format), y, spec).max(1)
 
     return excitation
 
 
-def _gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
+def gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
     """Compute the gate y / x at each position, (N, positions, C); -inf where |x| is below half its maximum."""
     x, y = (array.astype(np.float64).reshape(len(x), -1, x.shape[-1]) for array in (x, y))
     size = np.abs(x)
@@ -90,17 +90,17 @@ def _gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray
     return gate
 
 
-def _has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
+def has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
     """Whether all positions of each sample and channel show the same gate, up to rounding."""
     x, y = record.trial.inputs.x, record.forward.y
     if y is None or y.shape != x.shape or not np.isfinite(y.astype(np.float64)).all():
         return False
-    gate = _gate_per_position(x, y, spec)
+    gate = gate_per_position(x, y, spec)
     lowest = np.where(np.isfinite(gate), gate, np.inf).min(1)
-    return bool((gate.max(1) - lowest <= _quotient_error(x.dtype.name, lowest, spec)).all())
+    return bool((gate.max(1) - lowest <= quotient_error(x.dtype.name, lowest, spec)).all())
 
 
-def _quotient_error(dtype: str, g: np.ndarray, spec: SESpec) -> np.ndarray:
+def quotient_error(dtype: str, g: np.ndarray, spec: SESpec) -> np.ndarray:
     """Bound the error of a gate that is computed as y / x, from the roundings of y."""
     return np.asarray(ROUNDINGS_OF_QUOTIENT * FORMATS[dtype].unit * (np.abs(g) + float(spec.residual) / abs(spec.gain)))
 
@@ -118,7 +118,7 @@ def _is_gate_right(
     if call.y is None or call.y.size != want.size:
         return False
     if is_quotient:
-        bound = bound + _quotient_error(dtype, want, spec)
+        bound = bound + quotient_error(dtype, want, spec)
     return compare_arrays("g", call.y.reshape(want.shape), want, bound, span).passed
 
 
