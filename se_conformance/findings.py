@@ -1,6 +1,7 @@
 """A finding: one quantity of one trial beside its bound."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from .comparison import Comparison
 
@@ -32,3 +33,17 @@ class Finding:
     def ratio(self) -> float:
         """The largest difference over its bound; inf for an error."""
         return float("inf") if self.comparison is None else self.comparison.ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as data for JSON; infinite and undefined numbers are strings."""
+        place = {"rank": self.rank, "trial": self.trial, "quantity": self.quantity, "message": self.message}
+        c = self.comparison
+        if c is None:
+            return place
+        numbers = {key: to_json_number(getattr(c, key)) for key in ("ratio", "got", "want", "bound")}
+        return {**place, **numbers, "where": list(c.where), "conclusive": c.conclusive, "inconclusive": c.inconclusive}
+
+
+def to_json_number(value: float) -> float | str:
+    """Convert inf and NaN, which JSON lacks, to strings."""
+    return value if abs(value) < float("inf") else str(value)

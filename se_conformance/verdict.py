@@ -9,12 +9,12 @@ from typing import Any
 from se_spec import SESpec
 
 from . import report
-from .comparison import Comparison, Precision
+from .comparison import Precision
 from .deviations import Deviation
 from .diagnosis import Diagnosis
 from .excerpts import ElementExcerpt, GateExcerpt
 from .faults import Fault
-from .findings import Finding
+from .findings import Finding, to_json_number
 
 MAX_NAMED_DISTANCE = 0.6
 """A fault that does not explain everything is named as the nearest up to this distance."""
@@ -206,19 +206,10 @@ class Verdict:
             "trials": len(self.ran),
             "causes": list(self.causes),
             "stage": self.stage,
-            "worst_ratio": _to_json_number(self.worst_ratio),
+            "worst_ratio": to_json_number(self.worst_ratio),
             "conclusive": self.conclusive,
             "inconclusive": self.inconclusive,
-            "failures": [
-                {
-                    "rank": finding.rank,
-                    "trial": finding.trial,
-                    "quantity": finding.quantity,
-                    "message": finding.message,
-                    **({} if finding.comparison is None else _comparison_to_dict(finding.comparison)),
-                }
-                for finding in self.failures
-            ],
+            "failures": [finding.to_dict() for finding in self.failures],
             "known": {f"{rank}: {trial}": deviation.reason for (rank, trial), deviation in self.known.items()},
             "outlived": [deviation.pattern for deviation in self.stale_deviations],
             "unjudged": {f"{rank}: {trial}": reason for (rank, trial), reason in self.unjudged.items()},
@@ -293,13 +284,3 @@ def _describe_worst(finding: Finding) -> list[str]:
         f"  worst    {finding.quantity}[{index}]{layout} of {finding.trial!r}, {finding.rank}-D",
         f"           got {c.got:.9g}, want {c.want:.9g}, bound {c.bound:.2g}, ratio {c.ratio:.3g}",
     ]
-
-
-def _comparison_to_dict(c: Comparison) -> dict[str, Any]:
-    numbers = {key: _to_json_number(getattr(c, key)) for key in ("ratio", "got", "want", "bound")}
-    return {**numbers, "where": list(c.where), "conclusive": c.conclusive, "inconclusive": c.inconclusive}
-
-
-def _to_json_number(value: float) -> float | str:
-    """Convert inf and NaN, which JSON lacks, to strings."""
-    return value if abs(value) < float("inf") else str(value)
