@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.metadata
 import io
 import os
 import sys
@@ -181,16 +180,10 @@ def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
     """Find what is judged, and the spec; without one given, a block of a file should be what its graph says."""
     if options.block is None:
         return _import_target(options.target), _resolve_spec(options)
-    cutters = importlib.metadata.entry_points(group="se_conformance.blocks")
-    cutter = next((entry for entry in cutters if entry.name == options.target.rpartition(".")[2]), None)
-    if cutter is None:
-        known = ", ".join(f".{entry.name}" for entry in cutters) or "none that is installed"
-        raise SEError(f"--block needs a file of a format that is cut into blocks ({known}); got {options.target!r}")
-    from .adapters import adapt
+    from .block_files import cut_block
 
-    block = cutter.load()(options.target, options.block)
-    is_given = options.preset or options.spec
-    return adapt(block.model, names=block.names), _resolve_spec(options) if is_given else block.spec
+    block, spec = cut_block(options.target, options.block)
+    return block, _resolve_spec(options) if options.preset or options.spec else spec
 
 
 def _import_target(target: str) -> Any:
