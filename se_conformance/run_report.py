@@ -44,7 +44,7 @@ class RunReport:
 
     def append(self, test: str, verdict: Verdict) -> None:
         """Append a verdict to this process's part, in one write."""
-        from .report import make_entry
+        from .report.page import make_entry
 
         line = {"test": test, "verdict": verdict.to_dict(), "entry": make_entry(verdict, test)}
         with open(self.parts / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
@@ -52,7 +52,7 @@ class RunReport:
 
     def join(self) -> None:
         """Write the page and the lines of all parts, whole or not at all, and remove the parts."""
-        from .report import Entry, join_entries
+        from .report.page import Entry, join_entries
 
         found = self._read_parts()
         lines = "".join(json.dumps({"test": part["test"], **part["verdict"]}) + "\n" for part in found)

@@ -2,7 +2,4 @@
 
 from .fragment import render_fragment as render_fragment
 from .junit import render_junit as render_junit
-from .page import Entry as Entry
-from .page import join_entries as join_entries
-from .page import make_entry as make_entry
 from .page import render_html as render_html

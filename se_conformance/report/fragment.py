@@ -19,6 +19,13 @@ def render_fragment(verdict: Judgement) -> str:
 
     Returns:
         HTML without scripts, ids and links; every rule of the style is scoped to ``.se-verdict``.
+
+    Example:
+        >>> from se_conformance import check
+        >>> from se_spec import SESpec
+        >>> fragment = render_fragment(check(lambda x, parameters: x, SESpec(8, hidden=2)))
+        >>> fragment[:7], "block not applied" in fragment
+        ('<style>', True)
     """
     return join(tag("style", Markup(STYLE)), render_verdict(verdict))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from se_spec import __version__
 
 from .fragment import render_verdict
-from .markup import Markup, join, tag
+from .markup import Markup, tag
 from .style import STYLE
 from .subject import Judgement
 
@@ -92,6 +92,8 @@ def join_entries(entries: Sequence[Entry]) -> str:
 
 
 def _render_table(entries: Sequence[Entry]) -> Markup:
+    if not entries:
+        return tag("p", "No block was judged.")
     head = tag("tr", *(tag("th", name, scope="col") for name in ("", "verdict", "of", "spec", "dtype")))
     rows = []
     for number, entry in enumerate(entries, 1):
@@ -99,6 +101,5 @@ def _render_table(entries: Sequence[Entry]) -> Markup:
         link = tag("a", word, href=f"#verdict-{number}", aria_label=f"{word}: verdict {number}")
         cells = (number, tag("span", link, class_=word.lower()), entry.title, entry.spec, entry.dtype)
         rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
-    return (
-        join(tag("table", tag("caption", "All verdicts"), head, *rows)) if entries else tag("p", "No block was judged.")
-    )
+    table = tag("table", tag("caption", "All verdicts"), head, *rows)
+    return tag("div", table, class_="wide", tabindex=0)

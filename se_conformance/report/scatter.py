@@ -79,7 +79,7 @@ def _draw_ratios(pairs: list[Pair], caption: str) -> Markup:
     )
     powers = sorted({1, (int(reach) + 1) // 2, int(reach)})
     ticks = [
-        (up(sign * power), f"{'−' if sign < 0 else ''}{format_number(10.0 ** (power - 1))}")
+        (up(sign * power), f"{'-' if sign < 0 else ''}{format_number(10.0 ** (power - 1))}")
         for sign in (1, -1)
         for power in powers
     ]

@@ -18,7 +18,8 @@ STYLE = """
 .se-verdict { padding: 4px 12px 12px; }
 .se-verdict h2 { font-size: 19px; overflow-wrap: anywhere; }
 .se-verdict h3 { font-size: 16px; margin: 18px 0 6px; }
-.se-verdict p, .se-verdict li, .se-verdict figcaption, .se-verdict td { overflow-wrap: anywhere; }
+.se-verdict p, .se-verdict li, .se-verdict figcaption { overflow-wrap: anywhere; }
+.se-verdict td { overflow-wrap: break-word; }
 .se-page .passed, .se-verdict .passed { color: var(--right); }
 .se-page .failed, .se-verdict .failed { color: var(--wrong); font-weight: bold; }
 .se-page table, .se-verdict table { border-collapse: collapse; margin: 6px 0; background: none; }
@@ -31,7 +32,7 @@ STYLE = """
 .se-verdict summary { cursor: pointer; }
 .se-verdict pre { background: var(--faint); color: inherit; padding: 8px; white-space: pre-wrap;
   overflow-wrap: anywhere; }
-.se-verdict .wide { overflow-x: auto; }
+.se-page .wide, .se-verdict .wide { overflow-x: auto; }
 .se-verdict .plots { display: flex; flex-wrap: wrap; gap: 24px; }
 .se-verdict svg { font: 13px system-ui, Helvetica, Arial, sans-serif; display: block; }
 .se-verdict .plots svg { max-width: 100%; height: auto; }
