@@ -112,7 +112,7 @@ def excerpt_gate(record: TrialRecord, finding: Finding, spec: SESpec) -> GateExc
             "excitation",
             _ratios_of_gate(record.result.g, allow_rounded_gate(record.reference, record.result.g)),
         )
-    elif record.result.y is not None:
+    elif record.result.y is not None and spec.gain:  # with a gain of 0 y does not depend on the gate
         source, ratios = "y / x", _ratios_of_quotient(record, record.result.y, spec)
     else:
         return None

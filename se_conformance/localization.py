@@ -48,7 +48,7 @@ def failing_stage(
         return "call"
     is_quotient = excitation is None
     if excitation is None:
-        if not has_one_gate(records[0], spec):
+        if not _has_one_gate(records[0], spec):
             return "unknown"
         excitation = _excitation_from_output(function, spec, data_format)
     gates = [entry for record in records for entry in record.comparisons if entry.quantity == "g"]
@@ -90,7 +90,7 @@ def gate_per_position(x: np.ndarray, y: np.ndarray, spec: SESpec) -> np.ndarray:
     return gate
 
 
-def has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
+def _has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
     """Whether all positions of each sample and channel show the same gate, up to rounding."""
     x, y = record.trial.inputs.x, record.forward.y
     if y is None or y.shape != x.shape or not np.isfinite(y.astype(np.float64)).all():

@@ -176,7 +176,7 @@ def _render_trials(verdict: Judgement) -> Markup:
 
 
 def _list_not_run(verdict: Judgement) -> list[str]:
-    lines = [f"maps of {rank} spatial axes" for rank in verdict.not_run]
+    lines = [f"{rank}-D maps" for rank in verdict.not_run]
     gradients = any(finding.quantity.startswith("d") for finding in verdict.findings)
     lines += [] if gradients else ["gradients"]
     lines += [] if any(finding.quantity == "g" for finding in verdict.findings) else ["the gate alone (no excitation)"]

@@ -91,6 +91,12 @@ def test_gate_from_y_is_known_where_x_is_not_near_0() -> None:
     assert wrong == {5}
 
 
+def test_gate_is_not_known_from_y_if_the_gain_is_0() -> None:
+    verdict = check(lambda x, parameters: 0 * x, SPEC.replace(gain=0.0))
+    assert verdict.worst_elements is not None
+    assert verdict.worst_gate is None
+
+
 @pytest.mark.parametrize("name", ["raises", "another shape", "right"])
 def test_block_has_an_excerpt_if_it_returned_numbers(name: str) -> None:
     verdict = judge(name)

@@ -61,8 +61,8 @@ def test_page_shows_what_the_verdict_holds() -> None:
         f"{worst.comparison.got:.9g}",
         f"{worst.comparison.want:.9g}",
         f"{worst.comparison.bound:.2g}",
-        "maps of 1 spatial axes",
-        "maps of 3 spatial axes",
+        "1-D maps",
+        "3-D maps",
         "gradients",
         "What ran: ",
     ):
