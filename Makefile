@@ -10,7 +10,7 @@ PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loa
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files fuzz networks bench demo accuracy lint format docs wheel clean
-.PHONY: test-cuda test-floors test-newest
+.PHONY: page-browser test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
@@ -67,6 +67,9 @@ port-peers: $(VENV)/ready-all  ## find the SE blocks in every network of other l
 
 port-files: $(VENV)/ready-all  ## find the SE blocks in packages that ship trained models; writes docs/PORT_FILES.md; five minutes
 	$(RUN) evidence.port_files
+
+page-browser: $(VENV)/ready-all  ## open the judge's page in Chromium, light and dark, and find what its console says; a minute
+	$(RUN) evidence.page_browser
 
 fuzz: $(VENV)/ready-all  ## read RUNS=20000 structured hostile files of every format; writes docs/FUZZ.md; two hours
 	$(THREADS) $(RUN) evidence.fuzz --runs $(if $(filter file,$(origin RUNS)),20000,$(RUNS)) --out docs/FUZZ.md

@@ -2,19 +2,18 @@
 
 import argparse
 import importlib
-import importlib.metadata
 import io
-import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from se_spec import SEError, SESpec
 from se_spec.texts import escape, shorten
 
-from .files import write_atomically
+if TYPE_CHECKING:
+    from .verdict import Verdict
 
 PASS, FAIL, NOTHING = 0, 1, 2
 Colour = Callable[[str, str], str]
@@ -73,8 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--intermediates", default="storage", help="storage or float32 (%(default)s)")
     run.add_argument("--seed", type=int, help="of the inputs; drawn and printed by default")
     run.add_argument("--timeout", type=float, default=60.0, help="seconds that one call may take (%(default)s)")
-    run.add_argument("--deviations", type=Path, help="file of known deviations")
-    run.add_argument("--json", type=Path, help="a file for the verdicts")
+    run.add_argument("--known", "--deviations", type=Path, metavar="FILE", help="known deviations, a trial per line")
+    run.add_argument("--json", type=Path, metavar="FILE", help="a file for the verdicts")
+    run.add_argument("--junit", type=Path, metavar="FILE", help="a file of XML for CI, a test case for each trial")
+    run.add_argument("--html", type=Path, metavar="FOLDER", help="a folder for index.html, one page with drawings")
     run.set_defaults(run=_run)
 
     faults = commands.add_parser("faults", help="print the catalogue of known mistakes")
@@ -89,16 +90,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .judge import check
+    from .outputs import Outputs
 
     sys.path.insert(0, os.getcwd())
+    outputs = Outputs(options.json, options.junit, options.html)
+    outputs.check()
+    verdicts, colour = _judge(options), _choose_colour()
+    for verdict in verdicts:
+        first, *rest = (escape(line, keep_lines=True) for line in verdict.lines())
+        print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
+    outputs.write(verdicts, options.target + (f" {options.block}" if options.block else ""))
+    if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
+        return NOTHING
+    return PASS if all(verdict.passed for verdict in verdicts) else FAIL
+
+
+def _judge(options: argparse.Namespace) -> "list[Verdict]":
+    """Judge the target in each dtype; a line of the known deviations is stale only if no dtype needs it."""
+    from .judge import check
+
     target, spec = _resolve_target(options)
-    if options.json and not options.json.parent.is_dir():
-        raise SEError(f"--json={options.json}: there is no folder {options.json.parent}")
-    colour = _choose_colour()
-    verdicts = []
-    for dtype in options.dtype or ["float32"]:
-        verdict = check(
+    verdicts = [
+        check(
             target,
             spec,
             vjp=options.vjp and _import_target(options.vjp),
@@ -110,17 +123,15 @@ def _run(options: argparse.Namespace) -> int:
             intermediates=options.intermediates,
             seed=options.seed,
             timeout=options.timeout,
-            deviations=options.deviations,
+            deviations=options.known,
         )
-        verdicts.append(verdict)
-        first, *rest = (escape(line, keep_lines=True) for line in verdict.lines())
-        print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
-    if options.json:
-        with write_atomically(options.json) as temporary:
-            temporary.write_text(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1) + "\n")
-    if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
-        return NOTHING
-    return PASS if all(verdict.passed for verdict in verdicts) else FAIL
+        for dtype in options.dtype or ["float32"]
+    ]
+    excused = [key for verdict in verdicts for key in verdict.known]
+    for verdict in verdicts:
+        stale = verdict.stale_deviations
+        verdict.stale_deviations = [line for line in stale if not any(line.covers(*key) for key in excused)]
+    return verdicts
 
 
 def _faults(options: argparse.Namespace) -> int:
@@ -169,16 +180,10 @@ def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
     """Find what is judged, and the spec; without one given, a block of a file should be what its graph says."""
     if options.block is None:
         return _import_target(options.target), _resolve_spec(options)
-    cutters = importlib.metadata.entry_points(group="se_conformance.blocks")
-    cutter = next((entry for entry in cutters if entry.name == options.target.rpartition(".")[2]), None)
-    if cutter is None:
-        known = ", ".join(f".{entry.name}" for entry in cutters) or "none that is installed"
-        raise SEError(f"--block needs a file of a format that is cut into blocks ({known}); got {options.target!r}")
-    from .adapters import adapt
+    from .block_files import cut_block
 
-    block = cutter.load()(options.target, options.block)
-    is_given = options.preset or options.spec
-    return adapt(block.model, names=block.names), _resolve_spec(options) if is_given else block.spec
+    block, spec = cut_block(options.target, options.block)
+    return block, _resolve_spec(options) if options.preset or options.spec else spec
 
 
 def _import_target(target: str) -> Any:

@@ -211,16 +211,8 @@ def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.n
     if got.shape != want.shape:
         return Comparison(quantity, np.inf, np.inf, (), np.nan, np.nan, np.nan, 1, 0)
     got = got.astype(np.float64)
-    ratio = _ratio(got, want, bound)
-    excused = np.isfinite(want) & np.isnan(span) & (np.isnan(got) | np.isnan(bound))
-    vague = (
-        np.isfinite(want)
-        & ~excused
-        & ~(np.isnan(got) & np.isfinite(bound))
-        & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
-    )
-    ratio[vague | excused] = -1.0
-    conclusive = int((np.isfinite(want) & ~vague & ~excused).sum())
+    ratio, vague = element_ratios(got, want, bound, span)
+    conclusive = int((np.isfinite(want) & (ratio >= 0.0)).sum())
     if not (ratio.size and ratio.max() >= 0.0):
         return Comparison(quantity, 0.0, difference(got, want), (), np.nan, np.nan, np.nan, 0, int(vague.sum()))
     where = np.unravel_index(int(ratio.argmax()), ratio.shape)
@@ -235,6 +227,19 @@ def compare_arrays(quantity: str, got: np.ndarray, want: np.ndarray, bound: np.n
         conclusive,
         int(vague.sum()),
     )
+
+
+def element_ratios(
+    got: np.ndarray, want: np.ndarray, bound: np.ndarray, span: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each element's difference over its bound, -1 where it is not decided, and where the bound is too large."""
+    ratio = _ratio(got, want, bound)
+    numeric = np.isfinite(want)
+    excused = numeric & np.isnan(span) & (np.isnan(got) | np.isnan(bound))
+    vague = numeric & ~excused & ((bound == np.inf) | ((bound > 0.0) & (bound >= 0.5 * span)))
+    vague &= ~(np.isnan(got) & np.isfinite(bound))  # however wide a finite bound is, NaN is not within it
+    ratio[vague | excused] = -1.0
+    return ratio, vague
 
 
 def allow_rounded_gate(expected: Reference, g: np.ndarray | None) -> Reference:

@@ -16,6 +16,7 @@ from .adapters import AdaptedBlock, resolve_callables
 from .calls import CallResult, call_excitation, call_function, call_vjp, to_data_format
 from .comparison import Precision, Reference, Result, allow_rounded_gate, compare, reference
 from .deviations import read_deviations
+from .excerpts import excerpt_elements, excerpt_gate
 from .guard import TIMEOUT_SECONDS, Guard
 from .records import TrialRecord
 from .trial_inputs import Trial, trials
@@ -81,18 +82,25 @@ def check(
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known, guard = read_deviations(deviations), Guard(timeout, verdict.notes)
+    records: dict[tuple[int, str], TrialRecord] = {}
     for rank in ranks:
         runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format, guard)
         own_ways = tuple(function.ways) if isinstance(function, AdaptedBlock) else ()
         for trial, expected in trials_with_references(spec, dtype, rank, seed, precision, vjp is not None, own_ways):
             if guard.timed_out:
-                break
+                verdict.unreached.append((rank, trial.name))
+                continue
             verdict.findings += runner.run(trial, expected, rank)
             verdict.ran.append((rank, trial.name))
+        records |= {(rank, record.trial.name): record for record in runner.records}
         verdict.unjudged |= {(rank, name): reason for name, reason in runner.unjudged.items()}
         if diagnose and verdict.diagnosis is None:  # the first rank that fails is enough
             verdict.diagnosis = runner.diagnose()
     verdict.excuse(known)
+    if verdict.worst is not None:
+        record = records[verdict.worst.rank, verdict.worst.trial]
+        verdict.worst_elements = excerpt_elements(record, verdict.worst)
+        verdict.worst_gate = excerpt_gate(record, verdict.worst, spec)
     return verdict
 
 

@@ -97,10 +97,10 @@ def _has_one_gate(record: TrialRecord, spec: SESpec) -> bool:
         return False
     gate = gate_per_position(x, y, spec)
     lowest = np.where(np.isfinite(gate), gate, np.inf).min(1)
-    return bool((gate.max(1) - lowest <= _quotient_error(x.dtype.name, lowest, spec)).all())
+    return bool((gate.max(1) - lowest <= quotient_error(x.dtype.name, lowest, spec)).all())
 
 
-def _quotient_error(dtype: str, g: np.ndarray, spec: SESpec) -> np.ndarray:
+def quotient_error(dtype: str, g: np.ndarray, spec: SESpec) -> np.ndarray:
     """Bound the error of a gate that is computed as y / x, from the roundings of y."""
     return np.asarray(ROUNDINGS_OF_QUOTIENT * FORMATS[dtype].unit * (np.abs(g) + float(spec.residual) / abs(spec.gain)))
 
@@ -118,7 +118,7 @@ def _is_gate_right(
     if call.y is None or call.y.size != want.size:
         return False
     if is_quotient:
-        bound = bound + _quotient_error(dtype, want, spec)
+        bound = bound + quotient_error(dtype, want, spec)
     return compare_arrays("g", call.y.reshape(want.shape), want, bound, span).passed
 
 

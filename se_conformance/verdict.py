@@ -8,42 +8,17 @@ from typing import Any
 
 from se_spec import SESpec
 
-from .comparison import Comparison, Precision
+from . import report
+from .comparison import Precision
 from .deviations import Deviation
 from .diagnosis import Diagnosis
+from .excerpts import ElementExcerpt, GateExcerpt
+from .faults import Fault
+from .findings import Finding, to_json_number
 
 MAX_NAMED_DISTANCE = 0.6
 """A fault that does not explain everything is named as the nearest up to this distance."""
 LINE_CHARACTERS = 120
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One quantity of one trial beside its bound, or an error that is no number.
-
-    Args:
-        rank: the number of spatial axes.
-        trial: the trial's name.
-        quantity: ``y``, ``g``, ``dx``, ``d reduce.weight``, ...; ``call`` for an error.
-        comparison: the numbers; None for an error.
-        message: the error, as text.
-    """
-
-    rank: int
-    trial: str
-    quantity: str
-    comparison: Comparison | None = None
-    message: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the quantity is within its bound."""
-        return self.comparison is not None and self.comparison.passed
-
-    @property
-    def ratio(self) -> float:
-        """The largest difference over its bound; inf for an error."""
-        return float("inf") if self.comparison is None else self.comparison.ratio
 
 
 @dataclass
@@ -60,6 +35,9 @@ class Verdict:
         unjudged: failed trials on which the framework's own operations fail on this machine, and the reason; they do
             not count.
         notes: what the block does besides, such as printing; it does not count.
+        unreached: (rank, trial) of each trial that did not run, because a call before it exceeded the time limit.
+        worst_elements: some elements of the worst comparison, for a drawing; None if no numbers were compared.
+        worst_gate: the gate's errors in the worst trial; None if the gate is not known.
 
     Example:
         >>> from se_conformance import check
@@ -81,6 +59,9 @@ class Verdict:
     stale_deviations: list[Deviation] = field(default_factory=list)
     unjudged: dict[tuple[int, str], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unreached: list[tuple[int, str]] = field(default_factory=list)
+    worst_elements: ElementExcerpt | None = field(default=None, repr=False, compare=False)
+    worst_gate: GateExcerpt | None = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -93,6 +74,12 @@ class Verdict:
         return sorted((finding for finding in self._counted if not finding.passed), key=_severity)
 
     @property
+    def worst(self) -> Finding | None:
+        """The worst failure that has numbers; for a pass, the comparison nearest to its bound; None without numbers."""
+        numeric = [finding for finding in self.failures or self._counted if finding.comparison is not None]
+        return next(iter(numeric), None) if self.failures else max(numeric, key=lambda entry: entry.ratio, default=None)
+
+    @property
     def causes(self) -> tuple[str, ...]:
         """Names of known mistakes, the likeliest first; the first two are a pair if ``diagnosis.together``."""
         if not self.failures or self.diagnosis is None:
@@ -100,9 +87,32 @@ class Verdict:
         return tuple(fault.name for fault in self.diagnosis.causes)
 
     @property
+    def agreeing(self) -> tuple[Fault, ...]:
+        """The fault, or the pair, that reproduces the block's results; empty where none of the catalogue does."""
+        found = self.diagnosis
+        if not self.failures or found is None or not found.agrees:
+            return ()
+        return found.causes[: 2 if found.together else 1]
+
+    @property
+    def nearest(self) -> tuple[str, ...]:
+        """Names of the faults that are similar to the block and are not its cause; empty where one agrees."""
+        found = self.diagnosis
+        if not self.failures or found is None or found.agrees:
+            return ()
+        count = 2 if found.together else 1
+        names = [_join_names(found.causes[:count]), *(fault.name for fault in found.causes[count:])]
+        return tuple(names[: sum(distance < MAX_NAMED_DISTANCE for distance in found.distances)])
+
+    @property
     def stage(self) -> str:
         """The first stage that departs from the spec; empty for a pass."""
         return self.diagnosis.stage if self.failures and self.diagnosis is not None else ""
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """What is seen of a failure, in sentences, whether or not a cause is known; empty for a pass."""
+        return self.diagnosis.seen if self.failures and self.diagnosis is not None else ()
 
     @property
     def worst_ratio(self) -> float:
@@ -148,6 +158,10 @@ class Verdict:
         if not self.passed:
             raise AssertionError(str(self))
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the part of ``report.render_html`` that is about this verdict."""
+        return report.render_fragment(self)
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
@@ -159,18 +173,17 @@ class Verdict:
             head += f", products={self.precision.products!r}, intermediates={self.precision.intermediates!r}"
         text = [head, f"  ran      {ran - len(failed)} of {ran} trials right" + self._left_out()]
         text += self._causes()
-        for sentence in self.diagnosis.seen if self.failures and self.diagnosis is not None else ():
+        for sentence in self.seen:
             text += _wrap("  seen     ", sentence)
-        numeric = [finding for finding in self.failures if finding.comparison is not None]
-        if numeric:
-            text += _describe_worst(numeric[0])
+        if self.failures and self.worst is not None:
+            text += _describe_worst(self.worst)
         elif self.findings and self.conclusive:
             text.append(f"  worst    ratio {self.worst_ratio:.2f} of the bound")
         text += self._messages()
         if failed:
             names = ", ".join(f"{trial} ({rank}-D)" for rank, trial in self.ran if (rank, trial) in failed)
             text += _wrap("  failed   ", names)
-            text.append("  again    " + self._reproduction())
+            text.append("  again    " + self.reproduction())
         for (rank, trial), deviation in self.known.items():
             text.append(f"  known    {trial} ({rank}-D): {deviation.reason}")
         for (rank, trial), reason in self.unjudged.items():
@@ -200,20 +213,11 @@ class Verdict:
             "trials": len(self.ran),
             "causes": list(self.causes),
             "stage": self.stage,
-            "seen": list(self.diagnosis.seen) if self.failures and self.diagnosis is not None else [],
-            "worst_ratio": _to_json_number(self.worst_ratio),
+            "seen": list(self.seen),
+            "worst_ratio": to_json_number(self.worst_ratio),
             "conclusive": self.conclusive,
             "inconclusive": self.inconclusive,
-            "failures": [
-                {
-                    "rank": finding.rank,
-                    "trial": finding.trial,
-                    "quantity": finding.quantity,
-                    "message": finding.message,
-                    **({} if finding.comparison is None else _comparison_to_dict(finding.comparison)),
-                }
-                for finding in self.failures
-            ],
+            "failures": [finding.to_dict() for finding in self.failures],
             "known": {f"{rank}: {trial}": deviation.reason for (rank, trial), deviation in self.known.items()},
             "outlived": [deviation.pattern for deviation in self.stale_deviations],
             "unjudged": {f"{rank}: {trial}": reason for (rank, trial), reason in self.unjudged.items()},
@@ -227,24 +231,20 @@ class Verdict:
     def _left_out(self) -> str:
         notes = [f"{self.inconclusive} elements inconclusive"] if self.inconclusive else []
         notes += [f"{rank}-D not run" for rank in self.not_run]
+        notes += [f"{len(self.unreached)} trials not run after the time limit"] if self.unreached else []
         return f" ({', '.join(notes)})" if notes else ""
 
     def _causes(self) -> list[str]:
         if not self.failures or self.diagnosis is None:
             return []
-        found = self.diagnosis
-        count = 2 if found.together else 1
-        names = " and ".join(fault.name for fault in found.causes[:count]) + (", together" if found.together else "")
-        if not found.agrees:
-            text = [f"  cause    none of the catalogue; departs at: {found.stage}"]
-            near = [names, *(fault.name for fault in found.causes[count:])]
-            near = near[: sum(d < MAX_NAMED_DISTANCE for d in found.distances)]
-            return text + (_wrap("           ", "nearest, not it: " + ", ".join(near)) if near else [])
-        text = [f"  cause    agrees with: {names}"]
-        for fault in found.causes[:count]:
+        if not self.agreeing:
+            text = [f"  cause    none of the catalogue; departs at: {self.stage}"]
+            return text + (_wrap("           ", "nearest, not it: " + ", ".join(self.nearest)) if self.nearest else [])
+        text = [f"  cause    agrees with: {_join_names(self.agreeing)}"]
+        for fault in self.agreeing:
             text += _wrap("           ", f"{fault.sentence} [{fault.source}]")
             text += _wrap("           ", f"to do: {fault.remedy}")
-        return [*text, f"  stage    {found.stage}"]
+        return [*text, f"  stage    {self.stage}"]
 
     def _messages(self) -> list[str]:
         """Return the first three errors that are no numbers."""
@@ -252,12 +252,18 @@ class Verdict:
         text = [_shorten(f"  in       {error.trial!r}, {error.rank}-D: {error.message}") for error in errors[:3]]
         return text + ([f"           and {len(errors) - 3} more"] if len(errors) > 3 else [])
 
-    def _reproduction(self) -> str:
+    def reproduction(self) -> str:
+        """Return the line of Python that makes the inputs of the worst failure again; there must be a failure."""
         worst = self.failures[0]
         return (
             f"x, dy, parameters = se_conformance.trial({worst.trial!r}, {self.spec!r}, "
             f"dtype={self.dtype!r}, rank={worst.rank}, seed={self.seed}).inputs"
         )
+
+
+def _join_names(faults: tuple[Fault, ...]) -> str:
+    """Join the names of a cause; two faults occur together."""
+    return " and ".join(fault.name for fault in faults) + (", together" if len(faults) > 1 else "")
 
 
 def _severity(finding: Finding) -> tuple[bool, bool, bool, float]:
@@ -286,13 +292,3 @@ def _describe_worst(finding: Finding) -> list[str]:
         f"  worst    {finding.quantity}[{index}]{layout} of {finding.trial!r}, {finding.rank}-D",
         f"           got {c.got:.9g}, want {c.want:.9g}, bound {c.bound:.2g}, ratio {c.ratio:.3g}",
     ]
-
-
-def _comparison_to_dict(c: Comparison) -> dict[str, Any]:
-    numbers = {key: _to_json_number(getattr(c, key)) for key in ("ratio", "got", "want", "bound")}
-    return {**numbers, "where": list(c.where), "conclusive": c.conclusive, "inconclusive": c.inconclusive}
-
-
-def _to_json_number(value: float) -> float | str:
-    """Convert inf and NaN, which JSON lacks, to strings."""
-    return value if abs(value) < float("inf") else str(value)

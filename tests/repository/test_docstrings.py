@@ -15,6 +15,7 @@ PACKAGES = (
     "se_flax",
     "se_flax.linen",
     "se_conformance",
+    "se_conformance.report",
     "se_parity.implementations",
     "se_parity.training",
     "se_port",
@@ -26,6 +27,8 @@ WITHOUT_ERRORS = {
     "se_spec.networks.same_padding",
     "se_conformance.covering_array",
     "se_conformance.difference",
+    "se_conformance.report.render_fragment",
+    "se_conformance.report.render_junit",
     "se_parity.implementations.device",
 }
 """Functions that raise no error of their own."""
