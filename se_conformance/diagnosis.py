@@ -118,8 +118,9 @@ def _find_causes(
     forward = any(record.forward_failed for record in records)
     if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")
-    if not forward and any(record.forward.changed for record in records):  # the numbers are right, the process is not
-        return Diagnosis((), (), False, "call")
+    wrong = [record.forward for record in records if record.failed]
+    if any(call.changed for call in wrong) and (not forward or all(call.changed or call.raised for call in wrong)):
+        return Diagnosis((), (), False, "call")  # the process is wrong; numbers are, if at all, where it then raises
     if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
         return Diagnosis((), (), False, "unknown")
     ways = sorted({record.trial.way for record in records if record.failed})

@@ -85,10 +85,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_exit_status_is_0_for_right_and_1_for_wrong(run: Run) -> None:
     status, out, err = run("run", "BLOCKS:right", "--spec", SPEC)
     assert (status, err) == (0, "")
-    assert out.startswith("passed: SESpec(8, hidden=2) in float32\n")
+    assert out.startswith("passed: SESpec(8, hidden=2) in float32, seed 0\n")
     status, out, err = run("run", "BLOCKS:wrong", "--spec", SPEC)
     assert (status, err) == (1, "")
-    assert out.startswith("FAILED: SESpec(8, hidden=2) in float32\n")
+    assert out.startswith("FAILED: SESpec(8, hidden=2) in float32, seed 0\n")
     for word in ("agrees with: block not applied", "got ", "want ", "bound ", "ratio ", "again    x, dy, parameters"):
         assert word in out
 
@@ -119,8 +119,8 @@ def test_each_of_several_dtypes_is_judged(run: Run) -> None:
     status, out, _ = run("run", "BLOCKS:right", "--spec", SPEC, "--dtype", "float64", "--dtype", "bfloat16")
     assert status == 0
     assert [line for line in out.splitlines() if line.startswith("passed")] == [
-        "passed: SESpec(8, hidden=2) in float64",
-        "passed: SESpec(8, hidden=2) in bfloat16",
+        "passed: SESpec(8, hidden=2) in float64, seed 0",
+        "passed: SESpec(8, hidden=2) in bfloat16, seed 0",
     ]
 
 
@@ -150,7 +150,7 @@ def test_report_is_written_atomically(run: Run, tmp_path: Path) -> None:
 
 def test_known_deviations(run: Run, tmp_path: Path) -> None:
     listed = tmp_path / "deviations.txt"
-    listed.write_text("NaN  # ours drops NaN, issue 12\n")
+    listed.write_text("NaN*  # ours drops NaN, issue 12\n")
     assert run("run", "BLOCKS:drops_nan", "--spec", SPEC)[0] == 1
     status, out, _ = run("run", "BLOCKS:drops_nan", "--spec", SPEC, "--deviations", listed)
     assert status == 0
@@ -318,7 +318,7 @@ def test_output_to_a_pipe_is_plain(tmp_path: Path) -> None:
 def test_output_to_a_terminal_is_coloured_unless_no_color_is_set(tmp_path: Path) -> None:
     status, told = in_terminal(command(tmp_path))
     assert status == 1
-    assert told.startswith("\x1b[31mFAILED: SESpec(8, hidden=2) in float32\x1b[0m")
+    assert told.startswith("\x1b[31mFAILED: SESpec(8, hidden=2) in float32, seed 0\x1b[0m")
     status, told = in_terminal(command(tmp_path, NO_COLOR="1"))
     assert status == 1
     assert told.startswith("FAILED: SESpec(8, hidden=2) in float32")

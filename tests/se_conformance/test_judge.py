@@ -227,6 +227,7 @@ KEYS = {"passed", "spec", "dtype", "seed", "products", "intermediates", "data_fo
 KEYS |= {
     "causes",
     "stage",
+    "seen",
     "worst_ratio",
     "conclusive",
     "inconclusive",
