@@ -140,11 +140,13 @@ def trials(
     found.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
     same = uneven._replace(x=np.array(np.broadcast_to(uneven.x[:1, ..., :1], uneven.x.shape)))
     for way, name in WAYS.items():
-        found.append(Trial(name, same if way == "broadcast" else uneven, gradients=way == "strided", way=way))
+        if way != "often":
+            found.append(Trial(name, same if way == "broadcast" else uneven, gradients=way == "strided", way=way))
     for way in own_ways:
         found.append(Trial(way, uneven, gradients=False, way=way))
         found.append(Trial(f"NaN, {way}", _insert(uneven, np.nan, middle), gradients=False, way=way))
     found.append(Trial("uneven map again", uneven))
+    found.append(Trial(WAYS["often"], uneven, gradients=False, way="often"))  # last: a block may be wrong ever after
     return found
 
 

@@ -31,8 +31,9 @@ class AdaptedBlock:
         excitation: ``(x, parameters) -> g``, (N, C), or None.
         data_format: the layout of x, dy, y and dx: ``"channels_last"`` or ``"channels_first"``.
         reset: ``(spec, dtype, data_format)``: does what ``prepare`` says.
-        find_contradictions: ``(x) -> sentences``: how operations of the framework that the block uses contradict the
-            framework's own shapes on an empty batch on this machine. None where the framework offers no such check.
+        find_contradictions: ``(x, way, raised) -> sentences``: how operations of the framework that the block uses
+            contradict the framework itself on this machine, on an empty batch or in a graph. None where the framework
+            offers no such check.
         ways: other functions like ``run``, by names of ``trial_inputs.OWN_WAYS``: in training mode, in a graph, ...
     """
 
@@ -41,7 +42,7 @@ class AdaptedBlock:
     excitation: Callable[[np.ndarray, Arrays], object] | None
     data_format: str
     reset: Callable[[SESpec, str, str], None]
-    find_contradictions: Callable[[np.ndarray], list[str]] | None = None
+    find_contradictions: Callable[[np.ndarray, str, str], list[str]] | None = None
     ways: Mapping[str, Callable[[np.ndarray, Arrays], object]] = field(default_factory=dict)
 
     def __call__(self, x: np.ndarray, parameters: Arrays) -> object:

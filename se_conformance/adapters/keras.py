@@ -93,11 +93,14 @@ class _Block:
             for (name, native), gradient in zip(matched, gradients, strict=True)
         }
 
-    def find_contradictions(self, x: np.ndarray) -> list[str]:
-        """Find the TensorFlow operations in the block that contradict TensorFlow on x, an empty batch."""
-        from .empty_batch import find_contradictions
+    def find_contradictions(self, x: np.ndarray, way: str = "", raised: str = "") -> list[str]:
+        """Find TensorFlow's own mistakes: operations of the block on an empty batch x, NaN lost in a graph."""
+        from . import empty_batch, graph_faults
 
-        return find_contradictions(self.block, x.shape, x.dtype.name)
+        if not way:
+            return empty_batch.find_contradictions(self.block, x.shape, x.dtype.name)
+        lost = [] if np.isfinite(x).all() else graph_faults.find_lost_nan(_COMPILED[way], x.dtype.name)
+        return lost + graph_faults.find_uncompiled(raised)
 
     def _load_parameters(self, parameters: Arrays) -> tuple[list[Any], list[Any]]:
         """List the block's variables and the values that replace them: the parameters in the variables' dtype."""

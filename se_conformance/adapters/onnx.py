@@ -81,7 +81,7 @@ class _Model:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         return session.run(None, {session.get_inputs()[0].name: x})[0]
 
-    def find_contradictions(self, x: np.ndarray) -> list[str]:
+    def find_contradictions(self, x: np.ndarray, way: str = "", raised: str = "") -> list[str]:
         """Run ONNX's reference evaluator, which may give an empty batch the right shape where onnxruntime fails."""
         evaluator = ReferenceEvaluator(self.model)
         try:

@@ -187,7 +187,7 @@ def test_wrong_gradients_are_found_where_the_output_is_right():
             self.block = torch_block()
 
         def forward(self, x):
-            return x * (self.block(x) / x).detach() + 0.0 * self.block(x)
+            return x * (self.block(x) / torch.where(x == 0, 1.0, x)).detach() + 0.0 * self.block(x)
 
     verdict = check(Detached(), SPEC)
     assert not verdict.passed and verdict.stage == "gradient", verdict
@@ -435,7 +435,7 @@ def test_onnx_file_is_read_and_an_added_constant_is_no_bias(make, tmp_path):
 def test_block_of_convolutions_passes_on_every_machine():
     verdict = check(keras_model(), SPEC)
     verdict.raise_if_failed()
-    assert set(verdict.unjudged) <= {(2, "empty batch")}
+    assert set(verdict.unjudged) <= {(2, "empty batch"), (2, "NaN, graph")}
 
 
 @needs_keras
@@ -451,10 +451,12 @@ def test_trial_is_unjudged_where_an_operation_contradicts_its_framework(tf):
     verdict = check(layer, SPEC)
     verdict.raise_if_failed()
     told = "TensorFlow's PyFunc returns (0, 5, 7, 11), and infers (0, 5, 7, 12)"
-    assert verdict.unjudged == {(2, "empty batch"): told}
-    assert verdict.to_dict()["unjudged"] == {"2: empty batch": told}
+    assert verdict.unjudged[2, "empty batch"] == told
+    assert verdict.unjudged[2, "XLA"].startswith("XLA does not compile")
+    assert verdict.to_dict()["unjudged"]["2: empty batch"] == told
     text = " ".join(str(verdict).split())
-    assert "18 of 18 trials right" in text
+    count = len(verdict.ran) - len(verdict.unjudged)
+    assert f"{count} of {count} trials right" in text
     assert f"unjudged empty batch (2-D), because on this machine {told}" in text
     assert check(layer, SPEC.replace(squeeze="max")).causes[0] == "squeeze is the mean"
 
@@ -467,7 +469,7 @@ def test_block_that_refuses_an_empty_batch_fails_on_every_machine():
         return x
 
     verdict = check(forward_only(around(keras_layer(), refuse)), SPEC)
-    assert verdict.causes == ("empty batch refused",) and not verdict.unjudged
+    assert verdict.causes == ("empty batch refused",) and (2, "empty batch") not in verdict.unjudged
 
 
 def around(block, change):
