@@ -175,6 +175,8 @@ SLOW = (
     "se_parity/test_match.py::test_v5_matches_the_oracle_at_the_edges[keras jax]",
     "se_keras/test_tools.py::test_lora_acts_as_on_plain_layers[keras jax]",
     "se_conformance/test_faults.py::test_mistakes_of_independent_blocks_are_found_and_named[a quarter-jax]",
+    "se_conformance/test_independent.py::test_*[jax]",
+    "se_conformance/test_independent.py::test_judge_fails_every_wrong_block_and_passes_every_right_one[jax-a ninth]",
     "se_flax/test_networks.py::test_m1_m7_every_family_matches_the_oracle[se_resnext50_32x4d]",
     "se_port/test_references.py::test_m7_in_every_implementation[keras torch-nutszebra-N2_r16]",
     "evidence/test_bench.py::test_networks_are_timed_with_and_without",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import se_numpy
+from se_conformance import check
 from se_conformance.faults import CATALOGUE
 
 from .independent import FRAMEWORKS, STAGES, load_blocks
@@ -134,6 +135,25 @@ def witnesses(block):
 def test_every_wrong_block_departs_from_the_oracle(name, blocks):
     wrong = [block for block in blocks if not block.is_right]
     assert [b.name for b in wrong if not any(departs(b, *inputs) for inputs in witnesses(b))] == []
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["a ninth", "all"])
+@pytest.mark.parametrize("name", SELECTED)
+def test_judge_fails_every_wrong_block_and_passes_every_right_one(name, blocks, step):
+    unexpected = []
+    for block in blocks[::step]:
+        verdict = check(
+            block.function,
+            block.spec,
+            block.vjp,
+            dtype=block.dtype,
+            data_format=block.data_format,
+            ranks=block.ranks,
+            diagnose=False,
+        )
+        if verdict.passed != block.is_right:
+            unexpected.append(block.name)
+    assert unexpected == []
 
 
 @pytest.mark.framework("torch", "keras", "flax")
