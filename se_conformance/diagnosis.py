@@ -135,6 +135,7 @@ def _find_causes(
         for variant in fault.variants()
     ]
     distance = forward_distance if forward else gradient_distance
+    every, records = records, _choose_records(records)
     ranking = _rank(((variant,) for variant in variants), records, spec, dtype, distance)
     together = agrees = False
     if dtype == "float64" and not _is_near(ranking) and _is_right_in_float32(records, spec):
@@ -154,11 +155,11 @@ def _find_causes(
         for fault in faults:
             distances.setdefault(fault.name, score)
     if ranking and not agrees:
-        agrees = _explains(ranking[0], records, spec, dtype, forward)
+        agrees = _explains(ranking[0], every, spec, dtype, forward)
     if agrees:
         stage = min((fault.stage for fault in ranking[0][1]), key=localization.ORDER.index)
     elif forward:
-        stage = localization.failing_stage(records, spec, function, excitation, data_format)
+        stage = localization.failing_stage(every, spec, function, excitation, data_format)
     else:
         stage = "gradient"
     causes = tuple(CATALOGUE[name] for name in distances)
@@ -244,6 +245,12 @@ def _measure(
     function = variant.function()
     for record in records:
         yield record.failed, distance(variant, record, function)
+
+
+def _choose_records(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Choose the records that rank variants: those of usual trials, unless only special ones failed."""
+    usual = [record for record in records if not record.trial.special]
+    return usual if any(record.failed for record in usual) else records
 
 
 def _diagnose_ways(

@@ -116,7 +116,7 @@ def choose_seed() -> int:
     return int(given) if given else secrets.randbelow(1 << 31)
 
 
-@lru_cache(maxsize=2)  # one block after another is judged by the same spec, forward and backward
+@lru_cache(maxsize=4)  # one block after another is judged by the same spec, forward and backward
 def trials_with_references(
     spec: SESpec,
     dtype: str,

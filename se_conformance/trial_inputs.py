@@ -9,7 +9,7 @@ from se_spec import SESpec, SpecError
 from . import probes
 from .calls import MANY_CALLS
 from .cases import DTYPES, Case, Inputs
-from .trial_maps import FAR_ARGUMENT, LARGE_MAP_ELEMENTS, LARGEST_MAP_ELEMENTS, Maker
+from .trial_maps import FAR_ARGUMENT, LARGE_MAP_ELEMENTS, TALL_MAP_ELEMENTS, WIDE_MAP_ELEMENTS, Maker
 
 UNEVEN = {1: ((7,), (9,), (11,)), 2: ((5, 7), (7, 4), (6, 9)), 3: ((2, 5, 3), (5, 2, 4), (3, 4, 2))}
 EVEN = {1: ((6,), (10,)), 2: ((4, 6), (6, 8)), 3: ((4, 2, 6), (2, 4, 6))}
@@ -47,6 +47,7 @@ class Trial:
         gradients: whether gradients are judged on it.
         exact: whether all sums are exact in any order (``probes``).
         way: how the block is called, one of ``WAYS`` or of an adapted block's own.
+        special: whether it is for mistakes that usual inputs hide; most mistakes are told apart without it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Trial:
     gradients: bool = True
     exact: bool = False
     way: str = ""
+    special: bool = False
 
 
 def trials(
@@ -106,47 +108,55 @@ def trials(
     if 1 < spec.channels <= 64:
         found.append(Trial("first axis as long as the channels", case(2, (spec.channels, *(3,) * (rank - 1)), 7)))
     many, usual = (9 + seed % 5, SMALL[rank]), (3, _choose(UNEVEN[rank], seed))
-    found.append(Trial("many samples", make.draw(21, make.normal(*many))))
-    found.append(Trial("many positions", make.draw(22, make.normal(2, _choose(LONG[rank], seed)), dy_scale=10.0)))
+    found.append(Trial("many samples", make.draw(21, make.normal(*many)), special=True))
+    found.append(
+        Trial("many positions", make.draw(22, make.normal(2, _choose(LONG[rank], seed)), dy_scale=10.0), special=True)
+    )
     rectified = make.without_first_unit(make.draw(23, make.rectified(*many)))
-    found.append(Trial("after a ReLU", rectified, gradients=spec.squeeze == "avg"))
-    found.append(Trial("constant map", make.draw(24, make.constant(*usual)), gradients=False))
+    found.append(Trial("after a ReLU", rectified, gradients=spec.squeeze == "avg", special=True))
+    found.append(Trial("constant map", make.draw(24, make.constant(*usual)), gradients=False, special=True))
     for part in ("expand",) if spec.single_projection else ("reduce", "expand"):
         name = "hidden values" if part == "reduce" else "logits"
-        found.append(Trial(f"{name} up to {FAR_ARGUMENT[dtype]:g}", make.far(part, *usual)))
+        found.append(Trial(f"{name} up to {FAR_ARGUMENT[dtype]:g}", make.far(part, *usual), special=True))
     for side in SIDES[rank]:
         if side**rank * spec.channels <= MAX_SIDE_ELEMENTS:
             draw = make.normal(1, (side,) * rank)
-            found.append(Trial(f"side of {side}", make.draw(40 + side, draw), gradients=False))
+            found.append(Trial(f"side of {side}", make.draw(40 + side, draw), gradients=False, special=True))
     found.append(Trial("large map", make.large("square", LARGE_MAP_ELEMENTS, 8), gradients=False))
     if dtype == "float16":
         beyond = make.large("square", LARGE_MAP_ELEMENTS, 8, level=500.0)
         found.append(Trial("sum beyond float16", beyond, gradients=False))
-    found.append(Trial("tall map", make.large("tall", LARGEST_MAP_ELEMENTS, 9), gradients=False))
+    found.append(Trial("tall map", make.large("tall", TALL_MAP_ELEMENTS, 9), gradients=False, special=True))
     if rank > 1:
-        found.append(Trial("wide map", make.large("wide", LARGE_MAP_ELEMENTS, 10), gradients=False))
+        found.append(Trial("wide map", make.large("wide", WIDE_MAP_ELEMENTS, 10), gradients=False, special=True))
     found += [
         Trial(f"sample {number} alone", Inputs(uneven.x[[number]], uneven.dy[[number]], uneven.parameters))
         for number in range(3)
     ]
-    found.append(Trial("dy of zeros", uneven._replace(dy=np.zeros_like(uneven.dy))))
-    found.append(Trial("NaN in dy", uneven._replace(dy=_insert(uneven, np.nan, (0,) * uneven.x.ndim, "dy").dy)))
+    found.append(Trial("dy of zeros", uneven._replace(dy=np.zeros_like(uneven.dy)), special=True))
+    found.append(
+        Trial("NaN in dy", uneven._replace(dy=_insert(uneven, np.nan, (0,) * uneven.x.ndim, "dy").dy), special=True)
+    )
     middle = (1, *(0,) * rank, spec.channels // 2)
     place = _draw_place(uneven.x.shape, middle, seed)
     for name, number in (("NaN", np.nan), ("inf", np.inf)):
         found.append(Trial(name, _insert(uneven, number, middle), gradients=False))
     for name, number in (("NaN", np.nan), ("inf", np.inf), ("-inf", -np.inf)):
-        found.append(Trial(f"{name} at another place", _insert(uneven, number, place), gradients=False))
+        found.append(Trial(f"{name} at another place", _insert(uneven, number, place), gradients=False, special=True))
     found.append(Trial("empty batch", Inputs(uneven.x[:0], uneven.dy[:0], uneven.parameters), gradients=False))
     same = uneven._replace(x=np.array(np.broadcast_to(uneven.x[:1, ..., :1], uneven.x.shape)))
     for way, name in WAYS.items():
         if way != "often":
-            found.append(Trial(name, same if way == "broadcast" else uneven, gradients=way == "strided", way=way))
+            found.append(
+                Trial(name, same if way == "broadcast" else uneven, gradients=way == "strided", way=way, special=True)
+            )
     for way in own_ways:
-        found.append(Trial(way, uneven, gradients=False, way=way))
-        found.append(Trial(f"NaN, {way}", _insert(uneven, np.nan, middle), gradients=False, way=way))
+        found.append(Trial(way, uneven, gradients=False, way=way, special=True))
+        found.append(Trial(f"NaN, {way}", _insert(uneven, np.nan, middle), gradients=False, way=way, special=True))
     found.append(Trial("uneven map again", uneven))
-    found.append(Trial(WAYS["often"], uneven, gradients=False, way="often"))  # last: a block may be wrong ever after
+    found.append(
+        Trial(WAYS["often"], uneven, gradients=False, way="often", special=True)
+    )  # last: a block may be wrong ever after
     return found
 
 

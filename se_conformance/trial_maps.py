@@ -10,7 +10,7 @@ from se_spec import SESpec
 
 from .cases import Inputs, are_kinks_avoided, raise_one_position, revealing_parameters
 
-LARGE_MAP_ELEMENTS, LARGEST_MAP_ELEMENTS = 1 << 18, 1 << 19
+LARGE_MAP_ELEMENTS, TALL_MAP_ELEMENTS, WIDE_MAP_ELEMENTS = 1 << 18, 5 << 16, 1 << 17
 """Elements of x in large maps, for which code may have a way of its own."""
 FAR_ARGUMENT = {"float64": 800.0, "float32": 120.0, "bfloat16": 120.0, "float16": 100.0}
 """The largest hidden value or logit of a trial; e to this power is beyond the dtype (beyond float32 for the halves)."""

@@ -56,6 +56,8 @@ def test_a_requirement_of_other_versions_of_python_does_not_count() -> None:
         for version in ("3.13", "3.14")
     }
     assert [any(line.startswith("tensorflow") for line in lines) for lines in python.values()] == [True, False]
+    targets = [versions.choose_targets(versions.FAMILIES["all"], lines) for lines in python.values()]
+    assert ["keras" in names.split(",") for names in targets] == [True, False]
     with pytest.raises(ValueError, match="marker"):
         versions.is_for("a>=1; sys_platform == 'linux'", "3.11")
 
