@@ -161,8 +161,9 @@ def reference(
     excluded = ~np.isfinite(t.x).all(tuple(range(1, x.ndim)))  # samples with NaN or inf
     size = np.maximum(np.abs(t.x), 1e-3 * _largest(t.x))  # values near 0 leave the bound conclusive
     sy, sg = size * reach, np.full_like(bound.g, _gate_span(spec, t))
-    bound.y[excluded] = _bound_beside_inf(bound.y[excluded], sy[excluded], dtype)
-    bound.g[excluded] = _bound_beside_inf(bound.g[excluded], sg[excluded], dtype)
+    unit = max(FORMATS[name].unit for name in (dtype, precision.accumulation) if name in FORMATS)
+    bound.y[excluded] = _bound_beside_inf(bound.y[excluded], sy[excluded], unit)
+    bound.g[excluded] = _bound_beside_inf(bound.g[excluded], sg[excluded], unit)
     sy[excluded], sg[excluded] = np.nan, np.nan
     if not gradients:
         return Reference(Result(y, t.g), Result(bound.y, bound.g), Result(sy, sg))
@@ -284,10 +285,9 @@ def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
     return np.where(excused, 0.0, np.where(np.isfinite(want), ratio, np.where(got == want, 0.0, np.inf)))
 
 
-def _bound_beside_inf(bound: np.ndarray, span: np.ndarray, dtype: str) -> np.ndarray:
+def _bound_beside_inf(bound: np.ndarray, span: np.ndarray, unit: float) -> np.ndarray:
     """Bound finite elements of a sample with inf, where the errors of its sums cannot be bounded: a few roundings."""
-    loose = ROUNDINGS_BESIDE_INF * FORMATS[dtype].unit * span
-    return np.where(np.isfinite(bound), bound, loose)
+    return np.where(np.isfinite(bound), bound, ROUNDINGS_BESIDE_INF * unit * span)
 
 
 def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
