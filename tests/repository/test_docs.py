@@ -123,7 +123,7 @@ FAMILIES = {
     "se_torch": ["torch"],
     "se_keras": ["keras"],
     "se_flax": ["flax"],
-    **{f"se_conformance.adapters.{name}": ["keras"] for name in ("keras", "empty_batch")},
+    **{f"se_conformance.adapters.{name}": ["keras"] for name in ("keras", "empty_batch", "graph_faults")},
     **{f"se_conformance.adapters.{name}": ["flax"] for name in ("flax", "jax")},
     "se_conformance.adapters.torch": ["torch"],
     "se_conformance.adapters.onnx": ["torch", "conformance"],
