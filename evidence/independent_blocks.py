@@ -68,8 +68,8 @@ def judge_framework(framework: str, names: tuple[str, ...] = ()) -> list[Outcome
     return [judge_block(block) for block in blocks if not names or block.name in names]
 
 
-def judge_block(block: Any) -> Outcome:
-    """Judge one block of the set."""
+def judge_block(block: Any, *, diagnose: bool = True) -> Outcome:
+    """Judge one block of the set, and name its mistake if ``diagnose``."""
     start = time.perf_counter()
     verdict = check(
         block.function,
@@ -78,6 +78,7 @@ def judge_block(block: Any) -> Outcome:
         dtype=block.dtype,
         data_format=block.data_format,
         ranks=block.ranks,
+        diagnose=diagnose,
     )
     first = next(iter(verdict.causes), "")
     agrees = verdict.diagnosis is not None and verdict.diagnosis.agrees

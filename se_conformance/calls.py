@@ -55,8 +55,8 @@ def call_function(
         guard: of the calls.
         way: how it is called, a key of ``trial_inputs.WAYS``; once on new arrays by default.
     """
-    x, parameters = to_data_format(inputs.x, data_format), _copy_arrays(inputs.parameters)
-    returned, error, changed = _call_in_way(way, guard, function, x, parameters, data_format)
+    x, parameters = _copy_map(inputs.x, data_format, way), _copy_arrays(inputs.parameters, way)
+    returned, error, changed = _call_in_way(way, guard, function, x, parameters)
     if error is not None:
         return CallResult(raised=_to_line(error), changed=changed)
     modified = _find_modified(inputs, x, parameters, data_format)
@@ -67,18 +67,8 @@ def call_function(
 
 
 def _call_in_way(
-    way: str,
-    guard: Guard | None,
-    function: Callable[..., Any],
-    x: np.ndarray,
-    parameters: dict[str, np.ndarray],
-    data_format: str,
+    way: str, guard: Guard | None, function: Callable[..., Any], x: np.ndarray, parameters: dict[str, np.ndarray]
 ) -> tuple[Any, BaseException | None, tuple[str, ...]]:
-    if way == "strided":
-        return _call(guard, function, stride(x), {name: stride(array) for name, array in parameters.items()})
-    if way == "broadcast":
-        first = x[:1, ..., :1] if data_format == "channels_last" else x[:1, :1]
-        return _call(guard, function, np.broadcast_to(first, x.shape), parameters)
     if way == "thread":
         return _call(guard, run_in_thread, function, x, parameters)
     if way == "reused":
@@ -142,10 +132,8 @@ def call_vjp(
     vjp: Callable[..., Any], inputs: Inputs, data_format: str, guard: Guard | None = None, way: str = ""
 ) -> tuple[CallResult, dict[str, np.ndarray] | None]:
     """Call ``vjp(x, dy, parameters)`` on copies; ``y`` of the result is dx, and the second value is dparameters."""
-    x, dy = to_data_format(inputs.x, data_format), to_data_format(inputs.dy, data_format)
-    parameters = _copy_arrays(inputs.parameters)
-    if way == "strided":
-        x, dy, parameters = stride(x), stride(dy), {name: stride(array) for name, array in parameters.items()}
+    x, dy = _copy_map(inputs.x, data_format, way), _copy_map(inputs.dy, data_format, way)
+    parameters = _copy_arrays(inputs.parameters, way)
     returned, error, changed = _call(guard, vjp, x, dy, parameters)
     if error is not None:
         return CallResult(raised=_to_line(error), changed=changed), None
@@ -187,8 +175,18 @@ def to_data_format(x: np.ndarray, data_format: str) -> np.ndarray:
     return np.array(np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, order="C")
 
 
-def _copy_arrays(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array.copy() for name, array in parameters.items()}
+def _copy_map(x: np.ndarray, data_format: str, way: str) -> np.ndarray:
+    """Copy a channels-last map into ``data_format``, laid out in memory as the way of calling has it."""
+    copy = to_data_format(x, data_format)
+    if way == "strided":
+        return stride(copy)
+    if way == "broadcast":
+        return np.broadcast_to(to_data_format(x[:1, ..., :1], data_format), copy.shape)
+    return copy
+
+
+def _copy_arrays(parameters: dict[str, np.ndarray], way: str) -> dict[str, np.ndarray]:
+    return {name: stride(array) if way == "strided" else array.copy() for name, array in parameters.items()}
 
 
 def _find_modified(

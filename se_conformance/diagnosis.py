@@ -7,7 +7,7 @@ those that passed included.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from .cases import Inputs
 from .comparison import Precision, compare, reference
 from .distance import EXPLAINED_DISTANCE, MAX_DISTANCE
 from .faults import CATALOGUE, Fault, inject
-from .observations import observe
 from .records import TrialRecord
 from .variants import VariantDistance, forward_agrees, forward_distance, gradient_distance, gradients_agree
 
@@ -93,7 +92,7 @@ def diagnose(
     excitation: Callable[..., Any] | None,
     data_format: str,
 ) -> Diagnosis:
-    """Find the likeliest causes of a failure, the stage at which the block departs, and what is seen.
+    """Find the likeliest causes of a failure, and the stage at which the block departs.
 
     Args:
         records: every trial of one rank in the order in which it ran; at least one failed.
@@ -103,18 +102,6 @@ def diagnose(
         excitation: its gate, or None.
         data_format: the layout of both.
     """
-    found = _find_causes(records, spec, dtype, function, excitation, data_format)
-    return replace(found, seen=observe(records, spec))
-
-
-def _find_causes(
-    records: list[TrialRecord],
-    spec: SESpec,
-    dtype: str,
-    function: Callable[..., Any],
-    excitation: Callable[..., Any] | None,
-    data_format: str,
-) -> Diagnosis:
     forward = any(record.forward_failed for record in records)
     if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")

@@ -1,5 +1,6 @@
 """The judge: ``check`` compares a block with the oracle on every trial, and looks for the cause of a failure."""
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from .comparison import Precision, Reference, Result, allow_rounded_gate, compar
 from .deviations import read_deviations
 from .excerpts import excerpt_elements, excerpt_gate
 from .guard import TIMEOUT_SECONDS, Guard
+from .observations import observe
 from .records import TrialRecord
 from .trial_inputs import Trial, trials
 from .verdict import Finding, Verdict
@@ -163,7 +165,7 @@ class TrialRunner:
     def run(self, trial: Trial, expected: Reference, rank: int) -> list[Finding]:
         """Call the block on one trial and compares everything that it returns."""
         x = trial.inputs.x
-        function = self.choose_function(trial)
+        function = self._choose_function(trial)
         forward = call_function(function, trial.inputs, self.data_format, self.guard, trial.way)
         record = TrialRecord(trial, expected, forward)
         errors = _structural_errors("y", forward, x, self.dtype)
@@ -194,7 +196,7 @@ class TrialRunner:
         findings = [Finding(rank, trial.name, "call", message=error) for error in errors]
         return findings + [Finding(rank, trial.name, entry.quantity, entry) for entry in record.comparisons]
 
-    def choose_function(self, trial: Trial) -> Callable[..., Any]:
+    def _choose_function(self, trial: Trial) -> Callable[..., Any]:
         """Choose the function of a trial: an adapted block has others for ways of its own."""
         function = self.function
         return function.ways.get(trial.way, function) if isinstance(function, AdaptedBlock) else function
@@ -205,7 +207,10 @@ class TrialRunner:
             return None
         if self.guard is not None and self.guard.timed_out:  # it would not answer again
             return diagnosis.Diagnosis((), (), False, "call")
-        return diagnosis.diagnose(self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format)
+        found = diagnosis.diagnose(
+            self.records, self.spec, self.dtype, self.function, self.excitation, self.data_format
+        )
+        return dataclasses.replace(found, seen=observe(self.records, self.spec))
 
     def _find_contradictions(self, trial: Trial, forward: CallResult) -> str:
         """Describe how the framework contradicts itself on an empty batch; on other inputs its numbers are judged."""

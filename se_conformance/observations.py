@@ -70,24 +70,15 @@ def _describe_calls(records: list[TrialRecord]) -> Iterator[str]:
     y = first.forward.y
     if again is not None and again.forward.y is not None and y.tobytes() != again.forward.y.tobytes():
         yield "the same input gave another answer"
-    for number in range(3):
-        alone = by_name.get(f"sample {number} alone")
-        if alone is None or alone.failed == first.failed or not first.failed:
-            continue
+    alone = [by_name[name] for number in range(3) if (name := f"sample {number} alone") in by_name]
+    if first.failed and any(not record.failed for record in alone):
         yield "y of a sample depends on the other samples: alone it is right"
-        return
 
 
 def _describe_gradients(failed: list[TrialRecord]) -> Iterator[str]:
-    zeros = []
-    for record in failed:
-        want = record.reference.want.dparameters or {}
-        got = {**(record.result.dparameters or {}), "dx": record.result.dx}
-        for name, array in {**want, "dx": record.reference.want.dx}.items():
-            value = got.get(name)
-            if array is not None and value is not None and array.any() and not value.astype(np.float64).any():
-                zeros.append(name if name == "dx" else f"d {name}")
-        break
+    want, got = (dict(result.arrays()) for result in (failed[0].reference.want, failed[0].result))
+    names = [name for name in want if name.startswith("d") and name in got]
+    zeros = [name for name in names if want[name].any() and not got[name].astype(np.float64).any()]
     if zeros:
         yield f"{' and '.join(zeros)}: 0 everywhere"
 

@@ -181,10 +181,9 @@ def trial(name: str, spec: SESpec, dtype: str = "float32", rank: int = 2, seed: 
         >>> x.shape
         (1, 5, 7, 8)
     """
-    entries = trials(spec, dtype, rank, seed)
-    found = {entry.name: entry for entry in [*entries, *trials(spec, dtype, rank, seed, OWN_WAYS)]}
+    found = {entry.name: entry for entry in trials(spec, dtype, rank, seed, OWN_WAYS)}
     if name not in found:
-        raise SpecError(f"no trial {name!r}; there are {', '.join(repr(entry.name) for entry in entries)}")
+        raise SpecError(f"no trial {name!r}; there are {', '.join(map(repr, found))}")
     return found[name]
 
 

@@ -1,6 +1,6 @@
 """Flax NNX and linen modules as functions of NumPy arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from .jax import refuse_float64
 from .matching import NativeParameter, match
 
 Values = dict[str, jax.Array]
+Ways = dict[str, Callable[[np.ndarray, Arrays], object]]
 
 
 def adapt_nnx(block: Any, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
@@ -49,7 +50,7 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
         }
 
     excitation = own_excitation(block, partial(run, method="excitation"))
-    ways = {"op by op": run_op_by_op} | ({"training mode": adapter.run_in_training} if adapter.has_training else {})
+    ways = {"op by op": run_op_by_op, **adapter.ways}
     return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways)
 
 
@@ -64,10 +65,9 @@ def _run_compiled(adapter: "_Nnx | _Linen", values: Values, x: jax.Array, method
 class _Nnx:
     """Keeps one copy from call to call, so that a block with state shows it."""
 
-    has_training = True
-
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
+        self.ways: Ways = {"training mode": self.run_in_training}
         self.copy: Any = None
         self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.pure, *arguments)[1](dy))
         self.compiled_step = jax.jit(self._step, static_argnums=(0, 4))
@@ -129,12 +129,11 @@ class _Nnx:
 
 
 class _Linen:
-    has_training = False
-
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
+        self.ways: Ways = {}  # a linen module has no training mode of its own
         self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.call, *arguments)[1](dy))
-        self.compiled_call = jax.jit(self.call, static_argnums=2)
+        self.call_compiled = jax.jit(self.call, static_argnums=2)
         self.known_variables: dict[tuple[tuple[int, ...], str], Mapping[str, Any]] = {}
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
@@ -160,12 +159,6 @@ class _Linen:
             others = {name: tree for name, tree in drawn.items() if name != "params"}
         tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in values.items()})
         return self.block.apply({**others, "params": tree}, x, method=method)
-
-    def call_compiled(self, values: Values, x: jax.Array, method: str) -> Any:
-        return self.compiled_call(values, x, method)
-
-    def run_in_training(self, x: np.ndarray, parameters: Arrays) -> object:
-        raise AssertionError("a linen module has no modes")
 
     def _variables(self, x: jax.ShapeDtypeStruct) -> Mapping[str, Any]:
         key = x.shape, x.dtype.name

@@ -72,8 +72,10 @@ class _Block:
         def forward(x: Any, *values: Any) -> Any:
             return self._call(variables, values, x, keep=False)
 
-        compiled = self.compiled.setdefault((way, x.dtype.name), _COMPILED[way](forward))
-        return _to_array(compiled(ops.convert_to_tensor(x), *values))
+        key = way, x.dtype.name
+        if key not in self.compiled:
+            self.compiled[key] = _COMPILED[way](forward)
+        return _to_array(self.compiled[key](ops.convert_to_tensor(x), *values))
 
     def excitation(self, x: np.ndarray, parameters: Arrays) -> object:
         variables, values = self._load_parameters(parameters)

@@ -16,15 +16,11 @@ from se_conformance.verdict import Verdict
 from se_spec import SESpec, SpecError
 
 from ..conftest import OnDemand
+from .test_judge import sigmoid
 
 torch: Any = OnDemand("torch")
 SPEC = SESpec(12, hidden=5, bias=True)
 Array, Arrays = np.ndarray, dict[str, np.ndarray]
-
-
-def sigmoid(v: Array) -> Array:
-    e = np.exp(-np.abs(v))
-    return np.where(v >= 0, 1, e) / (1 + e)
 
 
 def make_block(
