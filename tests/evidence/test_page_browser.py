@@ -27,6 +27,12 @@ def test_first_pixel_of_a_picture_is_read(line_filter: int) -> None:
     assert page_browser.read_first_pixel(make_png((13, 17, 23), line_filter)) == (13, 17, 23)
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The page that is opened; all tests may share it, since the verdicts are the same."""
+    return page_browser.make_page()
+
+
 def make_browser(folder: Path, *, changes: str = "page", log: str = "", dark: int = 13) -> Path:
     """A program with a browser's options: it prints the page as ``changes`` says and writes pictures."""
     light, night = make_png((255, 255, 255)), make_png((dark, dark, dark))
@@ -61,8 +67,14 @@ for argument in sys.argv:
     ],
 )
 def test_what_is_wrong_in_a_browser_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict, said: str
+    page: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict,
+    said: str,
 ) -> None:
+    monkeypatch.setattr(page_browser, "make_page", lambda: page)
     browser = make_browser(tmp_path, **options)
     status = page_browser.main(["--browser", str(browser), "--out", str(tmp_path / "page")])
     out = capsys.readouterr().out
@@ -70,7 +82,10 @@ def test_what_is_wrong_in_a_browser_is_an_error(
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["dark.png", "index.html", "light.png"]
 
 
-def test_console_that_shows_nothing_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_that_shows_nothing_proves_nothing(
+    page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_browser, "make_page", lambda: page)
     browser = make_browser(tmp_path)
     browser.write_text(browser.read_text().replace("<script>1", "nothing"))
     assert page_browser.main(["--browser", str(browser), "--out", str(tmp_path / "page")]) == 1
@@ -83,8 +98,7 @@ def test_without_a_browser_the_status_is_2(monkeypatch: pytest.MonkeyPatch, caps
     assert "apt-get install chromium" in capsys.readouterr().err
 
 
-def test_page_for_the_browser_has_no_errors_and_every_stage_of_its_faults() -> None:
-    page = page_browser.make_page()
+def test_page_for_the_browser_has_no_errors_and_every_stage_of_its_faults(page: str) -> None:
     found = PageChecker(page)
     assert found.errors == []
     assert page.count("▲ departs here") == len(page_browser.FAULTS)
