@@ -270,19 +270,28 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
         return float("inf")
     got = got.astype(np.float64)
     finite = np.isfinite(want)
-    if not np.array_equal(got[~finite], want[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+    if not finite.all():
+        if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+            return float("inf")
+        got, want = got[finite], want[finite]
+    if not np.isfinite(got).all():
         return float("inf")
-    scale = float(np.abs(want[finite]).max(initial=0.0))
-    error = float(np.abs(got[finite] - want[finite]).max(initial=0.0))
+    scale = float(np.abs(want).max(initial=0.0))
+    error = float(np.abs(got - want).max(initial=0.0))
     return error / scale if scale else float(error and np.inf)
 
 
 def _ratio(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         ratio = np.abs(got - want) / bound
-    ratio = np.where(got == want, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
-    excused = np.where(np.isnan(want), np.isnan(got), np.isinf(want) & np.isnan(got))  # a compensated sum: inf - inf
-    return np.where(excused, 0.0, np.where(np.isfinite(want), ratio, np.where(got == want, 0.0, np.inf)))
+    ratio[np.isnan(ratio)] = np.inf
+    ratio[got == want] = 0.0
+    special = ~np.isfinite(want)
+    if special.any():
+        want, got = want[special], got[special]
+        is_nan = np.isnan(got)  # also where inf is wanted: a compensated sum, inf - inf
+        ratio[special] = np.where(is_nan | (got == want), 0.0, np.inf)
+    return ratio
 
 
 def _bound_beside_inf(bound: np.ndarray, span: np.ndarray, unit: float) -> np.ndarray:
@@ -303,5 +312,6 @@ def _gate_span(spec: SESpec, t: se_numpy.block.Trace) -> float:
 
 
 def _largest(array: np.ndarray) -> np.ndarray:
-    """Return an array of the same shape, filled with the largest finite magnitude."""
-    return np.full(array.shape, np.abs(array[np.isfinite(array)]).max(initial=0.0))
+    """Return a read-only array of the same shape, whose elements are the largest finite magnitude."""
+    magnitude = np.abs(array)
+    return np.broadcast_to(magnitude.max(initial=0.0, where=np.isfinite(magnitude)), array.shape)
