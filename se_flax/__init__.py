@@ -17,5 +17,20 @@ from . import linen as linen
 from . import nnx as nnx
 from .nnx import SENet as SENet
 from .nnx import SqueezeExcitation as SqueezeExcitation
+from .nnx import excitation as excitation
 from .nnx import get_parameters as get_parameters
+from .nnx import senet as senet
 from .nnx import set_parameters as set_parameters
+from .nnx import squeeze_excitation as squeeze_excitation
+
+__all__ = [
+    "SENet",
+    "SqueezeExcitation",
+    "excitation",
+    "get_parameters",
+    "linen",
+    "nnx",
+    "senet",
+    "set_parameters",
+    "squeeze_excitation",
+]

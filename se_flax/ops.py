@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -14,6 +15,7 @@ from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, output_sizes, resolve_padding
 
 AxisName = str | tuple[str, ...]
+Initializer = jax.nn.initializers.Initializer
 FAN_IN_UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Initializer U(±1/√fan_in) for a weight (K-4)."""
 
@@ -26,6 +28,11 @@ def uniform(fan_in: int) -> jax.nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return draw
+
+
+def draw_seed() -> int:
+    """Draw a seed from NumPy's global generator, so that ``numpy.random.seed`` makes new parameters repeatable."""
+    return int(np.random.randint(2**31))
 
 
 def widen(x: jax.Array) -> jax.Array:

@@ -48,6 +48,29 @@ def to_tree(
     return {_to_path(name): _transpose(np.asarray(array), len(stack), _TO_FLAX) for name, array in parameters.items()}
 
 
+def to_jax_tree(parameters: Mapping[str, Any], spec: SESpec | NetworkSpec) -> dict[Path, jax.Array]:
+    """Map canonical parameters, which may be JAX arrays or tracers, to paths of arrays as Flax has them.
+
+    Raises:
+        ParameterError: as ``to_tree``.
+    """
+    shapes = se_spec.parameters.shapes(spec)
+    se_spec.parameters.check(parameters, shapes, ("jax", "jaxlib", "numpy"))
+    return {_to_path(name): jnp.asarray(parameters[name]).transpose(_TO_FLAX[len(shapes[name])]) for name in shapes}
+
+
+def move_channels(x: Any, data_format: str, place: int) -> Any:
+    """Move the channels to the end (-1) or back to axis 1, where the data format has them first.
+
+    Raises:
+        SpecError: a data format that is not one of the two.
+    """
+    se_spec.inputs.check_data_format(data_format)
+    if data_format == "channels_last" or getattr(x, "ndim", 0) < 3:
+        return x
+    return jnp.moveaxis(x, 1, -1) if place == -1 else jnp.moveaxis(x, -1, 1)
+
+
 def to_paths(spec: SESpec | NetworkSpec) -> list[Path]:
     """List the paths of a spec's parameters, in canonical order."""
     return [_to_path(name) for name in se_spec.parameters.shapes(spec)]

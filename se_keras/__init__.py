@@ -13,9 +13,19 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("se_keras needs Keras 3: pip install 'se-suite[keras]'", name=error.name) from error
 
 from .block import SqueezeExcitation as SqueezeExcitation
-from .block import excitation as excitation
-from .block import squeeze_excitation as squeeze_excitation
+from .functional import excitation as excitation
+from .functional import senet as senet
+from .functional import squeeze_excitation as squeeze_excitation
 from .networks import SENet as SENet
-from .networks import senet as senet
 from .parameters import get_parameters as get_parameters
 from .parameters import set_parameters as set_parameters
+
+__all__ = [
+    "SENet",
+    "SqueezeExcitation",
+    "excitation",
+    "get_parameters",
+    "senet",
+    "set_parameters",
+    "squeeze_excitation",
+]

@@ -1,69 +1,22 @@
-"""Squeeze-and-Excitation as a Keras 3 layer and functional block, channels last, on any backend.
+"""Squeeze-and-Excitation as a Keras 3 layer, channels last, on any backend.
 
 Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Networks, arXiv 1709.01507.
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once, under mixed precision too.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Never, Unpack
 
 import keras
 from keras import ops
 
 import se_spec
-from se_spec import SESpec, ShapeError
+from se_spec import SESpec, SpecFields
 
 from .nonlinearities import activate, apply_gate
 from .ops import cast, full_precision, maximum, mean, project, refuse_foreign, refuse_narrowed, uniform, widen
 
 _registered = keras.saving.register_keras_serializable("se_keras")
-
-
-def squeeze_excitation(
-    x: Any, *, spec: SESpec | None = None, name: str | None = None, dtype: Any = None, **fields: Any
-) -> Any:
-    """Apply a new block to a symbolic (or eager) tensor; its last axis gives the channels.
-
-    Args:
-        x: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
-        spec: which block.
-        name: name of the layer, for ``set_parameters`` and ``model.get_layer``.
-        dtype: dtype of the layer; None is the tensor's if that is float64 or half precision, else Keras' policy.
-        **fields: the spec's fields beyond the channels, instead of ``spec``.
-
-    Returns:
-        Tensor of the shape of x.
-
-    Raises:
-        SpecError, InputError, ShapeError: as ``SqueezeExcitation``.
-
-    >>> x = keras.Input((None, None, 64))
-    >>> squeeze_excitation(x, reduction=16).shape
-    (None, None, None, 64)
-    """
-    return _make_layer(x, spec, name, dtype, fields)(x)
-
-
-def excitation(x: Any, *, spec: SESpec | None = None, name: str | None = None, dtype: Any = None, **fields: Any) -> Any:
-    """Compute the gate of a new block on a symbolic (or eager) tensor, without the gain.
-
-    Args:
-        x: as for ``squeeze_excitation``.
-        spec: which block.
-        name: name of the layer.
-        dtype: dtype of the layer, as for ``squeeze_excitation``.
-        **fields: the spec's fields beyond the channels, instead of ``spec``.
-
-    Returns:
-        Tensor (N, C) of float32, or float64 if the layer computes in it.
-
-    Raises:
-        SpecError, InputError, ShapeError: as ``SqueezeExcitation``.
-
-    >>> excitation(keras.Input((None, None, 64)), reduction=16).shape
-    (None, 64)
-    """
-    return _make_layer(x, spec, name, dtype, fields).excitation(x)
 
 
 @_registered
@@ -92,6 +45,7 @@ class SqueezeExcitation(keras.layers.Layer):
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
         name, dtype, trainable: as for any Keras layer; ``dtype=None`` is the first tensor's if that is float64 or half
             precision, else Keras' policy.
+        kernel_initializer, bias_initializer: of both projections, as for ``keras.layers.Dense``; None is SPEC K-4's.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); all but C may be unknown.
     Output shape: that of x; its dtype is the layer's compute dtype.
@@ -111,15 +65,18 @@ class SqueezeExcitation(keras.layers.Layer):
     def __init__(
         self,
         spec: SESpec | int | dict[str, Any],
-        *,
+        *positional: Never,
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
-        **fields: Any,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = None,
+        **fields: Unpack[SpecFields],
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
-        self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.coerce(spec, **fields)
+        self.spec = SESpec.from_dict(spec) if isinstance(spec, dict) else SESpec.coerce(spec, *positional, **fields)
         self._dtype_is_given = dtype is not None
+        self._initializers = {"kernel_initializer": kernel_initializer, "bias_initializer": bias_initializer}
         if not self.spec.single_projection:  # E-4
             self.reduce = self._make_projection("reduce")
         self.expand = self._make_projection("expand")
@@ -173,6 +130,8 @@ class SqueezeExcitation(keras.layers.Layer):
         config = {**super().get_config(), "spec": self.spec.to_dict()}
         if not self.built and not self._dtype_is_given:
             config["dtype"] = None  # N-5 is still to come
+        given = {kind: value for kind, value in self._initializers.items() if value is not None}
+        config |= {kind: keras.initializers.serialize(keras.initializers.get(value)) for kind, value in given.items()}
         return config | {
             name: keras.saving.serialize_keras_object(layer)
             for name, layer in self._iterate_projections()
@@ -218,11 +177,12 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def _make_projection(self, name: str) -> Dense:
         fan_in, fan_out = self._find_widths(name)
+        given = self._initializers.items()
+        initializers = {kind: uniform(fan_in) if value is None else _clone(value) for kind, value in given}
         return Dense(
             fan_out,
             use_bias=self.spec.bias,
-            kernel_initializer=uniform(fan_in),
-            bias_initializer=uniform(fan_in),
+            **initializers,
             name=name,
             dtype=self.variable_dtype,
             trainable=self.trainable,
@@ -237,10 +197,7 @@ class SqueezeExcitation(keras.layers.Layer):
                     layer.dtype_policy = self.dtype_policy
 
 
-def _make_layer(x: Any, spec: SESpec | None, name: str | None, dtype: Any, fields: dict[str, Any]) -> SqueezeExcitation:
-    if spec is None:
-        refuse_foreign(x)
-        if len(x.shape) == 0 or x.shape[-1] is None:
-            raise ShapeError(f"x has shape {tuple(x.shape)}, expected a known number of channels on its last axis")
-        return SqueezeExcitation(x.shape[-1], name=name, dtype=dtype, **fields)
-    return SqueezeExcitation(spec, name=name, dtype=dtype, **fields)
+def _clone(initializer: Any) -> Any:
+    """Return a new initializer of the same kind: one object would draw the same numbers for both projections."""
+    found = keras.initializers.get(initializer)
+    return found.clone() if isinstance(found, keras.initializers.Initializer) else found

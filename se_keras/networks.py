@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 import se_spec
-from se_spec import NetworkSpec
+from se_spec import NetworkSpec, network
 from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, output_sizes, resolve_padding
 
@@ -24,32 +24,30 @@ _LAYOUT = {"data_format": "channels_last"}  # independent of Keras' configuratio
 _registered = keras.saving.register_keras_serializable("se_keras")
 
 
-def senet(
-    net: NetworkSpec,
-    *,
-    input_shape: Sequence[int | None] | None = None,
-    name: str | None = None,
-    dtype: Any = None,
-) -> "SENet":
-    """Build a network that maps images to logits.
+@_registered
+class SENet(keras.Model):
+    """A network that maps images to logits: a functional model with a ``spec``, which refuses images of other shapes.
+
+    Keras saves and clones it as any functional model, with the layers that a user has changed. A layer's name is its
+    path (SPEC M-5) with underscores for dots. New parameters are those of SPEC M-10.
 
     Args:
-        net: which network.
-        input_shape: (H, W, ``net.channels``), where H and W may be None for any size; by default both are.
+        inputs: which network, or its name; or symbolic images, as Keras passes them where it loads or clones a model.
+        outputs: the symbolic logits, if ``inputs`` are symbolic images.
         name: name of the model.
+        input_shape: (H, W, C) with C = ``spec.channels``, where H and W may be None for any size; by default both are.
         dtype: dtype or policy of every layer; None is Keras' policy.
 
-    Returns:
-        A functional model with ``spec``, from (N, H, W, ``net.channels``) to (N, ``net.num_classes``).
-
-    A layer's name is its path (SPEC M-5) with underscores for dots. New parameters are those of SPEC M-10.
+    Input shape: (N, H, W, C) with C = ``spec.channels``, of any float type that Keras casts to the network's.
+    Output shape: (N, ``spec.num_classes``).
 
     Raises:
-        InputError: the dtype is not one of floats.
-        ShapeError: an ``input_shape`` of wrong rank or channel count, or one that is too small for the strides.
+        SpecError: on construction, no such network.
+        InputError: x is not a tensor of floats of Keras' backend, or the dtype is not one of floats.
+        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
 
     >>> from se_spec import network
-    >>> model = senet(network("se_resnet20"))
+    >>> model = SENet(network("se_resnet20"))
     >>> tuple(model(ops.ones((2, 32, 32, 3))).shape)
     (2, 10)
     >>> tuple(model.get_layer("stage2_block0_shortcut_conv").kernel.shape)
@@ -57,48 +55,22 @@ def senet(
     >>> [variable.path for variable in model.variables[:3]]
     ['stem_conv1/kernel', 'stem_bn1/gamma', 'stem_bn1/beta']
     """
-    policy = keras.dtype_policies.get(dtype)
-    input_shape = (None, None, net.channels) if input_shape is None else tuple(input_shape)
-    _check((None, *input_shape), policy.variable_dtype, net)
-    _check_size(input_shape[:2], net)
-    x = keras.Input(input_shape, dtype=policy.variable_dtype)
-    maps = {kinds.INPUT: Images(net, name=kinds.INPUT, dtype=policy)(x)}
-    with_bias = {layer.name for layer in net.layers if isinstance(layer, kinds.Convolution) and layer.bias}
-    for layer in net.layers:
-        inputs = [maps[path] for path in layer.inputs]
-        options = {"name": layer_name(layer.name), "dtype": policy}
-        if isinstance(layer, kinds.ReLU) and layer.inputs[0] in with_bias:
-            y = ReLU(**options)(*inputs)
-        else:
-            y = _apply_layer(layer, inputs, options)
-        maps[layer.name] = y
-    return SENet(x, y, name=name)
-
-
-@_registered
-class SENet(keras.Model):
-    """The functional model of ``senet``: it has a ``spec`` and refuses images for which the spec is not defined.
-
-    Keras saves and clones it as any functional model, with the layers that a user has changed.
-
-    Args:
-        inputs: the symbolic images, as for ``keras.Model``; ``senet`` makes them.
-        outputs: the symbolic logits.
-        name: name of the model.
-
-    Input shape: (N, H, W, C) with C = ``spec.channels``, of any float type that Keras casts to the network's.
-    Output shape: (N, ``spec.num_classes``).
-
-    Raises:
-        InputError: x is not a tensor of floats of Keras' backend.
-        ShapeError: wrong rank, wrong channel count, or an image that is too small for the strides.
-
-    >>> from se_spec import network
-    >>> isinstance(senet(network("se_resnet20")), SENet)
-    True
-    """
 
     _sizes: frozenset[tuple[int | None, ...]] = frozenset()
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any = None,
+        name: str | None = None,
+        *,
+        input_shape: Sequence[int | None] | None = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        if outputs is None:
+            inputs, outputs = _connect(network(inputs), input_shape, keras.dtype_policies.get(dtype))
+        super().__init__(inputs, outputs, name=name, **options)
 
     @property
     def spec(self) -> NetworkSpec:
@@ -119,6 +91,25 @@ class SENet(keras.Model):
             one = ops.zeros((1, *ops.shape(inputs)[1:]), inputs.dtype)
             return super().call(one, training=False)[:0]
         return super().call(inputs, training=training, mask=mask)
+
+
+def _connect(net: NetworkSpec, input_shape: Sequence[int | None] | None, policy: Any) -> tuple[Any, Any]:
+    """Connect the layers of a network; return its symbolic images and logits."""
+    input_shape = (None, None, net.channels) if input_shape is None else tuple(input_shape)
+    _check((None, *input_shape), policy.variable_dtype, net)
+    _check_size(input_shape[:2], net)
+    x = keras.Input(input_shape, dtype=policy.variable_dtype)
+    maps = {kinds.INPUT: Images(net, name=kinds.INPUT, dtype=policy)(x)}
+    with_bias = {layer.name for layer in net.layers if isinstance(layer, kinds.Convolution) and layer.bias}
+    for layer in net.layers:
+        inputs = [maps[path] for path in layer.inputs]
+        options = {"name": layer_name(layer.name), "dtype": policy}
+        if isinstance(layer, kinds.ReLU) and layer.inputs[0] in with_bias:
+            y = ReLU(**options)(*inputs)
+        else:
+            y = _apply_layer(layer, inputs, options)
+        maps[layer.name] = y
+    return x, y
 
 
 def layer_name(path: str) -> str:

@@ -44,7 +44,7 @@ def set_parameters(
     block = _find_block(model, name)
     shapes = se_spec.parameters.shapes(block.spec)
     se_spec.parameters.check(parameters, shapes)
-    variables = {key: _require_variable(key, value, shapes[key]) for key, value in _collect_values(block).items()}
+    variables = collect_variables(block)
     for key, array in parameters.items():
         variable = variables[key]
         variable.assign(_place_like(_transpose(array, _TO_KERNEL).astype(variable.dtype), variable))
@@ -67,9 +67,7 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     >>> model = keras.Sequential([keras.Input((None, None, 8)), SqueezeExcitation(8, hidden=2, name="se")])
     >>> {name: array.shape for name, array in get_parameters(model, name="se").items()}
     {'reduce.weight': (2, 8), 'expand.weight': (8, 2)}
-    >>> from se_keras import senet
-    >>> from se_spec import network
-    >>> model = senet(network("se_resnet20"))
+    >>> model = SENet("se_resnet20")
     >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
     >>> list(get_parameters(model, name="stage1.block0.se"))
@@ -81,6 +79,17 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
         key: np.array(_transpose(_to_array(_check_variable(key, value, shapes[key])), _FROM_KERNEL), order="C")
         for key, value in _collect_values(block).items()
     }
+
+
+def collect_variables(block: SqueezeExcitation | SENet) -> dict[str, Any]:
+    """Return the variable of each canonical name, in order; refuse a layer that computes a parameter."""
+    shapes = se_spec.parameters.shapes(block.spec)
+    return {key: _require_variable(key, value, shapes[key]) for key, value in _collect_values(block).items()}
+
+
+def transpose(tensor: Any, rank: int) -> Any:
+    """Return a canonical tensor as the variable of its layer has it."""
+    return tensor if rank == 1 else ops.transpose(tensor, _TO_KERNEL if rank == 4 else (1, 0))
 
 
 def _find_block(model: Any, name: str | None) -> SqueezeExcitation | SENet:

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from . import networks as networks
     from .networks import senet as senet
 
+__all__ = [
+    "error_bound",
+    "excitation",
+    "excitation_error_bound",
+    "initialize",
+    "networks",
+    "senet",
+    "squeeze_excitation",
+    "vjp",
+    "vjp_error_bound",
+]
+
 
 def __getattr__(name: str) -> Any:
     """``networks`` and ``senet``, imported when first used: a block waits for no network."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import se_spec
-from se_spec import SESpec, SpecError
+from se_spec import SESpec
 
 from .nonlinearities import Array, activate, apply_gate
 
@@ -141,8 +141,7 @@ def check_inputs(
     x: Any, spec: "SESpec | NetworkSpec", parameters: Parameters, data_format: str
 ) -> tuple[Array, dict[str, Array]]:
     """Convert x and the parameters to float64, or raise the error that names what is wrong."""
-    if data_format not in ("channels_first", "channels_last"):
-        raise SpecError(f"data_format={data_format!r} is not allowed; it must be 'channels_first' or 'channels_last'")
+    se_spec.inputs.check_data_format(data_format)
     if not isinstance(x, np.ndarray):
         raise se_spec.inputs.foreign_array_error(x, "numpy.ndarray", "convert it with numpy.asarray")
     se_spec.inputs.check(x.shape, x.dtype, spec, data_format)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from se_spec import NetworkSpec
+from se_spec import NetworkSpec, network
 from se_spec.networks import last_uses, output_sizes
 from se_spec.networks import layers as kinds
 
@@ -15,12 +15,12 @@ from .block import Parameters, check_inputs, excitation, squeeze_excitation
 from .nonlinearities import Array
 
 
-def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> Array:
+def senet(x: np.ndarray, net: NetworkSpec | str, parameters: Parameters, *, data_format: str) -> Array:
     """Compute a network's logits at inference: batch norm uses its running statistics, dropout is the identity.
 
     Args:
         x: images, any float type; (N, C, H, W) or (N, H, W, C), with C = ``net.channels``.
-        net: which network.
+        net: which network, or its name.
         parameters: the canonical parameters, any float type.
         data_format: ``"channels_first"`` or ``"channels_last"``.
 
@@ -28,6 +28,7 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
         float64 array (N, ``net.num_classes``).
 
     Raises:
+        SpecError: no such network.
         InputError: x is not a NumPy array of floats.
         ShapeError: wrong rank, wrong channel count, or an image that the strides do not take.
         ParameterError: names or shapes do not fit the network.
@@ -39,11 +40,13 @@ def senet(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     >>> senet(x, net, se_numpy.initialize(net, seed=0), data_format="channels_last").shape
     (2, 10)
     """
-    _, _, logits = deque(walk(x, net, parameters, data_format), maxlen=1).pop()  # maxlen keeps the last result alone
+    _, _, logits = deque(
+        walk(x, network(net), parameters, data_format), maxlen=1
+    ).pop()  # maxlen keeps the last result alone
     return logits
 
 
-def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_format: str) -> dict[str, Array]:
+def gates(x: np.ndarray, net: NetworkSpec | str, parameters: Parameters, *, data_format: str) -> dict[str, Array]:
     """Compute the gate of every block, by the layer's name, float64 (N, C). Arguments and errors as ``senet``.
 
     >>> from se_spec import network
@@ -56,7 +59,7 @@ def gates(x: np.ndarray, net: NetworkSpec, parameters: Parameters, *, data_forma
     """
     return {
         layer.name: excitation(entry, layer.spec, own, data_format="channels_first")
-        for layer, (entry, own), _ in walk(x, net, parameters, data_format)
+        for layer, (entry, own), _ in walk(x, network(net), parameters, data_format)
         if isinstance(layer, kinds.SqueezeExcitation)
     }
 

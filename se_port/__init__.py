@@ -22,3 +22,19 @@ from .inspection import inspect as inspect
 from .patching import replace_block as replace_block
 from .verification import Verification as Verification
 from .verification import verify as verify
+
+__all__ = [
+    "CutBlock",
+    "Found",
+    "Inspection",
+    "Report",
+    "Verification",
+    "convert",
+    "cut_block",
+    "find_blocks",
+    "inspect",
+    "load",
+    "replace_block",
+    "save",
+    "verify",
+]

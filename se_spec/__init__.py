@@ -23,6 +23,7 @@ from .nonlinearities import HardSigmoid as HardSigmoid
 from .nonlinearities import LeakyReLU as LeakyReLU
 from .presets import PRESETS as PRESETS
 from .spec import SESpec as SESpec
+from .spec import SpecFields as SpecFields
 from .widths import floor_width as floor_width
 from .widths import make_divisible as make_divisible
 from .widths import rounded_width as rounded_width
@@ -34,6 +35,33 @@ if TYPE_CHECKING:
     from .networks import network as network
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "FileFormatError",
+    "HardSigmoid",
+    "InputError",
+    "LayoutError",
+    "LeakyReLU",
+    "NetworkSpec",
+    "ParameterError",
+    "SEError",
+    "SESpec",
+    "ShapeError",
+    "SpecError",
+    "SpecFields",
+    "__version__",
+    "floor_width",
+    "inputs",
+    "make_divisible",
+    "network",
+    "networks",
+    "nonlinearities",
+    "parameters",
+    "rounded_width",
+    "truncated_width",
+    "widths",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, ShapeError
 from .parameters import FLOATS
 from .spec import SESpec
+from .validation import choice
 
 if TYPE_CHECKING:
     from .networks import NetworkSpec
 
 _LAYOUTS = {"channels_first": "(N, C, *spatial)", "channels_last": "(N, *spatial, C)"}
+
+
+def check_data_format(data_format: str) -> None:
+    """Refuse a data format that is not one of the two.
+
+    Raises:
+        SpecError: names both.
+    """
+    choice("data_format", data_format, tuple(_LAYOUTS))
 
 
 def spatial_axes(rank: int, data_format: str) -> tuple[int, ...]:
@@ -40,11 +50,21 @@ def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec",
     first = data_format == "channels_first"
     channels, spatial = shape[1 if first else -1], shape[2:] if first else shape[1:-1]
     if channels is not None and channels != spec.channels:
-        raise ShapeError(f"{_facts(shape, spec, data_format)}, got {channels} channels; is x {data_format}?")
+        raise ShapeError(
+            f"{_facts(shape, spec, data_format)}, got {channels} channels{_suggest_order(shape, spec, first)}"
+        )
     if 0 in spatial:
         axis = tuple(spatial).index(0) + (2 if first else 1)
         facts = _facts(shape, spec, data_format)
         raise ShapeError(f"{facts}, got an empty spatial axis {axis}: a squeeze over nothing is not defined")
+
+
+def _suggest_order(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", first: bool) -> str:
+    """Return the end of the message about channels: how to move an axis, where another one has their number."""
+    if shape[-1 if first else 1] != spec.channels:
+        return ""
+    found, move = ("last", "x.movedim(-1, 1)") if first else ("first", "moving axis 1 to the end (moveaxis)")
+    return f"; x seems to be channels {found}, and {move} gives the expected order"
 
 
 def _facts(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", data_format: str) -> str:

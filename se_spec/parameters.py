@@ -37,27 +37,31 @@ def shapes(spec: HasParameters) -> dict[str, tuple[int, ...]]:
     return spec.parameter_shapes()
 
 
-def check(parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check(
+    parameters: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], packages: tuple[str, ...] = ("numpy",)
+) -> None:
     """Check that every name is known, none is missing, every shape is right and every array has floats (K-2).
 
     Args:
         parameters: name -> array with ``shape`` and ``dtype``.
         expected: name -> shape, as from ``shapes``.
+        packages: those whose arrays are accepted; the first one is named in the error.
 
     Raises:
         ParameterError: names all that is missing, left over or misshapen at once.
     """
+    kind = "NumPy" if packages[0] == "numpy" else packages[0]
     if not isinstance(parameters, Mapping):
-        raise ParameterError(f"parameters must be a dict of name -> NumPy array, got {type(parameters).__name__}")
+        raise ParameterError(f"parameters must be a dict of name -> {kind} array, got {type(parameters).__name__}")
     faults = [f"missing {name} {shape}" for name, shape in expected.items() if name not in parameters]
     for name, array in parameters.items():
         if name not in expected:
             faults.append(f"left over {quote(name)}")
-        elif type(array).__module__ != "numpy" or not hasattr(array, "shape"):
-            faults.append(f"{name} must be a NumPy array, got {type(array).__module__}.{type(array).__name__}")
+        elif type(array).__module__.partition(".")[0] not in packages or not hasattr(array, "shape"):
+            faults.append(f"{name} must be a {kind} array, got {type(array).__module__}.{type(array).__name__}")
         elif tuple(array.shape) != expected[name]:
             faults.append(f"{name} has shape {tuple(array.shape)}, expected {expected[name]}")
-        elif str(array.dtype) not in FLOATS:
+        elif str(array.dtype).rpartition(".")[2] not in FLOATS:
             faults.append(f"{name} has dtype {array.dtype}, expected one of {', '.join(FLOATS)}")
     if faults:
         raise ParameterError("parameters do not fit: " + "; ".join(faults))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SpecError
+from .hints import suggest_name
 from .nonlinearities import HardSigmoid, LeakyReLU
 from .texts import quote
 from .validation import positive_integer
@@ -183,7 +184,9 @@ def preset(name: str, channels: int, overrides: dict[str, Any]) -> dict[str, Any
     4
     """
     if name not in PRESETS:
-        raise SpecError(f"preset {quote(name)} is not known; it must be one of {', '.join(PRESETS)}")
+        raise SpecError(
+            f"preset {quote(name)} is not known; it must be one of {', '.join(PRESETS)}{suggest_name(name, PRESETS)}"
+        )
     system = PRESETS[name]
     overrides = dict(overrides)
     basis = positive_integer("basis", overrides.pop("basis", channels))

@@ -9,17 +9,41 @@ Departures from the paper: the hidden width is at least 1 (the paper has no C < 
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, Unpack
 
 from . import nonlinearities, validation, widths
 from .errors import SpecError
+from .hints import suggest_field
 from .nonlinearities import Activation, Gate
 from .texts import quote
 
 SQUEEZES = ("avg", "max", "avg_max")
 
 _FROM_REDUCTION: Any = type("from reduction", (), {"__repr__": lambda self: "channels // reduction"})()
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of a ``SESpec`` beyond ``channels``, as keywords of a block.
+
+    Args:
+        reduction, hidden, single_projection, bias, activation, gate, squeeze, gain, residual: as for ``SESpec``.
+
+    >>> fields: SpecFields = {"reduction": 8, "bias": True}
+    >>> SESpec(64, **fields).hidden
+    8
+    """
+
+    reduction: int | None
+    hidden: int
+    single_projection: bool
+    bias: bool
+    activation: Activation
+    gate: Gate
+    squeeze: str
+    gain: float
+    residual: bool
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +84,16 @@ class SESpec:
     squeeze: str = "avg"
     gain: float = 1.0
     residual: bool = False
+
+    if not TYPE_CHECKING:  # a type checker has the fields; at run time Python's own error would name no remedy
+
+        def __new__(cls, *positional, **fields):
+            if len(positional) > 1:
+                refuse_positions(positional[1:])
+            refuse_unknown(fields, FIELDS)
+            if fields and not positional and "channels" not in fields:
+                raise SpecError("channels is missing: write SESpec(64), with the channels of the feature map first")
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         channels = validation.positive_integer("channels", self.channels)
@@ -127,16 +161,21 @@ class SESpec:
         return cls(channels, **preset(name, channels, overrides))
 
     @classmethod
-    def coerce(cls, spec: "SESpec | int", **given: Any) -> "SESpec":
+    def coerce(cls, spec: "SESpec | int", *positional: Never, **given: Unpack[SpecFields]) -> "SESpec":
         """Return the spec for the arguments of ``SqueezeExcitation(spec)`` or ``SqueezeExcitation(64, reduction=8)``.
 
         Args:
             spec: a spec, or the channels of the feature map.
+            positional: none; a ratio without its name could be a width as well.
             given: fields of a spec, where ``spec`` is a number.
 
         Raises:
-            SpecError: a spec is given together with fields, or ``spec`` is neither a spec nor a channel count.
+            SpecError: a spec is given together with fields, ``spec`` is neither a spec nor a channel count, or an
+                argument is unknown or has no name.
         """
+        if positional:
+            refuse_positions(positional)
+        refuse_unknown(given, FIELDS[1:])
         if not isinstance(spec, SESpec):
             return cls(spec, **given)
         if given:
@@ -224,6 +263,29 @@ class SESpec:
             SpecError: not JSON, or not a spec.
         """
         return cls.from_dict(validation.parse_json(text, "a spec"))
+
+
+def refuse_positions(values: tuple[Any, ...]) -> Never:
+    """Refuse arguments without names after the channels.
+
+    Raises:
+        SpecError: always; names the value and what it may mean.
+    """
+    raise SpecError(
+        f"{quote(values[0])} is given without a name after the channels; write reduction={quote(values[0])}, or hidden="
+    )
+
+
+def refuse_unknown(given: Iterable[str], fields: tuple[str, ...]) -> None:
+    """Refuse names that are no fields.
+
+    Raises:
+        SpecError: names the first, the fields, and those that it may have meant.
+    """
+    for name in given:
+        if name not in fields:
+            hint = suggest_field(name, fields)
+            raise SpecError(f"{quote(name)} is not a field of a spec; it must be one of {', '.join(fields)}{hint}")
 
 
 FIELDS = tuple(entry.name for entry in dataclasses.fields(SESpec))

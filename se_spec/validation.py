@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from .errors import SpecError
+from .hints import suggest_value
 from .texts import quote
 
 MAX_INTEGER = (1 << 63) - 1
@@ -53,7 +54,7 @@ def flag(field: str, value: Any) -> bool:
 def choice(field: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Return one of the allowed names."""
     if not isinstance(value, str) or value not in allowed:
-        refuse(field, value, "one of " + ", ".join(map(repr, allowed)))
+        refuse(field, value, "one of " + ", ".join(map(repr, allowed)) + suggest_value(value, allowed))
     return value
 
 

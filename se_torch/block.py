@@ -9,7 +9,7 @@ sharded, it is called like any layer of PyTorch; otherwise its weight and bias a
 """
 
 import contextlib
-from typing import Any
+from typing import Any, Never, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 import se_spec
-from se_spec import InputError, SESpec
+from se_spec import InputError, SESpec, SpecFields
 
 from .fast import when
 from .fast.gpu import Weights
@@ -32,7 +32,7 @@ class SqueezeExcitation(nn.Module):
     Args:
         spec: an ``SESpec``, or the channel count C with the spec's other fields as keywords.
         device: device of the parameters.
-        dtype: dtype of the parameters; the output has the dtype of x.
+        dtype: dtype of the parameters, or its name; the output has the dtype of x.
         inplace: whether y may be written over x where nothing is differentiated, as under ``torch.no_grad()``.
 
     Input shape: (N, C, L), (N, C, H, W) or (N, C, D, H, W); any float dtype and memory format.
@@ -55,21 +55,26 @@ class SqueezeExcitation(nn.Module):
     def __init__(
         self,
         spec: SESpec | int,
-        *,
+        *positional: Never,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         inplace: bool = False,
-        **fields: Any,
+        **fields: Unpack[SpecFields],
     ) -> None:
         super().__init__()
         self.inplace = inplace
-        self._spec = spec = SESpec.coerce(spec, **fields)
+        self._spec = spec = SESpec.coerce(spec, *positional, **fields)
         self._squeeze, self._gain, self._residual = spec.squeeze, spec.gain, spec.residual
         self._activation, self._gate = spell_activation(spec.activation), spell_gate(spec.gate)
-        options: dict[str, Any] = {"bias": spec.bias, "device": device, "dtype": dtype}
+        options: dict[str, Any] = {"bias": spec.bias, "device": device, "dtype": parse_dtype(dtype)}
         if not spec.single_projection:  # E-4
             self.reduce = nn.Linear(spec.channels, spec.hidden, **options)
         self.expand = nn.Linear(spec.hidden, spec.channels, **options)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew (SPEC K-4), as needed after ``block.to_empty(device=...)``."""
+        for layer in self.children():
+            layer.reset_parameters()
 
     @property
     def spec(self) -> SESpec:
@@ -180,6 +185,15 @@ def squeeze(x: Tensor, kind: str) -> Tensor:
 def scale(x: Tensor, s: Tensor, residual: bool) -> Tensor:
     """Compute x * s (+ x) in the dtype of x; s has shape (N, C)."""
     return cast(multiply(widen(x), s, residual), x.dtype)
+
+
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of a name such as ``"bfloat16"``; return anything else unchanged."""
+    if not isinstance(dtype, str):
+        return dtype
+    se_spec.inputs.check_dtype("dtype", dtype)
+    found: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
+    return found
 
 
 def _mixed_devices_error(x: Tensor, block: nn.Module) -> InputError:

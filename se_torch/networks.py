@@ -16,20 +16,20 @@ from torch.fx import GraphModule, Proxy, symbolic_trace
 from torch.nn import functional as F
 
 import se_spec
-from se_spec import NetworkSpec
+from se_spec import NetworkSpec, network
 from se_spec.networks import last_uses, output_sizes, same_padding
 from se_spec.networks import layers as kinds
 
-from .block import SqueezeExcitation
+from .block import SqueezeExcitation, parse_dtype
 
 
 class SENet(nn.Module):
     """A network that maps images to logits.
 
     Args:
-        net: which network.
+        net: which network, or its name.
         device: device of the parameters and running statistics.
-        dtype: dtype of the parameters and running statistics.
+        dtype: dtype of the parameters and running statistics, or its name.
 
     Input shape: (N, ``net.channels``, H, W), of the parameters' dtype; any memory format.
     Output shape: (N, ``net.num_classes``).
@@ -52,15 +52,19 @@ class SENet(nn.Module):
     """
 
     def __init__(
-        self, net: NetworkSpec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        net: NetworkSpec | str,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__()
-        self.spec = net
+        self.spec = net = network(net)
         self._fitting: set[tuple[int, int]] = set()
         freed_after = last_uses(net.layers)
         self._steps = [(layer.name, layer.inputs, freed_after.get(layer.name, ())) for layer in net.layers]
         for layer in net.layers:
-            _place(self, layer.name, _make_layer(layer, {"device": device, "dtype": dtype}))
+            _place(self, layer.name, _make_layer(layer, {"device": device, "dtype": parse_dtype(dtype)}))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # the other layers draw their parameters as M-10 has it
                 _draw_weight(module)

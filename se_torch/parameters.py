@@ -42,7 +42,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
     targets = _collect_targets(block)
     with torch.no_grad():
         for name, array in parameters.items():
-            _copy(targets[name], _to_tensor(array.astype(_name_dtype(targets[name]))))
+            _copy(targets[name], to_tensor(array.astype(_name_dtype(targets[name]))))
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def _collect_targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor
     """Collect a module's parameters and running statistics by canonical name, compiled modules included."""
     module: Any = getattr(block, "_orig_mod", block)
     shapes = se_spec.parameters.shapes(block.spec)
-    paths = {name: _to_torch_path(name) for name in shapes}
+    paths = {name: to_torch_path(name) for name in shapes}
     targets = {name: _find(module, name, path) for name, path in paths.items()}
     others = [path for path, _ in module.named_parameters() if path not in paths.values()]
     if others:
@@ -88,7 +88,8 @@ def _collect_targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor
     return targets
 
 
-def _to_torch_path(name: str) -> str:
+def to_torch_path(name: str) -> str:
+    """Convert a canonical name to that of the ``state_dict``."""
     path, dot, own = name.rpartition(".")
     return path + dot + BATCH_NORM.get(own, own)
 
@@ -139,7 +140,8 @@ def _name_dtype(value: torch.Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _to_tensor(array: np.ndarray) -> torch.Tensor:
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """Copy an array to a tensor of its dtype."""
     array = np.array(array, order="C")
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

@@ -4,7 +4,7 @@ Jie Hu, Li Shen, Samuel Albanie, Gang Sun, Enhua Wu: Squeeze-and-Excitation Netw
 docs/SPEC.md numbers the clauses. Half precision is computed in float32 and rounded once.
 """
 
-from typing import Any
+from typing import Any, Never, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import SESpec
+from se_spec import SESpec, SpecFields
 
 from .. import ops
 from ..nonlinearities import activate, apply_gate
@@ -29,6 +29,7 @@ class SqueezeExcitation(nn.Module):
         param_dtype: dtype of the parameters.
         axis_name: the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
             of equal size; the squeeze then covers all parts. None if a map is whole, or ``jax.jit`` splits it.
+        kernel_init, bias_init: initializers of both projections; None is SPEC K-4's.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
     Output shape: that of x.
@@ -50,22 +51,27 @@ class SqueezeExcitation(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     axis_name: ops.AxisName | None = None
+    kernel_init: ops.Initializer | None = None
+    bias_init: ops.Initializer | None = None
 
     def __init__(
         self,
         spec: SESpec | int,
-        *,
+        *positional: Never,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         axis_name: ops.AxisName | None = None,
+        kernel_init: ops.Initializer | None = None,
+        bias_init: ops.Initializer | None = None,
         parent: Any = nn.module._unspecified_parent,
         name: str | None = None,
-        **fields: Any,
+        **fields: Unpack[SpecFields],
     ) -> None:
-        self.spec = SESpec.coerce(spec, **fields)
+        self.spec = SESpec.coerce(spec, *positional, **fields)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.axis_name = axis_name
+        self.kernel_init, self.bias_init = kernel_init, bias_init
         self.parent = parent
         self.name = name
         self.__post_init__()
@@ -133,8 +139,8 @@ class SqueezeExcitation(nn.Module):
             dtype=z.dtype,
             param_dtype=check_dtype_supported(self.param_dtype),
             precision=jax.lax.Precision.HIGHEST,
-            kernel_init=ops.FAN_IN_UNIFORM,
-            bias_init=ops.uniform(z.shape[-1]),
+            kernel_init=self.kernel_init or ops.FAN_IN_UNIFORM,
+            bias_init=self.bias_init or ops.uniform(z.shape[-1]),
             name=name,
         )
         return dense(z)

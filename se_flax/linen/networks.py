@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import NetworkSpec
+from se_spec import NetworkSpec, network
 from se_spec.networks import last_uses
 from se_spec.networks import layers as kinds
 
@@ -31,7 +31,7 @@ class SENet(nn.Module):
     """A network that maps images to logits.
 
     Args:
-        spec: which network.
+        spec: which network, or its name.
         dtype: dtype of the computation and the logits; None is the dtype of x.
         param_dtype: dtype of the parameters and running statistics.
 
@@ -59,6 +59,10 @@ class SENet(nn.Module):
     spec: NetworkSpec
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        self.spec = network(self.spec)
+        super().__post_init__()
 
     def setup(self) -> None:
         tree = unflatten_dict({tuple(layer.name.split(".")): layer for layer in self.spec.layers})

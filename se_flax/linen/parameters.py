@@ -52,18 +52,18 @@ def set_parameters(
     """
     if like is None:
         tree = to_tree(parameters, block.spec)
-        return unflatten_dict({_add_collection(path): to_jax(array, block.param_dtype) for path, array in tree.items()})
+        return unflatten_dict({add_collection(path): to_jax(array, block.param_dtype) for path, array in tree.items()})
     flat = flatten_dict(unfreeze(like), keep_empty_nodes=True)
-    targets = {path: unbox(flat.get(_add_collection(path))) for path in add_optional_paths(to_paths(block.spec))}
+    targets = {path: unbox(flat.get(add_collection(path))) for path in add_optional_paths(to_paths(block.spec))}
     tree = to_tree(parameters, block.spec, find_stack_axes(targets, block.spec))
     check_targets(tree, targets)
     for path, array in tree.items():
-        old, value = flat[_add_collection(path)], to_jax_like(array, targets[path])
-        flat[_add_collection(path)] = old.replace_boxed(value) if isinstance(old, AxisMetadata) else value
+        old, value = flat[add_collection(path)], to_jax_like(array, targets[path])
+        flat[add_collection(path)] = old.replace_boxed(value) if isinstance(old, AxisMetadata) else value
     return unflatten_dict(flat)
 
 
-def _add_collection(path: Path) -> Path:
+def add_collection(path: Path) -> Path:
     """Add the collection before the path."""
     return ("batch_stats" if path[-1] in STATISTICS else "params", *path)
 

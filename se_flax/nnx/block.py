@@ -6,7 +6,7 @@ docs/SPEC.md numbers the clauses. Half precision is computed in float32 and roun
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Never, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from flax.nnx.nn import dtypes
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import SESpec
+from se_spec import SESpec, SpecFields
 
 from .. import ops
 from ..nonlinearities import activate, apply_gate
@@ -32,7 +32,8 @@ class SqueezeExcitation(nnx.Module):
         param_dtype: dtype of the parameters.
         axis_name: the mapped axis or axes (``jax.shard_map``, ``jax.vmap``) over which each map is split into parts
             of equal size; the squeeze then covers all parts. None if a map is whole, or ``jax.jit`` splits it.
-        rngs: the key ``params`` draws the parameters.
+        kernel_init, bias_init: initializers of both projections; None is SPEC K-4's.
+        rngs: the key ``params`` draws the parameters; None takes a seed from NumPy's global generator.
 
     Input shape: (N, L, C), (N, H, W, C) or (N, D, H, W, C); any float dtype.
     Output shape: that of x.
@@ -55,28 +56,30 @@ class SqueezeExcitation(nnx.Module):
     def __init__(
         self,
         spec: SESpec | int,
-        *,
+        *positional: Never,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         axis_name: ops.AxisName | None = None,
-        rngs: nnx.Rngs,
-        **fields: Any,
+        kernel_init: ops.Initializer | None = None,
+        bias_init: ops.Initializer | None = None,
+        rngs: nnx.Rngs | None = None,
+        **fields: Unpack[SpecFields],
     ) -> None:
-        self.spec = spec = SESpec.coerce(spec, **fields)
+        self.spec = spec = SESpec.coerce(spec, *positional, **fields)
         self.dtype = dtype
         self.axis_name = axis_name
         linear = partial(
             nnx.Linear,
             use_bias=spec.bias,
             param_dtype=check_dtype_supported(param_dtype),
-            kernel_init=ops.FAN_IN_UNIFORM,
+            kernel_init=kernel_init or ops.FAN_IN_UNIFORM,
             promote_dtype=cast_parameters,
             precision=jax.lax.Precision.HIGHEST,  # N-4
-            rngs=rngs,
+            rngs=nnx.Rngs(ops.draw_seed()) if rngs is None else rngs,
         )
         if not spec.single_projection:  # E-4
-            self.reduce = linear(spec.channels, spec.hidden, bias_init=ops.uniform(spec.channels))
-        self.expand = linear(spec.hidden, spec.channels, bias_init=ops.uniform(spec.hidden))
+            self.reduce = linear(spec.channels, spec.hidden, bias_init=bias_init or ops.uniform(spec.channels))
+        self.expand = linear(spec.hidden, spec.channels, bias_init=bias_init or ops.uniform(spec.hidden))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self._check(x)

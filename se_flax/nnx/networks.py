@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 import se_spec
-from se_spec import NetworkSpec
+from se_spec import NetworkSpec, network
 from se_spec.networks import last_uses
 from se_spec.networks import layers as kinds
 
@@ -28,10 +28,11 @@ class SENet(nnx.Module):
     """A network that maps images to logits.
 
     Args:
-        net: which network.
+        net: which network, or its name.
         dtype: dtype of the computation and the logits; None is the dtype of x.
         param_dtype: dtype of the parameters and running statistics.
-        rngs: the key ``params`` draws the parameters, ``dropout`` the values that dropout sets to zero.
+        rngs: the key ``params`` draws the parameters, ``dropout`` the values that dropout sets to zero; None takes a
+            seed from NumPy's global generator.
 
     Input shape: (N, H, W, ``net.channels``), any float dtype.
     Output shape: (N, ``net.num_classes``).
@@ -56,13 +57,14 @@ class SENet(nnx.Module):
 
     def __init__(
         self,
-        net: NetworkSpec,
+        net: NetworkSpec | str,
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
-        self.spec = net
+        self.spec = net = network(net)
+        rngs = nnx.Rngs(ops.draw_seed()) if rngs is None else rngs
         self.dtype = dtype
         for layer in net.layers:
             _place(

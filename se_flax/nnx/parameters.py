@@ -53,7 +53,7 @@ def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np
     check_targets(tree, targets)
     values = {path: to_jax_like(array, targets[path]) for path, array in tree.items()}
     for path, value in values.items():
-        _write(block, path, value)
+        write(block, path, value)
 
 
 def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
@@ -109,7 +109,8 @@ def _read(variable: Any) -> Any:
     return variable.get_value() if hasattr(variable, "get_value") else variable.value  # Flax 0.12.0
 
 
-def _write(block: SqueezeExcitation | SENet, path: Path, value: jax.Array) -> None:
+def write(block: SqueezeExcitation | SENet, path: Path, value: jax.Array) -> None:
+    """Set the variable at a path, or an array that a user put in its place."""
     variable = _find(block, path)
     if not isinstance(variable, nnx.Variable):
         setattr(_find(block, path[:-1]), path[-1], value)

@@ -21,11 +21,11 @@ Caffe's default of 0.999 where a deploy prototxt says nothing.
 
 import re
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import SpecError
+from ..hints import suggest_name
 from ..texts import quote
 from .families import Inception, Residual, Shortcut, Stage
 from .parts import ConvStep, Head, PoolStep, SEFields, Stem, Step
@@ -182,11 +182,11 @@ NETWORKS = (*_WITH_SE, *_PLAIN, "chainer.se_resnet_n18_r16", "chainer.se_resnet_
 """Every name; the Chainer nets have any N and r, and here those of their README."""
 
 
-def network(name: str, **overrides: Any) -> NetworkSpec:
+def network(name: str | NetworkSpec, **overrides: Any) -> NetworkSpec:
     """Make a named network.
 
     Args:
-        name: a name in ``NETWORKS``, such as ``"se_resnet50"``.
+        name: a name in ``NETWORKS``, such as ``"se_resnet50"``; or a network, which is returned as it is.
         **overrides: fields of the network or of its body that are replaced: ``num_classes``, ``channels`` (of the
             image), ``se`` (None, a ``SESpec`` or a dict of its fields), ...
 
@@ -203,9 +203,9 @@ def network(name: str, **overrides: Any) -> NetworkSpec:
     >>> network("chainer.se_resnet_n18_r16").parameter_count()
     1875906
     """
-    if not isinstance(name, str):
-        raise SpecError(f"a network's name must be a string, got {type(name).__name__}")
-    net = _build(name)
+    if not isinstance(name, str | NetworkSpec):
+        raise SpecError(f"a network must be given by its name or as a NetworkSpec, got {type(name).__name__}")
+    net = name if isinstance(name, NetworkSpec) else _build(name)
     return net.replace(**overrides) if overrides else net
 
 
@@ -217,6 +217,5 @@ def _build(name: str) -> NetworkSpec:
         return _chainer(int(units or plain), SEFields(int(ratio), bias=True) if ratio else None)
     if make := _WITH_SE.get(name, _PLAIN.get(name)):
         return make()
-    near = get_close_matches(name, NETWORKS, 3, 0.5)
-    guess = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise SpecError(f"network {quote(name)} is not known{guess} se_spec.networks.NETWORKS lists them all")
+    hint = suggest_name(name, NETWORKS)
+    raise SpecError(f"network {quote(name)} is not known; se_spec.networks.NETWORKS lists all{hint}")

@@ -117,7 +117,17 @@ def test_first_block_of_the_readme_needs_numpy_alone() -> None:
     exec(blocks(ROOT / "README.md", "python")[0], {})
 
 
-PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance", "se_parity", "se_port")
+PACKAGES = (
+    "se_spec",
+    "se_numpy",
+    "se_torch",
+    "se_keras",
+    "se_flax",
+    "se_conformance",
+    "se_parity",
+    "se_port",
+    "se_suite",
+)
 FAMILIES = {
     "se_torch.fast.triton_kernels": ("torch", "triton"),
     "se_torch": ["torch"],

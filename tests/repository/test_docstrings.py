@@ -19,6 +19,7 @@ PACKAGES = (
     "se_parity.implementations",
     "se_parity.training",
     "se_port",
+    "se_suite",
 )
 WITHOUT_ERRORS = {
     "se_spec.networks.last_uses",
@@ -30,6 +31,7 @@ WITHOUT_ERRORS = {
     "se_conformance.report.render_fragment",
     "se_conformance.report.render_junit",
     "se_parity.implementations.device",
+    "se_suite.installed",
 }
 """Functions that raise no error of their own."""
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "se_torch": {"numpy", "torch", "se_torch"},
     "se_keras": {"se_keras"},  # and what Keras itself imports, which is its own affair
     "se_flax": {"numpy", "jax", "flax", "se_flax"},
+    "se_suite": set(),
 }
 FAMILY = {"se_torch": "torch", "se_keras": "keras", "se_flax": "flax"}
 
@@ -72,6 +73,7 @@ ARROWS = {
     "se_conformance": {"se_spec", "se_numpy"},  # never what it judges
     "se_parity": {"se_spec", "se_numpy", "se_conformance", "se_torch", "se_keras", "se_flax"},
     "se_port": {"se_spec", "se_numpy", "se_parity"},  # the last runs two files of a network
+    "se_suite": {"se_spec"},
 }
 
 

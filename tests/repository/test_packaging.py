@@ -13,7 +13,17 @@ import pytest
 import se_spec
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("se_spec", "se_numpy", "se_torch", "se_keras", "se_flax", "se_conformance", "se_parity", "se_port")
+PACKAGES = (
+    "se_spec",
+    "se_numpy",
+    "se_torch",
+    "se_keras",
+    "se_flax",
+    "se_conformance",
+    "se_parity",
+    "se_port",
+    "se_suite",
+)
 
 
 @pytest.fixture(scope="module")

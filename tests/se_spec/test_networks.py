@@ -458,7 +458,7 @@ def changed_body(**changes: object) -> dict:
 
 REFUSED = {
     "name": (lambda: network("se_resnet51"), "se_resnet51.*did you mean se_resnet"),
-    "no name": (lambda: network(50), "must be a string"),
+    "no name": (lambda: network(50), "must be given by its name"),
     "override": (lambda: network("se_resnet50", classes=10), "classes is not a field of this network"),
     "classes": (lambda: network("se_resnet50", num_classes=0), "num_classes=0 is not allowed"),
     "se": (lambda: network("se_resnet50", se=16), "se=16 is not allowed"),

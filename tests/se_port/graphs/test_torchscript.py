@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import random
+import sys
 import zipfile
 from pathlib import Path
 
@@ -212,6 +213,9 @@ def test_hostile_code_ends_in_a_graph_or_is_refused(tmp_path: Path, monkeypatch:
     body, code, words = HOSTILE[case]
     path = write(tmp_path, *body, code=code)
     if not words:
+        assert not match_blocks(only_graph(path))[0]
+        return
+    if case == "sums" and sys.version_info >= (3, 14):  # whose parser has no limit that it would reach
         assert not match_blocks(only_graph(path))[0]
         return
     with pytest.raises(FileFormatError) as caught:
