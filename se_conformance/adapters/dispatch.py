@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from se_spec import SESpec, SpecError
+from se_spec import SpecError
 
 from ..cases import DTYPES
 from .base import AdaptedBlock
@@ -73,7 +73,6 @@ Callables = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., A
 
 def resolve_callables(
     function: Any,
-    spec: SESpec,
     dtype: str,
     vjp: Callable[..., Any] | None = None,
     excitation: Callable[..., Any] | None = None,
@@ -83,18 +82,16 @@ def resolve_callables(
 
     Args:
         function: a function, or a block that ``adapt`` accepts.
-        spec: as in ``check``.
         dtype: as in ``check``.
         vjp: as in ``check``.
         excitation: as in ``check``.
         data_format: as in ``check``.
 
     Returns:
-        function, vjp, excitation and data format.
+        function, vjp, excitation and data format; a block is adapted, and not yet prepared.
 
     Raises:
-        SpecError: ``function`` is neither, or the block cannot run in ``dtype``.
-        ParameterError: the block's parameters are not those of the spec, or cannot be matched to them.
+        SpecError: ``function`` is neither, or ``dtype`` is none.
     """
     data_format = _check_data_format(data_format)
     if not isinstance(function, AdaptedBlock):
@@ -104,7 +101,6 @@ def resolve_callables(
     if dtype not in DTYPES:
         raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
     function = dataclasses.replace(function, data_format=data_format or function.data_format)
-    function.prepare(spec, dtype)
     return function, vjp or function.vjp, excitation or function.excitation, function.data_format
 
 
