@@ -96,6 +96,10 @@ GENERATORS = (
 )
 
 
+_TURNS = threading.RLock()
+"""Guarded calls of several threads take turns: what a block changes would else be seen in the calls of another."""
+
+
 @dataclass
 class Guard:
     """Guards the calls of one block.
@@ -124,6 +128,12 @@ class Guard:
         Raises:
             KeyboardInterrupt: the user interrupts the program.
         """
+        with _TURNS:
+            return self._call_alone(function, arguments)
+
+    def _call_alone(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[Any, BaseException | None, tuple[str, ...]]:
         answer: Any = None
         raised: BaseException | None = None
         in_main_thread = threading.current_thread() is threading.main_thread()
