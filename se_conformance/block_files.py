@@ -1,5 +1,6 @@
 """Blocks in files: one of a whole network, as ``se-check run --block`` and ``se_check_file`` judge it; TorchScript."""
 
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def load_script(path: str | Path, block: str | None = None, *, trusted: bool) ->
     import torch
 
     try:
-        module = torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, to those who write it
+            module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
         raise SEError(
             f"{path} is no TorchScript that torch loads ({type(error).__name__}: {shorten(error)})"

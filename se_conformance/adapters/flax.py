@@ -15,6 +15,7 @@ from se_spec import SESpec
 
 from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
 from .jax import refuse_float64
+from .lora import merge_lora
 from .matching import NativeParameter, match
 
 Values = dict[str, jax.Array]
@@ -51,7 +52,7 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
 
     excitation = own_excitation(block, partial(run, method="excitation"))
     ways = {"op by op": run_op_by_op, **adapter.ways}
-    return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways)
+    return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways, notes=adapter.notes)
 
 
 def _run_compiled(adapter: "_Nnx | _Linen", values: Values, x: jax.Array, method: str) -> Any:
@@ -66,7 +67,8 @@ class _Nnx:
     """Keeps one copy from call to call, so that a block with state shows it."""
 
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
-        self.block, self.names = block, names
+        self.names = names
+        self.block, self.notes = merge_lora(block)
         self.ways: Ways = {"training mode": self.run_in_training}
         self.copy: Any = None
         self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.pure, *arguments)[1](dy))
@@ -131,6 +133,7 @@ class _Nnx:
 class _Linen:
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
+        self.notes: list[str] = []
         self.ways: Ways = {}  # a linen module has no training mode of its own
         self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.call, *arguments)[1](dy))
         self.call_compiled = jax.jit(self.call, static_argnums=2)
