@@ -159,10 +159,13 @@ def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> l
 def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
     import jax
 
+    from .jax import choose_quick_options
+
     def vjp(arguments: list[Any], dy: Any) -> list[Any]:
         return list(jax.vjp(forward, *arguments)[1](dy))
 
-    return jax.jit(vjp)(arguments, dy)  # op by op, each operation would be compiled alone
+    compiled = jax.jit(vjp, compiler_options=choose_quick_options())  # op by op, each would be compiled alone
+    return compiled(arguments, dy)
 
 
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
