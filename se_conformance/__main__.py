@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 from se_spec import SEError, SESpec
 from se_spec.texts import MAX_QUOTED, escape, shorten
 
-from .files import write_atomically
+from .files import MODEL_ENDINGS, SCRIPT_ENDINGS, write_atomically
 
 if TYPE_CHECKING:
     from .vectors import Vector
     from .verdict import Verdict
 
 PASS, FAIL, NOTHING = 0, 1, 2
-FILES, SCRIPTS = (".onnx", ".tflite"), (".pt", ".pth", ".ts", ".torchscript")
-"""Endings of files that are judged; the latter hold code."""
 Colour = Callable[[str, str], str]
 
 
@@ -235,7 +233,7 @@ def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
     """Find what is judged, and the spec; without one given, a block of a file should be what its graph says."""
     from .block_files import cut_block, load_script
 
-    if options.target.endswith(SCRIPTS):
+    if options.target.endswith(SCRIPT_ENDINGS):
         spec = _resolve_spec(options)
         return load_script(options.target, options.block, trusted=options.trust), spec
     if options.block is None:
@@ -247,7 +245,7 @@ def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
 
 def _import_target(target: str) -> Any:
     """Import ``module:name``; the path of a file that ``adapt`` reads stays a path."""
-    if target.endswith(FILES):
+    if target.endswith(tuple(MODEL_ENDINGS)):
         return Path(target)
     module, colon, name = target.partition(":")
     if not (module and colon and name):

@@ -13,14 +13,13 @@ from typing import Any
 from se_spec import SpecError
 
 from ..cases import DTYPES
+from ..files import MODEL_ENDINGS, SCRIPT_ENDINGS
 from .base import AdaptedBlock
 
 ACCEPTED = (
     "a torch.nn.Module, a Keras 3 layer or model, a Flax NNX or linen module, an onnx.ModelProto or a path that "
     "ends in .onnx or .tflite"
 )
-SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
-"""Endings of TorchScript files, whose code would run."""
 DATA_FORMATS = ("channels_last", "channels_first")
 
 _FRAMEWORKS = {  # Keras first: on the torch backend its layers are torch modules, on jax they may be NNX modules
@@ -61,7 +60,7 @@ def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str |
         se_spec.errors.SpecError: block is a builtins.int; it must be a torch.nn.Module, a Keras 3 layer or model, ...
     """
     framework = _framework_of(block)
-    if isinstance(block, (str, os.PathLike)) and os.fspath(block).endswith(SCRIPTS):
+    if isinstance(block, (str, os.PathLike)) and os.fspath(block).endswith(SCRIPT_ENDINGS):
         path = os.fspath(block)
         raise SpecError(
             f"block is the path {path!r}, whose code would run; if you trust it: check(torch.jit.load({path!r}), "
@@ -123,7 +122,7 @@ def _check_data_format(data_format: str | None) -> str | None:
 
 def _framework_of(block: Any) -> str | None:
     if isinstance(block, (str, os.PathLike)):
-        return {".onnx": "onnx", ".tflite": "tflite"}.get(os.path.splitext(os.fspath(block))[1])
+        return MODEL_ENDINGS.get(os.path.splitext(os.fspath(block))[1])
     classes = {(cls.__module__, cls.__name__) for cls in type(block).__mro__}
     # the class of a protobuf message is in onnx.onnx_ml_pb2, or onnx.onnx_data_pb2
     classes |= {(module.partition(".")[0], name) for module, name in classes if module.startswith("onnx.")}
