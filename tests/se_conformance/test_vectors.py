@@ -1,6 +1,7 @@
 """The frozen vectors: the generator reproduces the packaged files, every reader can use them, no change is missed."""
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -313,6 +314,14 @@ def test_answers_of_another_form_are_refused(tmp_path: Path, text: str, said: st
     (tmp_path / "answers").write_text(text)
     with pytest.raises(SEError, match=said):
         read_answers(str(tmp_path / "answers"))
+
+
+def test_answers_are_read_from_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a: 1.5 -0x1.8p-3 inf\n b: nan"))
+    assert {name: str(numbers.tolist()) for name, numbers in read_answers("-").items()} == {
+        "a": "[1.5, -0.1875, inf]",
+        "b": "[nan]",
+    }
 
 
 def test_a_missing_answer_is_wrong() -> None:
