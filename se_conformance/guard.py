@@ -5,6 +5,7 @@ the rest of a program computes. What it prints, what it warns of and that it dra
 """
 
 import contextlib
+import contextvars
 import ctypes
 import io
 import mmap
@@ -96,7 +97,8 @@ GENERATORS = (
 )
 
 
-_TURNS = threading.RLock()
+_IN_TURN: contextvars.ContextVar[bool] = contextvars.ContextVar("in turn", default=False)
+_TURNS = threading.Lock()
 """Guarded calls of several threads take turns: what a block changes would else be seen in the calls of another."""
 
 
@@ -128,8 +130,14 @@ class Guard:
         Raises:
             KeyboardInterrupt: the user interrupts the program.
         """
-        with _TURNS:
+        if _IN_TURN.get():  # the function calls the judge itself, perhaps in another thread
             return self._call_alone(function, arguments)
+        with _TURNS:
+            token = _IN_TURN.set(True)
+            try:
+                return self._call_alone(function, arguments)
+            finally:
+                _IN_TURN.reset(token)
 
     def _call_alone(
         self, function: Callable[..., Any], arguments: tuple[Any, ...]
@@ -264,7 +272,7 @@ def _run_in_thread(call: Callable[[], Any], timeout: float) -> Any:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
     thread.join(timeout)
     if thread.is_alive() and thread.ident is not None:

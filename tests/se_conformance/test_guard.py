@@ -303,6 +303,13 @@ def test_threads_at_once_do_not_see_what_blocks_of_others_change(tmp_path: Path)
     assert os.getcwd() == place
 
 
+def test_a_function_that_judges_another_in_its_first_call_has_a_verdict() -> None:
+    inner = iter([lambda: check(right, SPEC, diagnose=False)])
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(check, acts(lambda: next(inner, int)()), SPEC, timeout=20.0).result()
+    assert verdict.passed
+
+
 @pytest.mark.framework("torch")
 def test_four_threads_at_once_get_the_same_verdicts_of_a_module() -> None:
     import torch
