@@ -6,13 +6,17 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from se_spec import SEError, SESpec
-from se_spec.texts import escape, shorten
+from se_spec.texts import MAX_QUOTED, escape, shorten
+
+from .files import MODEL_ENDINGS, SCRIPT_ENDINGS, write_atomically
 
 if TYPE_CHECKING:
+    from .vectors import Vector
     from .verdict import Verdict
 
 PASS, FAIL, NOTHING = 0, 1, 2
@@ -55,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="judge a block", description="Judge module:name, a function or a block.")
-    run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file.onnx")
+    run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file")
+    run.add_argument("--trust", action="store_true", help="load a TorchScript file, which runs the file's code")
     run.add_argument("--block", metavar="PATH", help="the block of a file with several, as se-port inspect shows it")
     which = run.add_mutually_exclusive_group()
     which.add_argument("--preset", help="the block that it should be: a name in docs/PRESETS.md; needs --channels")
@@ -82,9 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--list", action="store_true", help="print the catalogue, as without it")
     faults.set_defaults(run=_faults)
 
-    vectors = commands.add_parser("vectors", help="write the frozen vectors, or judge a block by them")
+    vectors = commands.add_parser("vectors", help="write the frozen vectors, or judge answers by them")
     vectors.add_argument("folder", type=Path, nargs="?", help="the folder to write to; with --judge, to read from")
-    vectors.add_argument("--judge", metavar="MODULE:NAME", help="function(x, parameters, spec) -> y")
+    vectors.add_argument("--format", choices=("safetensors", "json", "c"), help="what is written (safetensors)")
+    vectors.add_argument(
+        "--judge",
+        metavar="TARGET",
+        help="module:name of function(x, parameters, spec) -> y; or a file of answers, - for the standard input",
+    )
+    vectors.add_argument("--spec", help="keep the vectors of this block, as JSON, whatever their widths")
+    vectors.add_argument("--only", default="*", metavar="PATTERN", help="keep the vectors of such names: '*float32'")
     vectors.set_defaults(run=_vectors)
     return parser
 
@@ -145,23 +157,64 @@ def _faults(options: argparse.Namespace) -> int:
 
 
 def _vectors(options: argparse.Namespace) -> int:
+    if options.judge is None:
+        return _write_vectors(options)
+    if options.format is not None:
+        raise SEError("--format is for writing; leave it out with --judge")
+    sys.path.insert(0, os.getcwd())
+    from . import vectors
+    from .vectors.answers import STANDARD_INPUT, choose_answer, read_answers
+    from .vectors.judge import call_with_spec, judge_answers
+
+    function = None
+    if options.judge == STANDARD_INPUT or Path(options.judge).is_file():
+        answer = partial(choose_answer, read_answers(options.judge))
+    else:
+        function = _import_target(options.judge)
+        answer = partial(call_with_spec, function)
+    every = vectors.load(options.folder)
+    chosen = _select_vectors(options, every)
+    wrong = judge_answers(answer, chosen, function)
+    for entry in wrong:
+        print(_choose_colour()(f"{shorten(entry.vector.name)}: {shorten(entry, 2 * MAX_QUOTED)}", "red"))
+    if len(chosen) < len(every):
+        print(f"skipped {len(every) - len(chosen)} vectors, which are of other blocks or have other names")
+    print(f"{len(chosen) - len(wrong)} of {len(chosen)}")
+    return FAIL if wrong else PASS
+
+
+def _write_vectors(options: argparse.Namespace) -> int:
+    """Write the frozen vectors; as JSON or C those that are selected."""
     from . import vectors
 
-    if options.judge is None:
-        if options.folder is None:
-            print("se-check vectors: name a folder to write to, or a block with --judge", file=sys.stderr)
-            return NOTHING
+    if options.folder is None:
+        raise SEError("name a folder to write to, or a block with --judge")
+    if options.format in (None, "safetensors"):
+        if options.spec or options.only != "*":
+            raise SEError("--spec and --only select vectors for --judge, --format json and --format c")
         print("\n".join(vectors.write(options.folder)))
         return PASS
-    sys.path.insert(0, os.getcwd())
-    from .vectors.judge import find_error
+    chosen = _select_vectors(options, vectors.load())
+    if options.format == "c":
+        chosen = [vector for vector in chosen if vector.dtype == "float32"]
+        if not chosen:
+            raise SEError("no vector in float32 is selected; the header holds no others")
+    name, form = (
+        (vectors.HEADER, vectors.format_header) if options.format == "c" else (vectors.JSON, vectors.format_json)
+    )
+    with write_atomically(options.folder / name) as temporary:
+        temporary.write_text(form(chosen), encoding="utf-8")
+    print("\n".join(vector.name for vector in chosen))
+    return PASS
 
-    function, frozen = _import_target(options.judge), vectors.load(options.folder)
-    wrong = {vector.name: text for vector in frozen if (text := find_error(function, vector))}
-    for name, text in wrong.items():
-        print(_choose_colour()(f"{shorten(name)}: {shorten(text)}", "red"))
-    print(f"{len(frozen) - len(wrong)} of {len(frozen)}")
-    return FAIL if wrong else PASS
+
+def _select_vectors(options: argparse.Namespace, every: "list[Vector]") -> "list[Vector]":
+    from .vectors.judge import select_vectors
+
+    chosen = select_vectors(every, SESpec.from_json(options.spec) if options.spec else None, options.only)
+    if not chosen:
+        raise SEError("no vector is selected: --spec or --only fits none")
+    return chosen
 
 
 def _resolve_spec(options: argparse.Namespace) -> SESpec:
@@ -178,17 +231,21 @@ def _resolve_spec(options: argparse.Namespace) -> SESpec:
 
 def _resolve_target(options: argparse.Namespace) -> tuple[Any, SESpec]:
     """Find what is judged, and the spec; without one given, a block of a file should be what its graph says."""
+    from .block_files import cut_block, load_script
+
+    if options.target.endswith(SCRIPT_ENDINGS):
+        spec = _resolve_spec(options)
+        return load_script(options.target, options.block, trusted=options.trust), spec
     if options.block is None:
         return _import_target(options.target), _resolve_spec(options)
-    from .block_files import cut_block
 
     block, spec = cut_block(options.target, options.block)
     return block, _resolve_spec(options) if options.preset or options.spec else spec
 
 
 def _import_target(target: str) -> Any:
-    """Import ``module:name``; a path to an ONNX file stays a path."""
-    if target.endswith(".onnx"):
+    """Import ``module:name``; the path of a file that ``adapt`` reads stays a path."""
+    if target.endswith(tuple(MODEL_ENDINGS)):
         return Path(target)
     module, colon, name = target.partition(":")
     if not (module and colon and name):

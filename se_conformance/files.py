@@ -1,4 +1,4 @@
-"""Atomic writing of files, and parameters in safetensors files; the import needs the standard library alone."""
+"""Endings of files, atomic writing, parameters in safetensors files; the import needs the standard library alone."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+MODEL_ENDINGS = {".onnx": "onnx", ".tflite": "tflite"}
+"""Endings of files that are judged, and the names of their adapters."""
+SCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
+"""Endings of TorchScript files, whose code runs when they are loaded."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ the rest of a program computes. What it prints, what it warns of and that it dra
 """
 
 import contextlib
+import contextvars
 import ctypes
 import io
 import mmap
@@ -96,6 +97,11 @@ GENERATORS = (
 )
 
 
+_IN_TURN: contextvars.ContextVar[bool] = contextvars.ContextVar("in turn", default=False)
+_TURNS = threading.Lock()
+"""Guarded calls of several threads take turns: what a block changes would else be seen in the calls of another."""
+
+
 @dataclass
 class Guard:
     """Guards the calls of one block.
@@ -124,6 +130,18 @@ class Guard:
         Raises:
             KeyboardInterrupt: the user interrupts the program.
         """
+        if _IN_TURN.get():  # the function calls the judge itself, perhaps in another thread
+            return self._call_alone(function, arguments)
+        with _TURNS:
+            token = _IN_TURN.set(True)
+            try:
+                return self._call_alone(function, arguments)
+            finally:
+                _IN_TURN.reset(token)
+
+    def _call_alone(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[Any, BaseException | None, tuple[str, ...]]:
         answer: Any = None
         raised: BaseException | None = None
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -254,7 +272,7 @@ def _run_in_thread(call: Callable[[], Any], timeout: float) -> Any:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
     thread.join(timeout)
     if thread.is_alive() and thread.ident is not None:

@@ -16,6 +16,7 @@ from . import diagnosis
 from .adapters import AdaptedBlock, resolve_callables
 from .calls import CallResult, call_excitation, call_function, call_vjp, to_data_format
 from .comparison import Precision, Reference, Result, allow_rounded_gate, compare, reference
+from .departed_parameters import fail_parameters, find_departure
 from .deviations import read_deviations
 from .excerpts import excerpt_elements, excerpt_gate
 from .guard import TIMEOUT_SECONDS, Guard
@@ -68,7 +69,7 @@ def check(
 
     Raises:
         SpecError: an argument is none of the above.
-        ParameterError: the parameters of an adapted block are not those of the spec.
+        ParameterError: the parameters of an adapted block are those of no block, or it is not clear which is which.
 
     Example:
         >>> import se_numpy
@@ -80,10 +81,17 @@ def check(
     """
     seed = choose_seed() if seed is None else seed
     _check_arguments(spec, ranks, seed, timeout, vjp=vjp, excitation=excitation)
-    function, vjp, excitation, data_format = resolve_callables(function, spec, dtype, vjp, excitation, data_format)
+    function, vjp, excitation, data_format = resolve_callables(function, dtype, vjp, excitation, data_format)
     precision = Precision(products, intermediates)
     verdict = Verdict(spec, dtype, seed, tuple(ranks), precision, data_format)
     known, guard = read_deviations(deviations), Guard(timeout, verdict.notes)
+    departure = find_departure(function, spec, dtype)
+    if isinstance(function, AdaptedBlock):
+        verdict.notes += function.notes
+    if departure is not None:
+        fail_parameters(verdict, departure)
+        verdict.excuse(known)
+        return verdict
     records: dict[tuple[int, str], TrialRecord] = {}
     for rank in ranks:
         runner = TrialRunner(function, vjp, excitation, spec, dtype, data_format, guard)

@@ -19,6 +19,8 @@ from .findings import Finding, to_json_number
 MAX_NAMED_DISTANCE = 0.6
 """A fault that does not explain everything is named as the nearest up to this distance."""
 LINE_CHARACTERS = 120
+PARAMETERS = "the block's parameters"
+"""The trial of a block whose parameters are not the spec's, which runs alone."""
 
 
 @dataclass
@@ -255,6 +257,8 @@ class Verdict:
     def reproduction(self) -> str:
         """Return the line of Python that makes the inputs of the worst failure again; there must be a failure."""
         worst = self.failures[0]
+        if worst.trial == PARAMETERS:
+            return f"se_conformance.adapt(block).prepare({self.spec!r}, {self.dtype!r})"
         return (
             f"x, dy, parameters = se_conformance.trial({worst.trial!r}, {self.spec!r}, "
             f"dtype={self.dtype!r}, rank={worst.rank}, seed={self.seed}).inputs"

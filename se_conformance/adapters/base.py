@@ -34,6 +34,7 @@ class AdaptedBlock:
         find_contradictions: ``(x, way, raised) -> sentences``: how operations of the framework that the block uses
             contradict the framework itself on this machine, on an empty batch or in a graph. None where the framework
             offers no such check.
+        notes: what is noted of the block beside the verdict, such as weights that it computes; ``reset`` fills it.
         ways: other functions like ``run``, by names of ``trial_inputs.OWN_WAYS``: in training mode, in a graph, ...
     """
 
@@ -44,6 +45,7 @@ class AdaptedBlock:
     reset: Callable[[SESpec, str, str], None]
     find_contradictions: Callable[[np.ndarray, str, str], list[str]] | None = None
     ways: Mapping[str, Callable[[np.ndarray, Arrays], object]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __call__(self, x: np.ndarray, parameters: Arrays) -> object:
         """Call ``run``: an array in the dtype that the block returned, or whatever else it returned."""

@@ -10,14 +10,15 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from se_spec import SESpec, SpecError
+from se_spec import SpecError
 
 from ..cases import DTYPES
+from ..files import MODEL_ENDINGS, SCRIPT_ENDINGS
 from .base import AdaptedBlock
 
 ACCEPTED = (
     "a torch.nn.Module, a Keras 3 layer or model, a Flax NNX or linen module, an onnx.ModelProto or a path that "
-    "ends in .onnx"
+    "ends in .onnx or .tflite"
 )
 DATA_FORMATS = ("channels_last", "channels_first")
 
@@ -27,6 +28,7 @@ _FRAMEWORKS = {  # Keras first: on the torch backend its layers are torch module
     "flax.nnx": (("flax.nnx.module", "Module"), "channels_last"),
     "flax.linen": (("flax.linen.module", "Module"), "channels_last"),
     "onnx": (("onnx", "ModelProto"), "channels_first"),
+    "tflite": (("tensorflow.lite.python.schema_py_generated", "ModelT"), "channels_last"),
 }
 
 
@@ -34,15 +36,17 @@ def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str |
     """Adapt a block of a framework to what ``check`` judges: functions of NumPy arrays.
 
     Parameters are matched by their shapes. Where the hidden width equals the channel count, they are matched by their
-    order (torch, Keras, ONNX) or by their names (Flax: reduce and expand, fc1 and fc2, Dense_0 and Dense_1, ...).
+    order (torch, Keras, ONNX, TensorFlow Lite) or by their names (Flax: reduce and expand, fc1 and fc2, Dense_0 and
+    Dense_1, ...).
 
     Args:
         block: a torch module, a Keras layer or model, an NNX or linen module, an ONNX model or a path that ends in
-            ``.onnx``. Of a Keras layer that is not built a copy is built.
+            ``.onnx`` or ``.tflite``. Of a Keras layer that is not built a copy is built. A TorchScript file is loaded
+            by the caller, since that runs its code: ``adapt(torch.jit.load(path))``.
         names: maps canonical names to the block's: a torch parameter's name, a Keras weight's path or the end of it, a
-            Flax path joined with dots, an ONNX initializer's name. None matches as above.
-        data_format: ``"channels_first"``, the default of torch and ONNX, or ``"channels_last"``, that of Keras and
-            Flax.
+            Flax path joined with dots, an ONNX initializer's or a TensorFlow Lite tensor's name. None matches as above.
+        data_format: ``"channels_first"``, the default of torch and ONNX, or ``"channels_last"``, that of Keras,
+            Flax and TensorFlow Lite.
 
     Returns:
         The block as an ``AdaptedBlock``; the block itself is not changed.
@@ -56,6 +60,12 @@ def adapt(block: Any, names: Mapping[str, str] | None = None, data_format: str |
         se_spec.errors.SpecError: block is a builtins.int; it must be a torch.nn.Module, a Keras 3 layer or model, ...
     """
     framework = _framework_of(block)
+    if isinstance(block, (str, os.PathLike)) and os.fspath(block).endswith(SCRIPT_ENDINGS):
+        path = os.fspath(block)
+        raise SpecError(
+            f"block is the path {path!r}, whose code would run; if you trust it: check(torch.jit.load({path!r}), "
+            "spec), or se-check run --trust"
+        )
     if framework is None:
         what = (
             f"the class {block.__qualname__}, not an instance" if isinstance(block, type) else f"a {_class_name(block)}"
@@ -73,7 +83,6 @@ Callables = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., A
 
 def resolve_callables(
     function: Any,
-    spec: SESpec,
     dtype: str,
     vjp: Callable[..., Any] | None = None,
     excitation: Callable[..., Any] | None = None,
@@ -83,18 +92,16 @@ def resolve_callables(
 
     Args:
         function: a function, or a block that ``adapt`` accepts.
-        spec: as in ``check``.
         dtype: as in ``check``.
         vjp: as in ``check``.
         excitation: as in ``check``.
         data_format: as in ``check``.
 
     Returns:
-        function, vjp, excitation and data format.
+        function, vjp, excitation and data format; a block is adapted, and not yet prepared.
 
     Raises:
-        SpecError: ``function`` is neither, or the block cannot run in ``dtype``.
-        ParameterError: the block's parameters are not those of the spec, or cannot be matched to them.
+        SpecError: ``function`` is neither, or ``dtype`` is none.
     """
     data_format = _check_data_format(data_format)
     if not isinstance(function, AdaptedBlock):
@@ -104,7 +111,6 @@ def resolve_callables(
     if dtype not in DTYPES:
         raise SpecError(f"dtype={dtype!r} is not allowed; it must be one of {', '.join(DTYPES)}")
     function = dataclasses.replace(function, data_format=data_format or function.data_format)
-    function.prepare(spec, dtype)
     return function, vjp or function.vjp, excitation or function.excitation, function.data_format
 
 
@@ -115,8 +121,8 @@ def _check_data_format(data_format: str | None) -> str | None:
 
 
 def _framework_of(block: Any) -> str | None:
-    if isinstance(block, (str, os.PathLike)) and os.fspath(block).endswith(".onnx"):
-        return "onnx"
+    if isinstance(block, (str, os.PathLike)):
+        return MODEL_ENDINGS.get(os.path.splitext(os.fspath(block))[1])
     classes = {(cls.__module__, cls.__name__) for cls in type(block).__mro__}
     # the class of a protobuf message is in onnx.onnx_ml_pb2, or onnx.onnx_data_pb2
     classes |= {(module.partition(".")[0], name) for module, name in classes if module.startswith("onnx.")}

@@ -1,7 +1,7 @@
 """Flax NNX and linen modules as functions of NumPy arrays."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import flax
@@ -14,8 +14,12 @@ import se_spec
 from se_spec import SESpec
 
 from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
-from .jax import refuse_float64
+from .jax import choose_quick_options, refuse_float64
+from .lora import merge_lora
 from .matching import NativeParameter, match
+
+LARGE_ELEMENTS = 1 << 16
+"""Elements of x from which a map is compiled as for users."""
 
 Values = dict[str, jax.Array]
 Ways = dict[str, Callable[[np.ndarray, Arrays], object]]
@@ -51,7 +55,7 @@ def _make_adapted(adapter: "_Nnx | _Linen", block: Any, data_format: str) -> Ada
 
     excitation = own_excitation(block, partial(run, method="excitation"))
     ways = {"op by op": run_op_by_op, **adapter.ways}
-    return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways)
+    return AdaptedBlock(run, vjp, excitation, data_format, adapter.reset, ways=ways, notes=adapter.notes)
 
 
 def _run_compiled(adapter: "_Nnx | _Linen", values: Values, x: jax.Array, method: str) -> Any:
@@ -62,15 +66,33 @@ def _run_compiled(adapter: "_Nnx | _Linen", values: Values, x: jax.Array, method
         return adapter.call(values, x, method)
 
 
+class _Compiled:
+    """Compiles y of the usual map and of large ones as for users; y of other sizes, and gates, in less time."""
+
+    def __init__(self, function: Callable[..., Any], static_argnums: Any) -> None:
+        self.fully = jax.jit(function, static_argnums=static_argnums)
+        self.quickly = jax.jit(function, static_argnums=static_argnums, compiler_options=choose_quick_options())
+        self.usual: tuple[int, ...] | None = None
+
+    def choose(self, x: jax.Array, method: str) -> Callable[..., Any]:
+        self.usual = self.usual or x.shape
+        is_full = method == "__call__" and (x.shape == self.usual or x.size >= LARGE_ELEMENTS)
+        return self.fully if is_full else self.quickly
+
+
 class _Nnx:
     """Keeps one copy from call to call, so that a block with state shows it."""
 
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
-        self.block, self.names = block, names
+        self.names = names
+        self.block, self.notes = merge_lora(block)
         self.ways: Ways = {"training mode": self.run_in_training}
         self.copy: Any = None
-        self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.pure, *arguments)[1](dy))
-        self.compiled_step = jax.jit(self._step, static_argnums=(0, 4))
+        quickly = choose_quick_options()
+        self.compiled_vjp = jax.jit(
+            lambda arguments, dy: jax.vjp(self.pure, *arguments)[1](dy), compiler_options=quickly
+        )
+        self.compiled_step = _Compiled(self._step, static_argnums=(0, 4))
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         refuse_float64(dtype)
@@ -87,7 +109,7 @@ class _Nnx:
     def call_compiled(self, values: Values, x: jax.Array, method: str) -> Any:
         block = self._load(values)
         graph, _, rest = nnx.split(block, nnx.Param, ...)
-        y, rest = self.compiled_step(graph, values, rest, x, method)
+        y, rest = self.compiled_step.choose(x, method)(graph, values, rest, x, method)
         nnx.update(block, rest)
         return y
 
@@ -117,23 +139,29 @@ class _Nnx:
 
     def _state(self, values: Values) -> Any:
         return nnx.from_flat_state(
-            [(path, variable.replace(values[_join_path(path)])) for path, variable in self._flat()]
+            [(path, variable.replace(values[_join_path(path)])) for path, variable in self.parameters]
         )
 
-    def _flat(self) -> list[tuple[tuple[Any, ...], Any]]:
+    @cached_property
+    def parameters(self) -> list[tuple[tuple[Any, ...], Any]]:
+        """The paths and variables of the block's parameters."""
         return list(nnx.to_flat_state(nnx.state(self.block, nnx.Param)))
 
     def _match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
-        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in self._flat()]
+        native = [NativeParameter(_join_path(path), tuple(value.shape), "in") for path, value in self.parameters]
         return match(shapes, native, self.names, ordered=False)
 
 
 class _Linen:
     def __init__(self, block: Any, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
+        self.notes: list[str] = []
         self.ways: Ways = {}  # a linen module has no training mode of its own
-        self.compiled_vjp = jax.jit(lambda arguments, dy: jax.vjp(self.call, *arguments)[1](dy))
-        self.call_compiled = jax.jit(self.call, static_argnums=2)
+        quickly = choose_quick_options()
+        self.compiled_vjp = jax.jit(
+            lambda arguments, dy: jax.vjp(self.call, *arguments)[1](dy), compiler_options=quickly
+        )
+        self.compiled_call = _Compiled(self.call, static_argnums=2)
         self.known_variables: dict[tuple[tuple[int, ...], str], Mapping[str, Any]] = {}
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
@@ -159,6 +187,9 @@ class _Linen:
             others = {name: tree for name, tree in drawn.items() if name != "params"}
         tree = flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in values.items()})
         return self.block.apply({**others, "params": tree}, x, method=method)
+
+    def call_compiled(self, values: Values, x: jax.Array, method: str) -> Any:
+        return self.compiled_call.choose(x, method)(values, x, method)
 
     def _variables(self, x: jax.ShapeDtypeStruct) -> Mapping[str, Any]:
         key = x.shape, x.dtype.name

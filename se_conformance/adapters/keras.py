@@ -30,6 +30,7 @@ def adapt_keras(block: Any, names: Mapping[str, str] | None, data_format: str) -
         adapter.reset,
         find_contradictions,
         {"training mode": adapter.run_in_training, **{way: partial(adapter.run_compiled, way) for way in _COMPILED}},
+        adapter.notes,
     )
 
 
@@ -43,6 +44,7 @@ class _Block:
         self.given, self.names = block, names
         self.block: Any = block if block.built else None
         self.state: dict[int, Any] = {}
+        self.notes: list[str] = []
         self.compiled: dict[tuple[str, str], Callable[..., Any]] = {}
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
@@ -55,6 +57,11 @@ class _Block:
             self.block = _built_copy(self.given, spec.channels, dtype, data_format)
         _refuse_fixed_size(self.block, data_format)
         _refuse_dtype(self.block, dtype)
+        lora = [variable for variable in self.block.weights if _is_of_lora(variable)]
+        self.state = {id(variable): ops.zeros(variable.shape, variable.dtype) for variable in lora}
+        self.notes[:] = [
+            f"{variable.path}: LoRA is enabled; judged with the kernel that it is added to" for variable in lora[::2]
+        ]
         self._match_parameters(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
@@ -152,10 +159,13 @@ def _tensorflow(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> l
 def _jax(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
     import jax
 
+    from .jax import choose_quick_options
+
     def vjp(arguments: list[Any], dy: Any) -> list[Any]:
         return list(jax.vjp(forward, *arguments)[1](dy))
 
-    return jax.jit(vjp)(arguments, dy)  # op by op, each operation would be compiled alone
+    compiled = jax.jit(vjp, compiler_options=choose_quick_options())  # op by op, each would be compiled alone
+    return compiled(arguments, dy)
 
 
 def _torch(forward: Callable[..., Any], arguments: list[Any], dy: Any) -> list[Any]:
@@ -192,8 +202,15 @@ def _variables(block: Any) -> Iterator[tuple[str, Any]]:
     """Yield weights by path in creation order; a repeated path gets a number at its end."""
     seen: dict[str, int] = {}
     for variable in block.weights:
+        if _is_of_lora(variable):
+            continue
         number = seen[variable.path] = seen.get(variable.path, 0) + 1
         yield variable.path if number == 1 else f"{variable.path}:{number}", variable
+
+
+def _is_of_lora(variable: Any) -> bool:
+    """Whether a weight is one of the two whose product ``enable_lora`` adds to a kernel."""
+    return variable.name in ("lora_kernel_a", "lora_kernel_b")
 
 
 def _built_copy(layer: Any, channels: int, dtype: str, data_format: str) -> Any:
@@ -223,6 +240,13 @@ def _layers(block: Any) -> Iterator[Any]:
 
 
 def _refuse_dtype(block: Any, dtype: str) -> None:
+    for layer in _layers(block):
+        mode = getattr(layer, "quantization_mode", None) or getattr(layer.dtype_policy, "quantization_mode", None)
+        if mode:
+            raise SpecError(
+                f"layer {layer.name!r} is quantized ({mode}), and computes with integers, whose rounding is beyond "
+                "every bound; judge the block before quantize()"
+            )
     others = [layer for layer in _layers(block) if layer.compute_dtype != dtype]
     if others:
         raise SpecError(

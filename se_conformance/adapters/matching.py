@@ -8,6 +8,8 @@ import numpy as np
 
 from se_spec import ParameterError
 
+from .departures import DepartureError, find_departure
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIRST = {"reduce", "reduction", "squeeze", "down", "first"}
@@ -68,6 +70,7 @@ def match(
         Maps canonical names to native parameters.
 
     Raises:
+        DepartureError: they are those of a block with another hidden width, other projections or biases.
         ParameterError: some are missing, left over, of a wrong shape, or ambiguous; the message names all of them.
     """
     found, faults = (
@@ -76,13 +79,22 @@ def match(
     used = [parameter.name for parameter in found.values()]
     faults += [f"left over {parameter.name!r} {parameter.shape}" for parameter in native if parameter.name not in used]
     if faults:
+        shapes = [parameter.canonical_shape for parameter in native]
+        departure = find_departure(expected, shapes) if _are_unique(names, native) else None
         held = ", ".join(parameter.name for parameter in native) or "none"
         example = ", ".join(f"{name!r}: ..." for name in expected)
-        raise ParameterError(
+        message = (
             f"the block's parameters do not fit: {'; '.join(faults)}. It has: {held}. "
             f"To say which is which: se_conformance.adapt(block, names={{{example}}})"
         )
+        raise DepartureError(message, departure) if departure else ParameterError(message)
     return found
+
+
+def _are_unique(names: Mapping[str, str] | None, native: Sequence[NativeParameter]) -> bool:
+    """Whether each name that is given is that of one parameter, so that no mistake of the caller is the block's."""
+    found = [find_by_suffix(native, name) for name in (names or {}).values()]
+    return all(map(len, found)) and len({fitting[0].name for fitting in found}) == sum(map(len, found))
 
 
 def _match_by_name(

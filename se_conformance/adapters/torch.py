@@ -13,6 +13,7 @@ from se_spec import SESpec, SpecError
 
 from .base import AdaptedBlock, Arrays, own_excitation, shapes_of
 from .matching import NativeParameter, match
+from .torch_weights import keep_tensors, make_weights_plain
 
 
 def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_format: str) -> AdaptedBlock:
@@ -24,7 +25,9 @@ def adapt_torch(block: torch.nn.Module, names: Mapping[str, str] | None, data_fo
         "training mode": adapter.run_in_training,
     }
     excitation = own_excitation(block, adapter.excitation)
-    return AdaptedBlock(adapter.run, adapter.vjp, excitation, data_format, adapter.reset, ways=ways)
+    return AdaptedBlock(
+        adapter.run, adapter.vjp, excitation, data_format, adapter.reset, ways=ways, notes=adapter.notes
+    )
 
 
 class _Block:
@@ -33,13 +36,15 @@ class _Block:
     def __init__(self, block: torch.nn.Module, names: Mapping[str, str] | None) -> None:
         self.block, self.names = block, names
         self.copies: dict[torch.dtype, torch.nn.Module] = {}
+        self.native: list[NativeParameter] = []
+        self.notes: list[str] = []
 
     def reset(self, spec: SESpec, dtype: str, data_format: str) -> None:
         if any(torch.nn.parameter.is_lazy(value) for value in self.block.parameters()):
             raise SpecError("the block's parameters have no shapes yet; call it once on a map of the right width")
-        self._match_parameters(se_spec.parameters.shapes(spec))
-        self.copies = {}
+        self.copies, self.native = {}, []
         self._copy(getattr(torch, dtype))
+        self._match_parameters(se_spec.parameters.shapes(spec))
 
     def run(self, x: np.ndarray, parameters: Arrays) -> object:
         block, x_tensor, _ = self._load_parameters(x, parameters)
@@ -95,12 +100,17 @@ class _Block:
 
     def _copy(self, dtype: torch.dtype) -> torch.nn.Module:
         if dtype not in self.copies:
-            self.copies[dtype] = self._make_copy().to(dtype).eval().requires_grad_()
+            block, self.notes[:] = make_weights_plain(self._make_copy().eval())
+            self.native = [NativeParameter(name, tuple(value.shape), "out") for name, value in block.named_parameters()]
+            self.copies[dtype] = block.to(dtype).eval()
+            for parameter in block.parameters():
+                parameter.requires_grad_()
         return self.copies[dtype]
 
     def _make_copy(self) -> torch.nn.Module:
         try:
-            return copy.deepcopy(self.block)
+            with torch.no_grad():  # copies of TorchScript's parameters would be computed ones
+                return copy.deepcopy(self.block, keep_tensors(self.block))
         except Exception as error:
             raise SpecError(
                 f"copy.deepcopy of the block raises {type(error).__name__}: {str(error)[:200]}; the judge works on a "
@@ -108,8 +118,7 @@ class _Block:
             ) from error
 
     def _match_parameters(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NativeParameter]:
-        native = [NativeParameter(name, tuple(value.shape), "out") for name, value in self.block.named_parameters()]
-        return match(shapes, native, self.names, ordered=True)
+        return match(shapes, self.native, self.names, ordered=True)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

@@ -194,7 +194,7 @@ def bfloat16() -> np.dtype:
     return np.dtype(import_optional("ml_dtypes", "bfloat16").bfloat16)
 
 
-def import_optional(module: str, purpose: str) -> ModuleType:
+def import_optional(module: str, purpose: str, extra: str = "port") -> ModuleType:
     """Import an optional dependency.
 
     Raises:
@@ -204,5 +204,5 @@ def import_optional(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise FileFormatError(
-            f"{purpose} needs {module}, which is not installed; pip install 'se-suite[port]'"
+            f"{purpose} needs {module}, which is not installed; pip install 'se-suite[{extra}]'"
         ) from error

@@ -286,6 +286,51 @@ def test_four_threads_at_once_get_the_same_verdicts() -> None:
         assert [str(verdict) for verdict in pool.map(lambda function: check(function, SPEC), functions)] == expected
 
 
+def test_threads_at_once_do_not_see_what_blocks_of_others_change(tmp_path: Path) -> None:
+    """Settings and generators belong to the process; each verdict is about the block that changed them."""
+    functions: list[Function] = [
+        acts(lambda: np.random.random()),
+        right,
+        acts(lambda: (os.chdir(tmp_path), time.sleep(1e-3))),
+        lambda x, parameters: right(x, parameters) * np.float32(1.01),
+    ]
+    expected = [str(check(function, SPEC, diagnose=False)) for function in functions]
+    place = os.getcwd()
+    with ThreadPoolExecutor(4) as pool:
+        assert [
+            str(verdict) for verdict in pool.map(lambda function: check(function, SPEC, diagnose=False), functions)
+        ] == expected
+    assert os.getcwd() == place
+
+
+def test_a_function_that_judges_another_in_its_first_call_has_a_verdict() -> None:
+    inner = iter([lambda: check(right, SPEC, diagnose=False)])
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(check, acts(lambda: next(inner, int)()), SPEC, timeout=20.0).result()
+    assert verdict.passed
+
+
+@pytest.mark.framework("torch")
+def test_four_threads_at_once_get_the_same_verdicts_of_a_module() -> None:
+    import torch
+
+    class Block(torch.nn.Module):
+        def __init__(self, squeeze: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.squeeze = torch.nn.Linear(8, 3), torch.nn.Linear(3, 8), squeeze
+
+        def forward(self, x: Any) -> Any:
+            return x * self.fc2(self.fc1(self.squeeze(x)).relu()).sigmoid()[..., None, None]
+
+    spec = SPEC.replace(bias=True)
+    blocks = [Block(lambda x: x.mean((2, 3))), Block(lambda x: x.amax((2, 3)))]
+    expected = [str(check(block, spec, diagnose=False)) for block in blocks]
+    assert [text.startswith("passed") for text in expected] == [True, False]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda block: str(check(block, spec, diagnose=False)), 2 * blocks)
+        assert list(found) == 2 * expected
+
+
 def test_a_thread_that_took_too_long_ends() -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()  # its thread starts

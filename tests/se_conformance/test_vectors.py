@@ -1,7 +1,10 @@
 """The frozen vectors: the generator reproduces the packaged files, every reader can use them, no change is missed."""
 
 import hashlib
+import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +17,18 @@ import pytest
 
 import se_numpy
 from se_conformance import vectors
+from se_conformance.__main__ import main
+from se_conformance.calls import CallResult
 from se_conformance.cases import round_to
-from se_conformance.vectors import MANIFEST, TENSORS, frozen
-from se_conformance.vectors.judge import find_error
-from se_spec import HardSigmoid, LayoutError, LeakyReLU, SESpec
+from se_conformance.vectors import MANIFEST, TENSORS, exports, frozen
+from se_conformance.vectors.answers import choose_answer, read_answers
+from se_conformance.vectors.judge import find_error, judge_answers, select_vectors
+from se_spec import HardSigmoid, LayoutError, LeakyReLU, SEError, SESpec
 from se_spec.nonlinearities import ACTIVATIONS, GATES
 
 PACKAGED = Path(vectors.__file__).parent
+EXAMPLE = Path(__file__).parents[2] / "examples" / "se_block.c"
+BIASED = SESpec(6, hidden=4, bias=True)
 
 
 @pytest.fixture
@@ -193,3 +201,134 @@ def test_vector_distinguishes_its_activation_and_gate_from_others(vector: vector
             return se_numpy.squeeze_excitation(x, other, parameters, data_format="channels_last").astype(x.dtype)
 
         assert find_error(wrong, vector), other
+
+
+# For other languages
+
+
+def test_json_has_every_number_exactly() -> None:
+    text = vectors.format_json(vectors.load())
+    read = json.loads(text)
+    assert (read["count"], read["data_format"]) == (len(vectors.load()), "channels_last")
+    assert len(text) < 130_000
+    for vector, entry in zip(vectors.load(), read["vectors"], strict=True):
+        assert (entry["name"], SESpec.from_dict(entry["spec"])) == (vector.name, vector.spec)
+        arrays = {**entry["parameters"], **{role: entry[role] for role in ("x", "y", "g")}}
+        for role, stored in {**vector.parameters, "x": vector.x, "y": vector.y, "g": vector.g}.items():
+            assert round_to(np.array(arrays[role]), stored.dtype.name).tobytes() == stored.tobytes()
+
+
+def test_header_has_every_number_in_float32_exactly() -> None:
+    text = vectors.format_header(vectors.load())
+    arrays = {
+        name: np.array([float(number.rstrip("f")) for number in numbers.split(", ")]).astype(np.float32)
+        for name, numbers in re.findall(r"static const float (\w+)\[\] = {(.*)};", text)
+    }
+    rows = re.findall(r'    {"(.*?)", "(\w+)", "(\w+)", "(\w+)", (.*)},', text)
+    expected = [vector for vector in vectors.load() if vector.dtype == "float32"]
+    assert [name for name, *_ in rows] == [vector.name for vector in expected]
+    assert len(text) < 70_000
+    for vector, (_, squeeze, *_, rest) in zip(expected, rows, strict=True):
+        stored = [vector.x, *(vector.parameters.get(name) for name in exports.PARAMETERS), vector.y, vector.g]
+        assert squeeze == vector.spec.squeeze
+        for name, array in zip(rest.split(", ")[-7:], stored, strict=True):
+            assert (name == "NULL") == (array is None)
+            assert array is None or arrays[name].tobytes() == array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def compiler() -> str:
+    found = shutil.which("cc")
+    assert found, "the example in C needs a compiler named cc, as the package gcc or clang has"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "cause"),
+    [
+        ("", "", ""),
+        ("u < 0 ? 0 : u", "u", "activation missing"),
+        ("/ v->positions;", ";", "sum instead of mean"),
+        ("1 / (1 + expf(-", "0.37f * (2 + atanf(", None),
+    ],
+    ids=["right", "no activation", "sum", "of no catalogue"],
+)
+def test_a_block_in_c_is_compiled_and_judged(
+    compiler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], right: str, wrong: str, cause: str | None
+) -> None:
+    code = EXAMPLE.read_text()
+    assert code.count(right) == 1 or not right
+    (tmp_path / "block.c").write_text(code.replace(right, wrong) if right else code)
+    kind = ["--spec", BIASED.to_json()]
+    assert main(["vectors", str(tmp_path), "--format", "c", *kind]) == 0
+    options = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{tmp_path}"]
+    subprocess.run([compiler, *options, tmp_path / "block.c", "-lm", "-o", tmp_path / "block"], check=True)
+    (tmp_path / "answers").write_bytes(subprocess.check_output([tmp_path / "block"]))
+    count = len(capsys.readouterr().out.splitlines())
+    status = main(["vectors", "--judge", str(tmp_path / "answers"), *kind, "--only", "*float32"])
+    *lines, skipped, last = capsys.readouterr().out.splitlines()
+    assert skipped == f"skipped {len(vectors.load()) - count} vectors, which are of other blocks or have other names"
+    assert (status, last) == ((1, f"0 of {count}") if right else (0, f"{count} of {count}"))
+    for line in lines:
+        assert (f"agrees with: {cause}" if cause else "stage unknown, none of the catalogue") in line
+
+
+def test_vectors_of_a_block_are_selected_whatever_their_widths() -> None:
+    every = vectors.load()
+    assert select_vectors(every) == every
+    biased = select_vectors(every, SESpec(640, reduction=16, bias=True))
+    assert {"1 hidden float32", "1 channel float32", "hidden above channels float32"} < {one.name for one in biased}
+    assert {vector.spec.replace(channels=6, hidden=4) for vector in biased} == {BIASED}
+    assert {vector.dtype for vector in select_vectors(every, only="*bfloat16")} == {"bfloat16"}
+    single = select_vectors(every, SESpec(8, single_projection=True, bias=True))
+    assert [vector.name for vector in single] == ["single projection float32", "single projection bfloat16"]
+
+
+def test_stage_and_cause_of_wrong_answers_are_named() -> None:
+    def relu(x: np.ndarray, parameters: dict[str, np.ndarray], spec: SESpec) -> np.ndarray:
+        spec = spec if spec.single_projection else spec.replace(activation="relu")
+        return se_numpy.squeeze_excitation(x, spec, parameters, data_format="channels_last").astype(x.dtype)
+
+    def answer(vector: vectors.Vector) -> CallResult:
+        return CallResult(y=relu(vector.x, vector.parameters, vector.spec))
+
+    wrong = judge_answers(answer, vectors.load())
+    assert {str(entry.vector.spec.activation) for entry in wrong} == {
+        "silu", "hard_swish", "gelu", "gelu_tanh", "relu6", "sigmoid", "tanh", "identity", "LeakyReLU(slope=0.1)"
+    }  # fmt: skip
+    assert {entry.stage for entry in wrong} == {"activation"}
+    assert {entry.causes[0].name for entry in wrong} == {"activation is relu"}
+    (misshapen,) = judge_answers(lambda vector: CallResult(y=vector.x[:1]), vectors.load()[:1])
+    assert (misshapen.stage, misshapen.causes) == ("call", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nnonsense\n", "line 2 of the answers is 'nonsense'"),
+        ("a: 1\n\na: 2", "line 3 of the answers has 'a' twice"),
+        ("a: 1 one", "line 1 of the answers, 'a': could not convert string to float: 'one'"),
+    ],
+)
+def test_answers_of_another_form_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "answers").write_text(text)
+    with pytest.raises(SEError, match=said):
+        read_answers(str(tmp_path / "answers"))
+
+
+def test_answers_are_read_from_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a: 1.5 -0x1.8p-3 inf\n b: nan"))
+    assert {name: str(numbers.tolist()) for name, numbers in read_answers("-").items()} == {
+        "a": "[1.5, -0.1875, inf]",
+        "b": "[nan]",
+    }
+
+
+def test_a_missing_answer_is_wrong() -> None:
+    first, second = vectors.load()[:2]
+    answers = {first.name: first.y.astype(np.float64).ravel(), second.name: np.zeros(3)}
+    wrong = judge_answers(lambda vector: choose_answer(answers, vector), vectors.load()[:3])
+    assert [entry.error for entry in wrong] == [
+        "bfloat16 (3,), expected bfloat16 (2, 2, 4, 6)",
+        "raised nothing: there is no answer to this vector",
+    ]
