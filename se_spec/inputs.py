@@ -50,9 +50,9 @@ def check(shape: Sequence[int | None], dtype: Any, spec: "SESpec | NetworkSpec",
     first = data_format == "channels_first"
     channels, spatial = shape[1 if first else -1], shape[2:] if first else shape[1:-1]
     if channels is not None and channels != spec.channels:
-        raise ShapeError(
-            f"{_facts(shape, spec, data_format)}, got {channels} channels{_suggest_order(shape, spec, first)}"
-        )
+        facts = _facts(shape, spec, data_format)
+        hint = _suggest_order(shape, spec, first)
+        raise ShapeError(f"{facts}, got {channels} channels; is x {data_format}?{hint}")
     if 0 in spatial:
         axis = tuple(spatial).index(0) + (2 if first else 1)
         facts = _facts(shape, spec, data_format)
@@ -63,8 +63,8 @@ def _suggest_order(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", fi
     """Return the end of the message about channels: how to move an axis, where another one has their number."""
     if shape[-1 if first else 1] != spec.channels:
         return ""
-    found, move = ("last", "x.movedim(-1, 1)") if first else ("first", "moving axis 1 to the end (moveaxis)")
-    return f"; x seems to be channels {found}, and {move} gives the expected order"
+    found, move = ("last", "x.movedim(-1, 1)") if first else ("first", "moveaxis(x, 1, -1)")
+    return f" It seems to be channels {found}; {move} gives the expected order"
 
 
 def _facts(shape: Sequence[int | None], spec: "SESpec | NetworkSpec", data_format: str) -> str:

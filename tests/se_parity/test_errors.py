@@ -136,7 +136,7 @@ def test_x6_oracle_requires_a_data_format() -> None:
     x, parameters = np.ones((1, 3, 6)), se_numpy.initialize(SPEC, seed=0)
     with pytest.raises(TypeError, match="data_format"):
         se_numpy.squeeze_excitation(x, SPEC, parameters)
-    with pytest.raises(se_spec.SpecError, match="'channels_first' or 'channels_last'"):
+    with pytest.raises(se_spec.SpecError, match="'channels_first', 'channels_last'"):
         se_numpy.squeeze_excitation(x, SPEC, parameters, data_format="NHWC")
     with pytest.raises(ShapeError, match="expected that of x"):
         se_numpy.vjp(x, x[:, :2], SPEC, parameters, data_format="channels_last")
