@@ -95,6 +95,8 @@ GENERATORS = (
     ),
 )
 
+EARLIER_ARRAY = "the array that an earlier call returned"
+
 
 @dataclass
 class Guard:
@@ -136,7 +138,7 @@ class Guard:
             except BaseException as error:  # SystemExit, pytest.skip: whatever it is, it is the block's
                 raised, self.timed_out = error, isinstance(error, TimedOut)
         if self._last is not None and self._last[0].tobytes() != self._last[1]:
-            changed.append("the array that an earlier call returned")
+            changed.append(EARLIER_ARRAY)
         self._last = (answer, answer.tobytes()) if isinstance(answer, np.ndarray) and not _is_mapped(answer) else None
         return answer, raised, tuple(changed)
 
