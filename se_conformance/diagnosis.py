@@ -29,7 +29,7 @@ MAX_CAUSE_DISTANCE = 0.98
 MAX_CAUSES = 5
 MAX_VARIANTS = 40
 """How many variants run on all trials while none is near; those nearest on one trial come first."""
-PAIR_MEMBERS = 12
+PAIR_MEMBERS = 10
 """One fault of a pair is among that many nearest on their own."""
 MAX_PAIRS = 40
 """How many pairs run on all trials."""
@@ -278,7 +278,10 @@ def _choose_records(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec, dtype: str) -> Ranking:
-    """Score two faults at once: a small failed trial screens the pairs, and the nearest run on all."""
+    """Score two faults at once: a small failed trial screens the pairs, and the nearest run on all.
+
+    One of the two is among the nearest on their own, in any form; the other has its first form and does not round.
+    """
     screen = _choose_screen([record for record in records if record.failed and record.trial.exact] or records)
     x, y = screen.trial.inputs.x, screen.forward.y
     if y is None or x.size > LARGE_INPUT_ELEMENTS:
@@ -288,11 +291,16 @@ def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec,
         fault: forward_distance(variant := inject((fault,), spec, dtype), screen, variant.function())
         for fault in usable
     }
-    members = set(sorted(usable, key=alone.__getitem__)[:PAIR_MEMBERS])
+    nearest: dict[str, Fault] = {}
+    for fault in sorted(usable, key=alone.__getitem__):
+        nearest.setdefault(fault.name, fault)
+    members = list(nearest.values())[:PAIR_MEMBERS]
+    first_forms = {fault.name: fault for fault in reversed(usable) if not fault.rounds}
+    partners = [fault for name, fault in first_forms.items() if nearest[name] not in members]
     screened = []
-    for pair in itertools.permutations(usable, 2):
-        if members.isdisjoint(pair):
-            continue
+    for pair in itertools.chain(
+        itertools.permutations(members, 2), itertools.product(members, partners), itertools.product(partners, members)
+    ):
         if CATALOGUE_ORDER[pair[0].name] > CATALOGUE_ORDER[pair[1].name] and pair[0].stage != pair[1].stage:
             continue  # faults of different stages commute
         try:
