@@ -274,7 +274,7 @@ def _measure(
 def _choose_records(records: list[TrialRecord]) -> list[TrialRecord]:
     """Choose the records that rank variants: those of usual trials, unless only special ones failed."""
     usual = [record for record in records if not record.trial.special]
-    return usual if any(record.failed for record in usual) else records
+    return usual if any(record.failed and (record.is_finite or not record.is_loose) for record in usual) else records
 
 
 def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec, dtype: str) -> Ranking:

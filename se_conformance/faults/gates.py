@@ -228,14 +228,13 @@ GATES = (
     Fault(
         "gates normalised over the channels",
         "gate",
-        "the gates of a sample are divided by their mean, sum, maximum or norm",
+        "the gates of a sample are divided by their mean, sum or norm",
         "attention maps that should keep the magnitude",
         "use each gate as it is",
         _normalize_gates(lambda g: g.mean(-1, keepdims=True)),
         lambda spec: spec.channels > 1 and spec.gate not in ("tanh", "identity", "relu"),
         forms=(
             _normalize_gates(lambda g: g.sum(-1, keepdims=True)),
-            _normalize_gates(lambda g: g.max(-1, keepdims=True)),
             _normalize_gates(lambda g: np.sqrt((g * g).sum(-1, keepdims=True))),
             replace_stage("gate", lambda block, right, v: v.shape[-1] * _softmax(block, right, v)),
         ),

@@ -6,6 +6,7 @@ from se_numpy.nonlinearities import gate_derivative
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
+from .activations import exponential_dtype
 from .block import Array, Block, Parameters, broadcast_gate
 from .fault import Applies, Change, Fault, FaultyStage, always, has_hard_gate, has_two_projections, replace_stage
 
@@ -55,6 +56,21 @@ def _spread_over_positions(
     pooled = dx - direct
     axes = tuple(range(1, x.ndim - 1))
     return direct + np.broadcast_to(pooled.mean(axes, keepdims=True), x.shape), found
+
+
+def _change_dy(wrong: FaultyStage) -> Change:
+    """Compute the gradients of another dy."""
+    return replace_stage("gradients", lambda block, right, x, dy, p: right(x, wrong(dy), p))
+
+
+def _nan_for_zeros(dy: Array) -> Array:
+    return dy if dy.any() else np.full_like(dy, np.nan)
+
+
+def _nan_beyond_exponential(block: Block, right: FaultyStage, v: Array) -> Array:
+    with np.errstate(over="ignore"):
+        overflows = np.isinf(np.exp(v.astype(exponential_dtype(block))))
+    return np.where(overflows, np.nan, right(v))
 
 
 def _fault(
@@ -227,5 +243,43 @@ GRADIENTS = (
         replace_stage("gate_slope", lambda block, right, v: right(v).astype(np.float32).astype(np.float64)),
         lambda spec: spec.gate not in ("relu", "identity"),
         dtypes=("float64",),
+    ),
+    _fault(
+        "gradient: NaN in dy dropped",
+        "NaN in dy is taken for 0",
+        "torch.nan_to_num in custom backward passes",
+        "let NaN through",
+        _change_dy(lambda dy: np.where(np.isnan(dy), 0.0, dy)),
+    ),
+    _fault(
+        "gradient: dy clipped",
+        "dy beyond a limit is cut off",
+        "gradient clipping by value, moved into the layer",
+        "clip outside the block",
+        _change_dy(lambda dy: np.clip(dy, -1.0, 1.0)),
+        forms=tuple(_change_dy(lambda dy, limit=limit: np.clip(dy, -limit, limit)) for limit in (5.0, 6.0, 10.0)),
+    ),
+    _fault(
+        "gradient: NaN for dy of zeros",
+        "dy is divided by its largest value, which is 0",
+        "dynamic loss scaling",
+        "divide by what is not 0",
+        _change_dy(_nan_for_zeros),
+    ),
+    _fault(
+        "gradient: NaN where a hidden value is 0",
+        "the derivative of the activation is a quotient of the hidden sum by itself",
+        "a sign function written as a quotient",
+        "give the kink any subgradient",
+        replace_stage("activation_slope", lambda block, right, u: np.where(u == 0.0, np.nan, right(u))),
+        lambda spec: has_two_projections(spec) and spec.squeeze == "avg" and spec.activation == "relu",
+    ),
+    _fault(
+        "gradient: NaN for large logits",
+        "a where of two forms has the gradient of both, and e^v overflows in one of them",
+        "jax-ml/jax: gradients of where",
+        "use the framework's sigmoid, or make both arguments safe",
+        replace_stage("gate_slope", _nan_beyond_exponential),
+        lambda spec: spec.gate == "sigmoid",
     ),
 )

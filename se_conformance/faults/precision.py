@@ -204,7 +204,7 @@ PRECISION = (
         _accumulate_in("float16"),
         (*WIDE, "float16"),
         has_mean,
-        (_accumulate_rows_in("float16"), _round_sum("float16")),
+        (_round_sum("float16"),),
     ),
     *(
         _fault(
