@@ -7,10 +7,12 @@ is not refuted, the scale is the bound itself. The distance is near 0 where the 
 
 import numpy as np
 
+from se_spec.formats import FORMATS
+
 EXPLAINED_DISTANCE = 0.02
 """Up to this distance one variant explains everything; beyond it a second mistake may be present."""
-SMALLEST_BOUND = 1e-6
-"""The bound of a number in place of NaN or inf, relative to the largest number, where no other element has a bound."""
+ROUNDINGS_OF_NUMBER = 64
+"""Roundings, of the largest number, that a number in place of NaN or inf may be off where no element has a bound."""
 MAX_DISTANCE = 3.0
 """The distance of two answers that have nothing in common: another form, or NaN and inf at other places."""
 
@@ -25,13 +27,13 @@ class Distance:
     """
 
     def __init__(self, got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> None:
+        unit = FORMATS[got.dtype.name].unit if got.dtype.name in FORMATS else FORMATS["float32"].unit
         got = got.astype(np.float64)
         self._is_decided = bound != np.inf
         is_number_for_none = np.isfinite(got) & ~np.isfinite(want) & self._is_decided
         if is_number_for_none.any():  # a number in place of NaN or inf is as far from right as it is large
-            largest = np.abs(bound[np.isfinite(bound)]).max(initial=0.0) or SMALLEST_BOUND * np.abs(got).max(
-                initial=0.0, where=np.isfinite(got)
-            )
+            size = float(np.abs(got).max(initial=0.0, where=np.isfinite(got)))
+            largest = np.abs(bound[np.isfinite(bound)]).max(initial=0.0) or ROUNDINGS_OF_NUMBER * unit * size
             want, bound = np.where(is_number_for_none, 0.0, want), np.where(is_number_for_none, largest, bound)
         self._is_finite = np.isfinite(got) | ~self._is_decided
         self._compared = self._is_finite & np.isfinite(want) & self._is_decided

@@ -136,6 +136,7 @@ GRADIENTS = (
         "the slope inside, 0 outside",
         replace_stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
         has_hard_gate,
+        forms=(replace_stage("gate_slope", lambda block, right, v: block.gate(v) * (1.0 - block.gate(v))),),
     ),
     _fault(
         "gradient: activation's derivative is 1",
