@@ -93,8 +93,10 @@ def _describe_size(record: TrialRecord, spec: SESpec) -> Iterator[str]:
         return
     for found in record.comparisons:
         if not found.passed:
-            error = found.error
-            yield f"in {name!r} {found.quantity} is off by {error:.2g} of the largest {found.quantity} that is wanted"
+            if not np.isfinite(found.error):
+                yield f"in {name!r} {found.quantity} has NaN or inf at other places than the right one"
+            else:
+                yield f"in {name!r} {found.quantity} is off by {found.error:.2g} of its largest right number"
             return
 
 

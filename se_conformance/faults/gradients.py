@@ -8,7 +8,17 @@ from se_spec.nonlinearities import hard_sigmoid_numbers
 from ..cases import DTYPES
 from .activations import exponential_dtype
 from .block import Array, Block, Parameters, broadcast_gate
-from .fault import Applies, Change, Fault, FaultyStage, always, has_hard_gate, has_two_projections, replace_stage
+from .fault import (
+    Applies,
+    Change,
+    Fault,
+    FaultyStage,
+    always,
+    combine,
+    has_hard_gate,
+    has_two_projections,
+    replace_stage,
+)
 
 
 def _change_parameter_gradients(wrong: FaultyStage) -> Change:
@@ -67,10 +77,21 @@ def _nan_for_zeros(dy: Array) -> Array:
     return dy if dy.any() else np.full_like(dy, np.nan)
 
 
-def _nan_beyond_exponential(block: Block, right: FaultyStage, v: Array) -> Array:
-    with np.errstate(over="ignore"):
-        overflows = np.isinf(np.exp(v.astype(exponential_dtype(block))))
-    return np.where(overflows, np.nan, right(v))
+def _nan_where_exponential_overflows(argument: FaultyStage) -> Change:
+    """Make the gate's derivative NaN where e to the power of ``argument(v)`` overflows."""
+
+    def wrong(block: Block, right: FaultyStage, v: Array) -> Array:
+        with np.errstate(over="ignore"):
+            overflows = np.isinf(np.exp(argument(v).astype(exponential_dtype(block))))
+        return np.where(overflows, np.nan, right(v))
+
+    return replace_stage("gate_slope", wrong)
+
+
+_SELECT_SLOPE = replace_stage(
+    "through_activation", lambda block, right, dh, slope: np.where(slope == 0.0, 0.0, right(dh, slope))
+)
+"""A relu that selects gives 0 where its slope is 0, also for NaN, as in JAX, TensorFlow and PyTorch."""
 
 
 def _fault(
@@ -280,7 +301,12 @@ GRADIENTS = (
         "a where of two forms has the gradient of both, and e^v overflows in one of them",
         "jax-ml/jax: gradients of where",
         "use the framework's sigmoid, or make both arguments safe",
-        replace_stage("gate_slope", _nan_beyond_exponential),
+        _nan_where_exponential_overflows(lambda v: v),
         lambda spec: spec.gate == "sigmoid",
+        forms=(
+            _nan_where_exponential_overflows(lambda v: np.abs(v)),
+            combine(_nan_where_exponential_overflows(lambda v: v), _SELECT_SLOPE),
+            combine(_nan_where_exponential_overflows(lambda v: np.abs(v)), _SELECT_SLOPE),
+        ),
     ),
 )
