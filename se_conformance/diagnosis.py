@@ -215,9 +215,15 @@ def _rank(
     """Score variants over all records, smallest first; one failed trial screens out most of them before."""
     failures = sum(record.failed for record in records)
     screen = _choose_screen(records)
+    is_large = screen.trial.inputs.x.size > LARGE_INPUT_ELEMENTS
+    passed = [record for record in records if not record.failed and record.is_finite and record.trial.inputs.x.size]
+    passed = sorted(passed, key=lambda record: record.trial.inputs.x.size)[:1] if is_large else []
     screened: Ranking = []
     for faults in candidates:
         variant = inject(faults, spec, dtype)
+        small = passed if faults[0].stage != "call" else []
+        if any(distance(variant, record, variant.function()) >= MAX_DISTANCE for record in small):
+            continue  # it is wrong where the block is right
         # one trial says nothing of a variant that keeps state or refuses some inputs
         d = 0.0 if faults[0].stage == "call" else distance(variant, screen, variant.function())
         screened.append((d, faults))
