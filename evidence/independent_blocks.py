@@ -22,8 +22,9 @@ FRAMEWORKS = ("numpy", "torch", "keras", "jax")
 class Outcome(NamedTuple):
     """The verdict on one block, beside what the set says of it.
 
-    ``cause`` is the first cause that the judge named, and ``nearest`` the one that it called nearest where it named
-    none. ``expected_cause`` and ``expected_stage`` are those of the set, empty where it has none.
+    ``cause`` is the first cause that the judge named, ``same`` are those that it named beside the first because they
+    answer the same, and ``nearest`` is the one that it called nearest where it named none. ``expected_cause`` and
+    ``expected_stage`` are those of the set, empty where it has none.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Outcome(NamedTuple):
     expected_cause: str
     expected_stage: str
     seconds: float
+    same: tuple[str, ...] = ()
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the expected cause is the one that was named, or answers the same as that one."""
+        return self.expected_cause in (self.cause, *self.same)
 
     @property
     def as_expected(self) -> bool:
@@ -52,7 +59,8 @@ class Outcome(NamedTuple):
         stages = (
             self.stage if self.stage == self.expected_stage else f"{self.stage}, meant {self.expected_stage or '-'}"
         )
-        expected = f", expected {self.expected_cause}" if self.expected_cause not in ("", self.cause) else ""
+        cause += f", or the same {', or '.join(self.same)}" if self.same else ""
+        expected = "" if not self.expected_cause or self.is_named else f", expected {self.expected_cause}"
         return f"{line}\n{' ' * 10}cause {cause}{expected}; stage {stages}"
 
 
@@ -81,7 +89,8 @@ def judge_block(block: Any, *, diagnose: bool = True) -> Outcome:
         diagnose=diagnose,
     )
     first = next(iter(verdict.causes), "")
-    agrees = verdict.diagnosis is not None and verdict.diagnosis.agrees
+    found = verdict.diagnosis
+    agrees = found is not None and found.agrees
     return Outcome(
         name=block.name,
         framework=block.framework,
@@ -93,6 +102,7 @@ def judge_block(block: Any, *, diagnose: bool = True) -> Outcome:
         expected_cause=block.cause or "",
         expected_stage=block.stage,
         seconds=time.perf_counter() - start,
+        same=() if found is None else tuple(fault.name for fault in found.same),
     )
 
 
@@ -108,7 +118,7 @@ def summarize(outcomes: list[Outcome]) -> str:
     wrong = [outcome for outcome in outcomes if not outcome.is_right]
     caught = [outcome for outcome in wrong if not outcome.passed]
     with_name = [outcome for outcome in wrong if outcome.expected_cause]
-    named = sum(outcome.cause == outcome.expected_cause for outcome in with_name)
+    named = sum(outcome.is_named for outcome in with_name)
     stages = sum(outcome.stage == outcome.expected_stage for outcome in caught)
     alarms = sum(outcome.is_right and not outcome.passed for outcome in outcomes)
     return (

@@ -10,42 +10,33 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from se_spec import SESpec
 
-from . import localization
-from .adapters import AdaptedBlock
-from .calls import call_function
-from .cases import Inputs
-from .comparison import Precision, compare, reference
+from . import localization, signatures
 from .distance import EXPLAINED_DISTANCE, MAX_DISTANCE
 from .faults import CATALOGUE, Fault, inject
+from .fitting import fit_faults
 from .records import TrialRecord
 from .variants import VariantDistance, forward_agrees, forward_distance, gradient_distance, gradients_agree
 
 NEAR_DISTANCE = 0.35
 """A variant below it is worth a close look: a gate of hard_swish is 0.32 from one of relu. Two roundings of the same
 kind in another order of operations are about that near to each other, and roundings of different kinds are not."""
+SAME_DISTANCE = 1e-6
+"""Two variants whose distances differ by less answer the same."""
 MAX_CAUSE_DISTANCE = 0.98
 """A variant beyond it is no nearer to the answer than the right block is, and is not named."""
 MAX_CAUSES = 5
 MAX_VARIANTS = 40
 """How many variants run on all trials while none is near; those nearest on one trial come first."""
-PAIR_MEMBERS = 12
+PAIR_MEMBERS = 10
 """One fault of a pair is among that many nearest on their own."""
 MAX_PAIRS = 40
 """How many pairs run on all trials."""
 LARGE_INPUT_ELEMENTS = 1 << 15
 """Beyond that many elements of x fewer variants run, and no pairs."""
-EQUAL_CALLS, REPEATED_CALLS = 16, 64
-"""How many equal answers show that a block is not random, and how many calls show that it is."""
-LONGEST_PERIOD = 8
-"""A block whose answers repeat after at most that many calls takes turns."""
-MAX_DEVIATION = 0.35
-"""How far the measured correlation of 64 independent answers may be from -1/2: in 100,000 draws of one number (two
-values, uniform, Cauchy) less than 1 in 1,000 were farther."""
-FLOAT32_ARITHMETIC = Precision(intermediates="float32", accumulation="float32")
+BY_SIGNATURE = {"x modified", "parameters modified", "output buffer shared by all calls", "not deterministic"}
+"""Faults that the records show by themselves; their variants need not run."""
 CATALOGUE_ORDER = {name: number for number, name in enumerate(CATALOGUE)}
 
 Ranking = list[tuple[float, tuple[Fault, ...]]]
@@ -63,6 +54,7 @@ class Diagnosis:
         stage: the first stage that departs from the spec, or ``"unknown"``.
         agrees: whether the first cause, or the pair, answers on every trial what the block answered.
         seen: what is seen, in sentences, whether or not a cause is known.
+        same: other faults that answer the same as the first cause for this spec.
     """
 
     causes: tuple[Fault, ...]
@@ -71,17 +63,7 @@ class Diagnosis:
     stage: str
     agrees: bool = False
     seen: tuple[str, ...] = ()
-
-
-WAY_CAUSES = {
-    "strided": "memory order ignored",
-    "broadcast": "memory order ignored",
-    "channels last in memory": "memory order ignored",
-    "reused": "answers kept by the array's identity",
-    "often": "another answer after many calls",
-    "thread": "another answer in another thread",
-}
-"""The cause by the only way of calling in which a block is wrong."""
+    same: tuple[Fault, ...] = ()
 
 
 def diagnose(
@@ -105,27 +87,27 @@ def diagnose(
     forward = any(record.forward_failed for record in records)
     if all(record.forward.raised for record in records):  # every variant that always raises would agree
         return Diagnosis((), (), False, "call")
-    wrong = [record.forward for record in records if record.failed]
-    if any(call.changed for call in wrong) and (not forward or all(call.changed or call.raised for call in wrong)):
-        return Diagnosis((), (), False, "call")  # the process is wrong; numbers are, if at all, where it then raises
-    if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
-        return Diagnosis((), (), False, "unknown")
-    ways = sorted({record.trial.way for record in records if record.failed})
-    if "" not in ways:
-        return _diagnose_ways(ways, records, function, data_format)
-    if forward and _is_random(records, function, data_format):
-        return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
+    seen = _find_signature(records, function, data_format, forward)
+    if seen is not None:
+        return seen
+    is_loose = any(record.failed and record.is_finite for record in records)
+    for record in records:
+        record.is_loose = is_loose
     variants = [
         variant
         for fault in CATALOGUE.values()
-        if (fault.stage == "gradient") is not forward and fault.is_detectable(spec, dtype)
+        if (fault.stage == "gradient") is not forward
+        and fault.is_detectable(spec, dtype)
+        and fault.name not in BY_SIGNATURE
         for variant in fault.variants()
     ]
+    if forward:
+        variants += fit_faults(records, spec, dtype)
     distance = forward_distance if forward else gradient_distance
     every, records = records, _choose_records(records)
     ranking = _rank(((variant,) for variant in variants), records, spec, dtype, distance)
     together = agrees = False
-    if dtype == "float64" and not _is_near(ranking) and _is_right_in_float32(records, spec):
+    if dtype == "float64" and not _is_near(ranking) and signatures.is_right_in_float32(records, spec):
         name = "float64 computed in float32" if forward else "gradient: float64 computed in float32"
         ranking = [(EXPLAINED_DISTANCE, (CATALOGUE[name],)), *ranking]
         agrees = True
@@ -135,26 +117,80 @@ def diagnose(
         together = bool(pairs)
         ranking = pairs + ranking
     ranking = [(score, faults) for score, faults in ranking if score < MAX_CAUSE_DISTANCE][:MAX_CAUSES]
-    if forward and not _is_near(ranking):
-        ranking = _rank_half_accumulation(records, dtype, variants) + ranking
-    distances: dict[str, float] = {}
-    for score, faults in ranking:
-        for fault in faults:
-            distances.setdefault(fault.name, score)
+    name = f"squeeze accumulated in {dtype}"
+    is_known = forward and any(variant.name == name for variant in variants)
+    if is_known and not _is_near(ranking) and signatures.is_accumulated_in(dtype, every, spec):
+        ranking = [(NEAR_DISTANCE, (CATALOGUE[name],)), *ranking]
+    same: tuple[Fault, ...] = ()
     if ranking and not agrees:
-        agrees = _explains(ranking[0], every, spec, dtype, forward)
+        ranking, same, agrees = _put_agreeing_first(ranking, every, spec, dtype, forward)
+        together = together and len(ranking[0][1]) > 1
     if agrees:
         stage = min((fault.stage for fault in ranking[0][1]), key=localization.ORDER.index)
     elif forward:
         stage = localization.failing_stage(every, spec, function, excitation, data_format)
     else:
         stage = "gradient"
+    distances: dict[str, float] = {}
+    for score, faults in ranking:
+        for fault in faults:
+            distances.setdefault(fault.name, score)
     causes = tuple(CATALOGUE[name] for name in distances)
-    return Diagnosis(causes, tuple(distances.values()), together, stage, agrees)
+    return Diagnosis(causes, tuple(distances.values()), together, stage, agrees, same=same)
+
+
+def _find_signature(
+    records: list[TrialRecord], function: Callable[..., Any], data_format: str, forward: bool
+) -> Diagnosis | None:
+    """Find a cause that the records show without any variant, or that none can have."""
+    wrong = [record.forward for record in records if record.failed]
+    modified = signatures.find_modified_arguments(records)
+    if modified:
+        return _name("call", *modified)
+    if signatures.shares_buffer(records):
+        return _name("call", "output buffer shared by all calls")
+    if any(call.changed for call in wrong) and (not forward or all(call.changed or call.raised for call in wrong)):
+        return Diagnosis((), (), False, "call")  # the process is wrong; numbers are, if at all, where it then raises
+    if not forward and all(record.backward is None for record in records):  # only the gate that it returns is wrong
+        return Diagnosis((), (), False, "unknown")
+    ways = sorted({record.trial.way for record in records if record.failed})
+    if "" not in ways:
+        cause = signatures.name_way(ways, records, function, data_format)
+        return _name("call", *((cause,) if cause else ()))
+    state = signatures.name_state(records, function, data_format) if forward else ""
+    return _name("call", state) if state else None
+
+
+def _name(stage: str, *names: str) -> Diagnosis:
+    """Make the diagnosis of a cause that is certain; without a name only the stage is known."""
+    return Diagnosis(tuple(CATALOGUE[name] for name in names), (0.0,) * len(names), False, stage, agrees=bool(names))
 
 
 def _is_near(ranking: Ranking) -> bool:
     return bool(ranking) and ranking[0][0] < NEAR_DISTANCE
+
+
+def _put_agreeing_first(
+    ranking: Ranking, records: list[TrialRecord], spec: SESpec, dtype: str, forward: bool
+) -> tuple[Ranking, tuple[Fault, ...], bool]:
+    """Put the nearest entry that agrees first, and list other faults that are as near and agree, too."""
+    for number, entry in enumerate(ranking):
+        if entry[0] >= NEAR_DISTANCE and number:
+            break
+        if _explains(entry, records, spec, dtype, forward):
+            others = ranking[:number] + ranking[number + 1 :]
+            names = {fault.name for fault in entry[1]}
+            same = {
+                faults[0].name
+                for score, faults in others
+                if len(faults) == 1
+                and faults[0].name not in names
+                and score <= entry[0] + SAME_DISTANCE
+                and not faults[0].rounds
+                and _explains((score, faults), records, spec, dtype, forward)
+            }
+            return [entry, *others], tuple(CATALOGUE[name] for name in sorted(same)), True
+    return ranking, (), False
 
 
 def _explains(
@@ -164,8 +200,9 @@ def _explains(
     score, faults = first
     if all(fault.rounds for fault in faults) and score < NEAR_DISTANCE:
         return True
-    variant = inject(faults, spec, dtype)
-    return forward_agrees(variant, records) if forward else gradients_agree(variant, records)
+    if forward:
+        return forward_agrees(faults, spec, dtype, records)
+    return gradients_agree(inject(faults, spec, dtype), records)
 
 
 def _rank(
@@ -178,9 +215,15 @@ def _rank(
     """Score variants over all records, smallest first; one failed trial screens out most of them before."""
     failures = sum(record.failed for record in records)
     screen = _choose_screen(records)
+    is_large = screen.trial.inputs.x.size > LARGE_INPUT_ELEMENTS
+    passed = [record for record in records if not record.failed and record.is_finite and record.trial.inputs.x.size]
+    passed = sorted(passed, key=lambda record: record.trial.inputs.x.size)[:1] if is_large else []
     screened: Ranking = []
     for faults in candidates:
         variant = inject(faults, spec, dtype)
+        small = passed if faults[0].stage != "call" else []
+        if any(distance(variant, record, variant.function()) >= MAX_DISTANCE for record in small):
+            continue  # it is wrong where the block is right
         # one trial says nothing of a variant that keeps state or refuses some inputs
         d = 0.0 if faults[0].stage == "call" else distance(variant, screen, variant.function())
         screened.append((d, faults))
@@ -237,92 +280,14 @@ def _measure(
 def _choose_records(records: list[TrialRecord]) -> list[TrialRecord]:
     """Choose the records that rank variants: those of usual trials, unless only special ones failed."""
     usual = [record for record in records if not record.trial.special]
-    return usual if any(record.failed for record in usual) else records
-
-
-def _diagnose_ways(
-    ways: list[str], records: list[TrialRecord], function: Callable[..., Any], data_format: str
-) -> Diagnosis:
-    """Name the cause of a block that is wrong only where it is called in another way than usual."""
-    own = function.ways if isinstance(function, AdaptedBlock) else {}
-    record = next(record for record in records if record.failed)
-    y = record.forward.y
-    if record.trial.way in own and y is not None:
-        function = own[record.trial.way]
-        if _gives_independent_answers(function, record.trial.inputs, data_format, y, y):
-            return Diagnosis((CATALOGUE["not deterministic"],), (0.0,), False, "call", agrees=True)
-    causes = {WAY_CAUSES.get(way, "") for way in ways}
-    if len(causes) > 1 or causes == {""}:
-        return Diagnosis((), (), False, "call")
-    return Diagnosis((CATALOGUE[causes.pop()],), (0.0,), False, "call", agrees=True)
-
-
-def _is_random(records: list[TrialRecord], function: Callable[..., Any], data_format: str) -> bool:
-    by_name = {record.trial.name: record for record in records}
-    first, last = by_name["uneven map"].forward.y, by_name["uneven map again"].forward.y
-    if first is None or last is None:
-        return False
-    return _gives_independent_answers(function, by_name["uneven map"].trial.inputs, data_format, first, last)
-
-
-def _gives_independent_answers(
-    function: Callable[..., Any], inputs: Inputs, data_format: str, first: np.ndarray, last: np.ndarray
-) -> bool:
-    """Whether independent numbers decide the answers to one input.
-
-    Two neighbouring steps between independent answers then have the correlation -1/2. A block that drifts or converges
-    has a positive one, and one whose answers alternate has -1. One that takes turns repeats itself.
-
-    Args:
-        function: the block.
-        inputs: one input.
-        data_format: its layout.
-        first: an answer to it.
-        last: a later answer to it.
-    """
-    calls: list[np.ndarray[Any, Any]] = []
-    while len(calls) < REPEATED_CALLS:
-        y = call_function(function, inputs, data_format).y
-        if y is None or y.shape != first.shape:
-            return False
-        calls.append(y)
-        if len(calls) == EQUAL_CALLS and all(one.tobytes() == first.tobytes() for one in (last, *calls)):
-            return False
-    answers = np.array(calls, np.float64).reshape(len(calls), -1)
-    if any(np.array_equal(answers[period:], answers[:-period]) for period in range(1, LONGEST_PERIOD + 1)):
-        return False
-    steps = np.diff(answers, axis=0)
-    correlation, energy = np.sum(steps[1:] * steps[:-1]), np.sum(steps * steps)
-    return bool(abs(correlation + energy / 2) < MAX_DEVIATION * energy)
-
-
-def _rank_half_accumulation(records: list[TrialRecord], dtype: str, variants: list[Fault]) -> Ranking:
-    """Name accumulation in half precision by where it fails: only where many numbers are added.
-
-    The order of the additions decides the numbers, so that no variant need be near.
-    """
-    name = f"squeeze accumulated in {dtype}"
-    failed = {record.trial.name for record in records if record.failed}
-    is_candidate = any(variant.name == name for variant in variants)
-    if is_candidate and failed and failed <= {"large map", "sum beyond float16", "first axis as long as the channels"}:
-        return [(NEAR_DISTANCE, (CATALOGUE[name],))]
-    return []
-
-
-def _is_right_in_float32(records: list[TrialRecord], spec: SESpec) -> bool:
-    """Whether rounding to float32 in some places may explain every failure of a block in float64."""
-    for record in records:
-        if record.failed:
-            gradients = record.result.dx is not None
-            wide = reference(record.trial.inputs, spec, "float64", FLOAT32_ARITHMETIC, gradients=gradients)
-            comparisons = compare(record.result, wide, partial=True)
-            if record.is_malformed or not all(comparison.passed for comparison in comparisons):
-                return False
-    return True
+    return usual if any(record.failed and (record.is_finite or not record.is_loose) for record in usual) else records
 
 
 def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec, dtype: str) -> Ranking:
-    """Score two faults at once: a small failed trial screens the pairs, and the nearest run on all."""
+    """Score two faults at once: a small failed trial screens the pairs, and the nearest run on all.
+
+    One of the two is among the nearest on their own, in any form; the other has its first form and does not round.
+    """
     screen = _choose_screen([record for record in records if record.failed and record.trial.exact] or records)
     x, y = screen.trial.inputs.x, screen.forward.y
     if y is None or x.size > LARGE_INPUT_ELEMENTS:
@@ -332,11 +297,16 @@ def _rank_pairs(variants: list[Fault], records: list[TrialRecord], spec: SESpec,
         fault: forward_distance(variant := inject((fault,), spec, dtype), screen, variant.function())
         for fault in usable
     }
-    members = set(sorted(usable, key=alone.__getitem__)[:PAIR_MEMBERS])
+    nearest: dict[str, Fault] = {}
+    for fault in sorted(usable, key=alone.__getitem__):
+        nearest.setdefault(fault.name, fault)
+    members = list(nearest.values())[:PAIR_MEMBERS]
+    first_forms = {fault.name: fault for fault in reversed(usable) if not fault.rounds}
+    partners = [fault for name, fault in first_forms.items() if nearest[name] not in members]
     screened = []
-    for pair in itertools.permutations(usable, 2):
-        if members.isdisjoint(pair):
-            continue
+    for pair in itertools.chain(
+        itertools.permutations(members, 2), itertools.product(members, partners), itertools.product(partners, members)
+    ):
         if CATALOGUE_ORDER[pair[0].name] > CATALOGUE_ORDER[pair[1].name] and pair[0].stage != pair[1].stage:
             continue  # faults of different stages commute
         try:

@@ -96,6 +96,8 @@ GENERATORS = (
     ),
 )
 
+EARLIER_ARRAY = "the array that an earlier call returned"
+
 
 _IN_TURN: contextvars.ContextVar[bool] = contextvars.ContextVar("in turn", default=False)
 _TURNS = threading.Lock()
@@ -154,7 +156,7 @@ class Guard:
             except BaseException as error:  # SystemExit, pytest.skip: whatever it is, it is the block's
                 raised, self.timed_out = error, isinstance(error, TimedOut)
         if self._last is not None and self._last[0].tobytes() != self._last[1]:
-            changed.append("the array that an earlier call returned")
+            changed.append(EARLIER_ARRAY)
         self._last = (answer, answer.tobytes()) if isinstance(answer, np.ndarray) and not _is_mapped(answer) else None
         return answer, raised, tuple(changed)
 

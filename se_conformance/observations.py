@@ -28,14 +28,15 @@ def observe(records: list[TrialRecord], spec: SESpec) -> tuple[str, ...]:
         spec: what the block should be.
 
     Returns:
-        The sentences, the most general first; none where nothing of this kind is seen.
+        The sentences, the most general first; at least one.
     """
     failed = [record for record in records if record.failed]
     ordinary = next((record for record in failed if _has_finite_y(record)), None)
-    sentences = [*_describe_trials(records, failed), *_describe_calls(records), *_describe_gradients(failed)]
+    sentences = [*_describe_trials(records, failed), *_describe_nan(records), *_describe_calls(records)]
+    sentences += _describe_gradients(failed)
     if ordinary is not None and ordinary.forward_failed:
         sentences += [*_describe_elements(ordinary), *_describe_gate(ordinary, spec)]
-    return tuple(sentences)
+    return tuple(sentences or _describe_size(ordinary or failed[0], spec))
 
 
 def _describe_trials(records: list[TrialRecord], failed: list[TrialRecord]) -> Iterator[str]:
@@ -54,12 +55,49 @@ def _describe_trials(records: list[TrialRecord], failed: list[TrialRecord]) -> I
     for name, measure in SIZES.items():
         wrong, right = (
             {measure(record) for record in failed},
-            {measure(record) for record in passed if not record.trial.way},
+            {measure(record) for record in passed if not record.trial.way and record.trial.inputs.x.size},
         )
         if right and wrong and min(wrong) > max(right):
             yield f"wrong only where {name} is {min(wrong)} or more; right up to {max(right)}"
         elif len(wrong) == 1 and not wrong & right:
             yield f"wrong only where {name} is {min(wrong)}"
+
+
+def _describe_nan(records: list[TrialRecord]) -> Iterator[str]:
+    """Describe what becomes of NaN in one element of x, if that is wrong."""
+    record = next((record for record in records if record.trial.name == "NaN" and record.failed), None)
+    if record is None or record.forward.y is None or record.forward.y.shape != record.trial.inputs.x.shape:
+        return
+    axes = tuple(range(1, record.forward.y.ndim))
+    y, want = np.isnan(record.forward.y.astype(np.float64)), np.isnan(record.trial.inputs.x.astype(np.float64))
+    holds = want.any(axes)
+    if not y[holds].any():
+        yield "NaN in x does not reach y"
+    elif not y[holds].all():
+        yield "NaN in x reaches only a part of its sample in y"
+    if y[~holds].any():
+        yield "NaN in one sample of x reaches y of other samples"
+
+
+def _describe_size(record: TrialRecord, spec: SESpec) -> Iterator[str]:
+    """Describe how large the error is, where nothing else is seen."""
+    x, y, name = record.trial.inputs.x, record.forward.y, record.trial.name
+    if record.forward.raised:
+        yield f"raises in {name!r}"
+        return
+    if y is None or y.shape != x.shape:
+        yield f"in {name!r} y has the shape {None if y is None else y.shape}, x has {x.shape} (channels last)"
+        return
+    if y.dtype != x.dtype:
+        yield f"y is {y.dtype}, x is {x.dtype}"
+        return
+    for found in record.comparisons:
+        if not found.passed:
+            if not np.isfinite(found.error):
+                yield f"in {name!r} {found.quantity} has NaN or inf at other places than the right one"
+            else:
+                yield f"in {name!r} {found.quantity} is off by {found.error:.2g} of its largest right number"
+            return
 
 
 def _describe_calls(records: list[TrialRecord]) -> Iterator[str]:
@@ -81,6 +119,9 @@ def _describe_gradients(failed: list[TrialRecord]) -> Iterator[str]:
     zeros = [name for name in names if want[name].any() and not got[name].astype(np.float64).any()]
     if zeros:
         yield f"{' and '.join(zeros)}: 0 everywhere"
+    wrong = {found.quantity for record in failed for found in record.comparisons if not found.passed}
+    if names and "y" not in wrong and 0 < len(wrong.intersection(names)) < len(names):
+        yield f"wrong: {', '.join(name for name in names if name in wrong)}; the other gradients are right"
 
 
 def _describe_elements(record: TrialRecord) -> Iterator[str]:

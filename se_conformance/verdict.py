@@ -246,6 +246,9 @@ class Verdict:
         for fault in self.agreeing:
             text += _wrap("           ", f"{fault.sentence} [{fault.source}]")
             text += _wrap("           ", f"to do: {fault.remedy}")
+        if self.diagnosis.same:
+            names = ", or ".join(fault.name for fault in self.diagnosis.same)
+            text += _wrap("           ", f"or {names}: on these inputs the numbers are the same")
         return [*text, f"  stage    {self.stage}"]
 
     def _messages(self) -> list[str]:

@@ -1,12 +1,14 @@
 """Faults of the activation: another function, or the right one in the wrong place."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from se_numpy.nonlinearities import activate
+from se_numpy.nonlinearities import activate, sigmoid
 from se_spec import LeakyReLU
 
 from .block import Array, Block, Parameters
-from .fault import Fault, FaultyStage, change_spec, has_two_projections, replace_stage
+from .fault import Change, Fault, FaultyStage, change_spec, has_two_projections, replace_stage
 
 
 def _other_activation(name: str, kind: str | LeakyReLU, source: str) -> Fault:
@@ -22,10 +24,61 @@ def _other_activation(name: str, kind: str | LeakyReLU, source: str) -> Fault:
     )
 
 
+def _foreign_activation(name: str, source: str, *functions: Callable[[Array], Array], kind: str = "") -> Fault:
+    """Replace the activation by a function that no spec has as an activation."""
+    first, *others = (_replace_activation(function) for function in functions)
+    return Fault(
+        f"activation is {name}",
+        "activation",
+        f"the hidden activation is {name} instead of what the spec says",
+        source,
+        "replace it by the spec's activation",
+        first,
+        lambda spec: has_two_projections(spec) and spec.activation != kind,
+        forms=tuple(others),
+    )
+
+
+def _replace_activation(function: Callable[[Array], Array]) -> Change:
+    return replace_stage("activation", lambda block, right, u: function(u))
+
+
+def _clip_activation(limit: float) -> Change:
+    return replace_stage("activation", lambda block, right, u: np.minimum(right(u), limit))
+
+
+def _drop_nan(block: Block, right: FaultyStage, u: Array) -> Array:
+    return np.where(np.isnan(u), 0.0, right(u))
+
+
+def _overflow_tanh(block: Block, right: FaultyStage, u: Array) -> Array:
+    e = np.exp((2.0 * u).astype(exponential_dtype(block)))
+    return ((e - 1) / (e + 1)).astype(np.float64)
+
+
+def exponential_dtype(block: Block) -> str:
+    """Return the dtype in which a block computes exponentials."""
+    return "float64" if block.dtype == "float64" else "float32"
+
+
+def _elu(u: Array, alpha: float = 1.0) -> Array:
+    return np.where(u > 0.0, u, alpha * np.expm1(np.minimum(u, 0.0)))
+
+
+def _mish(u: Array) -> Array:
+    return u * np.tanh(np.logaddexp(0.0, u))
+
+
+def _selu(u: Array) -> Array:
+    return 1.0507009873554805 * _elu(u, 1.6732632423543772)
+
+
 def _activate_before_bias(block: Block, right: FaultyStage, z: Array, p: Parameters) -> Array:
     u = activate(z @ p["reduce.weight"].T, block.spec.activation) + p["reduce.bias"]
     return block.gate(block.expand(u, p))
 
+
+_UNBOUNDED = ("relu", "silu", "hard_swish", "gelu", "gelu_tanh", "identity")
 
 ACTIVATIONS = (
     Fault(
@@ -48,6 +101,51 @@ ACTIVATIONS = (
     _other_activation("leaky_relu(0.3)", LeakyReLU(slope=0.3), "Keras layers' default slope"),
     _other_activation("sigmoid", "sigmoid", "one name for both nonlinearities"),
     _other_activation("tanh", "tanh", "recurrent habit"),
+    _foreign_activation("mish", "digantamisra98/Mish; YOLOv4 code", _mish),
+    _foreign_activation("softplus", "Keras' activation strings", lambda u: np.logaddexp(0.0, u)),
+    _foreign_activation("elu", "Keras' activation strings", _elu),
+    _foreign_activation("selu", "Keras' activation strings", _selu),
+    _foreign_activation("log_sigmoid", "the wrong name completed", lambda u: -np.logaddexp(0.0, -u)),
+    _foreign_activation("softsign", "Keras' activation strings", lambda u: u / (1.0 + np.abs(u))),
+    _foreign_activation("hard_tanh", "tanh by a cheaper function", lambda u: np.clip(u, -1.0, 1.0)),
+    _foreign_activation(
+        "hard_sigmoid",
+        "Bisonai/mobilenetv3-tensorflow#11: h-swish and h-sigmoid confused",
+        lambda u: np.clip(u / 6.0 + 0.5, 0.0, 1.0),
+        lambda u: np.clip(0.2 * u + 0.5, 0.0, 1.0),
+    ),
+    _foreign_activation("quick_gelu", "CLIP code: u sigmoid(1.702 u)", lambda u: u * sigmoid(1.702 * u)),
+    _foreign_activation("squared relu", "transformer code", lambda u: np.maximum(u, 0.0) ** 2),
+    _other_activation("leaky_relu(0.1)", LeakyReLU(slope=0.1), "darknet's slope"),
+    _other_activation("leaky_relu(0.25)", LeakyReLU(slope=0.25), "the first slope of torch's PReLU"),
+    Fault(
+        "activation clipped",
+        "activation",
+        "hidden values are cut off at a limit that the spec lacks, such as 20",
+        "clipped ReLU of Deep Speech, mozilla/DeepSpeech",
+        "drop the limit",
+        _clip_activation(20.0),
+        lambda spec: has_two_projections(spec) and spec.activation in _UNBOUNDED,
+        forms=tuple(_clip_activation(limit) for limit in (10.0, 1.0)),
+    ),
+    Fault(
+        "activation drops NaN",
+        "activation",
+        "u > 0 ? u : 0 is 0 for NaN, and so is fmax(u, 0): NaN in x does not reach y",
+        "apache/mxnet#11115",
+        "u < 0 ? 0 : u, or a maximum that keeps NaN",
+        replace_stage("activation", _drop_nan),
+        lambda spec: has_two_projections(spec) and spec.activation in ("relu", "relu6"),
+    ),
+    Fault(
+        "tanh overflows",
+        "activation",
+        "(e^2u - 1) / (e^2u + 1) is NaN for large u",
+        "NervanaSystems/ngraph#3118",
+        "use tanh itself",
+        replace_stage("activation", _overflow_tanh),
+        lambda spec: has_two_projections(spec) and spec.activation == "tanh",
+    ),
     Fault(
         "activation before the bias",
         "activation",

@@ -44,6 +44,7 @@ class Block:
         self.gate_slope: Callable[[Array], Array] = lambda v: gate_derivative(v, self.spec.gate)
         self.activation_slope: Callable[[Array], Array] = lambda u: activate_derivative(u, self.spec.activation)
         self.gradients: Callable[[Array, Array, Parameters], tuple[Array, Parameters]] = self._gradients
+        self.through_activation: Callable[[Array, Array], Array] = lambda dh, slope: dh * slope
         self.through_gate: Callable[[Array, Array], Array] = lambda direct, pooled: direct + pooled
         self.around: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda function: function
         self.keeps_state = False  # whether an answer depends on earlier calls, or on where the arrays are in memory
@@ -102,7 +103,7 @@ class Block:
         found = {"expand.weight": dv.T @ h, "expand.bias": dv.sum(0)}
         dz = dv @ p["expand.weight"]
         if u is not None:
-            du = dz * self.activation_slope(u)
+            du = self.through_activation(dz, self.activation_slope(u))
             found |= {"reduce.weight": du.T @ z, "reduce.bias": du.sum(0)}
             dz = du @ p["reduce.weight"]
         share: Any = 1.0 / np.prod([x.shape[axis] for axis in axes])

@@ -98,6 +98,51 @@ def _average_over_calls(block: Block, f: Function) -> Function:
     return f
 
 
+def _keep_first_parameters(block: Block, f: Function) -> Function:
+    """Answer with the parameters of the first call."""
+    block.keeps_state = True
+    kept: list[Parameters] = []
+
+    def call(x: Array, p: Parameters) -> Array:
+        if not kept:
+            kept.append({name: array.copy() for name, array in p.items()})
+        return f(x, kept[0])
+
+    return call
+
+
+def _share_buffer(block: Block, f: Function) -> Function:
+    """Return one array for all calls of the same shape."""
+    block.keeps_state = True
+    buffers: dict[tuple[int, ...], Array] = {}
+
+    def call(x: Array, p: Parameters) -> Array:
+        y = f(x, p)
+        buffer = buffers.setdefault(y.shape, np.empty_like(y))
+        buffer[...] = y
+        return buffer
+
+    return call
+
+
+def _average_over_samples(block: Block, f: Function) -> Function:
+    """Replace the batch's mean of the squeezed values by its running average, as batch norm keeps one."""
+    block.keeps_state = True
+    kept: list[Array] = []
+    right = block.squeeze
+
+    def squeeze(x: Array) -> Array:
+        z = right(x)
+        if not len(z):
+            return z
+        now = z.mean(0)
+        kept[:] = [now if not kept or not np.isfinite(kept[0]).all() else 0.9 * kept[0] + 0.1 * now]
+        return z - now + kept[0]
+
+    block.squeeze = squeeze
+    return f
+
+
 def _read_memory(block: Block, f: Function) -> Function:
     """Read x in the order in which it lies in memory."""
     block.keeps_state = True
@@ -146,6 +191,10 @@ def _widen(y: Array, x: Array) -> Array:
 
 def _replace_nan_by_zero(block: Block, right: FaultyStage, x: Array) -> Array:
     return np.where(np.isnan(x), 0.0, x)
+
+
+def _replace_nan_in_output(block: Block, right: FaultyStage, y: Array, x: Array) -> Array:
+    return _replace_nan_by_zero(block, right, right(y, x))
 
 
 def _drop_nan_in_maximum(block: Block, right: FaultyStage, x: Array) -> Array:
@@ -281,6 +330,21 @@ CALLS = (
         "statistics in evaluation mode",
         "use this call's values",
         _wrap_function(_average_over_calls),
+        forms=(_wrap_function(_average_over_samples),),
+    ),
+    _fault(
+        "parameters of the first call kept",
+        "later calls answer with the weights of the first one",
+        "weight packing of inference engines, such as Tencent/ncnn",
+        "read the parameters at each call, or pack them anew",
+        _wrap_function(_keep_first_parameters),
+    ),
+    _fault(
+        "output buffer shared by all calls",
+        "a later call overwrites the array that an earlier one returned",
+        "microsoft/onnxruntime#10103",
+        "return a new array",
+        _wrap_function(_share_buffer),
     ),
     _fault(
         "memory order ignored",
@@ -323,6 +387,7 @@ CALLS = (
         "nan_to_num",
         "let NaN through",
         replace_stage("input", _replace_nan_by_zero),
+        forms=(replace_stage("output", _replace_nan_in_output),),
     ),
     _fault(
         "maximum drops NaN",

@@ -5,16 +5,19 @@ from collections.abc import Callable
 
 from .activations import ACTIVATIONS
 from .calls import CALLS
+from .factors import FACTORS
 from .fault import Fault
 from .gates import GATES
 from .gradients import GRADIENTS
+from .norms import NORMS
 from .precision import PRECISION
 from .scales import SCALES
 from .squeezes import SQUEEZES
 from .weights import WEIGHTS
 
 CATALOGUE = {
-    fault.name: fault for fault in (*CALLS, *SCALES, *GATES, *ACTIVATIONS, *SQUEEZES, *WEIGHTS, *PRECISION, *GRADIENTS)
+    fault.name: fault
+    for fault in (*CALLS, *SCALES, *GATES, *ACTIVATIONS, *SQUEEZES, *WEIGHTS, *NORMS, *FACTORS, *PRECISION, *GRADIENTS)
 }
 """Maps names to faults; likelier faults come first."""
 

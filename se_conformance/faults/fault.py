@@ -54,6 +54,7 @@ class Fault:
         rank: the number of spatial axes on which it is detected.
         forms: other changes that are the same mistake.
         rounds: whether it is a mistake of rounding, whose numbers depend on the order of operations.
+        jumps: whether its answer jumps where two numbers are equal, so that rounding may decide a whole sample.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Fault:
     half: Applies = always
     rank: int = 2
     rounds: bool = False
+    jumps: bool = False
 
     def is_detectable(self, spec: SESpec, dtype: str) -> bool:
         """Whether its answer differs from the right one by more than rounding."""

@@ -6,8 +6,19 @@ from se_numpy.nonlinearities import gate_derivative
 from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from ..cases import DTYPES
+from .activations import exponential_dtype
 from .block import Array, Block, Parameters, broadcast_gate
-from .fault import Applies, Change, Fault, FaultyStage, always, has_hard_gate, has_two_projections, replace_stage
+from .fault import (
+    Applies,
+    Change,
+    Fault,
+    FaultyStage,
+    always,
+    combine,
+    has_hard_gate,
+    has_two_projections,
+    replace_stage,
+)
 
 
 def _change_parameter_gradients(wrong: FaultyStage) -> Change:
@@ -55,6 +66,32 @@ def _spread_over_positions(
     pooled = dx - direct
     axes = tuple(range(1, x.ndim - 1))
     return direct + np.broadcast_to(pooled.mean(axes, keepdims=True), x.shape), found
+
+
+def _change_dy(wrong: FaultyStage) -> Change:
+    """Compute the gradients of another dy."""
+    return replace_stage("gradients", lambda block, right, x, dy, p: right(x, wrong(dy), p))
+
+
+def _nan_for_zeros(dy: Array) -> Array:
+    return dy if dy.any() else np.full_like(dy, np.nan)
+
+
+def _nan_where_exponential_overflows(argument: FaultyStage) -> Change:
+    """Make the gate's derivative NaN where e to the power of ``argument(v)`` overflows."""
+
+    def wrong(block: Block, right: FaultyStage, v: Array) -> Array:
+        with np.errstate(over="ignore"):
+            overflows = np.isinf(np.exp(argument(v).astype(exponential_dtype(block))))
+        return np.where(overflows, np.nan, right(v))
+
+    return replace_stage("gate_slope", wrong)
+
+
+_SELECT_SLOPE = replace_stage(
+    "through_activation", lambda block, right, dh, slope: np.where(slope == 0.0, 0.0, right(dh, slope))
+)
+"""A relu that selects gives 0 where its slope is 0, also for NaN, as in JAX, TensorFlow and PyTorch."""
 
 
 def _fault(
@@ -120,6 +157,7 @@ GRADIENTS = (
         "the slope inside, 0 outside",
         replace_stage("gate_slope", lambda block, right, v: gate_derivative(v, "sigmoid")),
         has_hard_gate,
+        forms=(replace_stage("gate_slope", lambda block, right, v: block.gate(v) * (1.0 - block.gate(v))),),
     ),
     _fault(
         "gradient: activation's derivative is 1",
@@ -227,5 +265,48 @@ GRADIENTS = (
         replace_stage("gate_slope", lambda block, right, v: right(v).astype(np.float32).astype(np.float64)),
         lambda spec: spec.gate not in ("relu", "identity"),
         dtypes=("float64",),
+    ),
+    _fault(
+        "gradient: NaN in dy dropped",
+        "NaN in dy is taken for 0",
+        "torch.nan_to_num in custom backward passes",
+        "let NaN through",
+        _change_dy(lambda dy: np.where(np.isnan(dy), 0.0, dy)),
+    ),
+    _fault(
+        "gradient: dy clipped",
+        "dy beyond a limit is cut off",
+        "gradient clipping by value, moved into the layer",
+        "clip outside the block",
+        _change_dy(lambda dy: np.clip(dy, -1.0, 1.0)),
+        forms=tuple(_change_dy(lambda dy, limit=limit: np.clip(dy, -limit, limit)) for limit in (5.0, 6.0, 10.0)),
+    ),
+    _fault(
+        "gradient: NaN for dy of zeros",
+        "dy is divided by its largest value, which is 0",
+        "dynamic loss scaling",
+        "divide by what is not 0",
+        _change_dy(_nan_for_zeros),
+    ),
+    _fault(
+        "gradient: NaN where a hidden value is 0",
+        "the derivative of the activation is a quotient of the hidden sum by itself",
+        "a sign function written as a quotient",
+        "give the kink any subgradient",
+        replace_stage("activation_slope", lambda block, right, u: np.where(u == 0.0, np.nan, right(u))),
+        lambda spec: has_two_projections(spec) and spec.squeeze == "avg" and spec.activation == "relu",
+    ),
+    _fault(
+        "gradient: NaN for large logits",
+        "a where of two forms has the gradient of both, and e^v overflows in one of them",
+        "jax-ml/jax: gradients of where",
+        "use the framework's sigmoid, or make both arguments safe",
+        _nan_where_exponential_overflows(lambda v: v),
+        lambda spec: spec.gate == "sigmoid",
+        forms=(
+            _nan_where_exponential_overflows(lambda v: np.abs(v)),
+            combine(_nan_where_exponential_overflows(lambda v: v), _SELECT_SLOPE),
+            combine(_nan_where_exponential_overflows(lambda v: np.abs(v)), _SELECT_SLOPE),
+        ),
     ),
 )

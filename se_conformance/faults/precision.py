@@ -1,13 +1,26 @@
 """Faults of precision: half where float32 is required, undeclared TF32, float32 in place of float64."""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from se_numpy.error_bounds import round_values
+from se_spec import HardSigmoid, LeakyReLU, SESpec
+from se_spec.nonlinearities import hard_sigmoid_numbers
 
 from .block import Array, Block, Parameters
-from .fault import Applies, Change, Fault, FaultyStage, always, has_mean, has_two_projections, replace_stage
+from .fault import (
+    Applies,
+    Change,
+    Fault,
+    FaultyStage,
+    always,
+    has_hard_gate,
+    has_mean,
+    has_two_projections,
+    replace_stage,
+)
 
 WIDE = ("float64", "float32")
 
@@ -26,6 +39,83 @@ def _accumulate_in(dtype: str) -> Change:
         return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * flat.max(1)
 
     return replace_stage("squeeze", wrong)
+
+
+def _accumulate_rows_in(dtype: str) -> Change:
+    """Add rows in ``dtype``, and the sums of the columns in float32."""
+
+    def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
+        if block.spec.squeeze == "max":
+            return right(x)
+        total = np.zeros((len(x), *x.shape[2:]))
+        for row in range(x.shape[1]):
+            total = round_values(total + round_values(x[:, row], dtype), dtype)
+        return _join_maximum(block, x, total.mean(tuple(range(1, x.ndim - 2))) / x.shape[1])
+
+    return replace_stage("squeeze", wrong)
+
+
+def _round_sum(dtype: str) -> Change:
+    """Round the sum over the positions once, before it is divided."""
+
+    def wrong(block: Block, right: FaultyStage, x: Array) -> Array:
+        if block.spec.squeeze == "max":
+            return right(x)
+        axes = tuple(range(1, x.ndim - 1))
+        total = round_values(round_values(x, dtype).sum(axes), dtype)
+        return _join_maximum(block, x, round_values(total / math.prod(x.shape[1:-1]), dtype))
+
+    return replace_stage("squeeze", wrong)
+
+
+def _join_maximum(block: Block, x: Array, mean: Array) -> Array:
+    return mean if block.spec.squeeze == "avg" else 0.5 * mean + 0.5 * x.max(tuple(range(1, x.ndim - 1)))
+
+
+def _compute_squeeze_in(dtype: str) -> Change:
+    return replace_stage("squeeze", lambda block, right, x: round_values(right(round_values(x, dtype)), dtype))
+
+
+def _project_in(dtype: str, *, gate: bool) -> Change:
+    """Round weights, squeezed and hidden values and logits, as autocast around the projections does."""
+
+    def change(block: Block) -> None:
+        _round_weights(dtype)(block)
+        for name in ("squeeze", "reduce", "activation", "expand", *(("gate",) if gate else ())):
+            _round_stage(name, dtype)(block)
+
+    return change
+
+
+def _multiply_in(dtype: str) -> Change:
+    """Round both factors and the product."""
+
+    def wrong(block: Block, right: FaultyStage, x: Array, g: Array, z: Array) -> Array:
+        return round_values(right(round_values(x, dtype), round_values(g, dtype), z), dtype)
+
+    return replace_stage("scale", wrong)
+
+
+def _round_constants(block: Block) -> None:
+    """Round the numbers of a leaky ReLU and of a hard sigmoid to float32."""
+    spec = block.spec
+    if isinstance(spec.activation, LeakyReLU):
+        block.spec = block.spec.replace(activation=LeakyReLU(slope=float(np.float32(spec.activation.slope))))
+    if has_hard_gate(spec):
+        numbers = hard_sigmoid_numbers(spec.gate)
+        block.spec = block.spec.replace(
+            gate=HardSigmoid(
+                *(float(np.float32(getattr(numbers, field.name))) for field in dataclasses.fields(numbers))
+            )
+        )
+
+
+def _has_inexact_constants(spec: SESpec) -> bool:
+    numbers = [spec.activation.slope] if isinstance(spec.activation, LeakyReLU) else []
+    if has_hard_gate(spec):
+        found = hard_sigmoid_numbers(spec.gate)
+        numbers += [getattr(found, field.name) for field in dataclasses.fields(found)]
+    return any(float(np.float32(number)) != number for number in numbers)
 
 
 def _round_to_tf32(values: Array) -> Array:
@@ -103,6 +193,7 @@ PRECISION = (
         _accumulate_in("bfloat16"),
         (*WIDE, "bfloat16"),
         has_mean,
+        (_accumulate_rows_in("bfloat16"),),
     ),
     _fault(
         "squeeze accumulated in float16",
@@ -113,6 +204,40 @@ PRECISION = (
         _accumulate_in("float16"),
         (*WIDE, "float16"),
         has_mean,
+        (_round_sum("float16"),),
+    ),
+    *(
+        _fault(
+            f"squeeze computed in {dtype}",
+            "squeeze",
+            "x is rounded for the squeeze, and so is the mean; the product has x itself",
+            f"{dtype} activations, though x is wider",
+            "squeeze in float32",
+            _compute_squeeze_in(dtype),
+        )
+        for dtype in ("bfloat16", "float16")
+    ),
+    *(
+        _fault(
+            f"projections computed in {dtype}",
+            "reduce",
+            "weights, squeezed and hidden values and logits are rounded, and the product is not",
+            "autocast, or a policy of mixed precision, around the projections",
+            "leave autocast in the block",
+            _project_in(dtype, gate=True),
+            forms=(_project_in(dtype, gate=False),),
+        )
+        for dtype in ("bfloat16", "float16")
+    ),
+    _fault(
+        "constant of a nonlinearity in float32",
+        "activation",
+        "the slope of a leaky ReLU, or a number of the hard sigmoid, is a float32 in a float64 block",
+        "tensorflow/tensorflow, attribute alpha of LeakyRelu; torch's hardsigmoid on the CPU",
+        "compute it in float64",
+        _round_constants,
+        ("float64",),
+        _has_inexact_constants,
     ),
     _fault(
         "feature map rounded to bfloat16",
@@ -229,6 +354,7 @@ PRECISION = (
         "a cast in the wrong place",
         "round once, to the output's type",
         _round_stage("scale", "bfloat16"),
+        forms=(_multiply_in("bfloat16"),),
     ),
     _fault(
         "output rounded to float16",
@@ -237,11 +363,12 @@ PRECISION = (
         "a cast in the wrong place",
         "round once, to the output's type",
         _round_stage("scale", "float16"),
+        forms=(_multiply_in("float16"),),
     ),
     _fault(
         "float64 computed in float32",
         "squeeze",
-        "float64 goes in and comes out, and float32 is between",
+        "float64 goes in and comes out, and float32 is between: in the block, in one of its stages, or in a constant",
         "JAX without jax_enable_x64; keras.ops.mean on the jax and torch backends",
         "compute in float64",
         round_all_stages("float32"),

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from se_numpy.nonlinearities import activate
 from se_spec import SESpec
+from se_spec.nonlinearities import Activation
 
-from .block import Array, Block, broadcast_gate
-from .fault import Applies, Fault, FaultyStage, always, change_spec, replace_stage
+from .block import Array, Block, Parameters, broadcast_gate
+from .fault import Applies, Change, Fault, FaultyStage, always, change_spec, replace_stage
 
 
 def _broadcast_along_width(block: Block, right: FaultyStage, x: Array, g: Array, z: Array) -> Array:
@@ -52,8 +54,51 @@ def _mask_without_odd_edges(x: Array) -> Array:
     return inside[None, ..., None]
 
 
-def _fault(name: str, sentence: str, source: str, remedy: str, change: FaultyStage, applies: Applies = always) -> Fault:
-    return Fault(name, "scale", sentence, source, remedy, change, applies)
+def _multiply_channels_first(block: Block, right: FaultyStage, x: Array, g: Array, z: Array) -> Array:
+    """Multiply (N, C, *space) by (N, C) without new axes."""
+    moved = np.moveaxis(x, -1, 1)
+    y = moved * block.spec.gain * g
+    return np.moveaxis(y + moved if block.spec.residual else y, 1, -1)
+
+
+def _leave_samples_from(limit: int) -> Change:
+    return replace_stage(
+        "output",
+        lambda block, right, y, x: np.concatenate([right(y, x)[:limit], x[limit:]]),
+    )
+
+
+def _repeat_gates_from(limit: int) -> Change:
+    return replace_stage("gate", lambda block, right, v: right(v)[np.arange(len(v)) % limit])
+
+
+def _activate_product(kind: Activation) -> Change:
+    return replace_stage("output", lambda block, right, y, x: activate(right(y, x), kind))
+
+
+def _add_logits(block: Block) -> None:
+    """Add the logits to the scaled map; the expansion keeps them for the scaling of the same call."""
+    logits: list[Array] = []
+    expand, scale = block.expand, block.scale
+
+    def keep(h: Array, p: Parameters) -> Array:
+        logits[:] = [expand(h, p)]
+        return logits[0]
+
+    block.expand = keep
+    block.scale = lambda x, g, z: scale(x, g, z) + broadcast_gate(logits[0], x)
+
+
+def _fault(
+    name: str,
+    sentence: str,
+    source: str,
+    remedy: str,
+    change: FaultyStage,
+    applies: Applies = always,
+    forms: tuple[Change, ...] = (),
+) -> Fault:
+    return Fault(name, "scale", sentence, source, remedy, change, applies, forms=forms)
 
 
 def _has_few_channels(spec: SESpec) -> bool:
@@ -77,6 +122,65 @@ SCALES = (
         _has_few_channels,
     ),
     _fault(
+        "map of channels first times the gate (N, C)",
+        "x (N, C, H, W) times g (N, C): the gate lies along the last two axes",
+        "PaddlePaddle/PaddleSeg#1332",
+        "reshape the gate to (N, C, 1, 1)",
+        replace_stage("scale", _multiply_channels_first),
+    ),
+    _fault(
+        "activation on the product",
+        "relu(x g), or another activation after the product",
+        "d-li14/mobilenetv3.pytorch#18: SE before or after the activation",
+        "return the product",
+        _activate_product("relu"),
+        lambda spec: spec.gain != 0.0 or spec.residual,
+        forms=tuple(map(_activate_product, ("silu", "hard_swish", "relu6", "gelu"))),
+    ),
+    _fault(
+        "logits added as a shift",
+        "x g + v, as in units with two outputs",
+        "LeelaChessZero/lc0#459, tensorflow/minigo#683",
+        "multiply alone",
+        _add_logits,
+    ),
+    _fault(
+        "residual added twice",
+        "x g + x + x: in the block and after it",
+        "Project-MONAI/MONAI, a residual layer in a residual unit",
+        "add x once",
+        replace_stage("scale", lambda block, right, x, g, z: right(x, g, z) + x),
+        lambda spec: spec.residual,
+    ),
+    _fault(
+        "gate applied to the residual too",
+        "(x + x) g instead of x g + x",
+        "SE after the sum, the SE-POST of the paper",
+        "add x after the product",
+        replace_stage("scale", lambda block, right, x, g, z: (x + x) * (block.spec.gain * broadcast_gate(g, x))),
+        lambda spec: spec.residual,
+    ),
+    _fault(
+        "gates of other samples",
+        "sample i is scaled by the gate of another sample",
+        "flips applied to the wrong axis; an index that is off by one",
+        "one gate per sample, in order",
+        replace_stage("gate", lambda block, right, v: right(v)[::-1]),
+        forms=(
+            replace_stage("gate", lambda block, right, v: np.roll(right(v), 1, 0)),
+            replace_stage("gate", lambda block, right, v: np.roll(right(v), -1, 0)),
+        ),
+    ),
+    _fault(
+        "batches above a fixed size not scaled",
+        "samples beyond a buffer's size stay as they are, or get the first gates again",
+        "TadaoYamaoka/DeepLearningShogi, Tencent/TNN#977",
+        "loop over all samples",
+        _leave_samples_from(8),
+        lambda spec: spec.hidden != 1,
+        forms=(_leave_samples_from(4), _repeat_gates_from(5), _repeat_gates_from(4), _repeat_gates_from(8)),
+    ),
+    _fault(
         "gate added instead of multiplied",
         "x + g",
         "Add for Multiply",
@@ -98,6 +202,10 @@ SCALES = (
         replace_stage(
             "scale", lambda block, right, x, g, z: right(np.broadcast_to(broadcast_gate(z, x), x.shape), g, z)
         ),
+        forms=(
+            replace_stage("scale", lambda block, right, x, g, z: block.spec.gain * z * g),
+            replace_stage("scale", lambda block, right, x, g, z: block.spec.gain * broadcast_gate(z * g, x)),
+        ),
     ),
     _fault(
         "gate returned instead of the scaled map",
@@ -106,6 +214,11 @@ SCALES = (
         "multiply x by it",
         replace_stage(
             "scale", lambda block, right, x, g, z: np.broadcast_to(block.spec.gain * broadcast_gate(g, x), x.shape)
+        ),
+        forms=(
+            replace_stage("scale", lambda block, right, x, g, z: block.spec.gain * broadcast_gate(g, x)),
+            replace_stage("scale", lambda block, right, x, g, z: block.spec.gain * g),
+            replace_stage("scale", lambda block, right, x, g, z: broadcast_gate(g, x)),
         ),
     ),
     _fault(

@@ -1,12 +1,13 @@
 """Faults of the squeeze: too few axes, too many, a wrong divisor, a wrong statistic."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .block import Array, Block, Parameters
-from .fault import Applies, Fault, FaultyStage, always, change_spec, has_mean, replace_stage
+from .fault import Applies, Change, Fault, FaultyStage, always, change_spec, has_mean, replace_stage
 
 
 def _replace_mean(wrong: FaultyStage) -> FaultyStage:
@@ -38,17 +39,25 @@ def _divide_sum_by(by: FaultyStage) -> FaultyStage:
     return _replace_mean(lambda x: x.sum(_spatial_axes(x)) / by(x))
 
 
-def _two_branches(block: Block, right: FaultyStage, z: Array, p: Parameters) -> Array:
-    avg, top = z[0], z[1]
-    if block.spec.single_projection:
-        return block.gate(block.expand(avg, p) + block.expand(top, p))
-    one, other = (block.expand(block.activation(block.reduce(each, p)), p) for each in (avg, top))
+def _stack_statistics(join: Callable[[Block, Array, Array], Array]) -> Change:
+    """Squeeze to the mean and the maximum, pass both through the projections, and join the logits to a gate."""
+
+    def excite(block: Block, right: FaultyStage, z: Array, p: Parameters) -> Array:
+        avg, top = (
+            block.expand(each if block.spec.single_projection else block.activation(block.reduce(each, p)), p)
+            for each in z
+        )
+        return join(block, avg, top)
+
+    def change(block: Block) -> None:
+        block.squeeze = lambda x: np.stack([x.mean(_spatial_axes(x)), x.max(_spatial_axes(x))])
+        replace_stage("excite", excite)(block)
+
+    return change
+
+
+def _add_branches(block: Block, one: Array, other: Array) -> Array:
     return block.gate(one + other)
-
-
-def _stack_statistics(block: Block) -> None:
-    block.squeeze = lambda x: np.stack([x.mean(_spatial_axes(x)), x.max(_spatial_axes(x))])
-    replace_stage("excite", _two_branches)(block)
 
 
 def _mean_of_square(x: Array) -> Array:
@@ -78,6 +87,88 @@ def _pool_quarters(x: Array) -> Array:
         means = [np.take(z, np.flatnonzero(part == each), axis).mean(axis, keepdims=True) for each in np.unique(part)]
         z = np.concatenate([np.repeat(m, int((part == i).sum()), axis) for i, m in enumerate(means)], axis)
     return z
+
+
+def _first_window(side: int, *, whole: bool = False) -> FaultyStage:
+    """Average the first window of ``side`` positions on each axis, or all windows that are whole."""
+
+    def mean(x: Array) -> Array:
+        ends = [size // side * side if whole and size >= side else min(side, size) for size in x.shape[1:-1]]
+        return np.asarray(x[(slice(None), *map(slice, ends))].mean(_spatial_axes(x)))
+
+    return _replace_mean(mean)
+
+
+def _every_second(x: Array) -> Array:
+    return np.asarray(x[(slice(None), *(slice(None, None, 2) for _ in _spatial_axes(x)))].mean(_spatial_axes(x)))
+
+
+def _mean_inside_border(x: Array) -> Array:
+    is_large = min(x.shape[1:-1]) >= 3
+    inner = x[(slice(None), *(slice(1, -1) for _ in _spatial_axes(x)))] if is_large else x
+    return np.asarray(inner.mean(_spatial_axes(x)))
+
+
+def _take_slice(axis: int, index: int) -> FaultyStage:
+    """Average one slice of an axis; the axis counts from 1."""
+    return _replace_mean(lambda x: np.take(x, [index], axis).mean(_spatial_axes(x)))
+
+
+def _window_around_each(side: int, *, counts_padding: bool) -> FaultyStage:
+    """Average a window around each position, so that each has its own gate."""
+
+    def mean(x: Array) -> Array:
+        total, count = x, np.ones((1, *x.shape[1:-1], 1))
+        for axis in _spatial_axes(x):
+            total, count = _sum_window(total, axis, side), _sum_window(count, axis, side)
+        return np.asarray(total / (side ** (x.ndim - 2) if counts_padding else count))
+
+    return _replace_mean(mean)
+
+
+def _sum_window(array: Array, axis: int, side: int) -> Array:
+    before = (side - 1) // 2
+    padding = [(before, side - 1 - before) if other == axis else (0, 0) for other in range(array.ndim)]
+    padded = np.pad(array, padding)
+    return np.asarray(sum(np.take(padded, range(at, at + array.shape[axis]), axis) for at in range(side)))
+
+
+def _leave_out_zeros(x: Array) -> Array:
+    return np.asarray(x.sum(_spatial_axes(x)) / np.maximum((x != 0.0).sum(_spatial_axes(x)), 1))
+
+
+def _leave_out_zero_positions(x: Array) -> Array:
+    count = (x != 0.0).any(-1, keepdims=True).sum(_spatial_axes(x))
+    return np.asarray(x.sum(_spatial_axes(x)) / np.maximum(count, 1))
+
+
+def _mean_without_nan(x: Array) -> Array:
+    count = np.maximum((~np.isnan(x)).sum(_spatial_axes(x)), 1)
+    return np.asarray(np.where(np.isnan(x), 0.0, x).sum(_spatial_axes(x)) / count)
+
+
+def _mean_over_channels(x: Array) -> Array:
+    z = x.mean((*_spatial_axes(x), x.ndim - 1))
+    return np.broadcast_to(z[:, None], (len(x), x.shape[-1]))
+
+
+def _spread_nan(block: Block, right: FaultyStage, x: Array) -> Array:
+    """Make a channel's value NaN in every sample but those that alone have NaN or inf in it."""
+    is_bad = ~np.isfinite(x).all(_spatial_axes(x))
+    return np.where(is_bad.sum(0) > is_bad, np.nan, right(x))
+
+
+def _add_deviation(weight: float, deviation: FaultyStage, mean_weight: float = 1.0) -> FaultyStage:
+    return _replace_mean(lambda x: mean_weight * x.mean(_spatial_axes(x)) + weight * deviation(x))
+
+
+def _deviation(x: Array) -> Array:
+    return np.asarray(x.std(_spatial_axes(x)))
+
+
+def _unbiased_deviation(x: Array) -> Array:
+    count = _position_count(x)
+    return _deviation(x) * math.sqrt(count / max(1, count - 1))
 
 
 def _keep_mean_over(axis: int | tuple[int, ...]) -> FaultyStage:
@@ -121,6 +212,17 @@ def _fault(
     return Fault(name, "squeeze", sentence, source, remedy, change, applies, **more)
 
 
+def _maximum_from_zero(block: Block, right: FaultyStage, x: Array) -> Array:
+    top = np.maximum(x.max(_spatial_axes(x)), 0.0)
+    return top if block.spec.squeeze == "max" else 0.5 * x.mean(_spatial_axes(x)) + 0.5 * top
+
+
+def _normalize_squeeze(norm: Callable[[Array], Array]) -> Change:
+    return replace_stage(
+        "squeeze", lambda block, right, x: right(x) / np.where(norm(right(x)) < 1e-12, 1e-12, norm(right(x)))
+    )
+
+
 SQUEEZES = (
     _fault(
         "squeeze is the maximum",
@@ -156,11 +258,16 @@ SQUEEZES = (
     ),
     _fault(
         "two branches of mean and maximum (CBAM)",
-        "both statistics through both projections, logits added",
-        "Woo et al., CBAM",
-        "combine the statistics before the projections",
-        _stack_statistics,
-        lambda spec: spec.squeeze == "avg_max",
+        "mean and maximum each pass both projections, and their logits are added",
+        "Woo et al., CBAM: Jongchan/attention-module, AlexeyAB/darknet#8419",
+        "squeeze as the spec says, before the projections",
+        _stack_statistics(_add_branches),
+        always,
+        forms=(
+            _stack_statistics(lambda block, one, other: block.gate(0.5 * (one + other))),
+            _stack_statistics(lambda block, one, other: block.gate(one) + block.gate(other)),
+            _stack_statistics(lambda block, one, other: block.gate(one) * block.gate(other)),
+        ),
     ),
     _fault(
         "sum instead of mean",
@@ -301,6 +408,19 @@ SQUEEZES = (
         "name the data format",
         _misread_layout,
         lambda spec: spec.squeeze == "avg" and 1 < spec.channels <= 64,
+        forms=(replace_stage("squeeze", lambda block, right, x: _mean_over_trailing_axes(x)),),
+    ),
+    _fault(
+        "standard deviation added to the mean",
+        "z is the mean plus the standard deviation",
+        "hyunjaelee410/style-based-recalibration-module",
+        "take the mean alone",
+        _add_deviation(1.0, _deviation),
+        forms=(
+            _add_deviation(1.0, _unbiased_deviation),
+            _add_deviation(0.5, _deviation, 0.5),
+            _add_deviation(1.0, lambda x: x.var(_spatial_axes(x))),
+        ),
     ),
     _fault(
         "standard deviation instead of mean",
@@ -350,5 +470,121 @@ SQUEEZES = (
         "tiled kernels",
         "loop over all tiles",
         _replace_mean(lambda x: x[(slice(None), *(slice(0, 8) for _ in _spatial_axes(x)))].mean(_spatial_axes(x))),
+    ),
+    _fault(
+        "one window of 7 x 7 only",
+        "positions beyond the seventh on an axis are not read",
+        "Cadene/pretrained-models.pytorch#171: AvgPool2d(7)",
+        "pool over the whole map",
+        _first_window(7),
+        forms=(_first_window(7, whole=True),),
+    ),
+    _fault(
+        "border left out of the mean",
+        "the outermost positions are not averaged where the map is at least 3 x 3",
+        "cropping against padding artefacts",
+        "cover the whole map",
+        _replace_mean(_mean_inside_border),
+    ),
+    _fault(
+        "every second position only",
+        "x[::2, ::2]",
+        "ROCm/MIOpen#2110: large maps subsampled",
+        "cover the whole map",
+        _replace_mean(_every_second),
+        forms=(
+            _replace_mean(lambda x: x[:, ::2].mean(_spatial_axes(x))),
+            _replace_mean(lambda x: x[..., ::2, :].mean(_spatial_axes(x))),
+        ),
+    ),
+    _fault(
+        "one slice of an axis only",
+        "the first or the last row, column or frame stands for the map",
+        "moskomule/senet.pytorch#62: 2-D code lifted to volumes",
+        "cover the whole map",
+        _take_slice(1, 0),
+        forms=(_take_slice(1, -1), _take_slice(-2, 0), _take_slice(-2, -1)),
+    ),
+    _fault(
+        "mean over a window around each position",
+        "each position has its own gate, as in gather-excite with a finite extent",
+        "hujie-frank/GENet",
+        "pool over the whole map",
+        _window_around_each(3, counts_padding=False),
+        forms=(_window_around_each(3, counts_padding=True), _window_around_each(5, counts_padding=False)),
+    ),
+    _fault(
+        "zeros taken for padding",
+        "the mean is over what is not 0",
+        "NVIDIA/NeMo#3216",
+        "divide by H W; pass a mask for padding",
+        _replace_mean(_leave_out_zeros),
+        lambda spec: has_mean(spec) and spec.hidden != 1,
+        forms=(_replace_mean(_leave_out_zero_positions),),
+    ),
+    _fault(
+        "NaN left out of the mean",
+        "NaN in x does not reach the gate",
+        "nanmean, masked pooling",
+        "let NaN through",
+        _replace_mean(_mean_without_nan),
+        lambda spec: spec.squeeze == "avg",
+        forms=(_replace_mean(lambda x: np.where(np.isnan(x), 0.0, x).mean(_spatial_axes(x))),),
+    ),
+    _fault(
+        "-inf taken for padding",
+        "positions of -inf count as zeros in the mean, as a mask of attention marks them",
+        "masked pooling, as in speechbrain/speechbrain",
+        "let -inf through",
+        _replace_mean(lambda x: np.where(np.isneginf(x), 0.0, x).mean(_spatial_axes(x))),
+        lambda spec: has_mean(spec) and spec.hidden != 1,
+    ),
+    _fault(
+        "NaN of one sample spreads to the batch",
+        "0 times NaN is NaN in a product with a matrix that selects samples",
+        "global pooling of packed batches, as in graph and point cloud libraries",
+        "reduce each sample by itself",
+        replace_stage("squeeze", _spread_nan),
+        always,
+    ),
+    _fault(
+        "mean over the channels too",
+        "one number per sample stands for every channel",
+        "spatial and channel squeeze mixed up, as in scSE",
+        "reduce spatial axes only",
+        _replace_mean(_mean_over_channels),
+        lambda spec: has_mean(spec) and spec.channels > 1,
+    ),
+    _fault(
+        "mean rounded to an integer",
+        "the sum is divided with //",
+        "tensorflow/minigo#673",
+        "divide with /",
+        _replace_mean(lambda x: np.floor(x.mean(_spatial_axes(x)))),
+        forms=(
+            _replace_mean(lambda x: np.trunc(x.mean(_spatial_axes(x)))),
+            _replace_mean(lambda x: np.rint(x.mean(_spatial_axes(x)))),
+        ),
+        jumps=True,
+    ),
+    _fault(
+        "maximum starts at 0",
+        "the maximum is never negative",
+        "uxlfoundation/oneDNN#1677",
+        "start at the first value or at -inf",
+        replace_stage("squeeze", _maximum_from_zero),
+        lambda spec: spec.squeeze != "avg",
+    ),
+    _fault(
+        "squeezed values divided by their norm",
+        "z over its Euclidean norm",
+        "channel attention of metric learning",
+        "leave z as it is",
+        _normalize_squeeze(lambda z: np.sqrt((z * z).sum(-1, keepdims=True))),
+        always,
+        forms=(
+            _normalize_squeeze(lambda z: np.abs(z).sum(-1, keepdims=True)),
+            _normalize_squeeze(lambda z: np.abs(z).max(-1, keepdims=True)),
+        ),
     ),
 )

@@ -5,7 +5,7 @@ import numpy as np
 from se_spec import SESpec
 
 from .block import Array, Parameters
-from .fault import Applies, Change, Fault, FaultyStage, combine, has_two_projections, replace_stage
+from .fault import Applies, Change, Fault, FaultyStage, always, combine, has_two_projections, replace_stage
 
 
 def _change_parameter(name: str, wrong: FaultyStage) -> Change:
@@ -52,6 +52,33 @@ def _fault(
 
 def _has_channels(spec: SESpec) -> bool:
     return spec.channels > 1
+
+
+def _zero_columns_beyond(name: str, block_size: int) -> Change:
+    """Ignore the columns of a weight beyond the last whole block."""
+    return _change_parameter(name, lambda w: w * (np.arange(w.shape[1]) < w.shape[1] // block_size * block_size))
+
+
+def _keep_groups(name: str, groups: int) -> Change:
+    """Keep the blocks of a weight that a convolution of so many groups has."""
+
+    def keep(w: Array) -> Array:
+        rows, columns = (np.arange(size) * groups // size for size in w.shape)
+        return w * (rows[:, None] == columns)
+
+    return _change_parameter(name, keep)
+
+
+def _keep_band(width: int) -> Change:
+    """Keep the weights of each channel and its neighbours, ``width`` channels in all."""
+    half = width // 2
+    return _change_parameter(
+        "expand.weight", lambda w: w * (np.abs(np.arange(len(w))[:, None] - np.arange(w.shape[1])) <= half)
+    )
+
+
+def _reorder_gates(order: FaultyStage) -> Change:
+    return replace_stage("gate", lambda block, right, v: right(v)[..., order(v.shape[-1])])
 
 
 _TRANSPOSE = "transpose, do not reshape; torch and the paper store (out, in), Keras, Flax and Paddle (in, out)"
@@ -276,6 +303,89 @@ WEIGHTS = (
         "two projections",
         replace_stage("excite", lambda block, right, z, p: block.gate(block.expand(z, p))),
         lambda spec: has_two_projections(spec) and spec.hidden == spec.channels,
+    ),
+    _fault(
+        "expand missing",
+        "expand",
+        "the gate sees the hidden values; silent where hidden = channels",
+        "effective SE read from the weights of SE",
+        "two projections",
+        replace_stage("excite", lambda block, right, z, p: block.gate(block.activation(block.reduce(z, p)))),
+        lambda spec: has_two_projections(spec) and spec.hidden == spec.channels,
+        replace_stage("excite", lambda block, right, z, p: block.gate(block.reduce(z, p))),
+    ),
+    _fault(
+        "projections missing: gate of the squeezed values",
+        "reduce",
+        "the gate sees the squeezed values, and no weight is used",
+        "mnikitin/channel-attention, SEv1",
+        "apply the projections",
+        replace_stage("excite", lambda block, right, z, p: block.gate(z)),
+        always,
+        replace_stage("excite", lambda block, right, z, p: block.gate(block.activation(z))),
+    ),
+    _fault(
+        "reduce is grouped",
+        "reduce",
+        "each group of hidden units sees its group of channels alone",
+        "zhanghang1989/ResNeSt, split attention",
+        "use one group",
+        _keep_groups("reduce.weight", 4),
+        lambda spec: has_two_projections(spec) and spec.channels > 1 and spec.hidden > 1,
+        _keep_groups("reduce.weight", 2),
+        _keep_groups("reduce.weight", 8),
+    ),
+    _fault(
+        "expand is grouped",
+        "expand",
+        "each group of channels sees its group of hidden units alone",
+        "zhanghang1989/ResNeSt, split attention",
+        "use one group",
+        _keep_groups("expand.weight", 4),
+        lambda spec: spec.channels > 1 and (spec.single_projection or spec.hidden > 1),
+        _keep_groups("expand.weight", 2),
+        _keep_groups("expand.weight", 8),
+    ),
+    _fault(
+        "expand sees neighbouring channels only",
+        "expand",
+        "a band of the weight is used, as by a convolution over the channels",
+        "BangguWu/ECANet",
+        "use the whole weight",
+        _keep_band(3),
+        lambda spec: spec.single_projection and spec.channels > 2,
+        _keep_band(1),
+    ),
+    _fault(
+        "channels beyond a multiple of 8 left out of reduce",
+        "reduce",
+        "the product takes channels by eight, or by four, and leaves out the rest",
+        "stew675/llama-cpp-rdna-boosts#19",
+        "treat the rest",
+        _zero_columns_beyond("reduce.weight", 8),
+        lambda spec: has_two_projections(spec) and spec.channels % 8 > 0,
+    ),
+    _fault(
+        "channels beyond a multiple of 16 left out of reduce",
+        "reduce",
+        "the product takes channels by sixteen and leaves out the rest",
+        "stew675/llama-cpp-rdna-boosts#19",
+        "treat the rest",
+        _zero_columns_beyond("reduce.weight", 16),
+        lambda spec: has_two_projections(spec) and spec.channels % 16 > 0 and spec.channels % 8 == 0,
+    ),
+    _fault(
+        "gate in another order of the channels",
+        "expand",
+        "the gate of a channel scales another one, as after a channel shuffle or exchanged halves",
+        "ShuffleNet blocks with SE",
+        "align gate and channel",
+        _reorder_gates(lambda channels: np.roll(np.arange(channels), channels // 2)),
+        lambda spec: spec.channels > 2,
+        _reorder_gates(lambda channels: np.arange(channels)[::-1]),
+        _reorder_gates(lambda channels: np.roll(np.arange(channels), -1)),
+        _reorder_gates(lambda channels: np.argsort(np.arange(channels) % 2, kind="stable")),
+        _reorder_gates(lambda channels: np.argsort(np.arange(channels) * 2 % channels, kind="stable")),
     ),
     _fault(
         "weights scaled by 1/sqrt(fan_in)",

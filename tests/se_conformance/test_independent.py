@@ -144,6 +144,13 @@ def test_judge_fails_every_wrong_block_and_passes_every_right_one(name, blocks, 
     assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
 
 
+@pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.slow)], ids=["a thirteenth", "all"])
+@pytest.mark.parametrize("name", SELECTED)
+def test_judge_names_the_mistakes_of_the_set(name, blocks, step):
+    outcomes = [judge_block(block) for block in [block for block in blocks if block.cause][::step]]
+    assert len([outcome for outcome in outcomes if not outcome.is_named]) <= 0.05 * len(outcomes)
+
+
 @pytest.mark.framework("torch", "keras", "flax")
 def test_set_has_seventy_wrong_and_twenty_five_right_blocks(tf):
     blocks = [block for name in FRAMEWORKS for block in load_blocks(name)]
