@@ -15,7 +15,7 @@ from se_spec.formats import FORMATS
 from ..calls import CallResult, call_function
 from ..cases import Inputs
 from ..comparison import Comparison, Result, compare, compare_arrays, reference
-from ..faults import CATALOGUE, Fault, inject
+from ..faults import CATALOGUE, Fault
 from ..localization import failing_stage
 from ..records import TrialRecord
 from ..trial_inputs import Trial
@@ -161,8 +161,7 @@ def _explain(call: CallResult, vector: Vector, function: Function | None) -> tup
     causes = []
     for fault in CATALOGUE.values():
         if fault.stage not in ("call", "gradient") and fault.is_detectable(spec, vector.dtype):
-            blocks = (inject((variant,), spec, vector.dtype) for variant in fault.variants())
-            if any(forward_agrees(block, [record]) for block in blocks):
+            if any(forward_agrees((variant,), spec, vector.dtype, [record]) for variant in fault.variants()):
                 causes.append(fault)
     if causes or function is None:
         return causes[0].stage if causes else "unknown", causes
