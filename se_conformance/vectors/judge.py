@@ -160,9 +160,9 @@ def _explain(call: CallResult, vector: Vector, function: Function | None) -> tup
     record.comparisons = compare(record.result, expected, partial=True)
     causes = []
     for fault in CATALOGUE.values():
-        if fault.stage not in ("call", "gradient") and fault.is_detectable(spec, vector.dtype):
-            if any(forward_agrees((variant,), spec, vector.dtype, [record]) for variant in fault.variants()):
-                causes.append(fault)
+        applies = fault.stage not in ("call", "gradient") and fault.is_detectable(spec, vector.dtype)
+        if applies and any(forward_agrees((form,), spec, vector.dtype, [record]) for form in fault.variants()):
+            causes.append(fault)
     if causes or function is None:
         return causes[0].stage if causes else "unknown", causes
     return failing_stage([record], spec, lambda x, parameters: function(x, parameters, spec), None, "channels_last"), []
