@@ -90,7 +90,7 @@ def diagnose(
     seen = _find_signature(records, function, data_format, forward)
     if seen is not None:
         return seen
-    is_loose = any(record.failed and record.is_finite for record in records)
+    is_loose = any(record.failed and record.is_finite and len(record.trial.inputs.x) for record in records)
     for record in records:
         record.is_loose = is_loose
     variants = [

@@ -157,7 +157,8 @@ class Guard:
                 raised, self.timed_out = error, isinstance(error, TimedOut)
         if self._last is not None and self._last[0].tobytes() != self._last[1]:
             changed.append(EARLIER_ARRAY)
-        self._last = (answer, answer.tobytes()) if isinstance(answer, np.ndarray) and not _is_mapped(answer) else None
+        is_watched = isinstance(answer, np.ndarray) and not _is_mapped(answer) and not _is_part_of(answer, arguments)
+        self._last = (answer, answer.tobytes()) if is_watched else None
         return answer, raised, tuple(changed)
 
     @contextlib.contextmanager
@@ -196,6 +197,13 @@ def _is_mapped(array: np.ndarray) -> bool:
     while isinstance(owner, np.ndarray):
         owner = owner.base
     return isinstance(owner, mmap.mmap)
+
+
+def _is_part_of(array: np.ndarray, arguments: tuple[Any, ...]) -> bool:
+    """Whether an array has the memory of an argument, which the judge itself may change later."""
+    dicts = [argument.values() for argument in arguments if isinstance(argument, dict)]
+    held = [*arguments, *(value for values in dicts for value in values)]
+    return any(isinstance(value, np.ndarray) and np.may_share_memory(array, value) for value in held)
 
 
 States = list[tuple[Setting, Any, Any]]

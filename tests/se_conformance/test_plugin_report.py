@@ -207,4 +207,4 @@ def test_fixtures_accept_a_file_and_one_block_of_a_file(project: Path) -> None:
         assert f"PASSED test_it.py::{name}{os.linesep}" in run.stdout, run.stdout
     assert "FAILED test_it.py::test_block_of_a_network_is_what_the_caller_says" in run.stdout
     assert "FAILED: SESpec(16, hidden=4, bias=True, activation='silu') in float32" in run.stdout
-    assert "a block is cut out of a file of one of the formats .onnx; got 'net.txt'" in run.stdout
+    assert "a block is cut out of a file of one of the formats .onnx, .tflite; got 'net.txt'" in run.stdout

@@ -256,7 +256,7 @@ def test_x6_wrong_data_format_is_refused() -> None:
     values = se_numpy.initialize(NET, seed=0)
     with pytest.raises(TypeError, match="data_format"):
         se_numpy.senet(np.ones((1, 8, 8, 3)), NET, values)
-    with pytest.raises(SpecError, match="'channels_first' or 'channels_last'"):
+    with pytest.raises(SpecError, match="'channels_first', 'channels_last'"):
         se_numpy.senet(np.ones((1, 8, 8, 3)), NET, values, data_format="NHWC")
 
 

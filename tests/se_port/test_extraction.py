@@ -49,7 +49,7 @@ def test_the_command_judges_a_block_of_a_file(net: Path, capsys: pytest.CaptureF
     assert main(["run", str(net), "--block", "2"]) == 2
     assert "there is no block '2'; there are '1', '3'" in capsys.readouterr().err
     assert main(["run", "module:name", "--block", "1"]) == 2
-    assert "formats .onnx; got 'module:name'" in capsys.readouterr().err
+    assert "formats .onnx, .tflite; got 'module:name'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_cut_is_refused(net: Path, tmp_path: Path) -> None:
