@@ -139,16 +139,12 @@ def test_every_wrong_block_departs_from_the_oracle(name, blocks):
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["a ninth", "all"])
 @pytest.mark.parametrize("name", SELECTED)
-def test_judge_fails_every_wrong_block_and_passes_every_right_one(name, blocks, step):
-    outcomes = [judge_block(block, diagnose=False) for block in blocks[::step]]
+def test_judge_fails_and_names_wrong_blocks_and_passes_right_ones(name, blocks, step):
+    outcomes = [judge_block(block, diagnose=bool(block.cause)) for block in blocks[::step]]
     assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
-
-
-@pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.slow)], ids=["a thirteenth", "all"])
-@pytest.mark.parametrize("name", SELECTED)
-def test_judge_names_the_mistakes_of_the_set(name, blocks, step):
-    outcomes = [judge_block(block) for block in [block for block in blocks if block.cause][::step]]
-    assert len([outcome for outcome in outcomes if not outcome.is_named]) <= 0.05 * len(outcomes)
+    known = [outcome for outcome in outcomes if outcome.expected_cause]
+    misnamed = [outcome.name for outcome in known if not outcome.is_named]
+    assert len(misnamed) <= max(1, 0.05 * len(known)), misnamed
 
 
 @pytest.mark.framework("torch", "keras", "flax")
