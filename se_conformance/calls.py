@@ -18,7 +18,7 @@ MANY_CALLS = 101
 """A block is called more often than that, so that one that changes later shows it."""
 MANY_CALLS_SECONDS, MANY_CALLS_WALL_SECONDS = 0.5, 5.0
 """Seconds after which it is not called again: of this thread's processor time, which other programs hardly change, and
-of a clock on the wall, where another processor computes."""
+of wall time, which also limits a block that computes in other threads or on a GPU."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
     def test_my_block(se_check):
         se_check(my_function, SESpec(64, reduction=16))
 
-what is judged is a function, a module or layer, or a path of a file; ``se_check_file`` judges one block of a file
+What is judged is a function, a module or layer, or a path of a file; ``se_check_file`` judges one block of a file
 that holds a whole network. The plugin imports nothing until a fixture is used. ``--se-deviations FILE`` (or
 ``se_deviations`` in the configuration) names the file of known deviations. ``--se-report FILE`` collects all verdicts
 as JSON lines; ``--se-report DIR/`` writes them to DIR/verdicts.jsonl, and a page with drawings to DIR/index.html.

@@ -47,7 +47,7 @@ class TrialRecord:
 
     @cached_property
     def _excluded(self) -> np.ndarray:
-        """Mark the elements of samples with NaN or inf, which the oracle's answer to has no bound of its own."""
+        """Mark the elements of samples with NaN or inf: the oracle has no bound of its own for its answers to these."""
         span = self.reference.span.y
         assert span is not None
         return np.isnan(span)
