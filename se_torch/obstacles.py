@@ -1,0 +1,139 @@
+"""What keeps a module from being replaced, and a copy of it on which it can be tried."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .tensors import is_plain
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""The dictionaries of a module's hooks that a call uses."""
+STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+"""The dictionaries of hooks that are called for names of parameters."""
+POOLINGS = ("mean", "amax", "max", "sum", "avg_pool", "max_pool", "logsumexp", "std", "var")
+
+
+class Trace(NamedTuple):
+    """Operations of a call: their names, slopes of leaky ReLU, and whether x itself is multiplied."""
+
+    names: set[str]
+    slopes: list[float]
+    is_scaled: bool
+
+    @property
+    def pools(self) -> bool:
+        """Whether a mean or a maximum is taken."""
+        return any(part in name for name in self.names for part in POOLINGS if "softmax" not in name)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether numbers are drawn."""
+        return any(part in name for name in self.names for part in ("dropout", "bernoulli", "rand", "uniform_"))
+
+
+def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
+    """Call a function of a tensor without gradients, and record its operations."""
+    names: set[str] = set()
+    slopes: list[float] = []
+    scaled: list[bool] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function._schema.name.partition("::")[2]
+            names.add(name)
+            if name in ("leaky_relu", "leaky_relu_"):
+                slopes.append(float(args[1]) if len(args) > 1 else 0.01)
+            if name in ("mul", "mul_") and any(argument is x for argument in args):
+                scaled.append(True)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Recorder():
+        y = call(x)
+    return y, Trace(names, slopes, bool(scaled))
+
+
+def copy_with(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a module with other parameters, in evaluation mode and without its hooks; its own are not copied."""
+    memo: dict[int, Any] = {id(value): nn.Parameter(values[name], False) for name, value in module.named_parameters()}
+    for part in module.modules():
+        memo |= {id(getattr(part, name)): OrderedDict() for name in (*HOOKS, *STATE_HOOKS) if hasattr(part, name)}
+    return copy.deepcopy(module, memo).eval()
+
+
+def list_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """List the shapes of a module's parameters; those of 1x1 kernels are (O, I)."""
+    shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
+    return {name: shape[:2] if set(shape[2:]) == {1} else shape for name, shape in shapes.items()}
+
+
+def list_layer_shapes(module: nn.Module) -> list[tuple[int, int]]:
+    """List (outputs, inputs) of the layers inside, whatever their weights are."""
+    found = []
+    for part in module.modules():
+        for ends in (("out_features", "in_features"), ("out_channels", "in_channels")):
+            widths = tuple(getattr(part, end, None) for end in ends)
+            kernel = getattr(part, "kernel_size", 1)
+            is_pointwise = all(length == 1 for length in (kernel if isinstance(kernel, tuple) else (kernel,)))
+            if all(type(width) is int for width in widths) and is_pointwise:
+                found.append(widths)
+    return found  # type: ignore[return-value]
+
+
+def list_obstacles(module: nn.Module) -> list[str]:
+    """List the reasons, as clauses, for which no block of ours can stand in the module's place."""
+    found = []
+    if isinstance(module, torch.jit.ScriptModule):
+        found.append("it is compiled by TorchScript; replace before torch.jit.script")
+    for path, part in module.named_modules():
+        name = f"its layer {path!r}" if path else "it"
+        kind = type(part)
+        if ".quantized" in kind.__module__ or ".qat" in kind.__module__:
+            found.append(f"{name} is quantized ({kind.__name__}); replace before quantization")
+        if parametrize.is_parametrized(part):
+            found.append(
+                f"{name} is parametrized ({', '.join(part.parametrizations)}); remove the parametrization first"
+            )
+        if path and (hooks := [hook for kind in HOOKS for hook in getattr(part, kind, {}).values()]):
+            kinds = ", ".join(dict.fromkeys(getattr(hook, "__name__", type(hook).__name__) for hook in hooks))
+            found.append(f"{name} has hooks ({kinds}), which no layer of ours would call; remove them first")
+        if "forward" in vars(part) and not isinstance(part, torch.jit.ScriptModule):
+            found.append(f"the forward of {name} was replaced on the instance")
+    for path, value in module.named_parameters():
+        if nn.parameter.is_lazy(value):
+            found.append(f"its parameter {path!r} has no shape yet; call the model once")
+        elif not is_plain(value):
+            found.append(f"its parameter {path!r} is a {type(value).__name__}, no plain tensor")
+        elif not value.is_floating_point():
+            found.append(f"its parameter {path!r} has no floats ({value.dtype})")
+    return found + describe_norms(module) + _describe_buffers(module)
+
+
+def describe_norms(module: nn.Module) -> list[str]:
+    """Describe the normalizations inside, as clauses."""
+    norms = {path: type(part).__name__ for path, part in module.named_modules() if "Norm" in type(part).__name__}
+    return [f"it has {kind} ({path!r}) beside its projections" for path, kind in norms.items()]
+
+
+def _describe_buffers(module: nn.Module) -> list[str]:
+    norms = tuple(f"{path}." for path, part in module.named_modules() if "Norm" in type(part).__name__)
+    names = [name for name, _ in module.named_buffers() if not name.startswith(norms or ("\0",))]
+    return [f"it has buffers, which ours would not have: {', '.join(names)}"] if names else []
