@@ -22,7 +22,7 @@ from .tensors import to_array
 
 SAMPLES = 64
 """Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
-MOST_TENSORS = 24
+MOST_TENSORS = 40
 """Parameters and buffers above which a module is a network, and no block."""
 PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 2e-5))
 """Dtypes in which a module is called, and the largest relative error; the second if it does not run in the first."""
@@ -230,32 +230,41 @@ def _describe_failure(
     widths = [shape for shape in (*weights, *list_layer_shapes(module)) if shape[0] != shape[1]]
     if not live.has_pair(widths) and not (is_named and (shapes or obstacles)):
         return None
-    if not is_named and not _pools_or_scales(module, widths):
+    if not is_named and not _has_excitation(module, widths):
         return None
+    if any(len(shape) > 2 for shape in shapes.values()) and not is_named:
+        return (
+            "it computes squeeze and excitation in its own call, beside other layers; give them a module of their own"
+        )
     if obstacles:
         return "; ".join(obstacles[:3])
     counted = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:6])
     return f"its parameters are not those of one or two projections: {counted}"
 
 
-def _pools_or_scales(module: nn.Module, widths: list[Any]) -> bool:
-    """Return whether a call of the module takes a mean or maximum, and its result has a map's channels."""
+def _has_excitation(module: nn.Module, widths: list[Any]) -> bool:
+    """Return whether a call of the module passes pooled values through a bottleneck."""
     try:
         values = {name: value.detach() for name, value in module.named_parameters()}
         twin = copy_with(module, values)
     except Exception:
         return any("Pool" in type(part).__name__ for part in module.modules())
     dtype = next((value.dtype for value in values.values() if value.is_floating_point()), torch.float32)
-    for channels in dict.fromkeys(width for shape in widths for width in shape[::-1]):
+    for channels in dict.fromkeys([*_list_inputs(module), *(width for shape in widths for width in shape[::-1])]):
         for layout in list_layouts(module, (channels, channels)):
             try:
                 x = layout.draw(2, channels, 1, dtype)
                 y, trace = trace_call(partial(layout.call, twin), x)
             except Exception:  # a layout for which the module was not made
                 continue
-            if trace.pools and isinstance(y, Tensor) and y.shape[:2] == x.shape[:2]:
+            if trace.has_excitation and isinstance(y, Tensor):
                 return True
     return False
+
+
+def _list_inputs(module: nn.Module) -> list[int]:
+    """List the channels of a map that the first layer inside may need."""
+    return [part.in_channels for part in module.modules() if isinstance(part, nn.modules.conv._ConvNd)][:1]
 
 
 def _is_named(module: nn.Module) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from se_spec import live
+
 from .tensors import is_plain
 
 HOOKS = (
@@ -31,18 +33,30 @@ STATE_HOOKS = (
 """The dictionaries of hooks that are called for names of parameters."""
 POOLINGS = ("mean", "amax", "max", "sum", "avg_pool", "max_pool", "logsumexp", "std", "var")
 
+PROJECTIONS = {"convolution": (0, 1), "mm": (0, 1), "addmm": (1, 2), "linear": (0, 1)}
+"""Products with a matrix, and the places of the values and the matrix among their arguments."""
+
 
 class Trace(NamedTuple):
-    """Operations of a call: their names, slopes of leaky ReLU, and whether x itself is multiplied."""
+    """Operations of a call: their names, slopes of leaky ReLU, whether x itself is multiplied, and what vectors meet.
+
+    ``projections`` are the shapes of the matrices by which (N, C) or (N, C, 1, 1) was multiplied.
+    """
 
     names: set[str]
     slopes: list[float]
     is_scaled: bool
+    projections: list[tuple[int, ...]]
 
     @property
     def pools(self) -> bool:
         """Whether a mean or a maximum is taken."""
         return any(part in name for name in self.names for part in POOLINGS if "softmax" not in name)
+
+    @property
+    def has_excitation(self) -> bool:
+        """Whether pooled values pass through a bottleneck."""
+        return self.pools and live.has_pair(self.projections)
 
     @property
     def is_random(self) -> bool:
@@ -55,6 +69,7 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
     names: set[str] = set()
     slopes: list[float] = []
     scaled: list[bool] = []
+    projections: list[tuple[int, ...]] = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,11 +79,15 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
                 slopes.append(float(args[1]) if len(args) > 1 else 0.01)
             if name in ("mul", "mul_") and any(argument is x for argument in args):
                 scaled.append(True)
+            if name in PROJECTIONS:
+                vector, matrix = (args[place] for place in PROJECTIONS[name])
+                if vector.ndim > 1 and vector.numel() == vector.shape[0] * vector.shape[1]:
+                    projections.append(tuple(matrix.shape[:2]))
             return function(*args, **(kwargs or {}))
 
     with torch.no_grad(), Recorder():
         y = call(x)
-    return y, Trace(names, slopes, bool(scaled))
+    return y, Trace(names, slopes, bool(scaled), projections)
 
 
 def copy_with(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:

@@ -19,7 +19,7 @@ from .recognition import examine_model
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Wrappers that hold the parameters of the modules inside."""
-IMAGE_SIZES = (64, 224)
+IMAGE_SIZES = (64, 224, 256)
 """Pixels of the images on which a model is compared, if the caller gives none."""
 
 

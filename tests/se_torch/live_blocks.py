@@ -209,6 +209,22 @@ class CountingSE(Tutorial):
         self.register_buffer("calls", torch.zeros(()))
 
 
+class BasicBlock(nn.Module):
+    """kuangliu's, which has no module for squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.fc1, self.fc2 = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.bn1(x)))
+        out = self.conv2(F.relu(self.bn2(out)))
+        w = F.avg_pool2d(out, out.size()[2:])
+        return out * self.fc2(F.relu(self.fc1(w))).sigmoid() + x
+
+
 def make_parametrized() -> nn.Module:
     block = Tutorial()
     torch.nn.utils.parametrizations.weight_norm(block.fc[0])
@@ -238,6 +254,7 @@ NEAR = {
         lambda: type("PointwiseSE", (Functional,), {})(pool=lambda x: x),
         "it does not scale each channel of a map by one number",
     ),
+    "inside of another": (BasicBlock, "it computes squeeze and excitation in its own call, beside other layers"),
     "buffers": (CountingSE, "buffers, which ours would not have: calls"),
     "parametrized": (make_parametrized, "its layer 'fc.0' is parametrized (weight)"),
     "hooks of a layer": (make_hooked, "its layer 'fc.2' has hooks"),
