@@ -79,7 +79,7 @@ def replace(model: keras.Layer, inputs: Any = None) -> Replacement:
     blocks = {path: entry.block for path, entry in foreign.items()}
     unique = list({id(step.ours): step for step in steps.values()}.values())
     notes = tuple(_write_notes(model, unique, difference))
-    return Replacement(result, blocks, left, difference, notes, Before(model, unique, builder.attributes))
+    return Replacement(result, blocks, left, difference, notes, before=Before(model, unique, builder.attributes))
 
 
 def restore(replacement: Replacement) -> Any:

@@ -79,6 +79,7 @@ class Replacement:
         difference: the largest difference between the model's answers before and after, as a share of the largest
             answer; None if they were not compared.
         notes: sentences about what a user should know.
+        variables: the variables of the model in Flax linen, whose modules hold none.
         before: the model as it was, or the modules that were taken out of it.
 
     Example:
@@ -93,6 +94,7 @@ class Replacement:
     left: dict[str, str]
     difference: float | None
     notes: tuple[str, ...] = ()
+    variables: Any = field(default=None, repr=False)
     before: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:

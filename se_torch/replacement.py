@@ -77,7 +77,7 @@ def replace(model: nn.Module, inputs: Any = None) -> Replacement:
     result, difference = _put_all(root, steps, left, arguments, want)
     blocks = {path: entry.block for path, entry in foreign.items() if path not in left}
     notes = tuple(_write_notes(steps, difference, root is not model))
-    return Replacement(result if root is model else model, blocks, left, difference, notes, Before(root, steps))
+    return Replacement(result if root is model else model, blocks, left, difference, notes, before=Before(root, steps))
 
 
 def restore(replacement: Replacement) -> nn.Module:

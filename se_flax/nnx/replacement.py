@@ -69,7 +69,7 @@ def replace(model: nnx.Module, inputs: Any = None) -> Replacement:
     result, difference = _put_all(model, steps, left, inputs, want)
     blocks = {path: entry.block for path, entry in foreign.items() if path not in left}
     notes = tuple(_write_notes(steps, difference))
-    return Replacement(result, blocks, left, difference, notes, Before(model, steps))
+    return Replacement(result, blocks, left, difference, notes, before=Before(model, steps))
 
 
 def restore(replacement: Replacement) -> Any:
@@ -132,9 +132,8 @@ def _count_uses(*modules: nnx.Module) -> dict[int, int]:
 
 def _make_block(entry: Recognized) -> SqueezeExcitation:
     block, match = entry.block, entry.match
-    dtypes = [getattr(part, "dtype", None) for part in list_parts(entry.module).values()]
     options: dict[str, Any] = {
-        "dtype": next((dtype for dtype in dtypes if dtype is not None), None),
+        "dtype": _find_result_dtype(entry),
         "param_dtype": next(iter(block.parameters.values())).dtype,
         "rngs": nnx.Rngs(0),
     }
@@ -153,16 +152,33 @@ def _make_block(entry: Recognized) -> SqueezeExcitation:
     return ours
 
 
-def _compare_block(entry: Recognized, ours: SqueezeExcitation) -> str | None:
-    """Return how our answer differs from theirs for the block's own parameters."""
+def _find_result_dtype(entry: Recognized) -> Any:
+    """Return the dtype of their result where it is not that of x."""
+    x = _draw(entry)
+    y = nnx.eval_shape(lambda module, x: module(x), entry.module, x)
+    return None if y.dtype == x.dtype else y.dtype
+
+
+def _draw(entry: Recognized) -> Any:
     x = entry.match.layout.draw(4, entry.block.spec.channels, 4)
     x = np.moveaxis(x, -1, 1) if entry.block.data_format == "channels_first" else x
-    kind = next(iter(entry.block.parameters.values())).dtype
-    twin = nnx.clone(entry.module)
+    return jnp.asarray(x, next(iter(entry.block.parameters.values())).dtype)
+
+
+def _limit(want: Any, modules: list[nnx.Module]) -> float:
+    """Return the largest difference by rounding, in the dtypes in which their modules compute."""
+    dtypes = [getattr(part, "dtype", None) for module in modules for part in list_parts(module).values()]
+    computed = [jnp.zeros((), dtype) for dtype in dtypes if dtype is not None]
+    return max(limit_of(want), limit_of(computed))
+
+
+def _compare_block(entry: Recognized, ours: SqueezeExcitation) -> str | None:
+    """Return how our answer differs from theirs for the block's own parameters."""
+    x, twin = _draw(entry), nnx.clone(entry.module)
     twin.eval()
-    want, got = twin(jnp.asarray(x, kind)), ours(jnp.asarray(x, kind))
+    want, got = twin(x), ours(x)
     difference = compare(want, got)
-    if difference <= limit_of(want):
+    if difference <= _limit(want, [entry.module]):
         return None
     return f"with its own parameters, its answer and ours are {difference:.1e} of the largest apart"
 
@@ -187,8 +203,9 @@ def _put_all(
             difference = compare(want, _call_model(result, inputs))
         except Exception as error:  # whatever a model raises that uses more of a block than its call
             return result, None, f"with ours in its place, the model raises {type(error).__name__}: {error}"
+        limit = _limit(want, [step.theirs.module for step in chosen])
         too_far = f"with ours in its place, the model's answers are {difference:.1e} of the largest apart"
-        return result, difference, "" if difference <= limit_of(want) else too_far
+        return result, difference, "" if difference <= limit else too_far
 
     result, difference, fault = compare_all(steps)
     if not fault:

@@ -183,7 +183,7 @@ def test_half_precision_and_a_model_that_is_a_block():
     for layer in (block.one, block.two):
         layer.dtype = jnp.bfloat16
     replacement = se_flax.replace(block, np.ones((2, 5, 4, 16), "float32"))
-    assert replacement.model.dtype == jnp.bfloat16 and list(replacement.blocks) == [""]
+    assert replacement.model.dtype is None and list(replacement.blocks) == [""]  # a float32 map stays float32
     assert se_flax.restore(replacement) is block
 
 
@@ -202,3 +202,113 @@ def test_parameters_by_path_in_our_models_and_in_others():
     with pytest.raises(ParameterError, match=r"the model holds: parts\.0, parts\.1; give its path"):
         se_flax.get_parameters(model)
     assert se_flax.get_parameters(model, "parts.1").keys() == {"reduce.weight", "expand.weight"}
+
+
+# linen
+
+
+def make_linen(act="relu", gate="sigmoid", pool=mean, kernel=True, norm=False, drop=0.0, kind="SELayer"):
+    """A hand-written linen block, which makes its layers when it is called."""
+
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x, train=False):
+            layer = (lambda width: linen.Conv(width, (1, 1))) if kernel else linen.Dense
+            h = find(act)(layer(4)(pool(x)))
+            h = linen.BatchNorm(use_running_average=not train)(h) if norm else h
+            h = linen.Dropout(drop, deterministic=not train)(h) if drop else h
+            return x * find(gate)(layer(16)(h))
+
+    return type(kind, (Block,), {})()
+
+
+def make_linen_host(block, result="map"):
+    class Host(linen.Module):
+        given: linen.Module
+
+        def setup(self):
+            self.stem = linen.Sequential([linen.Conv(16, (3, 3)), make_linen()])
+
+        def __call__(self, x):
+            x = self.stem(x)
+            y = self.given(x)
+            return y if result == "map" else x * y
+
+    return Host(block)
+
+
+LINEN_BLOCKS = {
+    "convolutions": ({}, BIASED),
+    "dense, silu": ({"kernel": False, "act": "silu"}, BIASED.replace(activation="silu")),
+    "hard sigmoid": ({"gate": "hard_sigmoid"}, BIASED.replace(gate="hard_sigmoid")),
+}
+
+
+@pytest.mark.parametrize("name", LINEN_BLOCKS)
+def test_linen_block_is_replaced_and_put_back(name):
+    options, spec = LINEN_BLOCKS[name]
+    judge_linen(make_linen_host(make_linen(**options)), spec)
+
+
+def test_linen_gate_alone_is_replaced_and_put_back():
+    layers = mean, linen.Conv(4, (1, 1)), linen.relu, linen.Conv(16, (1, 1)), linen.sigmoid
+    judge_linen(make_linen_host(linen.Sequential(layers), "gate"), BIASED)
+
+
+def judge_linen(model, spec):
+    x = image()
+    variables = model.init(jax.random.key(0), x)
+    want = np.asarray(model.apply(variables, x))
+    replacement = se_flax.linen.replace(model, variables, x)
+    assert {path: found.spec for path, found in replacement.blocks.items()} == {"stem/layers_1": BIASED, "given": spec}
+    assert replacement.left == {} and replacement.difference < 1e-5
+    ours, new = replacement.model, replacement.variables
+    assert new["params"]["given"]["reduce"]["kernel"].shape == (16, 4)
+    got = jax.jit(ours.apply)(new, x)
+    assert abs(np.asarray(got) - want).max() < 1e-5 * abs(want).max()
+    shapes = jax.tree.map(jnp.shape, new)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(ours.init, jax.random.key(0), x)) == shapes
+    gradient = jax.grad(lambda params: ours.apply({"params": params}, x).sum())(new["params"])
+    assert abs(gradient["given"]["expand"]["kernel"]).max() > 0
+    back, same = se_flax.linen.restore(replacement)
+    assert back is model and jax.tree.structure(same) == jax.tree.structure(variables)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(variables), strict=True))
+    parameters = {name: 2 * array for name, array in se_flax.linen.get_parameters(new, path="given").items()}
+    doubled = se_flax.linen.set_parameters(ours, parameters, new, "given")
+    _, trained = se_flax.linen.restore(replacement, doubled)
+    first = jax.tree.leaves(variables["params"]["given"])
+    assert all(
+        np.array_equal(a, 2 * b) for a, b in zip(jax.tree.leaves(trained["params"]["given"]), first, strict=True)
+    )
+
+
+LINEN_NEAR = {
+    "batch norm": ({"norm": True}, "it has BatchNorm ('BatchNorm_0')"),
+    "dropout": ({"drop": 0.3}, "it has dropout (Dropout_0)"),
+    "missing squeeze": ({"pool": lambda x: x}, "it does not scale each channel of a map by one number"),
+    "wrong gate": ({"gate": "softmax"}, "its factors are those of no spec"),
+}
+
+
+@pytest.mark.parametrize("name", LINEN_NEAR)
+def test_linen_module_that_resembles_a_block_is_left_and_named(name):
+    options, reason = LINEN_NEAR[name]
+    model, x = make_linen(**options), np.ones((2, 5, 4, 16), "float32")
+    variables = model.init(jax.random.key(0), x)
+    replacement = se_flax.linen.replace(model, variables, x)
+    assert replacement.blocks == {} and replacement.model is model
+    assert reason in replacement.left[""]
+    with pytest.raises(SpecError, match="is no Squeeze-and-Excitation block: "):
+        se_flax.linen.from_module(model, variables, x)
+
+
+def test_linen_model_that_is_a_block_and_mistakes_of_a_caller():
+    model, x = make_linen(), np.ones((2, 5, 4, 16), "float32")
+    variables = model.init(jax.random.key(0), x)
+    replacement = se_flax.linen.replace(model, variables, x)
+    assert list(replacement.blocks) == [""] and set(replacement.variables["params"]) == {"reduce", "expand"}
+    assert jax.tree.structure(se_flax.linen.restore(replacement)[1]) == jax.tree.structure(variables)
+    with pytest.raises(InputError, match="on the inputs"):
+        se_flax.linen.find_blocks(model, variables, x[..., :3])
+    with pytest.raises(ParameterError, match="no block of ours at 'no'"):
+        se_flax.linen.get_parameters(variables, path="no")
