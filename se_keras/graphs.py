@@ -49,6 +49,8 @@ def find_products(model: Any) -> Iterator[Product]:
             if _is_map(feature_map) and _is_vector_for(vector, feature_map):
                 product = _trace_back(node, feature_map, vector, makers)
                 if product is not None:
+                    if not _is_vector_last(vector):
+                        product = product._replace(problem="its channels are first, ours are last")
                     yield product._replace(problem=product.problem or _find_other_use(product, nodes, outputs))
                     break
 
@@ -58,7 +60,12 @@ def _is_map(tensor: Any) -> bool:
 
 
 def _is_vector_for(vector: Any, feature_map: Any) -> bool:
-    return len(vector.shape) == len(feature_map.shape) and all(length == 1 for length in vector.shape[1:-1])
+    is_first = all(length == 1 for length in vector.shape[2:])
+    return len(vector.shape) == len(feature_map.shape) and (is_first or _is_vector_last(vector))
+
+
+def _is_vector_last(vector: Any) -> bool:
+    return all(length == 1 for length in vector.shape[1:-1])
 
 
 def _trace_back(node: Any, feature_map: Any, vector: Any, makers: dict[int, Any]) -> Product | None:
@@ -85,7 +92,8 @@ def _trace_back(node: Any, feature_map: Any, vector: Any, makers: dict[int, Any]
 
 def _is_spatial(tensor: Any, maker: Any) -> bool:
     """Return whether a tensor is a map, which no vector is computed from but by a pooling."""
-    return _is_map(tensor) and any(length != 1 for length in tensor.shape[1:-1]) and bool(maker.operation)
+    is_vector = _is_vector_last(tensor) or all(length == 1 for length in tensor.shape[2:])
+    return _is_map(tensor) and not is_vector and bool(maker.operation)
 
 
 def _find_other_use(product: Product, nodes: list[Any], outputs: set[int]) -> str:

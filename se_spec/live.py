@@ -138,7 +138,7 @@ def list_readings(shapes: Mapping[str, Shape]) -> list[Reading]:
         shapes: the shapes by name, in the block's order; those of 1x1 convolutions without their axes of length 1.
 
     >>> [reading.channels for reading in list_readings({"fc1.weight": (4, 64), "fc2.weight": (64, 4)})]
-    [64, 4, 64, 4]
+    [64, 64, 4, 4]
     """
     weights = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     biases = {name: shape for name, shape in shapes.items() if len(shape) == 1}

@@ -95,7 +95,26 @@ def copy_with(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     memo: dict[int, Any] = {id(value): nn.Parameter(values[name], False) for name, value in module.named_parameters()}
     for part in module.modules():
         memo |= {id(getattr(part, name)): OrderedDict() for name in (*HOOKS, *STATE_HOOKS) if hasattr(part, name)}
-    return copy.deepcopy(module, memo).eval()
+    try:
+        return copy.deepcopy(module, dict(memo)).eval()
+    except Exception:  # an attribute that cannot be copied, such as a lock or a random generator
+        return _copy_shallow(module, memo).eval()
+
+
+def _copy_shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Copy the modules alone, with the parameters of ``memo`` and without hooks; other attributes are shared."""
+    if id(module) in memo:
+        found: nn.Module = memo[id(module)]
+        return found
+    memo[id(module)] = twin = module.__new__(type(module))
+    vars(twin).update(vars(module))
+    for name in (*HOOKS, *STATE_HOOKS):
+        if name in vars(twin):
+            vars(twin)[name] = OrderedDict()
+    children = module._modules.items()
+    vars(twin)["_modules"] = {name: child and _copy_shallow(child, memo) for name, child in children}
+    vars(twin)["_parameters"] = {name: memo.get(id(value), value) for name, value in module._parameters.items()}
+    return twin
 
 
 def list_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -134,6 +153,10 @@ def list_obstacles(module: nn.Module) -> list[str]:
         if path and (hooks := [hook for kind in HOOKS for hook in getattr(part, kind, {}).values()]):
             kinds = ", ".join(dict.fromkeys(getattr(hook, "__name__", type(hook).__name__) for hook in hooks))
             found.append(f"{name} has hooks ({kinds}), which no layer of ours would call; remove them first")
+        if any(getattr(part, kind, None) for kind in STATE_HOOKS):
+            found.append(f"{name} has hooks of its state_dict, whose names are others in ours")
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            found.append(f"{name} is compiled by itself; replace before its compile()")
         if "forward" in vars(part) and not isinstance(part, torch.jit.ScriptModule):
             found.append(f"the forward of {name} was replaced on the instance")
     for path, value in module.named_parameters():

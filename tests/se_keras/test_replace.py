@@ -187,6 +187,15 @@ def test_uses_outside_of_a_block_are_named(tf):
     assert "the map that is scaled is not the one that is pooled" in next(iter(se_keras.replace(other).left.values()))
 
 
+def test_channels_first_is_named(tf):
+    layers = keras.layers
+    x = keras.Input((16, 8, 8))
+    z = layers.GlobalAveragePooling2D("channels_first")(x)
+    g = layers.Dense(16, "sigmoid")(layers.Dense(4, "relu")(z))
+    model = keras.Model(x, layers.Multiply(name="scale")([x, layers.Reshape((16, 1, 1))(g)]))
+    assert se_keras.replace(model).left == {"scale": "its channels are first, ours are last"}
+
+
 def test_nested_sequential_subclassed_and_shared(tf):
     shared = make_layer()
     inner = make_graph(shared, pool="dense")

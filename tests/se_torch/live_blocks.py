@@ -1,10 +1,12 @@
 """Blocks as people write them, with their specs, and modules that resemble one and are none."""
 
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from se_spec import HardSigmoid, LeakyReLU, SESpec
 
@@ -108,6 +110,18 @@ class OneBias(nn.Module):
         return x * self.b(self.a(x.mean((2, 3))).relu()).sigmoid()[..., None, None]
 
 
+class LockedSE(Tutorial):
+    """A block with an attribute that no copy can be made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.layers = threading.Lock(), [1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return super().forward(x)
+
+
 def make_gate() -> nn.Sequential:
     """The gate alone, as a Sequential."""
     layers = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.Sigmoid())
@@ -176,6 +190,7 @@ BLOCKS: dict[str, tuple[Any, SESpec]] = {
     "effective": (Effective, SESpec(16, single_projection=True, bias=True, gate="hard_sigmoid")),
     "channels last": (ChannelsLast, BIASED),
     "one bias": (OneBias, BIASED),
+    "attribute without copies": (LockedSE, SESpec(16, hidden=4)),
     "gate alone": (make_gate, BIASED),
     "gate alone, vectors": (lambda: nn.Sequential(*make_gate(), nn.Flatten()), BIASED),
     "dropout of 0": (lambda: nn.Sequential(*make_gate()[:3], nn.Dropout(0.0), *make_gate()[3:]), BIASED),
@@ -207,6 +222,29 @@ class CountingSE(Tutorial):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))
+
+
+class BAM(nn.Module):
+    """BAM's gate of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_c = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate_c(F.avg_pool2d(x, x.size(2))).unsqueeze(2).unsqueeze(3).expand_as(x)
+
+
+def make_pruned() -> nn.Module:
+    block = Tutorial()
+    prune.l1_unstructured(block.fc[0], "weight", 0.5)
+    return block
+
+
+def make_state_hook() -> nn.Module:
+    block = Tutorial()
+    block.register_state_dict_post_hook(lambda *arguments: None)
+    return block
 
 
 class BasicBlock(nn.Module):
@@ -255,6 +293,9 @@ NEAR = {
         "it does not scale each channel of a map by one number",
     ),
     "inside of another": (BasicBlock, "it computes squeeze and excitation in its own call, beside other layers"),
+    "BAM": (BAM, "it has BatchNorm1d ('gate_c.2') beside its projections"),
+    "pruned": (make_pruned, "its layer 'fc.0' has hooks"),
+    "hooks of the state": (make_state_hook, "it has hooks of its state_dict"),
     "buffers": (CountingSE, "buffers, which ours would not have: calls"),
     "parametrized": (make_parametrized, "its layer 'fc.0' is parametrized (weight)"),
     "hooks of a layer": (make_hooked, "its layer 'fc.2' has hooks"),
