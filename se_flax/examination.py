@@ -161,12 +161,9 @@ def list_layouts(candidate: Candidate, widths: tuple[int, int]) -> Iterator[Layo
 
 def _observe(candidate: Candidate, values: Values, layout: Layout, channels: int) -> Any:
     """Call the module; return x, its factors (None if there are none), the kind of result, and its dtype."""
-    x = layout.draw(2, channels, 1)
+    x = layout.draw(SAMPLES, channels, 1)
     y = layout.call(candidate, values, x)
     s, result = _read_factors(x, y, layout)
-    if s is not None:
-        x = layout.draw(SAMPLES, channels, 2)
-        s, result = _read_factors(x, layout.call(candidate, values, x), layout)
     return x, s, result, str(getattr(y, "dtype", ""))
 
 
@@ -192,7 +189,7 @@ def _read_factors(x: np.ndarray, y: Any, layout: Layout) -> tuple[np.ndarray | N
 
 def _compare_training(candidate: Candidate, values: Values, layout: Layout, channels: int) -> str | None:
     """Return how the module's answer differs in training mode, in which ours is the same."""
-    x = layout.draw(8, channels, 3)
+    x = layout.draw(SAMPLES, channels, 1)
     want = layout.call(candidate, values, x)
     drops = [path for path, kind in candidate.parts.items() if "Dropout" in kind]
     try:

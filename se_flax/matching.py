@@ -1,9 +1,8 @@
 """The spec whose factors are those that a block was seen to compute."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,7 +10,9 @@ from se_spec import HardSigmoid, SESpec, live
 from se_spec.live import Reading
 
 from .nonlinearities import activate, apply_gate
-from .ops import maximum, mean
+
+CHUNK_ELEMENTS = 4096
+"""Numbers to whose multiple a function is applied."""
 
 
 class Factors(NamedTuple):
@@ -39,10 +40,10 @@ def match_spec(
     for reading, kind, activation, v in _list_logits(factors, readings, hint, slopes):
         choices = {"squeeze": kind, "activation": activation}
         for gate in live.list_gates_first(hint):
-            numbers = _fit_gain(np.asarray(apply_gate(v, gate)), factors.s, limit)
+            numbers = _fit_gain(_apply(apply_gate, v, gate), factors.s, limit)
             if numbers is not None:
                 return reading.make_spec(**choices, gate=gate, gain=numbers[0], residual=numbers[1]), reading
-        fitted = None if fitting else _fit_hard_sigmoid(np.asarray(v), factors.s, limit)
+        fitted = None if fitting else _fit_hard_sigmoid(v, factors.s, limit)
         if fitted is not None:
             fitting = reading.make_spec(**choices, gate=fitted), reading
     return fitting
@@ -50,24 +51,32 @@ def match_spec(
 
 def _list_logits(
     factors: Factors, readings: Sequence[Reading], hint: SESpec | None, slopes: Sequence[float]
-) -> Iterator[tuple[Reading, str, Any, Any]]:
+) -> Iterator[tuple[Reading, str, Any, np.ndarray]]:
     for reading in readings:
         tensors = {name: _orient(factors.tensors[own.name], own.is_transposed) for name, own in reading.tensors.items()}
         for kind in live.list_squeezes_first(hint):
-            z = _squeeze(jnp.asarray(factors.x), kind)
+            z = _squeeze(factors.x.astype(np.float64), kind)
             if reading.is_single:
                 yield reading, kind, "identity", _project(z, tensors, "expand")
                 continue
             u = _project(z, tensors, "reduce")
             for activation in live.list_activations_first(hint, slopes):
-                yield reading, kind, activation, _project(activate(u, activation), tensors, "expand")
+                yield reading, kind, activation, _project(_apply(activate, u, activation), tensors, "expand")
 
 
-def _squeeze(x: Any, kind: str) -> Any:
+def _squeeze(x: np.ndarray, kind: str) -> np.ndarray:
     axes = tuple(range(1, x.ndim - 1))
     if kind == "avg":
-        return mean(x, axes)
-    return maximum(x, axes) if kind == "max" else 0.5 * mean(x, axes) + 0.5 * maximum(x, axes)
+        return x.mean(axes)
+    return x.max(axes) if kind == "max" else 0.5 * x.mean(axes) + 0.5 * x.max(axes)
+
+
+def _apply(function: Callable[[Any, Any], Any], values: np.ndarray, choice: Any) -> np.ndarray:
+    """Apply our activation or gate to numbers; their count is rounded up, so that few shapes are compiled."""
+    flat = np.zeros(-(-values.size // CHUNK_ELEMENTS) * CHUNK_ELEMENTS, "float32")
+    flat[: values.size] = values.ravel()
+    result = function(jnp.asarray(flat), choice)
+    return np.asarray(result)[: values.size].reshape(values.shape)
 
 
 def _orient(value: np.ndarray, is_transposed: bool) -> np.ndarray:
@@ -78,9 +87,8 @@ def _orient(value: np.ndarray, is_transposed: bool) -> np.ndarray:
     return value if is_transposed else value.T
 
 
-def _project(z: Any, tensors: Mapping[str, np.ndarray], name: str) -> Any:
-    u = jnp.matmul(z, tensors[f"{name}.weight"], precision=jax.lax.Precision.HIGHEST)
-    return u + tensors[f"{name}.bias"][None] if f"{name}.bias" in tensors else u
+def _project(z: np.ndarray, tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return z @ tensors[f"{name}.weight"] + tensors.get(f"{name}.bias", 0.0)
 
 
 def _fit_gain(g: np.ndarray, s: np.ndarray, limit: float) -> tuple[float, bool] | None:

@@ -174,11 +174,8 @@ def list_layouts(layer: Any, widths: tuple[int, int], size: tuple[int | None, ..
 
 def _observe(layer: Any, values: Mapping[str, np.ndarray], layout: Layout, channels: int) -> Any:
     """Call the layer; return x, its factors (None if there are none), and the kind of result."""
-    x = layout.draw(2, channels, 1)
+    x = layout.draw(SAMPLES, channels, 1)
     s, result = _read_factors(x, layout.call(layer, values, x), layout)
-    if s is not None:
-        x = layout.draw(SAMPLES, channels, 2)
-        s, result = _read_factors(x, layout.call(layer, values, x), layout)
     return x, s, result
 
 
@@ -200,7 +197,7 @@ def _read_factors(x: np.ndarray, y: Any, layout: Layout) -> tuple[np.ndarray | N
 
 def _compare_training(layer: Any, values: Mapping[str, np.ndarray], layout: Layout, channels: int) -> str | None:
     """Return how the layer's answer differs in training mode, in which ours is the same."""
-    x = layout.draw(8, channels, 3)
+    x = layout.draw(SAMPLES, channels, 1)
     want = layout.call(layer, values, x)
     try:
         got = layout.call(layer, values, x, training=True)
