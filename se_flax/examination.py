@@ -15,7 +15,7 @@ import numpy as np
 from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
-from .matching import Factors, match_spec
+from .matching import Factors, compute_factors, match_spec
 
 SAMPLES = 64
 """Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
@@ -126,7 +126,8 @@ def _recognize(
                 return None
             if changes := _compare_training(candidate, values, layout, channels):
                 return changes
-            return Match(*matched, result, layout)
+            match = Match(*matched, result, layout)
+            return _describe_departure(candidate, values, match, TOLERANCES[kind]) or match
     if reason is None and is_named:
         reason = f"a call with one feature map raises {fault}"
     return reason
@@ -200,6 +201,31 @@ def _compare_training(candidate: Candidate, values: Values, layout: Layout, chan
     if np.abs(got - want).max() <= 1e-4 * max(1.0, float(np.abs(want).max())):
         return None
     return f"it has dropout ({', '.join(drops)})" if drops else "its answer in training mode is another"
+
+
+def _describe_departure(candidate: Candidate, values: Values, match: Match, tolerance: float) -> str | None:
+    """Describe on which other maps the module answers otherwise than ours; None if on none."""
+    layout, spec = match.layout, match.spec
+    for name, x in _list_maps(layout, spec.channels):
+        try:
+            got = np.asarray(layout.call(candidate, values, x), "float32")
+        except Exception:  # a map that it refuses; ours accepts more
+            continue
+        s = compute_factors(x, spec, match.reading, values)
+        wide = s.reshape(len(x), *(1 for _ in layout.size), -1)
+        want = {"map": x * wide, "gate": wide, "vector": s}[match.result]
+        got = np.moveaxis(got, 1, -1) if layout.data_format == "channels_first" and got.ndim == x.ndim else got
+        if got.shape != want.shape or np.abs(got - want).max() > 3 * tolerance * max(1.0, float(np.abs(want).max())):
+            return f"on {name} its answer is another than that of {spec}"
+    return None
+
+
+def _list_maps(layout: Layout, channels: int) -> Iterator[tuple[str, np.ndarray]]:
+    yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
+    x = layout.draw(2, channels, 6)
+    x[:, 0] = 0.0
+    yield "a map with zeros", x
+    yield "one sample", x[:1]
 
 
 def _describe_failure(candidate: Candidate, is_named: bool) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
-from .matching import Factors, match_spec
+from .matching import Factors, compute_factors, match_spec
 from .obstacles import compute_in_float32, list_layers, list_obstacles, list_shapes, list_slopes, name_variables
 
 SAMPLES = 64
@@ -118,7 +118,9 @@ def _recognize(
             if layout.data_format == "channels_first":
                 return "its channels are first, ours are last"
             spec, reading = matched
-            if changes := _compare_training(layer, values, layout, channels):
+            changes = _compare_training(layer, values, layout, channels)
+            changes = changes or _describe_departure(layer, values, spec, reading, layout, size)
+            if changes:
                 return changes
             names = {name: own.name for name, own in reading.tensors.items()}
             arrays = to_arrays(layer, reading.tensors)
@@ -207,6 +209,36 @@ def _compare_training(layer: Any, values: Mapping[str, np.ndarray], layout: Layo
         return None
     drops = [part.name for part in list_layers(layer) if "Drop" in type(part).__name__]
     return f"it has dropout ({', '.join(drops)})" if drops else "its answer in training mode is another"
+
+
+def _describe_departure(
+    layer: Any,
+    values: Mapping[str, np.ndarray],
+    spec: SESpec,
+    reading: Reading,
+    layout: Layout,
+    size: tuple[int | None, ...],
+) -> str | None:
+    """Describe on which other maps the layer answers otherwise than ours; None if on none."""
+    for name, x in _list_maps(layout, spec.channels, size):
+        try:
+            got = layout.call(layer, values, x)
+        except Exception:  # a map that it refuses; ours accepts more
+            continue
+        want = x * compute_factors(x, spec, reading, values).reshape(len(x), *(1 for _ in layout.size), -1)
+        is_near = got is not None and got.shape == want.shape
+        if not is_near or np.abs(got - want).max() > 3 * TOLERANCE * max(1.0, float(np.abs(want).max())):
+            return f"on {name} its answer is another than that of {spec}"
+    return None
+
+
+def _list_maps(layout: Layout, channels: int, size: tuple[int | None, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    if all(length is None for length in size):
+        yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
+    x = layout.draw(2, channels, 6)
+    x[:, 0] = 0.0
+    yield "a map with zeros", x
+    yield "one sample", x[:1]
 
 
 def _describe_failure(

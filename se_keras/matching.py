@@ -49,6 +49,16 @@ def match_spec(
     return fitting
 
 
+def compute_factors(x: np.ndarray, spec: SESpec, reading: Reading, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Compute the factors (N, C) of a map by our formula, with gain and residual."""
+    own = {name: _orient(tensors[tensor.name], tensor.is_transposed) for name, tensor in reading.tensors.items()}
+    z = _squeeze(x.astype(np.float64), spec.squeeze)
+    if not reading.is_single:
+        z = _apply(activate, _project(z, own, "reduce"), spec.activation)
+    g = _apply(apply_gate, _project(z, own, "expand"), spec.gate)
+    return spec.gain * g + float(spec.residual)
+
+
 def _list_logits(
     factors: Factors, readings: Sequence[Reading], hint: SESpec | None, slopes: Sequence[float]
 ) -> Iterator[tuple[Reading, str, Any, np.ndarray]]:

@@ -206,3 +206,8 @@ def list_gates_first(hint: SESpec | None) -> tuple[Gate, ...]:
 def choose_sizes(widths: Sequence[int], rank: int) -> tuple[int, ...]:
     """Choose lengths of spatial axes that are none of the widths, so that no axis is mistaken for another."""
     return tuple(length for length in (3, 5, 2, 7, 11, 13, 17) if length not in widths)[:rank]
+
+
+def choose_large_sizes(rank: int) -> tuple[int, ...]:
+    """Choose lengths of spatial axes that are larger than the windows of poolings."""
+    return (17, 9, 8)[:rank]

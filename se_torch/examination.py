@@ -7,7 +7,7 @@ with those of every spec that ``se_spec.live`` allows, in float64.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
+from .layout import Layout
 from .matching import Factors, match_spec
 from .obstacles import copy_with, list_layer_shapes, list_obstacles, list_shapes, trace_call
 from .tensors import to_array
+from .verification import describe_departure
 
 SAMPLES = 64
 """Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
@@ -35,26 +37,7 @@ class Recognized:
     block: LiveBlock
     module: nn.Module
     reading: Reading
-    layout: "Layout"
-
-
-class Layout(NamedTuple):
-    """The lengths of a map's spatial axes, and the place of its channels."""
-
-    size: tuple[int, ...]
-    data_format: str = "channels_first"
-
-    def draw(self, samples: int, channels: int, seed: int, dtype: torch.dtype) -> Tensor:
-        """Draw a map without numbers near 0, by which its factors are divided; its channels are first."""
-        generator = torch.Generator().manual_seed(seed)
-        options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
-        sign = torch.randint(0, 2, (samples, channels), generator=generator).mul(2).sub(1)
-        values = torch.rand(samples, channels, *self.size, **options) * 1.5 + 0.5
-        return (values * sign.reshape(*sign.shape, *(1 for _ in self.size))).to(dtype)
-
-    def call(self, module: nn.Module, x: Tensor) -> Any:
-        """Call the module on a map whose channels are first here."""
-        return module(x.movedim(1, -1).contiguous() if self.data_format == "channels_last" else x)
+    layout: Layout
 
 
 def examine_module(
@@ -122,6 +105,7 @@ def _recognize(
                 return ("its factors are those of no spec" if is_like or is_named else None), True
             spec, reading = matched
             changes = _compare_training(drawn, layout, channels, dtype, tolerance)
+            changes = changes or describe_departure(drawn, spec, reading, layout, result, tolerance)
             if changes:
                 return changes, True
             names = {name: own.name for name, own in reading.tensors.items()}
@@ -165,7 +149,7 @@ def list_layouts(module: nn.Module, widths: tuple[int, int]) -> Iterator[Layout]
     for part in module.modules():
         size = getattr(part, "kernel_size", 1) if "Pool" in type(part).__name__ else 1
         if size != 1 and named:  # a pooling made for maps of one size
-            yield Layout(size if isinstance(size, tuple) else (size,) * named[0])
+            yield Layout(size if isinstance(size, tuple) else (size,) * named[0], is_fixed=True)
     for data_format in ("channels_first", "channels_last"):
         for rank in dict.fromkeys((*named, 2, 1, 3)):
             yield Layout(live.choose_sizes(widths, rank), data_format)

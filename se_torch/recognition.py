@@ -9,7 +9,8 @@ from se_spec import SESpec, SpecError, live
 from se_spec.live import LiveBlock, Reading
 
 from .block import SqueezeExcitation
-from .examination import Layout, Recognized, examine_module, name_class, to_arrays
+from .examination import Recognized, examine_module, name_class, to_arrays
+from .layout import Layout
 
 
 def find_blocks(model: nn.Module) -> dict[str, LiveBlock]:

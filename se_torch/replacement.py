@@ -12,10 +12,10 @@ from se_spec.live import Replacement
 
 from .block import SqueezeExcitation
 from .examination import Recognized
-from .forms import AdaptedSqueezeExcitation
 from .obstacles import HOOKS, copy_with
 from .parameters import collect_targets
 from .recognition import examine_model
+from .verification import make_ours
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Wrappers that hold the parameters of the modules inside."""
@@ -187,25 +187,20 @@ def _make_steps(root: nn.Module, plans: Mapping[str, Recognized], left: dict[str
 
 def _make_block(entry: Recognized, copies: dict[tuple[int, bool], nn.Parameter]) -> SqueezeExcitation:
     spec, block = entry.block.spec, entry.block
-    ours: SqueezeExcitation
-    if (block.result, block.data_format) == ("map", "channels_first"):
-        ours = SqueezeExcitation(spec, device="meta")
-    else:
-        ours = AdaptedSqueezeExcitation(spec, result=block.result, data_format=block.data_format, device="meta")
     own = _list_own(entry)
     first = next(value for value, _ in own.values())
+    tensors: dict[str, nn.Parameter] = {}
     for name, shape in spec.parameter_shapes().items():
-        layer, _, kind = name.partition(".")
         if name not in own:  # one projection alone has a bias
             zeros = torch.zeros(shape, dtype=first.dtype, device=first.device)
-            setattr(getattr(ours, layer), kind, nn.Parameter(zeros, requires_grad=False))
+            tensors[name] = nn.Parameter(zeros, requires_grad=False)
             continue
         value, is_copied = own[name]
         if is_copied:
             is_transposed = entry.reading.tensors[name].is_transposed
             value = copies.setdefault((id(value), is_transposed), _copy_parameter(value, is_transposed))
-        setattr(getattr(ours, layer), kind, value)
-    return ours.train(entry.module.training)
+        tensors[name] = value
+    return make_ours(spec, tensors, block.result, block.data_format).train(entry.module.training)
 
 
 def _copy_parameter(value: nn.Parameter, is_transposed: bool) -> nn.Parameter:

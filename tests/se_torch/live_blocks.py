@@ -235,6 +235,15 @@ class BAM(nn.Module):
         return self.gate_c(F.avg_pool2d(x, x.size(2))).unsqueeze(2).unsqueeze(3).expand_as(x)
 
 
+def window_of_seven(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, [min(7, length) for length in x.shape[2:]])[:, :, :1, :1]
+
+
+def mean_of_frames(x: Tensor) -> Tensor:
+    heard = (x != 0).any(1, keepdim=True)
+    return (x * heard).sum((2, 3), keepdim=True) / heard.sum((2, 3), keepdim=True)
+
+
 def make_pruned() -> nn.Module:
     block = Tutorial()
     prune.l1_unstructured(block.fc[0], "weight", 0.5)
@@ -287,6 +296,9 @@ NEAR = {
     "batch norm": (NormSE, "BatchNorm2d ('fc.1')"),
     "CBAM": (ChannelGate, "its factors are those of no spec"),
     "wrong gate": (lambda: Functional(gate=lambda v: v.softmax(1)), "its factors are those of no spec"),
+    "detached gate": (lambda: Functional(gate=lambda v: v.detach().sigmoid()), "its gradients are others than ours"),
+    "window of seven": (lambda: Functional(pool=window_of_seven), "on a larger map its answer is another"),
+    "silent frames": (lambda: Functional(pool=mean_of_frames), "on a map with zeros its answer is another"),
     "softplus": (lambda: Functional(act=F.softplus), "its factors are those of no spec"),
     "missing squeeze": (
         lambda: type("PointwiseSE", (Functional,), {})(pool=lambda x: x),
