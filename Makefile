@@ -101,8 +101,10 @@ docs: $(VENV)/ready-all  ## print the pages that are generated from tables
 wheel: $(VENV)/ready-all  ## build dist/*.whl
 	$(RUN) build --wheel --outdir dist .
 
+# Processes share the GPU, and mostly wait for Triton's compiler.
+SHARED = --numprocesses=logical --maxprocesses=8 --dist=loadgroup
 test-cuda: $(READY)  ## run the tests that a GPU could change; five minutes; PYTHON=python3 VENV= installs nothing
-	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda
+	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda $(if $(shell $(RUN) xdist 2>&1 | grep "No module named xdist$$"),,$(SHARED))
 
 test-floors:  ## run each family's tests on the lowest supported versions, or ONLY="numpy flax"; writes docs/VERSIONS.md
 	$(PYTHON) -m evidence.versions floors $(addprefix --only ,$(ONLY))
