@@ -34,6 +34,10 @@ FORMATS = {
 }
 """Each format's name, which is also its module's, and the usual endings of such files."""
 
+WRITABLE = (
+    "safetensors", "npz", "torch", "keras", "msgpack", "orbax", "tensorflow", "caffe", "mxnet", "matconvnet",
+)  # fmt: skip
+"""Formats that are written too."""
 WITH_PARTS = ("torch",)
 """Formats whose files may hold several mappings of names to tensors."""
 WITH_METADATA = ("safetensors",)

@@ -147,7 +147,8 @@ def write(path: Path, tensors: Tensors) -> None:
             os.close(descriptor)
     except Exception as error:  # TensorStore raises ValueError where a disk is full
         code = re.search(r"os_error_code='([0-9]+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error)[:200]}"
+        said = str(error).replace(str(target), str(path))
+        reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {said[:200]}"
         refuse(path, f"cannot be written ({reason})", INSTEAD)
 
 
