@@ -125,7 +125,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),[torch$(comma)triton],test)
 	@touch $@
 %/ready-keras: pyproject.toml constraints.txt
-	@$(call install,$(@D),[keras],test)
+	@$(call install,$(@D),[keras-tf],test)
 	@touch $@
 %/ready-flax: pyproject.toml constraints.txt
 	@$(call install,$(@D),[flax],test)

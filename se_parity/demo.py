@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+
+try:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the demo needs rich: pip install 'se-suite[parity]'", name=error.name) from error
 
 import se_numpy
 from se_conformance.files import load_parameters, save_parameters

@@ -112,7 +112,7 @@ def write(path: Path, tensors: Tensors) -> None:
     Raises:
         FileFormatError: an empty array, a dtype without a name in Zarr, or names that differ in dots for ``/`` alone.
     """
-    orbax = import_optional("orbax.checkpoint", f"write {path.name}")
+    orbax = import_optional("orbax.checkpoint", f"write {path.name}", "port-orbax")
     if not tensors:
         refuse(path, "would be empty", "one tensor or more")
     joined: dict[str, str] = {}

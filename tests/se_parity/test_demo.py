@@ -12,7 +12,7 @@ from ..conftest import OnDemand
 
 demo, pictures, rich = OnDemand("se_parity.demo"), OnDemand("se_parity.plots"), OnDemand("rich.console")
 
-pytestmark = pytest.mark.framework("torch", "conformance")
+pytestmark = pytest.mark.framework("torch", "parity")
 
 
 def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch, guest_workers) -> None:

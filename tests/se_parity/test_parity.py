@@ -13,7 +13,7 @@ from se_parity import datasets
 from se_parity.__main__ import main
 from se_parity.implementations import IMPLEMENTATIONS, Worker
 
-pytestmark = pytest.mark.framework("conformance")
+pytestmark = pytest.mark.framework("parity")
 
 
 @pytest.fixture

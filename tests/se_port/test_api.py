@@ -196,7 +196,7 @@ def test_every_network_has_preprocessing() -> None:
 
 
 @pytest.mark.framework("torch")
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_verification_detects_a_wrong_port(tmp_path: Path, values, capsys, monkeypatch, guest_workers) -> None:
     monkeypatch.setattr("se_parity.implementations.Worker", guest_workers)
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
@@ -285,7 +285,7 @@ def test_conversion_reports_progress(tmp_path: Path, values) -> None:
     assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch) -> None:
     from se_port.progress import progress_bar
 
@@ -373,7 +373,7 @@ def test_missing_framework_of_a_verification_is_named_before_anything_runs(
         assert f"pip install 'se-suite[{extra}]'" in capsys.readouterr().err
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_format_is_chosen_without_an_ending(tmp_path: Path, values) -> None:
     source, target = tmp_path / "theirs.pth", tmp_path / "checkpoint"
     se_port.save(source, values, NET, "moskomule")

@@ -66,7 +66,7 @@ def test_completion_has_layouts_networks_and_presets(capsys: pytest.CaptureFixtu
     for shell in ("bash", "zsh", "tcsh"):
         assert call(se_port, "--print-completion", shell) == 0
         script = capsys.readouterr().out
-        for word in ("convert", "--all-blocks", "moskomule", "se_resnet50", "orbax"):
+        for word in ("convert", "all-blocks", "moskomule", "se_resnet50", "orbax"):
             assert word in script
     assert call(se_check, "--print-completion", "bash") == 0
     assert "torchvision.mobilenet_v3" in capsys.readouterr().out
