@@ -40,18 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 if the block is right, 1 if something is wrong, 2 if nothing was judged or the command was
         wrong; 130 interrupted; 141 the reader of the output has gone.
     """
-    return run_program("se-check", lambda: _run_command(parse_or_help(_make_parser(), arguments)))
+    return run_program("se-check", lambda: _run_command(parse_or_help(_make_parser(), arguments)), _EXTRAS)
 
 
 def _run_command(options: argparse.Namespace) -> int:
-    try:
-        return int(options.run(options))
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
-            raise
-        extra = _EXTRAS[error.name.partition(".")[0]]
-        print(f"se-check {options.command} needs {error.name}: pip install 'se-suite[{extra}]'", file=sys.stderr)
-    return NOTHING
+    return int(options.run(options))
 
 
 _EXTRAS = (
@@ -136,7 +129,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _fit_line(line: str) -> str:
     """Break a line of a verdict for the terminal, unless it is Python that a person copies."""
-    return line if line.startswith("  again ") else fit_lines(line, hanging=9)
+    if line.startswith("  again "):
+        return line
+    return fit_lines(line, hanging=0 if line.startswith(" " * 11) else 9)
 
 
 def _judge(options: argparse.Namespace) -> "list[Verdict]":

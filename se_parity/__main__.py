@@ -9,6 +9,8 @@ from se_spec.command_line import complete_files, make_parser, parse_or_help, run
 from .implementations import device
 
 NOTHING = 2
+EXTRAS = dict.fromkeys(("ml_dtypes", "rich", "sklearn"), "parity")
+"""The modules that the harness needs, and the extra that has them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,23 +27,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
     )
     parser.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw no picture")
-    return run_program("se-parity", lambda: _run(parse_or_help(parser, arguments)))
+    return run_program("se-parity", lambda: _run(parse_or_help(parser, arguments)), EXTRAS)
 
 
 def _run(options: argparse.Namespace) -> int:
     if device() not in ("cpu", "cuda"):
         print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
         return NOTHING
-    try:
-        from rich.console import Console
+    from rich.console import Console
 
-        from .parity import parity
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]  # Python may name a module inside, as in rich.console
-        if missing not in ("rich", "matplotlib", "sklearn"):
-            raise
-        print(f"se-parity needs {missing}: pip install 'se-suite[parity]'", file=sys.stderr)
-        return NOTHING
+    from .parity import parity
+
     console = Console()
     return parity(console if console.is_terminal else Console(width=132), options.picture)
 

@@ -30,6 +30,8 @@ from .datasets import BATCH, Digits, draw_batches, load_digits, small_network
 from .implementations import IMPLEMENTATIONS, Logits, Worker
 from .training import TRAINERS, Parameters, SGDConfig, train
 
+EXTRAS = dict.fromkeys(("matplotlib", "sklearn"), "parity")
+"""The modules that the demo needs besides, and the extra that has them."""
 EPOCHS = 12
 SEEDS = 5
 REPEATS = 5
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("out/demo"), help="the folder for weights and pictures (%(default)s)"
     )
-    return run_program("python -m se_parity.demo", lambda: _run(parse_or_help(parser, arguments)))
+    return run_program("python -m se_parity.demo", lambda: _run(parse_or_help(parser, arguments)), EXTRAS)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -75,7 +75,13 @@ class Inspection:
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what ``print`` shows, as a table of facts and one of the blocks."""
         head, *lines = self._describe_file()
-        facts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+        facts: dict[str, str] = {}
+        for line in lines:
+            if line.startswith(" "):  # it belongs to the line before
+                facts[next(reversed(facts))] += f": {line.strip()}"
+            else:
+                name, _, fact = line.partition(": ")
+                facts[name] = fact
         rows = [(shorten(path) or "(the file itself)", _describe(block)) for path, block in self.blocks.items()]
         tables = notebook.format_table(("SE block", f"{len(rows)} in the file"), rows)
         if self.lookalikes:

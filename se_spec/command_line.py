@@ -7,8 +7,9 @@ import select
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TextIO, TypeVar
 
 from . import __version__
 from .errors import SEError
@@ -166,16 +167,20 @@ def _needs_more(parser: argparse.ArgumentParser) -> bool:
     return any(action.required for action in parser._actions)
 
 
-def run_program(program: str, run: Callable[[], int]) -> int:
+def run_program(program: str, run: Callable[[], int], extras: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run a command line, and turn the errors of its caller and of the system into one line and an exit status.
 
     Args:
         program: the name of the command, which begins the line.
         run: parses, works, prints, and returns the exit status.
+        extras: names of modules that may be missing, and of the extras that have them.
 
     Returns:
-        The exit status of ``run``; 2 for an ``SEError``, an error of the system or a lack of memory; 130 if it was
-        interrupted; 141, without a message, if the reader of its output has gone, as ``head`` does.
+        The exit status of ``run``; 2 for an ``SEError``, a missing extra, an error of the system or a lack of memory;
+        130 if it was interrupted; 141, without a message, if the reader of its output has gone, as ``head`` does.
+
+    Raises:
+        ModuleNotFoundError: a module is missing that no extra has.
 
     Example:
         >>> run_program("se-port", lambda: 0)
@@ -201,11 +206,16 @@ def run_program(program: str, run: Callable[[], int]) -> int:
         if _is_full():
             _discard_output()
         reason, status = f"{escape(str(error.filename or 'the output'))}: {error.strerror or error}", REFUSED
+    except ModuleNotFoundError as error:
+        module = str(error.name).partition(".")[0]  # Python may name a module inside, as rich.console
+        if module not in extras:
+            raise
+        reason, status = f"{module} is missing: pip install 'se-suite[{extras[module]}]'", REFUSED
     except MemoryError:
         reason, status = "this needs more memory than there is", REFUSED
     except KeyboardInterrupt:
-        reason, status = "interrupted; nothing was written", INTERRUPTED
-    print(f"{program}: {reason}", file=sys.stderr)
+        reason, status = "interrupted", INTERRUPTED
+    print(fit_lines(f"{program}: {reason}", stream=sys.stderr), file=sys.stderr)
     return status
 
 
@@ -250,12 +260,13 @@ def line_width(most: int) -> int:
     return min(most, max(40, shutil.get_terminal_size().columns)) if sys.stdout.isatty() else most
 
 
-def fit_lines(text: str, hanging: int = 4) -> str:
+def fit_lines(text: str, hanging: int = 4, stream: TextIO | None = None) -> str:
     r"""Break the lines of a text that are longer than the terminal; the output of a pipe stays as it is.
 
     Args:
         text: of one or several lines.
         hanging: further spaces before what is left of a line that was broken.
+        stream: where the text is printed; None is the standard output.
 
     Returns:
         The text; a word that is longer than a line is not broken, so that it can be copied.
@@ -264,7 +275,7 @@ def fit_lines(text: str, hanging: int = 4) -> str:
         >>> fit_lines("one\ntwo")
         'one\ntwo'
     """
-    if not sys.stdout.isatty():
+    if not (stream or sys.stdout).isatty():
         return text
     return break_lines(text, shutil.get_terminal_size().columns, hanging)
 

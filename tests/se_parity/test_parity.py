@@ -155,7 +155,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         monkeypatch.delitem(sys.modules, held)
     monkeypatch.setitem(sys.modules, "rich", None)  # as if it were not installed
     assert main(["--no-picture"]) == 2
-    assert capsys.readouterr().err == "se-parity needs rich: pip install 'se-suite[parity]'\n"
+    assert capsys.readouterr().err == "se-parity: rich is missing: pip install 'se-suite[parity]'\n"
 
 
 def test_photographs_are_real_and_patches_are_invertible() -> None:

@@ -382,6 +382,18 @@ def test_format_is_chosen_without_an_ending(tmp_path: Path, values) -> None:
     assert as_bytes(se_port.load(target, NET)) == as_bytes(values)
 
 
+def test_format_that_is_not_installed_names_the_extra_that_writes_it(
+    tmp_path: Path, values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for missing in ("tensorstore", "orbax.checkpoint"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, missing, None)  # as if it were not installed
+            with pytest.raises(FileFormatError, match=r"se-suite\[port-orbax\]"):
+                se_port.save(tmp_path / "checkpoint", values, NET, "se_flax", format="orbax")
+    with pytest.raises(FileFormatError, match="or the name of a format, such as orbax"):
+        se_port.save(tmp_path / "checkpoint", values, NET, "se_flax")
+
+
 def test_given_format_is_written_whatever_the_ending_is(tmp_path: Path, values) -> None:
     se_port.save(tmp_path / "weights", values, NET, format="npz")
     assert formats.format_of(tmp_path / "weights") == "npz"

@@ -115,7 +115,7 @@ def test_errors_have_their_exit_status_and_one_line(capsys: pytest.CaptureFixtur
         (SEError("no such layout"), REFUSED, "no such layout"),
         (FileNotFoundError(2, "No such file", "x.npz"), REFUSED, "x.npz: No such file"),
         (MemoryError(), REFUSED, "this needs more memory than there is"),
-        (KeyboardInterrupt(), INTERRUPTED, "interrupted; nothing was written"),
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
     ):
 
         def fail(error: BaseException = error) -> int:
@@ -123,6 +123,16 @@ def test_errors_have_their_exit_status_and_one_line(capsys: pytest.CaptureFixtur
 
         assert run_program("se-port", fail) == status
         assert capsys.readouterr().err == f"se-port: {said}\n"
+
+
+def test_missing_module_names_its_extra_and_others_are_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise ModuleNotFoundError("No module named 'rich.console'", name="rich.console")
+
+    assert run_program("se-port", fail, {"rich": "port"}) == REFUSED
+    assert capsys.readouterr().err == "se-port: rich is missing: pip install 'se-suite[port]'\n"
+    with pytest.raises(ModuleNotFoundError):
+        run_program("se-port", fail, {"torch": "torch"})
 
 
 def test_broken_pipe_to_another_process_is_not_hidden(capfd: pytest.CaptureFixture[str]) -> None:

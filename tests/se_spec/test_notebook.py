@@ -52,11 +52,11 @@ def test_specs_show_their_facts(shown: object, facts: tuple[str, ...]) -> None:
 
 
 def test_inspection_shows_facts_and_blocks_and_escapes_names(tmp_path: Path) -> None:
-    net = network("se_resnet20")
+    net = network("se_resnet20", num_classes=10)
     se_port.save(tmp_path / "net.pth", se_numpy.initialize(net, seed=0), net, "moskomule")
     html = se_port.inspect(tmp_path / "net.pth")._repr_html_()
     Balance(html)
-    for fact in ("moskomule, every name and shape", "se_resnet20", "layer3.2.se", "64 channels, hidden 4"):
+    for fact in ("moskomule, every name and shape", "se_resnet20: 10 classes", "layer3.2.se", "64 channels, hidden 4"):
         assert fact in html
     theirs = {f"{HOSTILE}.fc.0.weight": np.ones((4, 64)), f"{HOSTILE}.fc.2.weight": np.ones((64, 4))}
     hostile = se_port.inspect(theirs)._repr_html_()
