@@ -32,7 +32,7 @@ PRESETS = (
 DTYPES = ("float64", "float32", "bfloat16")
 COLUMNS = (("y", "float64"), ("y", "float32"), ("y", "bfloat16"), ("d", "float64"), ("d", "float32"))
 PROCESSES = 2
-MIN_CHARACTERS = 120
+MIN_CHARACTERS = 132
 """The narrowest terminal for outputs and gradients in one table."""
 
 
@@ -221,15 +221,14 @@ def print_table(rows: list[ParityRow], console: Console) -> None:
     title = "largest difference from the oracle, relative to the largest value"
     first, *columns, verdict = _COLUMNS
     if console.width >= MIN_CHARACTERS:
-        folded, parts = columns[0], {title: [first, *columns, verdict]}
+        parts = {title: [first, *columns, verdict]}
     else:
-        folded = verdict
         parts = {title: [first, *columns[1:4], verdict], "gradients, and the bound": [first, columns[0], *columns[4:]]}
     for heading, shown in parts.items():
         table = Table(title=heading, title_justify="left")
         for name in shown:
             text = name in (first, verdict)
-            table.add_column(name, justify="left" if text else "right", no_wrap=name != folded)
+            table.add_column(name, justify="left" if text else "right", no_wrap=name != verdict)
         for row in rows:
             table.add_row(*(_format_cell(row, name) for name in shown))
         console.print(table)

@@ -36,6 +36,13 @@ def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch, guest_
     assert f"{demo.accuracy(logits, load_digits()):.1%}" == accuracy
 
 
+def test_demo_has_a_version_and_a_help(capsys) -> None:
+    for option, shown in (("--version", "python -m se_parity.demo "), ("--help", "--framework")):
+        with pytest.raises(SystemExit, match="0"):
+            demo.main([option])
+        assert shown in capsys.readouterr().out
+
+
 def test_low_accuracy_fails_the_demo(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("se_parity.demo.run_everywhere", lambda *arguments: True)
     monkeypatch.setattr("se_parity.demo.compare_without_se", lambda *arguments: None)
