@@ -13,7 +13,7 @@ them as a file of any other system. `se-port layouts --markdown` prints this pag
 `se-port` without arguments lists its commands, and each has `--help` with the layouts that it accepts. `--json` prints
 data in place of text. `convert --format` names a format that no ending chooses, such as `orbax`, which is a folder.
 `eval "$(se-port --print-completion bash)"` completes commands, layouts and networks in bash, and zsh and tcsh have the
-same; this needs the extra `completion`. `se-check`, `se-parity` and `python -m se_parity.demo` have it too.
+same; this needs the extra `completion`. `se-check` and `se-parity` have it too.
 
 The last column of the tables has one of four values:
 

@@ -42,7 +42,7 @@ class _PrintCompletion(argparse.Action):
 
 
 def make_parser(program: str, description: str, **options: Any) -> argparse.ArgumentParser:
-    """Make the parser of a command line, with ``--version`` and ``--print-completion``.
+    """Make the parser of a command line, with ``--version`` and, for a command of one word, ``--print-completion``.
 
     Args:
         program: the name of the command, such as ``"se-port"``.
@@ -58,13 +58,14 @@ def make_parser(program: str, description: str, **options: Any) -> argparse.Argu
     """
     parser = argparse.ArgumentParser(program, description=description, **options)
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    parser.add_argument(
-        "--print-completion",
-        action=_PrintCompletion,
-        choices=SHELLS,
-        default=argparse.SUPPRESS,
-        help="print the completion script of a shell",
-    )
+    if " " not in program:  # a shell completes the words of one command
+        parser.add_argument(
+            "--print-completion",
+            action=_PrintCompletion,
+            choices=SHELLS,
+            default=argparse.SUPPRESS,
+            help="print the completion script of a shell",
+        )
     return parser
 
 

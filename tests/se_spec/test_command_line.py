@@ -181,3 +181,4 @@ def test_parser_of_a_program_has_the_shared_options() -> None:
     make_parser("se-x", "Do it.").print_help(text)
     assert "--version" in text.getvalue()
     assert "--print-completion" in text.getvalue()
+    assert "--print-completion" not in make_parser("python -m se_x", "Do it.").format_help()
