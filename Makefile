@@ -10,7 +10,7 @@ PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loa
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files fuzz networks bench demo accuracy lint format docs wheel clean
-.PHONY: page-browser test-cuda test-floors test-newest
+.PHONY: page-browser release-check extras test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
@@ -101,8 +101,16 @@ docs: $(VENV)/ready-all  ## print the pages that are generated from tables
 wheel: $(VENV)/ready-all  ## build dist/*.whl
 	$(RUN) build --wheel --outdir dist .
 
+release-check: $(VENV)/ready-all  ## build both distributions, check them as an index does, use the wheel with each small extra; two minutes
+	$(RUN) evidence.release $(addprefix --extra ,$(EXTRA))
+
+extras: $(VENV)/ready-all  ## install every extra in an empty environment and measure it; writes docs/EXTRAS.md; ten minutes
+	$(RUN) evidence.extras
+
+# Processes share the GPU, and mostly wait for Triton's compiler.
+SHARED = --numprocesses=logical --maxprocesses=8 --dist=loadgroup
 test-cuda: $(READY)  ## run the tests that a GPU could change; five minutes; PYTHON=python3 VENV= installs nothing
-	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda
+	DEVICE=$(or $(DEVICE),cuda) $(RUN) pytest tests/cuda $(if $(shell $(RUN) xdist 2>&1 | grep "No module named xdist$$"),,$(SHARED))
 
 test-floors:  ## run each family's tests on the lowest supported versions, or ONLY="numpy flax"; writes docs/VERSIONS.md
 	$(PYTHON) -m evidence.versions floors $(addprefix --only ,$(ONLY))
@@ -125,7 +133,7 @@ clean:  ## remove environments and build products
 	@$(call install,$(@D),[torch$(comma)triton],test)
 	@touch $@
 %/ready-keras: pyproject.toml constraints.txt
-	@$(call install,$(@D),[keras],test)
+	@$(call install,$(@D),[keras-tf],test)
 	@touch $@
 %/ready-flax: pyproject.toml constraints.txt
 	@$(call install,$(@D),[flax],test)

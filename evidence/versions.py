@@ -54,11 +54,12 @@ FAMILIES = {
     "torch": Family(("torch",), "torch"),
     "triton": Family(("torch", "triton"), "torch,triton"),
     "onnx": Family(("torch", "onnx"), "torch,onnx"),
-    "keras": Family(("keras",), "keras"),
+    "keras": Family(("keras-tf",), "keras"),
     "flax": Family(("flax",), "flax"),
-    "conformance": Family(("conformance",), "numpy,conformance"),
-    "port": Family(("port",), "numpy,port"),
-    "all": Family(("all",), "numpy,torch,keras,flax,conformance,onnx,port"),
+    "parity": Family(("parity",), "numpy,parity"),
+    "port": Family(("port", "completion"), "numpy,port"),
+    "port-orbax": Family(("port-orbax",), "numpy,port,port-orbax"),
+    "all": Family(("all",), "numpy,torch,keras,flax,parity,onnx,port,port-orbax"),
 }
 
 
@@ -104,12 +105,25 @@ class Run:
 def list_requirements(project: dict[str, Any], family: Family, python: str = PYTHONS[0]) -> list[str]:
     """List the direct dependencies of a family and of its tests on a version of Python, as pyproject.toml has them."""
     extras = project["project"]["optional-dependencies"]
-    names = list(family.extras)
-    if names == ["all"]:
-        names = re.findall(r"[\w-]+", extras["all"][0].partition("[")[2])
-    requirements = [*project["project"]["dependencies"], *(line for name in names for line in extras[name])]
+    requirements = [*project["project"]["dependencies"]]
+    requirements += [line for name in family.extras for line in list_extra(extras, name)]
     requirements += list_group(project, "test")
     return list(dict.fromkeys(requirement for requirement in requirements if is_for(requirement, python)))
+
+
+def list_extra(extras: dict[str, list[str]], name: str) -> list[str]:
+    """List the dependencies of an extra, with those of the extras that it includes.
+
+    >>> list_extra({"all": ["se-suite[a,b-c]"], "a": ["x>=1"], "b-c": ["se-suite[a]", "y>=2"]}, "all")
+    ['x>=1', 'y>=2']
+    """
+    found: list[str] = []
+    for line in extras[name]:
+        included = re.fullmatch(r"se-suite\[([\w,-]+)\]", line)
+        found += (
+            [inner for other in included[1].split(",") for inner in list_extra(extras, other)] if included else [line]
+        )
+    return list(dict.fromkeys(found))
 
 
 def is_for(requirement: str, python: str) -> bool:
@@ -263,7 +277,8 @@ def format_page(runs: Iterable[Run]) -> str:
         "Each row has the tests of one family in an environment with its extra alone. `make test-floors` installs",
         "exactly the lower bound of every direct dependency in `pyproject.toml`; `make test-newest` installs what pip",
         "chooses without constraints. Both run the tests of `make test` and write this page. `onnx` is PyTorch's",
-        "family with ONNX; `all` has every extra and runs on every supported Python.",
+        "family with ONNX, `keras` is the extra `keras-tf`, `port` has `completion` too; `numpy` has what the extra",
+        "`conformance` brings. `all` has every extra and runs on every supported Python.",
     ]
     for resolution, title in zip(RESOLUTIONS, ("Lowest versions", "Newest versions"), strict=True):
         lines += ["", f"## {title}", "", "| family | Python | versions | passed | failed | processor, date |"]

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from se_spec import SEError, SESpec
+from se_spec import PRESETS, SEError, SESpec
+from se_spec.command_line import (
+    add_names,
+    complete_files,
+    complete_words,
+    fit_lines,
+    line_width,
+    make_parser,
+    parse_or_help,
+    run_program,
+)
 from se_spec.texts import MAX_QUOTED, escape, shorten
 
+from .cases import DTYPES
 from .files import MODEL_ENDINGS, SCRIPT_ENDINGS, write_atomically
 
 if TYPE_CHECKING:
@@ -28,49 +38,47 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if the block is right, 1 if something is wrong, 2 if nothing was judged or the command was
-        wrong.
+        wrong; 130 interrupted; 141 the reader of the output has gone.
     """
-    options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what a file's names have, and a terminal's encoding has not
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return int(options.run(options))
-    except SEError as error:
-        print(f"se-check: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"se-check: {escape(str(error.filename or 'the output'))}: {error.strerror or error}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
-            raise
-        extra = _EXTRAS[error.name.partition(".")[0]]
-        print(f"se-check {options.command} needs {error.name}: pip install 'se-suite[{extra}]'", file=sys.stderr)
-    return NOTHING
+    return run_program("se-check", lambda: _run_command(parse_or_help(_make_parser(), arguments)), _EXTRAS)
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    return int(options.run(options))
 
 
 _EXTRAS = (
-    {"torch": "torch", "keras": "keras", "tensorflow": "keras", "jax": "flax", "flax": "flax"}
+    {"torch": "torch", "keras": "keras", "tensorflow": "keras-tf", "jax": "flax", "flax": "flax"}
     | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx")
-    | dict.fromkeys(("rich", "matplotlib", "sklearn", "ml_dtypes", "safetensors"), "conformance")
+    | dict.fromkeys(("ml_dtypes", "safetensors"), "conformance")
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="se-check", description="Judge a Squeeze-and-Excitation block.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser("se-check", "Judge a Squeeze-and-Excitation block.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="judge a block", description="Judge module:name, a function or a block.")
-    run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file")
+    complete_files(
+        run.add_argument("target", help="module:name of function(x, parameters) -> y, or of a block; or a file")
+    )
     run.add_argument("--trust", action="store_true", help="load a TorchScript file, which runs the file's code")
     run.add_argument("--block", metavar="PATH", help="the block of a file with several, as se-port inspect shows it")
     which = run.add_mutually_exclusive_group()
-    which.add_argument("--preset", help="the block that it should be: a name in docs/PRESETS.md; needs --channels")
-    which.add_argument("--spec", help='the block that it should be, as JSON: \'{"channels": 64, "hidden": 4}\'')
+    preset = which.add_argument(
+        "--preset", metavar="NAME", help="the block that it should be: a name that is listed below; needs --channels"
+    )
+    complete_words(preset, PRESETS)
+    which.add_argument("--spec", metavar="JSON", help='the block that it should be: \'{"channels": 64, "hidden": 4}\'')
     run.add_argument("--channels", type=int, help="channels of the preset")
     run.add_argument("--hidden", type=int, help="hidden width in place of the preset's")
     run.add_argument("--basis", type=int, help="the number that the preset divides for its width, if not channels")
     run.add_argument("--vjp", metavar="MODULE:NAME", help="vjp(x, dy, parameters) -> (dx, dparameters)")
     run.add_argument("--excitation", metavar="MODULE:NAME", help="excitation(x, parameters) -> g")
-    run.add_argument("--dtype", action="append", help="float64, float32, bfloat16, float16; may be repeated (float32)")
+    dtype = run.add_argument(
+        "--dtype", action="append", help="float64, float32, bfloat16, float16; may be repeated (float32)"
+    )
+    complete_words(dtype, DTYPES)
     run.add_argument("--data-format", choices=("channels_last", "channels_first"))
     run.add_argument("--ranks", default="2", help="numbers of spatial axes, as in 1,2,3 (%(default)s)")
     run.add_argument("--products", default="dtype", help="dtype, tf32 or bfloat16 (%(default)s)")
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="a file for the verdicts")
     run.add_argument("--junit", type=Path, metavar="FILE", help="a file of XML for CI, a test case for each trial")
     run.add_argument("--html", type=Path, metavar="FOLDER", help="a folder for index.html, one page with drawings")
+    add_names(run, "presets", PRESETS)
     run.set_defaults(run=_run)
 
     faults = commands.add_parser("faults", help="print the catalogue of known mistakes")
@@ -95,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TARGET",
         help="module:name of function(x, parameters, spec) -> y; or a file of answers, - for the standard input",
     )
-    vectors.add_argument("--spec", help="keep the vectors of this block, as JSON, whatever their widths")
+    vectors.add_argument("--spec", metavar="JSON", help="keep the vectors of this block, whatever their widths")
     vectors.add_argument("--only", default="*", metavar="PATTERN", help="keep the vectors of such names: '*float32'")
     vectors.set_defaults(run=_vectors)
     return parser
@@ -103,18 +112,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from .outputs import Outputs
+    from .verdict import LINE_CHARACTERS
 
     sys.path.insert(0, os.getcwd())
     outputs = Outputs(options.json, options.junit, options.html)
     outputs.check()
     verdicts, colour = _judge(options), _choose_colour()
     for verdict in verdicts:
-        first, *rest = (escape(line, keep_lines=True) for line in verdict.lines())
+        first, *rest = (_fit_line(escape(line, keep_lines=True)) for line in verdict.lines(line_width(LINE_CHARACTERS)))
         print("\n".join([colour(first, "green" if verdict.passed else "red"), *rest]))
     outputs.write(verdicts, options.target + (f" {options.block}" if options.block else ""))
     if not any(verdict.conclusive or verdict.failures for verdict in verdicts):
         return NOTHING
     return PASS if all(verdict.passed for verdict in verdicts) else FAIL
+
+
+def _fit_line(line: str) -> str:
+    """Break a line of a verdict for the terminal, unless it is Python that a person copies."""
+    if line.startswith("  again "):
+        return line
+    return fit_lines(line, hanging=0 if line.startswith(" " * 11) else 9)
 
 
 def _judge(options: argparse.Namespace) -> "list[Verdict]":
@@ -150,9 +167,9 @@ def _faults(options: argparse.Namespace) -> int:
     from .faults import CATALOGUE, EQUIVALENT
 
     for fault in CATALOGUE.values():
-        print(f"{fault.stage:11}{fault.name}: {fault.sentence} [{fault.source}]")
+        print(fit_lines(f"{fault.stage:11}{fault.name}: {fault.sentence} [{fault.source}]", hanging=11))
     for name, reason in EQUIVALENT.items():
-        print(f"equivalent {name}: {reason}")
+        print(fit_lines(f"equivalent {name}: {reason}", hanging=11))
     return PASS
 
 

@@ -23,7 +23,7 @@ PARAMETERS = "the block's parameters"
 """The trial of a block whose parameters are not the spec's, which runs alone."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Verdict:
     """The result of ``check``.
 
@@ -160,6 +160,17 @@ class Verdict:
         if not self.passed:
             raise AssertionError(str(self))
 
+    def __repr__(self) -> str:
+        """Return the result in a line; ``print`` shows the whole verdict.
+
+        >>> from se_conformance import check
+        >>> check(lambda x, parameters: x, SESpec(8, hidden=2), seed=0)
+        Verdict(FAILED, SESpec(8, hidden=2) in float32, seed 0: block not applied)
+        """
+        causes = f": {_join_names(self.agreeing)}" if self.agreeing else f": departs at {self.stage}" * bool(self.stage)
+        result = "passed" if self.passed else "FAILED" if self.conclusive or self.failures else "nothing judged"
+        return f"Verdict({result}, {self.spec!r} in {self.dtype}, seed {self.seed}{causes})"
+
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the part of ``report.render_html`` that is about this verdict."""
         return report.render_fragment(self)
@@ -167,16 +178,20 @@ class Verdict:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
-    def lines(self) -> list[str]:
-        """Return the lines of the text that ``print`` shows."""
+    def lines(self, width: int = LINE_CHARACTERS) -> list[str]:
+        """Return the lines of the text that ``print`` shows.
+
+        Args:
+            width: characters of a line of prose; a line of Python is not broken.
+        """
         failed, ran = {(finding.rank, finding.trial) for finding in self.failures}, len(self.ran) - len(self.unjudged)
         head = f"{'passed' if self.passed else 'FAILED'}: {self.spec} in {self.dtype}, seed {self.seed}"
         if self.precision != Precision():
             head += f", products={self.precision.products!r}, intermediates={self.precision.intermediates!r}"
         text = [head, f"  ran      {ran - len(failed)} of {ran} trials right" + self._left_out()]
-        text += self._causes()
+        text += self._causes(width)
         for sentence in self.seen:
-            text += _wrap("  seen     ", sentence)
+            text += _wrap(width, "  seen     ", sentence)
         if self.failures and self.worst is not None:
             text += _describe_worst(self.worst)
         elif self.findings and self.conclusive:
@@ -184,18 +199,18 @@ class Verdict:
         text += self._messages()
         if failed:
             names = ", ".join(f"{trial} ({rank}-D)" for rank, trial in self.ran if (rank, trial) in failed)
-            text += _wrap("  failed   ", names)
+            text += _wrap(width, "  failed   ", names)
             text.append("  again    " + self.reproduction())
         for (rank, trial), deviation in self.known.items():
             text.append(f"  known    {trial} ({rank}-D): {deviation.reason}")
         for (rank, trial), reason in self.unjudged.items():
-            text += _wrap("  unjudged ", f"{trial} ({rank}-D), because on this machine {reason}")
+            text += _wrap(width, "  unjudged ", f"{trial} ({rank}-D), because on this machine {reason}")
         for stale in self.stale_deviations:
             text.append(
                 f"  stale    line {stale.line} of the deviations, {stale.pattern!r}: no such trial failed; remove it"
             )
         for note in self.notes:
-            text += _wrap("  noted    ", note)
+            text += _wrap(width, "  noted    ", note)
         if not self.conclusive and not self.failures:
             text.append("  nothing was judged: the bound decides no element")
         return text
@@ -236,19 +251,21 @@ class Verdict:
         notes += [f"{len(self.unreached)} trials not run after the time limit"] if self.unreached else []
         return f" ({', '.join(notes)})" if notes else ""
 
-    def _causes(self) -> list[str]:
+    def _causes(self, width: int) -> list[str]:
         if not self.failures or self.diagnosis is None:
             return []
         if not self.agreeing:
             text = [f"  cause    none of the catalogue; departs at: {self.stage}"]
-            return text + (_wrap("           ", "nearest, not it: " + ", ".join(self.nearest)) if self.nearest else [])
+            return text + (
+                _wrap(width, "           ", "nearest, not it: " + ", ".join(self.nearest)) if self.nearest else []
+            )
         text = [f"  cause    agrees with: {_join_names(self.agreeing)}"]
         for fault in self.agreeing:
-            text += _wrap("           ", f"{fault.sentence} [{fault.source}]")
-            text += _wrap("           ", f"to do: {fault.remedy}")
+            text += _wrap(width, "           ", f"{fault.sentence} [{fault.source}]")
+            text += _wrap(width, "           ", f"to do: {fault.remedy}")
         if self.diagnosis.same:
             names = ", or ".join(fault.name for fault in self.diagnosis.same)
-            text += _wrap("           ", f"or {names}: on these inputs the numbers are the same")
+            text += _wrap(width, "           ", f"or {names}: on these inputs the numbers are the same")
         return [*text, f"  stage    {self.stage}"]
 
     def _messages(self) -> list[str]:
@@ -285,8 +302,8 @@ def _shorten(line: str) -> str:
     return line[: LINE_CHARACTERS - 3] + "..." if is_long else line
 
 
-def _wrap(indent: str, text: str) -> list[str]:
-    return textwrap.wrap(text, LINE_CHARACTERS, initial_indent=indent, subsequent_indent=" " * len(indent))
+def _wrap(width: int, indent: str, text: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent))
 
 
 def _describe_worst(finding: Finding) -> list[str]:

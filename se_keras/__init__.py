@@ -10,6 +10,11 @@
 try:
     import keras as _keras  # noqa: F401
 except ModuleNotFoundError as error:
+    if error.name != "keras":
+        raise ModuleNotFoundError(
+            f"Keras needs {error.name}: pip install 'se-suite[keras-tf]', or set KERAS_BACKEND to jax or torch",
+            name=error.name,
+        ) from error
     raise ModuleNotFoundError("se_keras needs Keras 3: pip install 'se-suite[keras]'", name=error.name) from error
 
 from .block import SqueezeExcitation as SqueezeExcitation

@@ -4,9 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from se_spec.command_line import complete_files, make_parser, parse_or_help, run_program
+
 from .implementations import device
 
 NOTHING = 2
+EXTRAS = dict.fromkeys(("ml_dtypes", "rich", "sklearn"), "parity")
+"""The modules that the harness needs, and the extra that has them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,27 +18,26 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if all implementations agree, 1 if one differs, 2 if nothing was compared or the command was
-        wrong.
+        wrong; 130 interrupted; 141 the reader of the output has gone.
     """
-    parser = argparse.ArgumentParser("se-parity", description=__doc__.partition(": ")[2])
-    parser.add_argument(
-        "--picture", type=Path, default=Path("out/gates.png"), help="the file for the picture (%(default)s)"
+    parser = make_parser("se-parity", "Run every implementation on two photographs and print how far they are apart.")
+    complete_files(
+        parser.add_argument(
+            "--picture", type=Path, default=Path("out/gates.png"), help="the file for the picture (%(default)s)"
+        )
     )
     parser.add_argument("--no-picture", action="store_const", dest="picture", const=None, help="draw no picture")
-    options = parser.parse_args(arguments)
+    return run_program("se-parity", lambda: _run(parse_or_help(parser, arguments)), EXTRAS)
+
+
+def _run(options: argparse.Namespace) -> int:
     if device() not in ("cpu", "cuda"):
         print(f"DEVICE={device()} is not known; it must be cpu or cuda", file=sys.stderr)
         return NOTHING
-    try:
-        from rich.console import Console
+    from rich.console import Console
 
-        from .parity import parity
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]  # Python may name a module inside, as in rich.console
-        if missing not in ("rich", "matplotlib", "sklearn"):
-            raise
-        print(f"se-parity needs {missing}: pip install 'se-suite[conformance]'", file=sys.stderr)
-        return NOTHING
+    from .parity import parity
+
     console = Console()
     return parity(console if console.is_terminal else Console(width=132), options.picture)
 

@@ -12,19 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+
+try:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the demo needs rich: pip install 'se-suite[parity]'", name=error.name) from error
 
 import se_numpy
 from se_conformance.files import load_parameters, save_parameters
 from se_spec import NetworkSpec
+from se_spec.command_line import make_parser, parse_or_help, run_program
 
 from . import plots
 from .datasets import BATCH, Digits, draw_batches, load_digits, small_network
 from .implementations import IMPLEMENTATIONS, Logits, Worker
 from .training import TRAINERS, Parameters, SGDConfig, train
 
+EXTRAS = dict.fromkeys(("matplotlib", "sklearn"), "parity")
+"""The modules that the demo needs besides, and the extra that has them."""
 EPOCHS = 12
 SEEDS = 5
 REPEATS = 5
@@ -33,8 +40,15 @@ MIN_ACCURACY = 0.97
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; exit status 1 if a prediction differs from the oracle's, or the accuracy is too low."""
-    parser = argparse.ArgumentParser("python -m se_parity.demo", description=__doc__.splitlines()[0])
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 1 if a prediction differs from the oracle's, or the accuracy is too low; 2 if the command
+        was wrong; 130 interrupted; 141 the reader of the output has gone.
+    """
+    parser = make_parser(
+        "python -m se_parity.demo", "Train a small SE-ResNet on digits in one framework and run it in every one."
+    )
     parser.add_argument(
         "--framework", choices=[*TRAINERS, "flax"], default="torch", help="the framework that trains (%(default)s)"
     )
@@ -43,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("out/demo"), help="the folder for weights and pictures (%(default)s)"
     )
-    options = parser.parse_args(arguments)
+    return run_program("python -m se_parity.demo", lambda: _run(parse_or_help(parser, arguments)), EXTRAS)
+
+
+def _run(options: argparse.Namespace) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=100)
     return demo(
         {"flax": "nnx"}.get(options.framework, options.framework),
@@ -103,7 +120,7 @@ def run_everywhere(
     want = oracle.values
     table = Table(title=f"the same weights on {len(want)} held-out digits", title_justify="left")
     for heading in ("implementation", "accuracy", "other predictions", "logit error", "time"):
-        table.add_column(heading, justify="left" if heading == "implementation" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "implementation" else "right", overflow="fold")
     table.add_row("numpy (the oracle)", f"{accuracy(want, data):.1%}", "0", "–", _format_ms(oracle.seconds))
     same = True
     for implementation in progress.track(list(IMPLEMENTATIONS.values()), description="run everywhere"):
@@ -150,7 +167,7 @@ def compare_without_se(
         worker.close()
     table = Table(title=f"SE-ResNet-8 and ResNet-8 from {seeds} seeds", title_justify="left")
     for heading in ("", "parameters", "multiply-adds", "accuracy per seed", "mean", "training"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for name, net, each, times in (
         ("with SE", nets[0], right, seconds),
         ("without", nets[1], plain_right, plain_seconds),

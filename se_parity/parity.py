@@ -32,6 +32,8 @@ PRESETS = (
 DTYPES = ("float64", "float32", "bfloat16")
 COLUMNS = (("y", "float64"), ("y", "float32"), ("y", "bfloat16"), ("d", "float64"), ("d", "float32"))
 PROCESSES = 2
+MIN_CHARACTERS = 132
+"""The narrowest terminal for outputs and gradients in one table."""
 
 
 @dataclass
@@ -215,19 +217,38 @@ def list_cases(target: Implementation) -> list[tuple[str, str]]:
 
 
 def print_table(rows: list[ParityRow], console: Console) -> None:
-    """Print the table."""
-    table = Table(title="largest difference from the oracle, relative to the largest value", title_justify="left")
-    table.add_column("implementation", no_wrap=True)
-    table.add_column("presets", justify="right")
-    for heading in ("float64", "float32", "bfloat16", "grad float64", "grad float32", "of bound"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for row in rows:
-        cells = [f"{row.worst[column]:.1e}" if column in row.worst else "–" for column in COLUMNS]
-        cells.append(f"{row.ratio:.2f}" if row.worst else "–")
-        style = {"same": "green", "DIFFERS": "bold red"}.get(row.verdict, "yellow")
-        table.add_row(row.name, str(row.presets or "–"), *cells, f"[{style}]{row.verdict}[/]")
-    console.print(table)
+    """Print the table, in two parts where the terminal is narrow."""
+    title = "largest difference from the oracle, relative to the largest value"
+    first, *columns, verdict = _COLUMNS
+    if console.width >= MIN_CHARACTERS:
+        parts = {title: [first, *columns, verdict]}
+    else:
+        parts = {title: [first, *columns[1:4], verdict], "gradients, and the bound": [first, columns[0], *columns[4:]]}
+    for heading, shown in parts.items():
+        table = Table(title=heading, title_justify="left")
+        for name in shown:
+            text = name in (first, verdict)
+            table.add_column(name, justify="left" if text else "right", no_wrap=name != verdict)
+        for row in rows:
+            table.add_row(*(_format_cell(row, name) for name in shown))
+        console.print(table)
     console.print("of bound: the largest share of what rounding can do to that element (docs/ERROR_BOUNDS.md)")
     console.print("presets: " + ", ".join(PRESETS), highlight=False)
     console.print(", ".join(dict.fromkeys(row.version for row in rows if row.version)), highlight=False)
+
+
+_ERRORS = {f"grad {dtype}" if quantity == "d" else dtype: (quantity, dtype) for quantity, dtype in COLUMNS}
+_COLUMNS = ("implementation", "presets", *_ERRORS, "of bound", "verdict")
+
+
+def _format_cell(row: ParityRow, column: str) -> str:
+    if column in _ERRORS:
+        return f"{row.worst[_ERRORS[column]]:.1e}" if _ERRORS[column] in row.worst else "–"
+    if column == "verdict":
+        style = {"same": "green", "DIFFERS": "bold red"}.get(row.verdict, "yellow")
+        return f"[{style}]{row.verdict}[/]"
+    return {
+        "implementation": row.name,
+        "presets": str(row.presets or "–"),
+        "of bound": f"{row.ratio:.2f}" if row.worst else "–",
+    }[column]

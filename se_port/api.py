@@ -1,7 +1,7 @@
 """Load, save, convert: every conversion goes from a file through canonical parameters to a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,18 @@ class Report:
         back = f"all but {len(self.inexact)} come back" if self.inexact else "every parameter comes back"
         return "\n".join([*lines, f"read again: {back} to the bit"])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data for JSON.
+
+        >>> Report("moskomule", "canonical", SESpec(64), 2, 2048, (), (), ()).to_dict()["block"]["channels"]
+        64
+        """
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "spec"}
+        kind = "block" if isinstance(self.spec, SESpec) else "network"
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()} | {
+            kind: self.spec.to_dict()
+        }
+
 
 def load(
     source: SourceLike,
@@ -100,6 +112,7 @@ def save(
     layout: str = "canonical",
     *,
     force: bool = False,
+    format: str | None = None,
 ) -> None:
     """Save canonical parameters in a layout.
 
@@ -109,6 +122,7 @@ def save(
         spec: a block, a network or a network's name.
         layout: the layout of the file's names.
         force: whether a path that exists is replaced.
+        format: of the file, such as ``"orbax"``, which no ending chooses; None takes that of the ending.
 
     Raises:
         ParameterError: the parameters are not the spec's.
@@ -126,7 +140,7 @@ def save(
     parameters.check(values, parameters.shapes(spec))
     renamed = to_layout(values, spec, layout)
     metadata = describe(renamed.layout, spec)
-    formats.write(path, to_keras_positions(path, renamed, spec), force=force, metadata=metadata)
+    formats.write(path, to_keras_positions(path, renamed, spec), format, force=force, metadata=metadata)
 
 
 def convert(
@@ -141,6 +155,7 @@ def convert(
     part: str | None = None,
     prefix: str | None = None,
     block: str | None = None,
+    format: str | None = None,
 ) -> Report:
     """Convert a file to another layout or format, one tensor at a time, and compare the target with the source.
 
@@ -155,6 +170,7 @@ def convert(
         part: the mapping to take, where the source has several, such as ``"model_ema"``.
         prefix: only names that begin with it are taken, without it.
         block: the path of the block to convert, where the source has several.
+        format: of the target, such as ``"orbax"``, which no ending chooses; None takes that of the ending.
 
     Returns:
         The layouts, the number of parameters, and every difference; ``print`` shows it as text.
@@ -173,7 +189,7 @@ def convert(
     canonical = load_canonical(open_source(source, None, part, prefix), spec, source_layout, block)
     renamed = to_layout(canonical.parameters, canonical.spec, target_layout)
     tensors = to_keras_positions(target, renamed, canonical.spec)
-    format, size, inexact = formats.format_by_name(Path(target)), 0, list[str]()
+    format, size, inexact = format or formats.format_by_name(Path(target)), 0, list[str]()
 
     def compare(staged: Path) -> None:
         nonlocal size
@@ -189,6 +205,7 @@ def convert(
     formats.write(
         target,
         ReportingMapping(tensors, "write", progress),
+        format,
         force=force,
         metadata=describe(renamed.layout, canonical.spec),
         check=compare,

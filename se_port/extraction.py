@@ -68,7 +68,7 @@ def cut_block(source: str | Path, path: str) -> CutBlock:
     if path not in found:
         raise LayoutError(f"there is no block {path!r}; there are {', '.join(map(repr, found)) or 'none'}")
     if opened.format == "tflite":
-        formats.import_optional("tensorflow", f"cutting a block out of {source.name}", "keras")
+        formats.import_optional("tensorflow", f"cutting a block out of {source.name}", "keras-tf")
         return CutBlock(_cut_tflite(source, found[path]), found[path].spec, found[path].names)
     onnx = formats.import_optional("onnx", f"cutting a block out of {source.name}", "onnx")
     model = _cut(onnx, onnx.load(source), found[path])

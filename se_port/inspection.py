@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from se_spec import LayoutError, NetworkSpec, SESpec, network
+from se_spec import LayoutError, NetworkSpec, SESpec, network, notebook
 from se_spec.networks import NETWORKS
 from se_spec.texts import MAX_MESSAGE, quote, shorten
 
@@ -47,7 +48,59 @@ class Inspection:
     said: Identity | None
     problem: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as data for JSON, without parameters.
+
+        >>> import numpy as np
+        >>> inspect({"se.fc.0.weight": np.ones((4, 64)), "se.fc.2.weight": np.ones((64, 4))}).to_dict()["tensors"]
+        2
+        """
+        first = self.networks[0] if self.networks else None
+        return {
+            "source": self.source,
+            "format": self.format,
+            "tensors": sum(self.dtypes.values()),
+            "bytes": self.bytes,
+            "dtypes": self.dtypes,
+            "layout": first and first.layout,
+            "prefix": first and first.prefix,
+            "networks": {match.name: match.net.to_dict() for match in self.networks},
+            "images": {match.name: str(preprocessing(match.name)) for match in self.networks},
+            "said": self.said and {"layout": self.said.layout, "spec": self.said.spec.to_dict()},
+            "problem": self.problem,
+            "blocks": {path: block.to_dict() for path, block in self.blocks.items()},
+            "lookalikes": self.lookalikes,
+        }
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what ``print`` shows, as a table of facts and one of the blocks."""
+        head, *lines = self._describe_file()
+        facts: dict[str, str] = {}
+        for line in lines:
+            if line.startswith(" "):  # it belongs to the line before
+                facts[next(reversed(facts))] += f": {line.strip()}"
+            else:
+                name, _, fact = line.partition(": ")
+                facts[name] = fact
+        rows = [(shorten(path) or "(the file itself)", _describe(block)) for path, block in self.blocks.items()]
+        tables = notebook.format_table(("SE block", f"{len(rows)} in the file"), rows)
+        if self.lookalikes:
+            alike = [(shorten(path), shorten(reason)) for path, reason in self.lookalikes.items()]
+            tables += notebook.format_table(("no SE block, but alike", "why"), alike)
+        return notebook.format_facts(head, facts, tables)
+
     def __str__(self) -> str:
+        lines = [*self._describe_file(), f"SE blocks: {len(self.blocks)}"]
+        lines += [
+            f"    {shorten(path) or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()
+        ]
+        if self.lookalikes:
+            lines.append(f"no SE blocks, but alike: {len(self.lookalikes)}")
+            lines += [f"    {shorten(path)}: {shorten(reason)}" for path, reason in self.lookalikes.items()]
+        return "\n".join(lines)
+
+    def _describe_file(self) -> list[str]:
+        """Describe the file without its blocks, in lines of which all but the first begin with a fact's name."""
         where, count = shorten(self.source, MAX_PATH), sum(self.dtypes.values())
         lines = [
             f"{where}: {self.format or 'a mapping'}, {count} tensors, {self.bytes:,} bytes",
@@ -67,14 +120,7 @@ class Inspection:
             lines += [f"images for {match.name}: {preprocessing(match.name)}" for match in self.networks]
         if self.problem:
             lines.append(f"problem: {shorten(self.problem, MAX_MESSAGE)}")
-        lines.append(f"SE blocks: {len(self.blocks)}")
-        lines += [
-            f"    {shorten(path) or '(the file itself)'}: {_describe(block)}" for path, block in self.blocks.items()
-        ]
-        if self.lookalikes:
-            lines.append(f"no SE blocks, but alike: {len(self.lookalikes)}")
-            lines += [f"    {shorten(path)}: {shorten(reason)}" for path, reason in self.lookalikes.items()]
-        return "\n".join(lines)
+        return lines
 
 
 def _shorten(spec: SESpec | NetworkSpec) -> str:

@@ -10,6 +10,11 @@ _PAGE = """# Porting
 `se_port` converts the weights of SE blocks and SENets: it reads a system's file into canonical parameters, and writes
 them as a file of any other system. `se-port layouts --markdown` prints this page.
 
+`se-port` without arguments lists its commands, and each has `--help` with the layouts that it accepts. `--json` prints
+data in place of text. `convert --format` names a format that no ending chooses, such as `orbax`, which is a folder.
+`eval "$(se-port --print-completion bash)"` completes commands, layouts and networks in bash, and zsh and tcsh have the
+same; this needs the extra `completion`. `se-check` and `se-parity` have it too.
+
 The last column of the tables has one of four values:
 
 - *Peer ran*: the system itself was installed, made the names and gave the same gates or logits, in the tests or in
@@ -64,28 +69,49 @@ Lite. Graphs are not written.
 """
 
 
-def page(*, markdown: bool = True) -> str:
-    """Format every layout of networks and of blocks, and every format."""
-    networks = _format_table(
-        ("layout", "networks", "format", "source", "how verified"),
-        [
-            (name, ", ".join(row.networks) or "every network", row.format, row.source, row.verified)
-            for name, row in NETWORK_LAYOUTS.items()
-        ],
-        markdown,
-    )
-    blocks = _format_table(
-        ("layout", "projections", "activation, gate", "source", "how verified"),
-        [
-            (name, _format_projections(row), _format_nonlinearities(row), row.source, row.verified)
-            for name, row in BLOCK_LAYOUTS.items()
-        ],
-        markdown,
-    )
-    endings = _format_table(("format", "ending"), list(formats.FORMATS.items()), markdown)
+_NETWORK_HEADING = ("layout", "networks", "format", "source", "how verified")
+_BLOCK_HEADING = ("layout", "projections", "activation, gate", "source", "how verified")
+
+
+def page(*, markdown: bool = True, in_columns: bool = True) -> str:
+    """Format every layout of networks and of blocks, and every format.
+
+    Args:
+        markdown: whether the page of the documentation is made, else plain text.
+        in_columns: whether plain text has a line for each layout, which is longer than a terminal's; else every fact
+            has a line of its own.
+
+    Returns:
+        The text.
+    """
+    form = _format_markdown if markdown else _format_columns if in_columns else _format_facts
+    networks, blocks = form(_NETWORK_HEADING, _list_network_rows()), form(_BLOCK_HEADING, _list_block_rows())
+    endings = form(("format", "ending"), list(formats.FORMATS.items()))
     if not markdown:
         return f"{networks}\n{blocks}\n{endings}"
     return f"{_PAGE}{networks}{_BLOCKS}{blocks}{_GRAPHS}\n## Formats\n\n{endings}"
+
+
+def list_layouts() -> dict[str, list[dict[str, str]]]:
+    """List every layout of networks and of blocks, and every format, as data for JSON."""
+    networks = [dict(zip(_NETWORK_HEADING, row, strict=True)) for row in _list_network_rows()]
+    blocks = [dict(zip(_BLOCK_HEADING, row, strict=True)) for row in _list_block_rows()]
+    endings = [{"format": name, "ending": ending} for name, ending in formats.FORMATS.items()]
+    return {"networks": networks, "blocks": blocks, "formats": endings}
+
+
+def _list_network_rows() -> list[tuple[str, ...]]:
+    return [
+        (name, ", ".join(row.networks) or "every network", row.format, row.source, row.verified)
+        for name, row in NETWORK_LAYOUTS.items()
+    ]
+
+
+def _list_block_rows() -> list[tuple[str, ...]]:
+    return [
+        (name, _format_projections(row), _format_nonlinearities(row), row.source, row.verified)
+        for name, row in BLOCK_LAYOUTS.items()
+    ]
 
 
 def _format_projections(row: BlockLayout) -> str:
@@ -98,13 +124,25 @@ def _format_nonlinearities(row: BlockLayout) -> str:
     return ", ".join("–" if value == UNKNOWN else str(value) for value in (row.activation, row.gate))
 
 
-def _format_table(heading: tuple[str, ...], rows: list[tuple[str, ...]], markdown: bool) -> str:
-    if markdown:
-        cells = [(f"`{first}`", *rest) for first, *rest in rows]
-        lines = [heading, tuple("---" for _ in heading), *cells]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _format_markdown(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    cells = [(f"`{first}`", *rest) for first, *rest in rows]
+    lines = [heading, tuple("---" for _ in heading), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _format_columns(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[index]) for row in (heading, *rows)) for index in range(len(heading) - 1)]
     return "".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) + "\n"
         for row in (heading, *rows)
     )
+
+
+def _format_facts(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines: list[str] = []
+    for first, *rest in rows:
+        lines += [
+            f"{heading[0]} {first}",
+            *(f"    {name}: {cell}" for name, cell in zip(heading[1:], rest, strict=True)),
+        ]
+    return "".join(f"{line}\n" for line in lines)

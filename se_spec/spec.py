@@ -9,11 +9,12 @@ Departures from the paper: the hidden width is at least 1 (the paper has no C < 
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, Unpack
 
-from . import nonlinearities, validation, widths
+from . import nonlinearities, notebook, validation, widths
 from .errors import SpecError
 from .hints import suggest_field
 from .nonlinearities import Activation, Gate
@@ -129,6 +130,18 @@ class SESpec:
         if self.single_projection:
             shown = [part for part in shown if part != "activation='identity'"]
         return f"SESpec({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: every field, and the number of parameters.
+
+        >>> "<b>SESpec(64)</b>" in SESpec(64)._repr_html_()
+        True
+        """
+        facts = {name: getattr(self, name) for name in FIELDS if name != "reduction" or self.reduction is not None}
+        sizes = self.parameter_shapes()
+        count = sum(math.prod(shape) for shape in sizes.values())
+        shapes = ", ".join(f"{name} {shape}" for name, shape in sizes.items())
+        return notebook.format_facts(repr(self), facts | {"parameters": f"{count:,}: {shapes}"})
 
     def _width(self, channels: int, single: bool) -> tuple[int | None, int]:
         given = self.hidden is not _FROM_REDUCTION

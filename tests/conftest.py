@@ -1,7 +1,8 @@
 """Frameworks of a run, the processes of implementations, marks of slow tests, the order and the summary.
 
-``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy, torch, keras, flax, conformance, onnx
-and port are the extras of those names, and peers are blocks of other libraries. A requested family that is not
+``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy has no extra but conformance, torch,
+flax, parity, onnx, port and port-orbax are the extras of those names, keras is keras-tf, and peers are blocks of other
+libraries. A requested family that is not
 installed fails one test, and one without a passed test fails the run. Families that are not requested do not run, and
 the summary counts their tests.
 
@@ -36,9 +37,10 @@ FAMILIES = {
     "torch": "torch",
     "keras": "keras",
     "flax": "flax",
-    "conformance": "rich",
+    "parity": "rich",
     "onnx": "onnx",
     "port": "h5py",
+    "port-orbax": "orbax",
     "peers": "timm",
     "triton": "triton",
 }

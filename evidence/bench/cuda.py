@@ -5,6 +5,7 @@ installed. Each answer is compared with the oracle's before it is timed.
 """
 
 import argparse
+import importlib.metadata
 import json
 import random
 import statistics
@@ -42,12 +43,14 @@ SHAPES = (
 COMPILED = SHAPES[2], SHAPES[5]
 """Shapes for which blocks are compiled."""
 DTYPES = "float32", "bfloat16", "float16"
-MAX_ERROR = {"float32": 1e-5, "bfloat16": 4e-2, "float16": 4e-2}
-"""The largest error relative to the largest value; coarse, but no wrong block is timed."""
+MAX_ERROR = {"float32": 1e-3, "bfloat16": 4e-2, "float16": 4e-2}
+"""The largest error relative to the largest value; no wrong block is timed, but peers may use TF32."""
 ROUNDS, CALLS = 15, 50
 """Calls of each block with a cold L2 cache, and calls in a row for the host's time."""
 CACHE_BYTES = 1 << 28
 """Bytes that are written between calls, more than a GPU's L2 cache."""
+HEAD_START_CYCLES = 2_000_000
+"""Clock cycles, about a millisecond, that the device waits before a timed call, so that it never waits for the host."""
 COMPILING_SECONDS = 200.0
 """Time after which nothing more is compiled."""
 NETWORKS = {"ResNet-50": "seresnet50", "EfficientNet-B0": "efficientnet_b0"}
@@ -130,6 +133,7 @@ def time_calls(calls: dict[str, Callable[[], Any]], device: str, rounds: int = R
 
 def _time_on_gpu(call: Callable[[], Any]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(HEAD_START_CYCLES)
     begin.record()
     call()
     end.record()
@@ -288,5 +292,8 @@ def main() -> None:
 
 
 def _versions() -> str:
-    triton = sys.modules.get("triton")
-    return f"PyTorch {torch.__version__}, Triton {getattr(triton, '__version__', 'not installed')}"
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = "not installed"
+    return f"PyTorch {torch.__version__}, Triton {triton}"

@@ -24,7 +24,7 @@ try:
     from tensorflow.lite.tools import flatbuffer_utils
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "TensorFlow Lite models need tensorflow: pip install 'se-suite[keras]'", name="tensorflow"
+        "TensorFlow Lite models need tensorflow: pip install 'se-suite[keras-tf]'", name="tensorflow"
     ) from error
 
 FLOAT32 = 0

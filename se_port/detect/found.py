@@ -1,6 +1,7 @@
 """The record of a block that was found."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ CHOICES = ("activation", "gate")
 """Fields of a spec that names and shapes may not determine."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """An SE block of a file.
 
@@ -38,6 +39,27 @@ class Found:
     layouts: tuple[str, ...]
     names: dict[str, str]
     changes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the spec, and what is not known of it; parameters and names would fill pages.
+
+        >>> import se_port
+        >>> theirs = {"se.fc1.weight": np.ones((4, 64, 1, 1)), "se.fc2.weight": np.ones((64, 4, 1, 1))}
+        >>> se_port.find_blocks(theirs, "timm.SEModule")
+        {'se': Found(SESpec(64, hidden=4), unknown=('activation', 'gate'), layouts=('timm.SEModule',))}
+        """
+        unknown = f", unknown={self.unknown}" if self.unknown else ""
+        return f"Found({self.spec!r}{unknown}, layouts={self.layouts})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the block as data for JSON, without its parameters."""
+        return {
+            "spec": self.spec.to_dict(),
+            "unknown": list(self.unknown),
+            "layouts": list(self.layouts),
+            "names": self.names,
+            "changes": list(self.changes),
+        }
 
 
 def own_blocks(blocks: dict[str, Found]) -> dict[str, Found]:

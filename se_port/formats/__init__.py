@@ -15,6 +15,7 @@ from ._base import Tensors as Tensors
 from ._base import bfloat16 as bfloat16
 from ._base import import_optional as import_optional
 from ._files import FORMATS as FORMATS
+from ._files import WRITABLE as WRITABLE
 from ._files import format_by_name as format_by_name
 from ._files import format_of as format_of
 from ._files import read as read

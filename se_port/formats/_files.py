@@ -34,6 +34,12 @@ FORMATS = {
 }
 """Each format's name, which is also its module's, and the usual endings of such files."""
 
+WRITABLE = (
+    "safetensors", "npz", "torch", "keras", "msgpack", "orbax", "tensorflow", "caffe", "mxnet", "matconvnet",
+)  # fmt: skip
+"""Formats that are written too."""
+EXTRAS_FOR_WRITING = {"orbax": "port-orbax"}
+"""The extra that a format needs to be written; without a row, that to be read, ``port``."""
 WITH_PARTS = ("torch",)
 """Formats whose files may hold several mappings of names to tensors."""
 WITH_METADATA = ("safetensors",)
@@ -105,7 +111,7 @@ def write(
     """
     path = Path(path)
     name = format or format_by_name(path)
-    module = _import_format(name, f"write {path.name}")
+    module = _import_format(name, f"write {path.name}", EXTRAS_FOR_WRITING.get(name, "port"))
     options: dict[str, object] = {}
     if metadata and name in WITH_METADATA:
         options["metadata"] = metadata
@@ -149,16 +155,17 @@ def format_by_name(path: Path) -> str:
     for name, endings in FORMATS.items():
         if path.name.endswith(tuple(word for word in endings.replace(",", " ").split() if word.startswith("."))):
             return name
-    refuse(path, "has no ending that says a format", "; ".join(f"{n}: {endings}" for n, endings in FORMATS.items()))
+    endings = "; ".join(f"{name}: {FORMATS[name]}" for name in WRITABLE)
+    refuse(path, "has no ending that says a format", f"{endings}; or the name of a format, such as orbax")
 
 
-def _import_format(name: str, purpose: str) -> ModuleType:
-    """Import a format's module, after what it needs."""
+def _import_format(name: str, purpose: str, extra: str = "port") -> ModuleType:
+    """Import a format's module, after what it needs, which an extra has."""
     if name not in FORMATS:
         raise FileFormatError(f"{name!r} is no format; expected one of {', '.join(FORMATS)}")
     module = _import_module(name)
     for dependency in module.NEEDS:
-        import_optional(dependency, purpose)
+        import_optional(dependency, purpose, extra)
     return module
 
 

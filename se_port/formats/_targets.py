@@ -12,6 +12,7 @@ moves follow each other.
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
@@ -35,6 +36,8 @@ except ImportError:  # Windows
 
 PREFIX = ".se-port-"
 """How the name of a folder begins that is used while a target is written."""
+STAGED = re.compile(re.escape(PREFIX) + r"[0-9a-f]{16}(-[a-z0-9_]+)?/")
+"""The name of such a folder in a path; no message shows it."""
 LONGEST_WAIT = 60.0
 """Seconds to wait for another program that writes the same target."""
 LONGEST_REMOVAL = 5.0
@@ -76,7 +79,7 @@ def stage(
         try:
             yield staged
         except FileFormatError as error:
-            raise FileFormatError(str(error).replace(str(staged), str(path))) from None
+            raise FileFormatError(STAGED.sub("", str(error))) from None
         made = sorted(folder.iterdir(), key=lambda new: (new == staged, new.name))  # what the others belong to is last
         for new in made:
             check_target(path.parent / new.name, force, is_own_folder)

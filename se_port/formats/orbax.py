@@ -112,7 +112,7 @@ def write(path: Path, tensors: Tensors) -> None:
     Raises:
         FileFormatError: an empty array, a dtype without a name in Zarr, or names that differ in dots for ``/`` alone.
     """
-    orbax = import_optional("orbax.checkpoint", f"write {path.name}")
+    orbax = import_optional("orbax.checkpoint", f"write {path.name}", "port-orbax")
     if not tensors:
         refuse(path, "would be empty", "one tensor or more")
     joined: dict[str, str] = {}
@@ -147,7 +147,8 @@ def write(path: Path, tensors: Tensors) -> None:
             os.close(descriptor)
     except Exception as error:  # TensorStore raises ValueError where a disk is full
         code = re.search(r"os_error_code='([0-9]+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error)[:200]}"
+        said = str(error).replace(str(target), str(path))
+        reason = os.strerror(int(code[1])) if code else f"{type(error).__name__}: {said[:200]}"
         refuse(path, f"cannot be written ({reason})", INSTEAD)
 
 

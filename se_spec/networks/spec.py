@@ -6,13 +6,13 @@ from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from typing import Any, Self
 
-from .. import nonlinearities, validation
+from .. import nonlinearities, notebook, validation
 from ..errors import SpecError
 from ..texts import quote
 from . import counts
 from .families import FAMILIES, Family
 from .graph import Graph, Rules
-from .layers import INPUT, Layer
+from .layers import INPUT, Layer, SqueezeExcitation
 from .parts import Head, SEFields, Stem, keywords, parse_list, parse_step
 
 PADDINGS = ("symmetric", "same")
@@ -102,6 +102,42 @@ padding=(3, 3), groups=1, bias=False)
         graph = Graph(self.channels, Rules(**{name: getattr(self, name) for name in Rules.__dataclass_fields__}))
         graph.add_head(self.body.add_layers(graph, graph.add_stem(INPUT, self.stem)), self.head, self.num_classes)
         return tuple(graph.layers)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the size of the network, its SE blocks, and its stages.
+
+        >>> from se_spec import network
+        >>> html = network("se_resnet20")._repr_html_()
+        >>> "274,490" in html, "stage3" in html
+        (True, True)
+        """
+        parameters, macs = self.added_by_se()
+        facts: dict[str, object] = {
+            "family": self.body.name,
+            "image": f"{self.input_size} x {self.input_size}, {self.channels} channels",
+            "classes": f"{self.num_classes:,}",
+            "learnable parameters": f"{self.parameter_count():,}",
+            "multiply-adds": f"{self.macs():,}",
+            "SE": ", ".join(f"{name}={value!r}" for name, value in vars(self.se).items() if value not in (None, False))
+            if self.se is not None
+            else "none",
+        }
+        if self.se is not None:
+            facts["added by SE"] = f"{parameters:,} parameters, {macs:,} multiply-adds"
+        stages: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            stages.setdefault(layer.name.partition(".")[0], []).append(layer)
+        rows = [
+            (
+                name,
+                len(layers),
+                sum(isinstance(layer, SqueezeExcitation) for layer in layers),
+                f"{counts.parameter_count(layers):,}",
+            )
+            for name, layers in stages.items()
+        ]
+        table = notebook.format_table(("stage", "layers", "SE blocks", "learnable parameters"), rows)
+        return notebook.format_facts(f"{self.body.name} network", facts, table)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical names and shapes, in order, running statistics included (K-1)."""

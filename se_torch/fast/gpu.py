@@ -6,6 +6,7 @@ TensorFlow. Where it is not installed, or cannot build the kernels, ``is_usable`
 
 import importlib
 import importlib.util
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,23 +19,29 @@ from torch import Tensor
 from ..nonlinearities import Activation, Gate
 
 Weights = tuple[Tensor | None, ...]
-TILE_BYTES = 1 << 15
-"""Bytes of x, or of x and dy, that a program holds in registers."""
-TILE_ELEMENTS_UNALIGNED = 1 << 12
-"""Elements of a tile whose rows are not read as vectors: each takes registers for its address."""
-ROW_POSITIONS = 1024, 512, 256
+LOADS, LOAD_BYTES = 1 << 11, 16
+"""Loads of x, or of x and dy, by a program, and the bytes of each; results and addresses take registers."""
+MIN_TILE_ELEMENTS = 1 << 12
+"""Elements of a tile whose rows are of no multiple of such loads."""
+VECTOR = 16
+"""The largest power of two that a row is known to be a multiple of."""
+ROW_POSITIONS = 4096, 2048
 """Positions of a contiguous map's tile: the extent that wastes least; rows of no more than the first are not cut."""
 COLUMN_POSITIONS = 256
 """Positions of a channels-last tile; the channels beside each other are then 128 bytes or more."""
 WEIGHT_ELEMENTS = 1 << 12
 """Elements of a weight that a program holds at a time."""
-WARPS = 8
-PROGRAMS_PER_PROCESSOR = 3
-"""Programs that a streaming multiprocessor holds at once; the estimate decides about time, not about results."""
-MAX_ELEMENTS_NARROW = (1 << 31) - 1 - TILE_BYTES
+WARPS = 4
+MAX_REGISTERS = 128
+"""Registers of a thread of the forward kernel; a streaming multiprocessor then holds four programs."""
+MAX_CHANNELS_LIMITED = 64
+"""Channels of a tile up to which registers are limited; the factors of more would not fit."""
+PROGRAMS_PER_PROCESSOR = 6
+"""Programs of a streaming multiprocessor that run or wait for memory; the number decides about time, not results."""
+MAX_ELEMENTS_NARROW = (1 << 31) - 1 - LOADS * LOAD_BYTES
 """Elements of a sample up to which offsets within it fit into 32 bits, those of masked elements too."""
-PARTS, COLUMNS = 32, 64
-"""Parts that are added at a time, and their columns."""
+SUM_ELEMENTS, SUM_COLUMNS = 1 << 11, 128
+"""Numbers of the parts that are added at a time, and their columns at most."""
 GRADIENT_TILE = (16, 32, 16)
 """Samples, channels and hidden values whose products are held at a time for the weights' gradients."""
 MIN_CAPABILITY = (8, 0)
@@ -67,26 +74,27 @@ class Tile(NamedTuple):
     rows: int
 
 
-def choose_tile(channels: int, positions: int, itemsize: int, channels_last: bool) -> Tile:
-    """Choose a tile of about ``TILE_BYTES`` whose rows, in the order of memory, are long.
+def choose_tile(channels: int, positions: int, itemsize: int, maps: int, channels_last: bool) -> Tile:
+    """Choose a tile of about ``LOADS`` loads whose rows, in the order of memory, are long.
 
     Args:
         channels: C.
         positions: the product of all spatial extents.
-        itemsize: bytes of x, and of dy if a tile of it is held as well, for each element.
+        itemsize: bytes of an element.
+        maps: 1 for x, 2 for x and dy.
         channels_last: the order of memory.
 
-    >>> choose_tile(256, 56 * 56, 4, channels_last=False)
-    Tile(channels=32, positions=256, stride=256, tiles=104, rows=13)
-    >>> choose_tile(2048, 7 * 7, 4, channels_last=True)
+    >>> choose_tile(256, 56 * 56, 4, 1, channels_last=False)
+    Tile(channels=2, positions=4096, stride=4096, tiles=128, rows=1)
+    >>> choose_tile(2048, 7 * 7, 4, 1, channels_last=True)
     Tile(channels=128, positions=64, stride=64, tiles=16, rows=1)
     """
-    elements, all_channels, all_positions = TILE_BYTES // itemsize, _power_of_two(channels), _power_of_two(positions)
+    vector = min(_divisor(channels if channels_last else positions), LOAD_BYTES // itemsize)
+    elements = max(LOADS * vector // maps, MIN_TILE_ELEMENTS)
+    all_channels, all_positions = _power_of_two(channels), _power_of_two(positions)
     if channels_last:
         extent = min(all_positions, COLUMN_POSITIONS)
     else:
-        if positions * itemsize % 16:
-            elements = min(elements, TILE_ELEMENTS_UNALIGNED)
         extent = all_positions
         if positions > ROW_POSITIONS[0]:
             extent = min(ROW_POSITIONS, key=lambda extent: -(-positions // extent) * extent)
@@ -101,6 +109,11 @@ def choose_tile(channels: int, positions: int, itemsize: int, channels_last: boo
 def _power_of_two(extent: int) -> int:
     """Return the smallest power of two that is not below the extent."""
     return 1 << (extent - 1).bit_length()
+
+
+def _divisor(row: int) -> int:
+    """Return the largest power of two that divides a row, ``VECTOR`` at most."""
+    return math.gcd(row, VECTOR)
 
 
 @cache
@@ -145,18 +158,25 @@ class Launch:
     """
 
     def __init__(
-        self, kernel: Any, programs: int, numbers: tuple[int, ...], constants: tuple[Any, ...], aligned: bool
+        self,
+        kernel: Any,
+        programs: int,
+        numbers: tuple[int, ...],
+        constants: tuple[Any, ...],
+        aligned: bool,
+        max_registers: int | None = None,
     ) -> None:
         self._kernel, self._grid, self._numbers = kernel, (programs, 1, 1), (programs, *numbers, *constants)
         self._run: Callable[..., Any] | None = None
         self._aligned = aligned
+        self._options = {"num_warps": WARPS, "maxnreg": max_registers, "enable_fp_fusion": True}
         self.is_built = False
 
     def __call__(self, *tensors: Tensor | None) -> None:
         if self._run is not None:
             self._run(*tensors, *self._numbers)
             return
-        compiled = self._kernel[self._grid](*tensors, *self._numbers, num_warps=WARPS, enable_fp_fusion=True)
+        compiled = self._kernel[self._grid](*tensors, *self._numbers, **self._options)
         self.is_built = True
         if self._aligned and compiled is not None:  # the interpreter compiles nothing
             self._run = compiled[self._grid]
@@ -276,20 +296,22 @@ def _zeros(count: int, x: Tensor, fresh: bool) -> Tensor:
 
 def _plan_forward(x: Tensor, weights: Weights, options: Options, aligned: bool) -> Plan:
     n, c, r, p = _sizes(x, weights)
-    tile = choose_tile(c, p, x.itemsize, not x.is_contiguous())
+    tile = choose_tile(c, p, x.itemsize, 1, not x.is_contiguous())
     programs = 2 * n * tile.tiles
     numbers = n, c, r, p, tile.tiles, tile.rows, tile.stride, _lag(n, tile, x.device)
-    constants = *_blocks(tile, r), *_constants(x, weights, tile, options)
+    constants = *_blocks(x, tile, r), *_constants(x, weights, tile, options)
     work = n * tile.tiles * r + (n * tile.rows * c if tile.rows > 1 else 0)
-    return Plan(Launch(kernels().forward, programs, numbers, constants, aligned), n * (c + r), work, 2 + n)
+    limit = MAX_REGISTERS if tile.channels <= MAX_CHANNELS_LIMITED else None
+    launch = Launch(kernels().forward, programs, numbers, constants, aligned, limit)
+    return Plan(launch, n * (c + r), work, 2 + n)
 
 
 def _plan_backward(x: Tensor, weights: Weights, options: Options, aligned: bool) -> Plan:
     n, c, r, p = _sizes(x, weights)
-    tile = choose_tile(c, p, 2 * x.itemsize, not x.is_contiguous())
+    tile = choose_tile(c, p, x.itemsize, 2, not x.is_contiguous())
     programs = 2 * n * tile.tiles + -(-c // GRADIENT_TILE[1]) * -(-r // GRADIENT_TILE[2])
     numbers = n, c, r, p, tile.tiles, tile.rows, tile.stride, _lag(n, tile, x.device)
-    constants = *_blocks(tile, r), *GRADIENT_TILE, *_constants(x, weights, tile, options)
+    constants = *_blocks(x, tile, r), *GRADIENT_TILE, *_constants(x, weights, tile, options)
     work = n * (2 * c + r) + n * tile.tiles * r + (n * tile.rows * c if tile.rows > 1 else 0)
     return Plan(Launch(kernels().backward, programs, numbers, constants, aligned), 0, work, 2 + n)
 
@@ -305,10 +327,18 @@ def _lag(samples: int, tile: Tile, device: torch.device) -> int:
     return min(samples, 1 + -(-processors * PROGRAMS_PER_PROCESSOR // (2 * tile.tiles)))
 
 
-def _blocks(tile: Tile, r: int) -> tuple[int, ...]:
-    """Return the kernels' BC, BP, BR, BT and BI."""
+def _blocks(x: Tensor, tile: Tile, r: int) -> tuple[int, ...]:
+    """Return the kernels' BC, BP, VECTOR, BR, BT, BI, BTC and BIC."""
+    c, p = x.shape[1], x.shape[2:].numel()
     hidden = min(_power_of_two(r), max(1, WEIGHT_ELEMENTS // tile.channels))
-    return tile.channels, tile.positions, hidden, PARTS, COLUMNS
+    vector = _divisor(p if x.is_contiguous() else c)
+    return tile.channels, tile.positions, vector, hidden, *_sum_blocks(r), *_sum_blocks(c)
+
+
+def _sum_blocks(extent: int) -> tuple[int, int]:
+    """Return how many parts of this extent are added at a time, and how many columns."""
+    columns = min(_power_of_two(extent), SUM_COLUMNS)
+    return max(1, SUM_ELEMENTS // columns), columns
 
 
 def _constants(x: Tensor, weights: Weights, tile: Tile, options: Options) -> tuple[Any, ...]:

@@ -4,7 +4,11 @@ A sample's map is cut into tiles of channels and positions, and each tile is two
 and projects the sums: the projection is linear, so the parts of all tiles add up. The program that arrives last at its
 sample adds the parts, in their order, and publishes the result. *Scale* waits for that, computes the factors of its
 channels, and multiplies. It finds the tile in the GPU's L2 cache, since no more than ``lag`` samples lie between both
-readings. Backward is the same with the sums of dy * x, and has *gradient* items at the end, which add over the samples.
+readings, and what is read for the last time or written is marked as the first to leave the cache. Backward is the same
+with the sums of dy * x, and has *gradient* items at the end, which add over the samples.
+
+Programs that held their tile in registers until their sample was summed would read x once without the cache's help.
+They took 1.3 times as long on an H100: they wait where these work.
 
 No deadlock: a program has one item, and takes it by an atomic ticket. Reduce items wait for nothing. All other items
 wait only for reduce items with lower tickets, which running programs hold. So it does not matter how many programs the
@@ -177,12 +181,17 @@ def leave(counter, last):
 @triton.jit
 def locate_tile(
     sample, tile, C, P, TP, PT,
-    BC: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    BC: tl.constexpr, BP: tl.constexpr, VECTOR: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Return the tile's channels, the offsets of its elements, and which of them there are.
 
+    ``VECTOR`` divides a row, and Triton must see that: it loads as many elements at a time.
     ``WIDE``: a sample has 2^31 elements or more, so that offsets within it need 64 bits.
     """
+    if CHANNELS_LAST:
+        C = (C // VECTOR) * VECTOR
+    else:
+        P = (P // VECTOR) * VECTOR
     c = (tile // TP) * BC + tl.arange(0, BC)
     first = tile % TP
     offset = c[:, None]
@@ -251,7 +260,8 @@ def add_channels(parts, out, C, TP, BT: tl.constexpr, BI: tl.constexpr):
 def forward(
     x, y, w1, b1, w2, b2, kept, parts, counters,
     programs, N, C, R, P, TILES, TP, PT, LAG,
-    BC: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr, BI: tl.constexpr,
+    BC: tl.constexpr, BP: tl.constexpr, VECTOR: tl.constexpr, BR: tl.constexpr,
+    BT: tl.constexpr, BI: tl.constexpr, BTC: tl.constexpr, BIC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, SPLIT: tl.constexpr,
     SINGLE: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
     GATE: tl.constexpr, G0: tl.constexpr, G1: tl.constexpr, G2: tl.constexpr, G3: tl.constexpr,
@@ -260,7 +270,7 @@ def forward(
     """Write y; ``kept`` becomes z (N, C) and u (N, R), ``parts`` those of u (N, TILES, R) and of z (N, TP, C)."""
     kind, n, tile = find_item(take_ticket(counters, programs), N, TILES, LAG)
     sample = n.to(tl.int64)
-    c, offsets, is_inside = locate_tile(n, tile, C, P, TP, PT, BC, BP, CHANNELS_LAST, WIDE)
+    c, offsets, is_inside = locate_tile(n, tile, C, P, TP, PT, BC, BP, VECTOR, CHANNELS_LAST, WIDE)
     z = kept + sample * C
     u = kept + N.to(tl.int64) * C + sample * R
     u_parts = parts + sample * TILES * R
@@ -275,7 +285,7 @@ def forward(
             project_back(w1, mean, c, u_parts + tile * R, C, R, BR, True)  # E-1
         if arrive(counter) == TILES - 1:
             if SPLIT:
-                add_channels(z_parts, z, C, TP, BT, BI)
+                add_channels(z_parts, z, C, TP, BTC, BIC)
             if not SINGLE:
                 for start in range(0, R, BI):
                     r = start + tl.arange(0, BI)
@@ -294,7 +304,7 @@ def forward(
         result = wide * s[:, None]  # C-1
         if RESIDUAL:
             result += wide  # C-3
-        tl.store(y + offsets, result.to(y.dtype.element_ty), mask=is_inside)
+        tl.store(y + offsets, result.to(y.dtype.element_ty), mask=is_inside, eviction_policy="evict_first")
         leave(counter, 2 * TILES)
 
 
@@ -303,7 +313,8 @@ def backward(
     x, dy, dx, w1, w2, b2, dw1, db1, dw2, db2,
     kept, work, counters,
     programs, N, C, R, P, TILES, TP, PT, LAG,
-    BC: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr, BI: tl.constexpr,
+    BC: tl.constexpr, BP: tl.constexpr, VECTOR: tl.constexpr, BR: tl.constexpr,
+    BT: tl.constexpr, BI: tl.constexpr, BTC: tl.constexpr, BIC: tl.constexpr,
     GN: tl.constexpr, GC: tl.constexpr, GR: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, SPLIT: tl.constexpr,
     SINGLE: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
@@ -329,7 +340,7 @@ def backward(
         )
         leave(counters + FINISHED, N + programs - 2 * N * TILES - 1)
     else:
-        c, offsets, is_inside = locate_tile(n, tile, C, P, TP, PT, BC, BP, CHANNELS_LAST, WIDE)
+        c, offsets, is_inside = locate_tile(n, tile, C, P, TP, PT, BC, BP, VECTOR, CHANNELS_LAST, WIDE)
         s_of_sample, dv_of_sample, du_of_sample = work + sample * C, dv + sample * C, du + sample * R
         du_parts = du + samples * R + sample * TILES * R
         dv_parts = du + samples * R + samples * TILES * R + sample * TP * C
@@ -348,7 +359,7 @@ def backward(
             project_back(w2, part, c, du_parts + tile * R, C, R, BR, False)
             if arrive(counter) == TILES - 1:
                 if SPLIT:
-                    add_channels(dv_parts, dv_of_sample, C, TP, BT, BI)
+                    add_channels(dv_parts, dv_of_sample, C, TP, BTC, BIC)
                 for start in range(0, R, BI):
                     r = start + tl.arange(0, BI)
                     total = add_parts(du_parts, TILES, R, r, BT, BI)
@@ -373,7 +384,7 @@ def backward(
                     weight = tl.load(w1 + r[None, :] * C + c[:, None], mask=is_weight, other=0.0).to(tl.float32)
                     dz += tl.sum(weight * du_r[None, :], 1)
             result = unscaled.to(tl.float32) * s[:, None] + (dz / P)[:, None]
-            tl.store(dx + offsets, result.to(dx.dtype.element_ty), mask=is_inside)
+            tl.store(dx + offsets, result.to(dx.dtype.element_ty), mask=is_inside, eviction_policy="evict_first")
             leave(counter, 2 * TILES)
 
 

@@ -12,6 +12,7 @@ _NOT_RUN = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU, and DEVICE=cuda; elsewhere the summary counts it")
     config.addinivalue_line("markers", "slow: asks of many values what a test beside it asks of fewer")
+    config.addinivalue_line("markers", "xdist_group(name): runs in the same process as the others of its name")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

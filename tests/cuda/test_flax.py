@@ -5,7 +5,7 @@ import pytest
 from ..conftest import COMPILED_FULLY
 from .calls import call_check
 
-pytestmark = pytest.mark.framework("flax")
+pytestmark = [pytest.mark.framework("flax"), pytest.mark.xdist_group("answers")]
 TWO_PROCESSORS = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 apis = pytest.mark.parametrize("api", ["nnx", "linen"])
 

@@ -5,7 +5,7 @@ import pytest
 from ..conftest import COMPILED_FULLY
 from .calls import call_check
 
-pytestmark = pytest.mark.framework("torch")
+pytestmark = [pytest.mark.framework("torch"), pytest.mark.xdist_group("torch")]
 
 
 @pytest.fixture

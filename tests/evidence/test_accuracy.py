@@ -24,7 +24,7 @@ def workers():
         yield pool
 
 
-@pytest.mark.framework("torch", "keras", "flax", "conformance")
+@pytest.mark.framework("torch", "keras", "flax", "parity")
 @pytest.mark.parametrize("dtype", accuracy.FORMATS)
 def test_no_backend_exceeds_the_errors_of_the_table(workers, dtype: str) -> None:
     stored = {(row["dtype"], row["backend"], row["function"]): row for row in TABLE["rows"]}

@@ -27,7 +27,7 @@ report = OnDemand("evidence.bench.report")
 def with_framework(name):
     home = HOMES[name]
     family = home.module.partition("_")[0]
-    families = {"onnx": ("torch", "conformance")}.get(family, () if family == "numpy" else (family,))
+    families = {"onnx": ("torch", "parity")}.get(family, () if family == "numpy" else (family,))
     peers = ("peers",) if family == "torch" else ()
     return pytest.param(name, marks=pytest.mark.framework(*families, *peers), id=name)
 
@@ -135,7 +135,7 @@ def test_time_added_by_se_is_the_median_over_the_rounds():
     assert added_by_se.format_cells(times) == ["100 ms", "120 ms", "+10.0%", "+5.0% to +20.0%"]
 
 
-@pytest.mark.framework("torch", "conformance")
+@pytest.mark.framework("torch", "parity")
 def test_networks_are_timed_with_and_without():
     names = {"without": "resnet18", "with": "se_resnet18"}
     found = added_by_se.measure(("torch", "torch, a step of training"), rounds=3, size=32, names=names)
@@ -168,7 +168,7 @@ TINY_CASES = [
 ]
 
 
-@pytest.mark.framework("torch", "peers", "conformance")
+@pytest.mark.framework("torch", "peers", "parity")
 def test_section_about_a_gpu_is_made_of_verified_blocks(monkeypatch, tmp_path):
     """All but the clock of the device, which is not here."""
     cuda = importlib.import_module("evidence.bench.cuda")
@@ -216,7 +216,7 @@ def test_imports_are_measured(monkeypatch):
         imports.measure(1)
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_page_is_generated_from_the_results(tmp_path):
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     assert report.format_page(results, tmp_path) == (ROOT / "docs" / "PERFORMANCE.md").read_text()
@@ -227,7 +227,7 @@ def test_page_is_generated_from_the_results(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == pictures
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_everything_is_measured_and_every_missed_goal_has_a_reason():
     results = json.loads((ROOT / "evidence" / "bench" / "results" / "latest.json").read_text())
     for name, home in HOMES.items():

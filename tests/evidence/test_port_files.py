@@ -59,7 +59,7 @@ def test_page_has_every_package_without_a_fault():
     assert "0 blocks are invented" in TEXT and "**" not in TEXT
 
 
-@pytest.mark.framework("onnx", "conformance")
+@pytest.mark.framework("onnx", "parity")
 def test_gate_of_the_running_network_is_that_of_the_block_found(tmp_path):
     path = save(tmp_path)
     result = check_file(POSITIVE, path)
@@ -69,7 +69,7 @@ def test_gate_of_the_running_network_is_that_of_the_block_found(tmp_path):
     assert [image.shape for image in prepare_images(path)] == [(1, 3, 160, 40)] * 2
 
 
-@pytest.mark.framework("onnx", "conformance")
+@pytest.mark.framework("onnx", "parity")
 def test_wrong_parameter_is_detected(tmp_path, monkeypatch):
     def match_wrongly(source):
         matches, lookalikes = match_graphs(source)
@@ -84,14 +84,14 @@ def test_wrong_parameter_is_detected(tmp_path, monkeypatch):
     assert fault == "shop: net.onnx: a gate is off by 2.0e-04"
 
 
-@pytest.mark.framework("onnx", "conformance")
+@pytest.mark.framework("onnx", "parity")
 def test_map_that_is_multiplied_and_is_no_block_is_counted(tmp_path):
     result = check_file(POSITIVE, save(tmp_path, gates=2))
     assert (len(result.specs), result.products, result.lookalikes) == (1, 2, 1)
     assert result.faults == ["shop: net.onnx: 1 blocks are found, and 2 maps are multiplied"]
 
 
-@pytest.mark.framework("torch", "conformance", "peers")
+@pytest.mark.framework("torch", "parity", "peers")
 def test_gates_of_a_network_of_torchvision_are_those_of_its_state_dict(tmp_path):
     torch = pytest.importorskip("torch")
     package = next(one for one in PACKAGES if one.network)

@@ -136,14 +136,14 @@ FAMILIES = {
     **{f"se_conformance.adapters.{name}": ["keras"] for name in ("keras", "empty_batch", "graph_faults", "tflite")},
     **{f"se_conformance.adapters.{name}": ["flax"] for name in ("flax", "jax", "lora")},
     **{f"se_conformance.adapters.{name}": ["torch"] for name in ("torch", "torch_weights")},
-    "se_conformance.adapters.onnx": ["torch", "conformance"],
+    "se_conformance.adapters.onnx": ["torch", "parity"],
     "se_port.verification": ["torch"],
-    **{f"se_parity.{name}": ["conformance"] for name in ("demo", "datasets", "plots")},
+    **{f"se_parity.{name}": ["parity"] for name in ("demo", "datasets", "plots")},
     "se_parity.training.base": ["torch"],
-    "se_parity.training.torch": ["torch", "conformance"],
-    "se_parity.training.keras": ["keras", "conformance"],
-    "se_parity.training.nnx": ["flax", "conformance"],
-    "se_parity.training.linen": ["flax", "conformance"],
+    "se_parity.training.torch": ["torch", "parity"],
+    "se_parity.training.keras": ["keras", "parity"],
+    "se_parity.training.nnx": ["flax", "parity"],
+    "se_parity.training.linen": ["flax", "parity"],
 }
 """What modules, or all of a package, import."""
 

@@ -172,3 +172,14 @@ def test_without_its_framework_a_package_says_which_extra_to_install(package: st
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
     assert f"pip install 'se-suite[{framework}]'" in output
+
+
+@pytest.mark.framework("keras")
+def test_keras_without_its_backend_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "try: import se_keras\nexcept ModuleNotFoundError as error: print(error)"
+    )
+    environment = {"PATH": "", "KERAS_BACKEND": "tensorflow"}
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment)
+    assert "pip install 'se-suite[keras-tf]', or set KERAS_BACKEND to jax or torch" in output

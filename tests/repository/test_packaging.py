@@ -1,8 +1,10 @@
 """What ships, from somewhere else: the wheel in an environment of its own, with NumPy alone."""
 
 import json
+import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import se_spec
+from evidence import extras, release
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -63,25 +66,77 @@ for package in ("se_torch", "se_keras", "se_flax"):
 from importlib.metadata import version
 print(json.dumps([str(y.dtype), y.shape, se_numpy.__file__, errors, version("se-suite")]))
 """
-    output = subprocess.check_output([python, "-c", code], text=True, cwd=tmp_path)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    output = subprocess.check_output([python, "-c", code], text=True, cwd=tmp_path, env=environ)
     dtype, shape, file, errors, version = json.loads(output)
     assert (dtype, shape, version) == ("float64", [1, 3, 5, 64], se_spec.__version__)
     assert file.startswith(str(tmp_path))
     for package, message in errors.items():
         assert f"pip install 'se-suite[{package.removeprefix('se_')}]'" in message
     assert len(errors) == 3
-    check = subprocess.run([python.with_name("se-parity")], capture_output=True, text=True, cwd=tmp_path)
+    check = subprocess.run([python.with_name("se-parity")], capture_output=True, text=True, cwd=tmp_path, env=environ)
     assert check.returncode == 2
-    assert "pip install 'se-suite[conformance]'" in check.stderr
+    assert "pip install 'se-suite[parity]'" in check.stderr
+
+
+def test_metadata_is_what_an_index_shows(wheel: Path) -> None:
+    metadata = release.read_metadata(wheel)
+    release.check_metadata(metadata)
+    description = str(metadata.get_payload())
+    assert "*x is squeezed to z" in description  # a picture's description in its place
+    assert "tested versions (`docs/VERSIONS.md`)" in description
+    assert "(https://arxiv.org/abs/1709.01507)" in description
+    metadata.replace_header("Author", "nobody")
+    with pytest.raises(release.ReleaseError, match="Author is 'nobody'"):
+        release.check_metadata(metadata)
+
+
+def test_description_with_a_link_into_the_repository_is_refused(wheel: Path) -> None:
+    metadata = release.read_metadata(wheel)
+    metadata.set_payload("[tests](docs/VERSIONS.md)")
+    with pytest.raises(release.ReleaseError, match=r"docs/VERSIONS\.md"):
+        release.check_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("tests/test_a.py", "should not have"), ("docs/SPEC.md", "has no LICENSE")]
+)
+def test_source_distribution_has_what_it_should(tmp_path: Path, name: str, fault: str) -> None:
+    (tmp_path / "x.whl").touch()
+    with tarfile.open(tmp_path / "se_suite-0.1.0.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(f"se_suite-0.1.0/{name}"))
+    with pytest.raises(release.ReleaseError, match=fault):
+        release.check_files(tmp_path / "x.whl", tmp_path / "se_suite-0.1.0.tar.gz")
+
+
+def test_every_extra_is_measured_and_used() -> None:
+    assert [*filter(None, extras.EXTRAS)] == sorted(extras.list_extras(), key=[*extras.EXTRAS].index)
+    for name, extra in extras.EXTRAS.items():
+        compile(extra.program, name or "none", "exec")
+        row = extras.PAGE.read_text()
+        assert f"| {f'`{name}`' if name else 'none'} | {extra.purpose} |" in row
+
+
+def test_citation_workflow_and_hooks_agree_with_the_project() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {se_spec.__version__}\n" in citation
+    assert "title: Squeeze-and-Excitation Networks" in citation
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"- name: {project['authors'][0]['name']}\n" in citation
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "- run: .ci/run\n" in workflow
+    assert f'python-version: "{project["requires-python"].removeprefix(">=")}"' in workflow
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert hooks.count("additional_dependencies: [ruff==") == hooks.count(f"ruff=={pins()['ruff']}]") == 2
 
 
 def test_every_extra_is_in_all_and_every_distribution_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
+    declared = project["optional-dependencies"]
     # Triton, imported after TensorFlow, ends the process.
-    together = [name for name in extras if name not in ("all", "triton")]
-    assert extras["all"] == [f"se-suite[{','.join(together)}]"]
-    wanted = {line.partition(">=")[0] for name in together for line in extras[name]}
+    together = [name for name in declared if name not in ("all", "triton")]
+    assert declared["all"] == [f"se-suite[{','.join(together)}]"]
+    wanted = {line.partition(">=")[0] for name in together for line in declared[name] if ">=" in line}
     assert wanted | {"numpy"} <= set(pins())
 
 

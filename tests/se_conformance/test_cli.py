@@ -163,7 +163,7 @@ def test_known_deviations(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "required"),
+        (("run", "BLOCKS:right", "BLOCKS:wrong"), "unrecognized arguments"),
         (("judge",), "invalid choice"),
         (("run", "BLOCKS:right"), "one of the arguments --preset --spec is required"),
         (("run", "BLOCKS:right", "--spec", SPEC, "--preset", "caffe"), "not allowed with argument"),

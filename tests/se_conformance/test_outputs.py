@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from se_conformance import __main__ as command_line
+from se_conformance.files import write_atomically
 from se_conformance.outputs import Outputs
 from tests.se_conformance.report_blocks import HOSTILE, PageChecker, judge
 
@@ -129,3 +130,11 @@ def test_hostile_title_is_written_escaped(tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "out.xml")
     page = PageChecker((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert page.errors == []
+
+
+def test_error_of_the_system_names_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(OSError, match=r"x\.json") as caught, write_atomically(tmp_path / "x.json") as temporary:
+        temporary.write_text("whole")
+    assert caught.value.filename == str(tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

@@ -12,7 +12,7 @@ from ..conftest import OnDemand
 
 demo, pictures, rich = OnDemand("se_parity.demo"), OnDemand("se_parity.plots"), OnDemand("rich.console")
 
-pytestmark = pytest.mark.framework("torch", "conformance")
+pytestmark = pytest.mark.framework("torch", "parity")
 
 
 def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch, guest_workers) -> None:
@@ -34,6 +34,13 @@ def test_demo_trains_saves_runs_compares_and_draws(tmp_path, monkeypatch, guest_
     saved = load_parameters(tmp_path / "se_resnet8.safetensors")
     logits = se_numpy.senet(load_digits().x_held_out, small_network(), saved, data_format="channels_last")
     assert f"{demo.accuracy(logits, load_digits()):.1%}" == accuracy
+
+
+def test_demo_has_a_version_and_a_help(capsys) -> None:
+    for option, shown in (("--version", "python -m se_parity.demo "), ("--help", "--framework")):
+        with pytest.raises(SystemExit, match="0"):
+            demo.main([option])
+        assert shown in capsys.readouterr().out
 
 
 def test_low_accuracy_fails_the_demo(tmp_path, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from se_parity import datasets
 from se_parity.__main__ import main
 from se_parity.implementations import IMPLEMENTATIONS, Worker
 
-pytestmark = pytest.mark.framework("conformance")
+pytestmark = pytest.mark.framework("parity")
 
 
 @pytest.fixture
@@ -63,13 +63,26 @@ def test_exit_status_is_1_for_a_relative_difference_of_one_in_a_million(
     assert "torch: paper in float64: y[" in text
 
 
+@pytest.mark.parametrize("width", [80, 131, 132])
+def test_table_fits_the_terminal_and_cuts_no_number(parity, width: int) -> None:
+    rows = [parity.ParityRow("keras tensorflow XLA", 6, dict.fromkeys(parity.COLUMNS, 1.25e-8), 0.2)]
+    rows.append(parity.ParityRow("nnx", note="not installed: flax, jax"))
+    console = importlib.import_module("rich.console").Console(record=True, width=width, file=io.StringIO())
+    parity.print_table(rows, console)
+    text = console.export_text()
+    assert text.count("1.2e-08") == len(parity.COLUMNS)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
 def test_exit_status_is_2_if_nothing_is_installed(parity, console, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = IMPLEMENTATIONS["torch"].__class__("elsewhere", "torch", "torch", ("no_such_framework",))
     monkeypatch.setattr(parity, "IMPLEMENTATIONS", {"elsewhere": absent})
     monkeypatch.setattr(parity, "PRESETS", ("paper",))
     assert parity.parity(console, None) == 2
     text = console.export_text()
-    assert "not installed: no_such_framework" in text
+    assert "not installed:" in text
+    assert "no_such_framework" in text
     assert "pip install 'se-suite[torch]'" in text
 
 
@@ -155,7 +168,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         monkeypatch.delitem(sys.modules, held)
     monkeypatch.setitem(sys.modules, "rich", None)  # as if it were not installed
     assert main(["--no-picture"]) == 2
-    assert capsys.readouterr().err == "se-parity needs rich: pip install 'se-suite[conformance]'\n"
+    assert capsys.readouterr().err == "se-parity: rich is missing: pip install 'se-suite[parity]'\n"
 
 
 def test_photographs_are_real_and_patches_are_invertible() -> None:

@@ -14,7 +14,7 @@ from se_spec.networks import ConvStep, Head, Residual, Shortcut, Stage, Stem
 
 from ..conftest import COMPILED_FULLY
 
-pytestmark = pytest.mark.framework("torch", "keras", "flax", "conformance")
+pytestmark = pytest.mark.framework("torch", "keras", "flax", "parity")
 
 STEPS = 30
 COURSE = SGDConfig()

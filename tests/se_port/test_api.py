@@ -1,9 +1,13 @@
 """``se_port`` from file to file, through every format; ``inspect``, ``convert``, ``verify`` and the command line."""
 
+import inspect
 import io
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from se_port.__main__ import main
 from se_port.layouts.networks import NETWORK_LAYOUTS
 from se_port.page import page
 from se_port.preprocessing import preprocessing
-from se_spec import FileFormatError, LayoutError, ParameterError, SESpec, network
+from se_spec import FileFormatError, LayoutError, NetworkSpec, ParameterError, SESpec, network
 from se_spec.networks import NETWORKS
 
 from ..conftest import OnDemand
@@ -192,7 +196,7 @@ def test_every_network_has_preprocessing() -> None:
 
 
 @pytest.mark.framework("torch")
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_verification_detects_a_wrong_port(tmp_path: Path, values, capsys, monkeypatch, guest_workers) -> None:
     monkeypatch.setattr("se_parity.implementations.Worker", guest_workers)
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
@@ -281,7 +285,7 @@ def test_conversion_reports_progress(tmp_path: Path, values) -> None:
     assert steps == [(what, count, len(values)) for what in ("write", "compare") for count in range(1, len(values) + 1)]
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch) -> None:
     from se_port.progress import progress_bar
 
@@ -317,6 +321,104 @@ def test_every_command_has_its_exit_status(tmp_path: Path, values, capsys) -> No
     assert f"se-port: {tmp_path / 'broken.npz'}: " in capsys.readouterr().err
     assert main(["layouts"]) == 0
     assert "moskomule/senet.pytorch 8cb2669" in capsys.readouterr().out
+
+
+def test_every_command_prints_json(tmp_path: Path, values, capsys) -> None:
+    source, target, block = (tmp_path / name for name in ("theirs.pth", "ours.npz", "block.npz"))
+    se_port.save(source, values, NET, "moskomule")
+
+    def call(*arguments: object, status: int = 0):
+        assert main([*map(str, arguments), "--json"]) == status
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return json.loads(printed.out)
+
+    found = call("inspect", source)
+    assert (found["layout"], list(found["networks"]), len(found["blocks"])) == ("moskomule", ["se_resnet20"], 9)
+    assert SESpec.from_dict(found["blocks"]["layer1.0.se"]["spec"]) == SESpec(16)
+    (written,) = call("convert", source, target, "--to", "canonical")
+    assert (written["target"], written["tensors"], written["inexact"]) == (str(target), 125, [])
+    assert NetworkSpec.from_dict(written["network"]) == NET
+    (cut,) = call("convert", source, block, "--to", "canonical", "--block", "layer1.0.se")
+    assert SESpec.from_dict(cut["block"]) == SESpec(16)
+    assert len(call("convert", source, tmp_path / "all.npz", "--to", "canonical", "--all-blocks")) == 9
+    replaced = call("replace", source, tmp_path / "new.pth", "--block", "layer1.1.se", "--with", block)
+    assert replaced["block"] == "layer1.1.se"
+    assert {row["layout"] for row in call("layouts")["networks"]} == set(NETWORK_LAYOUTS)
+    assert main(["layouts", "--json", "--markdown"]) == 2
+
+
+def test_result_of_a_verification_is_data() -> None:
+    assert json.loads(json.dumps(se_port.Verification(("a",), "torch", 1e-7, 1e-7).to_dict()))["passed"] is True
+
+
+def test_missing_framework_of_a_verification_is_named_before_anything_runs(
+    tmp_path: Path, values, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from se_parity.implementations import IMPLEMENTATIONS
+
+    absent = {name: replace(row, needs=("no_such_framework",)) for name, row in IMPLEMENTATIONS.items()}
+    monkeypatch.setattr("se_parity.implementations.IMPLEMENTATIONS", absent)
+    monkeypatch.setattr(se_numpy, "senet", None)  # it takes seconds
+    source = tmp_path / "theirs.pth"
+    se_port.save(source, values, NET, "moskomule")
+    for layout, extra in (("canonical", "torch"), ("se_keras", "keras-tf"), ("se_flax.linen", "flax")):
+        target = tmp_path / f"{layout}.npz"
+        se_port.save(target, values, NET, layout)
+        assert main(["verify", str(source), str(target)]) == 2
+        said = capsys.readouterr().err
+        assert "no_such_framework, not installed" in said
+        assert f"pip install 'se-suite[{extra}]'" in said
+        assert main(["verify", "none.pth", "none.npz", "--to", layout]) == 2  # no file is opened
+        assert f"pip install 'se-suite[{extra}]'" in capsys.readouterr().err
+
+
+@pytest.mark.framework("port-orbax")
+def test_format_is_chosen_without_an_ending(tmp_path: Path, values) -> None:
+    source, target = tmp_path / "theirs.pth", tmp_path / "checkpoint"
+    se_port.save(source, values, NET, "moskomule")
+    assert main(["convert", str(source), str(target), "--to", "se_flax", "--format", "orbax"]) == 0
+    assert formats.format_of(target) == "orbax"
+    assert as_bytes(se_port.load(target, NET)) == as_bytes(values)
+
+
+def test_format_that_is_not_installed_names_the_extra_that_writes_it(
+    tmp_path: Path, values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for missing in ("tensorstore", "orbax.checkpoint"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, missing, None)  # as if it were not installed
+            with pytest.raises(FileFormatError, match=r"se-suite\[port-orbax\]"):
+                se_port.save(tmp_path / "checkpoint", values, NET, "se_flax", format="orbax")
+    with pytest.raises(FileFormatError, match="or the name of a format, such as orbax"):
+        se_port.save(tmp_path / "checkpoint", values, NET, "se_flax")
+
+
+def test_given_format_is_written_whatever_the_ending_is(tmp_path: Path, values) -> None:
+    se_port.save(tmp_path / "weights", values, NET, format="npz")
+    assert formats.format_of(tmp_path / "weights") == "npz"
+    with pytest.raises(FileFormatError, match="no format"):
+        se_port.save(tmp_path / "other", values, NET, format="zip")
+
+
+def test_written_formats_are_those_that_do_not_refuse() -> None:
+    writers = {name: inspect.signature(formats._files._import_module(name).write) for name in formats.FORMATS}
+    assert {name for name, writer in writers.items() if writer.return_annotation is not NoReturn} == set(
+        formats.WRITABLE
+    )
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x" * 200 + ".npz"])
+def test_message_has_no_temporary_name(tmp_path: Path, values, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = tmp_path.joinpath(*["folder" * 30] * 5)
+
+    def fail(path: Path, tensors) -> None:
+        formats._base.refuse(path, f"{path} cannot hold it", "less")
+
+    monkeypatch.setattr("se_port.formats.npz.write", fail)
+    with pytest.raises(FileFormatError) as caught:
+        se_port.save(folder / name, values, NET)
+    assert ".se-port" not in str(caught.value)
 
 
 def test_porting_page_is_up_to_date() -> None:

@@ -553,7 +553,7 @@ def test_block_imports_no_network() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False True"
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_errors_above_the_limit_are_reported() -> None:
     from evidence.network_errors import NetworkRow
 
@@ -566,7 +566,7 @@ def test_errors_above_the_limit_are_reported() -> None:
         assert "nnx in float32" in fault
 
 
-@pytest.mark.framework("torch", "conformance")
+@pytest.mark.framework("torch", "parity")
 def test_networks_are_judged_in_their_processes(workers: Any, tmp_path: Path) -> None:
     from evidence.network_errors import NetworkRow, judge_network, make_cases
 
@@ -589,7 +589,7 @@ def rows_of(heading: str) -> dict[str, list[str]]:
     return {first.strip(" `"): [cell.strip() for cell in rest] for first, *rest in cells}
 
 
-@pytest.mark.framework("conformance")
+@pytest.mark.framework("parity")
 def test_the_page_has_every_network_in_every_implementation() -> None:
     from evidence.network_errors import ALLOWANCE, JUDGED, LIMIT, make_rows
 

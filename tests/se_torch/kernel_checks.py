@@ -26,29 +26,29 @@ from se_torch.fast import gpu, when
 
 SPEC = SESpec(12, hidden=5, bias=True)
 SMALL_TILES = {
-    "TILE_BYTES": 2048,
-    "TILE_ELEMENTS_UNALIGNED": 256,
+    "LOADS": 128,
+    "MIN_TILE_ELEMENTS": 256,
     "ROW_POSITIONS": (32, 16),
     "COLUMN_POSITIONS": 32,
     "WEIGHT_ELEMENTS": 64,
-    "PARTS": 2,
-    "COLUMNS": 4,
+    "SUM_ELEMENTS": 8,
+    "SUM_COLUMNS": 4,
     "GRADIENT_TILE": (2, 4, 4),
 }
 """Constants with which a map of a few hundred elements is many tiles."""
 USUAL_TILES = {name: getattr(gpu, name) for name in SMALL_TILES}
 MISTAKES = {
     "a tile that is not written": (
-        "mask=is_inside)\n        leave",
-        "mask=is_inside & (c >= BC)[:, None])\n        leave",
+        "result.to(y.dtype.element_ty), mask=is_inside",
+        "result.to(y.dtype.element_ty), mask=is_inside & (c >= BC)[:, None]",
     ),
     "a tile that is not summed": (
         "mean = tl.sum(values, 1) / P",
         "mean = tl.where(c >= BC, tl.sum(values, 1) / P, 0.0)",
     ),
     "a gradient tile that is not written": (
-        "dx.dtype.element_ty), mask=is_inside)",
-        "dx.dtype.element_ty), mask=is_inside & (c >= BC)[:, None])",
+        "dx.dtype.element_ty), mask=is_inside",
+        "dx.dtype.element_ty), mask=is_inside & (c >= BC)[:, None]",
     ),
     "no wait for the sums": ('scope="gpu") < arrivals:', 'scope="gpu") < 0 * arrivals:'),
     "a part that is left out": ("for start in range(0, count, BT):", "for start in range(0, count - 1, BT):"),
@@ -498,8 +498,11 @@ CONSTANTS = {
     "BC": 16,
     "BP": 256,
     "BR": 16,
-    "BT": 32,
-    "BI": 64,
+    "VECTOR": 16,
+    "BT": 128,
+    "BI": 16,
+    "BTC": 16,
+    "BIC": 128,
     "CHANNELS_LAST": False,
     "WIDE": False,
     "SPLIT": True,
@@ -542,5 +545,5 @@ def _compile(kernel, constants: dict, capability: int, map_type: str) -> str:
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in names}
     source = ASTSource(kernel, signature, constexprs={(names.index(name),): value for name, value in constants.items()})
-    options = {"num_warps": gpu.WARPS, "enable_fp_fusion": True}
+    options = {"num_warps": gpu.WARPS, "maxnreg": gpu.MAX_REGISTERS, "enable_fp_fusion": True}
     return compile(source, GPUTarget("cuda", capability, 32), options).asm["ptx"]

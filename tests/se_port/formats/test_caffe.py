@@ -101,7 +101,7 @@ def test_layers_are_in_the_order_of_their_first_blobs(tmp_path: Path) -> None:
     assert list(formats.read(tmp_path / "net.caffemodel", "caffe")) == ["b:0", "b:1", "a:0"]
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_bytes_equal_those_of_protobuf(tmp_path: Path) -> None:
     net = schema()()
     for name, array in draw().items():
@@ -211,7 +211,7 @@ def test_unsupported_tensors_are_not_written(tmp_path: Path, tensors: dict[str, 
     assert wrong in str(error.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_protobuf_agrees_on_mutated_files(tmp_path: Path) -> None:
     """The reader and protobuf read the same from a broken file."""
     formats.write(tmp_path / "net.caffemodel", draw())

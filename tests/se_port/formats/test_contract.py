@@ -71,7 +71,7 @@ CASES = {
 """Every format that is written."""
 READ_ALONE = {"onnx", "tflite", "graphdef", "tfjs", "torchscript", "torch_export", "paddle", "paddle_state", "hub"}
 """Formats that are read and not written: models, state dicts of Paddle, shards."""
-MARKS = {"keras": ["port"], "keras legacy": ["port"], "orbax": ["port"]}
+MARKS = {"keras": ["port"], "keras legacy": ["port"], "orbax": ["port-orbax"]}
 every_case = pytest.mark.parametrize(
     "case",
     [
@@ -152,7 +152,9 @@ LIBRARY_FILES = {
     },
     "flax": LibraryFile("msgpack", test_msgpack.write_with_flax, ("flax",), ordered=False),
     **{
-        f"orbax{' ocdbt' * ocdbt}": LibraryFile("orbax", partial(test_orbax.write_with_orbax, ocdbt=ocdbt), ("port",))
+        f"orbax{' ocdbt' * ocdbt}": LibraryFile(
+            "orbax", partial(test_orbax.write_with_orbax, ocdbt=ocdbt), ("port-orbax",)
+        )
         for ocdbt in (True, False)
     },
     "tensorflow 1": LibraryFile(
@@ -170,13 +172,15 @@ LIBRARY_FILES = {
     },
     **{
         f"protobuf, {field}, {'packed' if packed else 'not packed'}": LibraryFile(
-            "caffe", partial(test_caffe.write_with_protobuf, field=field, packed=packed), ("port",)
+            "caffe", partial(test_caffe.write_with_protobuf, field=field, packed=packed), ("port-orbax",)
         )
         for field, packed in itertools.product(("layer", "layers"), (True, False))
     },
     **{
         f"scipy, {'net.params' if inside else 'params'}{', compressed' * compressed}": LibraryFile(
-            "matconvnet", partial(test_matconvnet.write_with_scipy, inside=inside, compressed=compressed), ("port",)
+            "matconvnet",
+            partial(test_matconvnet.write_with_scipy, inside=inside, compressed=compressed),
+            ("port-orbax",),
         )
         for inside, compressed in itertools.product((True, False), (True, False))
     },

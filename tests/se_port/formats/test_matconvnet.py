@@ -59,7 +59,7 @@ def test_typed_file_is_read(tmp_path: Path) -> None:
     assert matconvnet.matches(path, b"") and matconvnet.matches(path, LITERAL[:64])
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_scipy_reads_written_files(tmp_path: Path) -> None:
     formats.write(tmp_path / "net.mat", draw())
     params = scipy_io.loadmat(tmp_path / "net.mat")["params"]

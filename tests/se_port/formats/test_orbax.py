@@ -18,7 +18,7 @@ from .tensors import facts, one_of_each
 
 checkpoint, jax, tensorstore = OnDemand("orbax.checkpoint"), OnDemand("jax"), OnDemand("tensorstore")
 
-pytestmark = pytest.mark.framework("port")
+pytestmark = pytest.mark.framework("port-orbax")
 
 
 def tensors() -> dict[str, np.ndarray]:

@@ -67,7 +67,7 @@ for size in (0, 1, 100, 30000):
 """
 
 
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_threads_of_a_library_leave_nothing_after_a_failure(tmp_path: Path) -> None:
     """TensorStore's threads go on after the error, and would make the folder anew."""
     done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -159,7 +159,7 @@ def test_without_locks_every_write_has_a_folder_of_its_own(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("exchanged", [True, False])
-@pytest.mark.framework("port")
+@pytest.mark.framework("port-orbax")
 def test_a_checkpoint_folder_is_replaced_and_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
 ) -> None:
