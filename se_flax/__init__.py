@@ -20,7 +20,9 @@ from .nnx import SqueezeExcitation as SqueezeExcitation
 from .nnx import excitation as excitation
 from .nnx import find_blocks as find_blocks
 from .nnx import from_module as from_module
+from .nnx import gates as gates
 from .nnx import get_parameters as get_parameters
+from .nnx import record as record
 from .nnx import replace as replace
 from .nnx import restore as restore
 from .nnx import senet as senet
@@ -33,9 +35,11 @@ __all__ = [
     "excitation",
     "find_blocks",
     "from_module",
+    "gates",
     "get_parameters",
     "linen",
     "nnx",
+    "record",
     "replace",
     "restore",
     "senet",

@@ -26,6 +26,8 @@ from .parameters import get_parameters as get_parameters
 from .parameters import set_parameters as set_parameters
 from .recognition import find_blocks as find_blocks
 from .recognition import from_module as from_module
+from .recording import gates as gates
+from .recording import record as record
 from .replacement import replace as replace
 from .replacement import restore as restore
 
@@ -35,7 +37,9 @@ __all__ = [
     "excitation",
     "find_blocks",
     "from_module",
+    "gates",
     "get_parameters",
+    "record",
     "replace",
     "restore",
     "senet",

@@ -249,7 +249,7 @@ def _call_before(model: Any, inputs: Any) -> tuple[Any, list[np.ndarray] | None]
     """Return the arguments, and the model's answers; None if the model was not called."""
     if inputs is not None:
         try:
-            return inputs, _call_model(model, inputs)
+            return inputs, call_model(model, inputs)
         except Exception as error:
             raise InputError(f"the model raises {type(error).__name__} on the inputs: {error}") from error
     if not getattr(model, "inputs", None):
@@ -261,12 +261,12 @@ def _call_before(model: Any, inputs: Any) -> tuple[Any, list[np.ndarray] | None]
     ]
     try:
         arguments = tree.pack_sequence_as(getattr(model, "_inputs_struct", model.inputs), drawn)
-        return arguments, _call_model(model, arguments)
+        return arguments, call_model(model, arguments)
     except Exception:  # inputs of sizes or values for which the model was not made
         return None, None
 
 
-def _call_model(model: Any, inputs: Any) -> list[np.ndarray]:
+def call_model(model: Any, inputs: Any) -> list[np.ndarray]:
     """Call the model in inference mode."""
     result = call_with(model, tree.map_structure(ops.convert_to_tensor, inputs))
     return [ops.convert_to_numpy(value) for value in tree.flatten(result)]
@@ -277,7 +277,7 @@ def _compare_models(model: Any, arguments: Any, want: list[np.ndarray] | None) -
     if want is None:
         return None, ""
     try:
-        got = _call_model(model, arguments)
+        got = call_model(model, arguments)
     except Exception as error:
         return None, f"with ours in its place, the model raises {type(error).__name__}: {error}"
     difference, limit = _compare(want, got), max((_limit(value.dtype) for value in want), default=0.0)

@@ -260,7 +260,7 @@ def _put_all(
         if want is None:
             return result, None, ""
         try:
-            difference = _compare(want, _call_model(result, arguments))
+            difference = _compare(want, call_model(result, arguments))
         except Exception as error:  # whatever a model raises that uses more of a block than its call
             return result, None, f"with ours in its place, the model raises {type(error).__name__}: {error}"
         limit = max(map(_limit, {value.dtype for value in want}), default=0.0)
@@ -289,12 +289,12 @@ def _call_before(root: nn.Module, inputs: Any) -> tuple[Any, list[Tensor] | None
     """Return the arguments, and the model's answers; None if the model was not called."""
     if inputs is not None:
         try:
-            return inputs, _call_model(root, inputs)
+            return inputs, call_model(root, inputs)
         except Exception as error:
             raise InputError(f"the model raises {type(error).__name__} on the inputs: {error}") from error
     for images in _draw_images(root):
         try:
-            return images, _call_model(root, images)
+            return images, call_model(root, images)
         except Exception:  # an image of a size for which the model was not made
             continue
     return None, None
@@ -311,7 +311,7 @@ def _draw_images(root: nn.Module) -> Iterator[Tensor]:
         yield images.to(first.weight.device, first.weight.dtype)
 
 
-def _call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
+def call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Call the model in evaluation mode without gradients; every module keeps its mode."""
     modes = {part: part.training for part in model.modules()}
     model.eval()

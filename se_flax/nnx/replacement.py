@@ -239,9 +239,14 @@ def _call_model(model: Any, inputs: Any) -> Any:
     """Call a copy of the model in evaluation mode, so that no statistic and no mode of the model changes."""
     twin = nnx.clone(model)
     twin.eval()
+    return call_module(twin, inputs)
+
+
+def call_module(module: Any, inputs: Any) -> Any:
+    """Call a module with an array, a tuple of arguments or a dict of keywords."""
     if isinstance(inputs, Mapping):
-        return twin(**inputs)
-    return twin(*inputs) if isinstance(inputs, tuple) else twin(inputs)
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
 def _return_parameters(theirs: Recognized, parameters: Mapping[str, np.ndarray]) -> None:
