@@ -244,16 +244,19 @@ def _has_excitation(module: nn.Module, widths: list[Any]) -> bool:
     except Exception:
         return any("Pool" in type(part).__name__ for part in module.modules())
     dtype = next((value.dtype for value in values.values() if value.is_floating_point()), torch.float32)
-    for channels in dict.fromkeys([*_list_inputs(module), *(width for shape in widths for width in shape[::-1])]):
-        for layout in list_layouts(module, (channels, channels)):
-            layout = layout.enlarge()  # strides leave no map of one position
+    inputs = _list_inputs(module) or [width for shape in widths for width in sorted(shape)[::-1]]
+    first_ones = (layout for layout in list_layouts(module, (1, 1)) if layout.data_format == "channels_first")
+    layouts = dict.fromkeys(layout.enlarge() for layout in first_ones if not layout.is_fixed)
+    for channels in dict.fromkeys(inputs):
+        for layout in layouts:
+            x = layout.draw(1, channels, 1, dtype)  # a large one: strides leave no map of one position
             try:
-                x = layout.draw(2, channels, 1, dtype)
                 y, trace = trace_call(partial(layout.call, twin), x)
-            except Exception:  # a layout for which the module was not made
+            except Exception:  # a map for which the module was not made
                 continue
             if trace.has_excitation and isinstance(y, Tensor):
                 return True
+            break
     return False
 
 

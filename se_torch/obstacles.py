@@ -40,13 +40,15 @@ PROJECTIONS = {"convolution": (0, 1), "mm": (0, 1), "addmm": (1, 2), "linear": (
 class Trace(NamedTuple):
     """Operations of a call: their names, slopes of leaky ReLU, whether x itself is multiplied, and what vectors meet.
 
-    ``projections`` are the shapes of the matrices by which (N, C) or (N, C, 1, 1) was multiplied.
+    ``projections`` are the shapes of the matrices by which (N, C) or (N, C, 1, 1) was multiplied; ``is_pooled`` says
+    whether a map was pooled to one number for each channel.
     """
 
     names: set[str]
     slopes: list[float]
     is_scaled: bool
     projections: list[tuple[int, ...]]
+    is_pooled: bool
 
     @property
     def pools(self) -> bool:
@@ -56,7 +58,7 @@ class Trace(NamedTuple):
     @property
     def has_excitation(self) -> bool:
         """Whether pooled values pass through a bottleneck."""
-        return self.pools and live.has_pair(self.projections)
+        return self.is_pooled and live.has_pair(self.projections)
 
     @property
     def is_random(self) -> bool:
@@ -70,6 +72,7 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
     slopes: list[float] = []
     scaled: list[bool] = []
     projections: list[tuple[int, ...]] = []
+    pooled: list[bool] = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,11 +86,21 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
                 vector, matrix = (args[place] for place in PROJECTIONS[name])
                 if vector.ndim > 1 and vector.numel() == vector.shape[0] * vector.shape[1]:
                     projections.append(tuple(matrix.shape[:2]))
-            return function(*args, **(kwargs or {}))
+            result = function(*args, **(kwargs or {}))
+            if any(part in name for part in POOLINGS) and args and isinstance(args[0], Tensor):
+                pooled.append(_is_global(args[0], result))
+            return result
 
     with torch.no_grad(), Recorder():
         y = call(x)
-    return y, Trace(names, slopes, bool(scaled), projections)
+    return y, Trace(names, slopes, bool(scaled), projections, any(pooled))
+
+
+def _is_global(x: Tensor, y: Any) -> bool:
+    """Return whether a pooling leaves one number for each channel of a map."""
+    y = y[0] if isinstance(y, tuple) else y
+    is_map = x.ndim > 2 and isinstance(y, Tensor) and y.shape[:2] == x.shape[:2]
+    return is_map and y.numel() == y.shape[0] * y.shape[1] < x.numel()
 
 
 def copy_with(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
