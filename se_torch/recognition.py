@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from se_spec import SESpec, SpecError, live
@@ -77,7 +78,8 @@ def examine_model(model: nn.Module) -> tuple[dict[str, Recognized], dict[str, st
         The blocks by path; the reason, by path, for each module that resembles a block and is none.
     """
     examination = _Examination()
-    examination.visit(model, "")
+    with torch.random.fork_rng([]):  # dropout draws from the global generator
+        examination.visit(model, "")
     return examination.found, examination.left
 
 

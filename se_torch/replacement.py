@@ -1,6 +1,7 @@
 """Our block in place of every SE block of a live model, and the way back."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -312,11 +313,12 @@ def _draw_images(root: nn.Module) -> Iterator[Tensor]:
 
 
 def _call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """Call the model in evaluation mode without gradients; every module keeps its mode."""
+    """Call the model in evaluation mode without gradients; its modes, buffers and the random numbers stay."""
     modes = {part: part.training for part in model.modules()}
+    buffers = [(value, value.clone()) for value in model.buffers()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _keep_random_numbers(model):
             if isinstance(inputs, Mapping):
                 result = model(**inputs)
             else:
@@ -324,7 +326,15 @@ def _call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+        with torch.no_grad():
+            for value, before in buffers:
+                value.copy_(before)  # such as a counter of calls
     return [value.clone() for value in _pytree.tree_leaves(result) if isinstance(value, Tensor)]
+
+
+def _keep_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
+    devices = {value.device.index or 0 for value in model.parameters() if value.is_cuda}
+    return torch.random.fork_rng(sorted(devices))
 
 
 def _compare(want: list[Tensor], got: list[Tensor]) -> float:
