@@ -239,22 +239,22 @@ def _describe_failure(
 def _has_excitation(module: nn.Module, widths: list[Any]) -> bool:
     """Return whether a call of the module passes pooled values through a bottleneck."""
     try:
-        values = {name: value.detach() for name, value in module.named_parameters()}
-        twin = copy_with(module, values)
+        shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
+        twin = copy_with(module, {name: torch.randn(shape) for name, shape in shapes.items()}).float()
     except Exception:
         return any("Pool" in type(part).__name__ for part in module.modules())
-    dtype = next((value.dtype for value in values.values() if value.is_floating_point()), torch.float32)
     inputs = _list_inputs(module) or [width for shape in widths for width in sorted(shape)[::-1]]
     first_ones = (layout for layout in list_layouts(module, (1, 1)) if layout.data_format == "channels_first")
     layouts = dict.fromkeys(layout.enlarge() for layout in first_ones if not layout.is_fixed)
     for channels in dict.fromkeys(inputs):
         for layout in layouts:
-            x = layout.draw(1, channels, 1, dtype)  # a large one: strides leave no map of one position
+            x = layout.draw(1, channels, 1, torch.float32)  # a large one: strides leave no map of one position
             try:
                 y, trace = trace_call(partial(layout.call, twin), x)
             except Exception:  # a map for which the module was not made
                 continue
-            if trace.has_excitation and isinstance(y, Tensor):
+            is_quantized = any(name.startswith("quantized") for name in trace.names)
+            if (trace.has_excitation or (is_quantized and trace.is_pooled)) and isinstance(y, Tensor):
                 return True
             break
     return False

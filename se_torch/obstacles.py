@@ -76,8 +76,8 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = function._schema.name.partition("::")[2]
-            names.add(name)
+            space, _, name = function._schema.name.partition("::")
+            names.add(name if space == "aten" else f"{space}::{name}")
             if name in ("leaky_relu", "leaky_relu_"):
                 slopes.append(float(args[1]) if len(args) > 1 else 0.01)
             if name in ("mul", "mul_") and any(argument is x for argument in args):
@@ -157,7 +157,8 @@ def list_obstacles(module: nn.Module) -> list[str]:
     for path, part in module.named_modules():
         name = f"its layer {path!r}" if path else "it"
         kind = type(part)
-        if ".quantized" in kind.__module__ or ".qat" in kind.__module__:
+        is_quantized = ".quantized" in kind.__module__ or ".qat" in kind.__module__
+        if is_quantized and "PackedParams" not in kind.__name__:
             found.append(f"{name} is quantized ({kind.__name__}); replace before quantization")
         if parametrize.is_parametrized(part):
             found.append(
@@ -173,9 +174,7 @@ def list_obstacles(module: nn.Module) -> list[str]:
         if "forward" in vars(part) and not isinstance(part, torch.jit.ScriptModule):
             found.append(f"the forward of {name} was replaced on the instance")
     for path, value in module.named_parameters():
-        if nn.parameter.is_lazy(value):
-            found.append(f"its parameter {path!r} has no shape yet; call the model once")
-        elif not is_plain(value):
+        if not is_plain(value):
             found.append(f"its parameter {path!r} is a {type(value).__name__}, no plain tensor")
         elif not value.is_floating_point():
             found.append(f"its parameter {path!r} has no floats ({value.dtype})")

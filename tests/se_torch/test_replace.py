@@ -241,6 +241,18 @@ def test_buffers_random_numbers_and_modes_of_the_model_stay() -> None:
     assert model.training and model.se.training and not model.drop.training
 
 
+def test_block_that_writes_into_its_map_and_lazy_parameters() -> None:
+    class Inplace(Tutorial):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x *= self.fc(x.mean((2, 3)))[..., None, None]
+            return x
+
+    assert list(se_torch.replace(Host(Inplace())).blocks) == ["se"]
+    model = Host(nn.Sequential(nn.LazyConv2d(4, 1)))
+    with pytest.raises(InputError, match=r"se\.0\.weight has no shape yet"):
+        se_torch.replace(model)
+
+
 def test_restore_refuses_computed_parameters() -> None:
     replacement = se_torch.replace(model := Host(Tutorial()))
     torch.nn.utils.parametrizations.weight_norm(model.se.reduce)
