@@ -6,6 +6,7 @@ that ``se_spec.live`` allows.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,12 @@ import numpy as np
 from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
-from .matching import Factors, compute_factors, match_spec
+from .matching import Factors, compute_factors, compute_factors_of, match_spec
 
 SAMPLES = 64
 """Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
+MOST_WIDTH = 32
+"""Channels up to which a map is tried whose lengths are their number."""
 MOST_TENSORS = 40
 """Parameters above which a module is a network, and no block."""
 TOLERANCES = {"float64": 3e-5, "float32": 3e-5, "float16": 0.01, "bfloat16": 0.05}
@@ -217,11 +220,38 @@ def _describe_departure(candidate: Candidate, values: Values, match: Match, tole
         got = np.moveaxis(got, 1, -1) if layout.data_format == "channels_first" and got.ndim == x.ndim else got
         if got.shape != want.shape or np.abs(got - want).max() > 3 * tolerance * max(1.0, float(np.abs(want).max())):
             return f"on {name} its answer is another than that of {spec}"
-    return None
+    return None if _have_equal_gradients(candidate, values, match, tolerance) else "its gradients are others than ours"
+
+
+def _have_equal_gradients(candidate: Candidate, values: Values, match: Match, tolerance: float) -> bool:
+    """Return whether the module and our formula have the same gradient of the map."""
+    layout, x = match.layout, match.layout.draw(2, match.spec.channels, 9)
+
+    def compute_ours(x: jax.Array) -> jax.Array:
+        s = compute_factors_of(x, match.spec, match.reading, values)
+        wide = jnp.expand_dims(s, tuple(range(1, x.ndim - 1)))
+        return {"map": x * wide, "gate": wide, "vector": s}[match.result]
+
+    def weigh(call: Callable[[jax.Array], Any], is_first: bool, x: jax.Array) -> jax.Array:
+        y = call(jnp.moveaxis(x, -1, 1) if is_first else x)
+        y = jnp.moveaxis(y, 1, -1) if is_first and y.ndim > 2 else y
+        return jnp.sum(y * jnp.linspace(-1.0, 1.0, y.size, dtype=y.dtype).reshape(y.shape))
+
+    is_first = layout.data_format == "channels_first"
+    try:
+        with jax.default_matmul_precision("highest"):
+            got = jax.grad(partial(weigh, lambda x: candidate.call(values, x, False), is_first))(jnp.asarray(x))
+            want = jax.grad(partial(weigh, compute_ours, False))(jnp.asarray(x))
+    except Exception:  # a module that cannot be differentiated
+        return False
+    return bool(jnp.abs(got - want).max() <= 3 * tolerance * max(1.0, float(jnp.abs(want).max())))
 
 
 def _list_maps(layout: Layout, channels: int) -> Iterator[tuple[str, np.ndarray]]:
     yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
+    if channels <= MOST_WIDTH:
+        square = layout._replace(size=(channels,) * len(layout.size))
+        yield "a map that is as wide as it has channels", square.draw(1, channels, 8)
     x = layout.draw(2, channels, 6)
     x[:, 0] = 0.0
     yield "a map with zeros", x

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,6 +57,18 @@ def compute_factors(x: np.ndarray, spec: SESpec, reading: Reading, tensors: Mapp
     if not reading.is_single:
         z = _apply(activate, _project(z, own, "reduce"), spec.activation)
     g = _apply(apply_gate, _project(z, own, "expand"), spec.gate)
+    return spec.gain * g + float(spec.residual)
+
+
+def compute_factors_of(x: jax.Array, spec: SESpec, reading: Reading, tensors: Mapping[str, np.ndarray]) -> jax.Array:
+    """Compute the factors as ``compute_factors``, differentiable in the map."""
+    own = {name: _orient(tensors[tensor.name], tensor.is_transposed) for name, tensor in reading.tensors.items()}
+    axes = tuple(range(1, x.ndim - 1))
+    mean, highest = x.mean(axes), x.max(axes)
+    z = {"avg": mean, "max": highest, "avg_max": 0.5 * mean + 0.5 * highest}[spec.squeeze]
+    if not reading.is_single:
+        z = activate(z @ own["reduce.weight"] + own.get("reduce.bias", np.zeros(1, "float32"))[None], spec.activation)
+    g = apply_gate(z @ own["expand.weight"] + own.get("expand.bias", np.zeros(1, "float32"))[None], spec.gate)
     return spec.gain * g + float(spec.residual)
 
 

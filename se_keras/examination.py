@@ -20,6 +20,8 @@ from .obstacles import compute_in_float32, list_layers, list_obstacles, list_sha
 
 SAMPLES = 64
 """Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
+MOST_WIDTH = 32
+"""Channels up to which a map is tried whose lengths are their number."""
 MOST_TENSORS = 40
 """Variables above which a layer is a network, and no block."""
 TOLERANCE = 3e-5
@@ -235,6 +237,9 @@ def _describe_departure(
 def _list_maps(layout: Layout, channels: int, size: tuple[int | None, ...]) -> Iterator[tuple[str, np.ndarray]]:
     if all(length is None for length in size):
         yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
+        if channels <= MOST_WIDTH:
+            square = layout._replace(size=(channels,) * len(layout.size))
+            yield "a map that is as wide as it has channels", square.draw(1, channels, 8)
     x = layout.draw(2, channels, 6)
     x[:, 0] = 0.0
     yield "a map with zeros", x

@@ -210,4 +210,4 @@ def choose_sizes(widths: Sequence[int], rank: int) -> tuple[int, ...]:
 
 def choose_large_sizes(rank: int) -> tuple[int, ...]:
     """Choose lengths of spatial axes that are larger than the windows of poolings."""
-    return (17, 9, 8)[:rank]
+    return (16, 10, 9)[:rank]

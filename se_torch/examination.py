@@ -87,7 +87,10 @@ def _recognize(
     reason, fault, was_called = None, "", False
     for channels in dict.fromkeys(reading.channels for reading in readings):
         fitting = [reading for reading in readings if reading.channels == channels]
+        has_mismatch = False
         for layout in list_layouts(module, (channels, fitting[0].hidden)):
+            if has_mismatch and not layout.is_square:
+                return reason, True
             try:
                 seen = _observe(drawn, layout, channels, dtype)
             except Exception as error:  # a layout for which the module was not made; whatever its code raises
@@ -102,7 +105,11 @@ def _recognize(
             matched = match_spec(Factors(x, s, values), fitting, tolerance, hint, trace.slopes)
             if matched is None or (result != "map" and matched[0].gate in ("identity", "relu")):
                 is_like = trace.pools and (result == "map" or matched is None)
-                return ("its factors are those of no spec" if is_like or is_named else None), True
+                reason = "its factors are those of no spec" if is_like or is_named else None
+                if layout.is_square or len(layout.size) == 1:
+                    return reason, True
+                has_mismatch = True
+                continue
             spec, reading = matched
             changes = _compare_training(drawn, layout, channels, dtype, tolerance)
             changes = changes or describe_departure(drawn, spec, reading, layout, result, tolerance)
@@ -152,7 +159,10 @@ def list_layouts(module: nn.Module, widths: tuple[int, int]) -> Iterator[Layout]
             yield Layout(size if isinstance(size, tuple) else (size,) * named[0], is_fixed=True)
     for data_format in ("channels_first", "channels_last"):
         for rank in dict.fromkeys((*named, 2, 1, 3)):
-            yield Layout(live.choose_sizes(widths, rank), data_format)
+            sizes = live.choose_sizes(widths, rank)
+            yield Layout(sizes, data_format)
+            if rank > 1:  # for code that pools by the height alone
+                yield Layout(sizes[:1] * rank, data_format, is_square=True)
 
 
 def _observe(module: nn.Module, layout: Layout, channels: int, dtype: torch.dtype) -> Any:
@@ -229,20 +239,24 @@ def _describe_failure(
 def _has_excitation(module: nn.Module, widths: list[Any]) -> bool:
     """Return whether a call of the module passes pooled values through a bottleneck."""
     try:
-        values = {name: value.detach() for name, value in module.named_parameters()}
-        twin = copy_with(module, values)
+        shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
+        twin = copy_with(module, {name: torch.randn(shape) for name, shape in shapes.items()}).float()
     except Exception:
         return any("Pool" in type(part).__name__ for part in module.modules())
-    dtype = next((value.dtype for value in values.values() if value.is_floating_point()), torch.float32)
-    for channels in dict.fromkeys([*_list_inputs(module), *(width for shape in widths for width in shape[::-1])]):
-        for layout in list_layouts(module, (channels, channels)):
+    inputs = _list_inputs(module) or [width for shape in widths for width in sorted(shape)[::-1]]
+    first_ones = (layout for layout in list_layouts(module, (1, 1)) if layout.data_format == "channels_first")
+    layouts = dict.fromkeys(layout.enlarge() for layout in first_ones if not layout.is_fixed)
+    for channels in dict.fromkeys(inputs):
+        for layout in layouts:
+            x = layout.draw(1, channels, 1, torch.float32)  # a large one: strides leave no map of one position
             try:
-                x = layout.draw(2, channels, 1, dtype)
                 y, trace = trace_call(partial(layout.call, twin), x)
-            except Exception:  # a layout for which the module was not made
+            except Exception:  # a map for which the module was not made
                 continue
-            if trace.has_excitation and isinstance(y, Tensor):
+            is_quantized = any(name.startswith("quantized") for name in trace.names)
+            if (trace.has_excitation or (is_quantized and trace.is_pooled)) and isinstance(y, Tensor):
                 return True
+            break
     return False
 
 

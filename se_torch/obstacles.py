@@ -40,13 +40,15 @@ PROJECTIONS = {"convolution": (0, 1), "mm": (0, 1), "addmm": (1, 2), "linear": (
 class Trace(NamedTuple):
     """Operations of a call: their names, slopes of leaky ReLU, whether x itself is multiplied, and what vectors meet.
 
-    ``projections`` are the shapes of the matrices by which (N, C) or (N, C, 1, 1) was multiplied.
+    ``projections`` are the shapes of the matrices by which (N, C) or (N, C, 1, 1) was multiplied; ``is_pooled`` says
+    whether a map was pooled to one number for each channel.
     """
 
     names: set[str]
     slopes: list[float]
     is_scaled: bool
     projections: list[tuple[int, ...]]
+    is_pooled: bool
 
     @property
     def pools(self) -> bool:
@@ -56,7 +58,7 @@ class Trace(NamedTuple):
     @property
     def has_excitation(self) -> bool:
         """Whether pooled values pass through a bottleneck."""
-        return self.pools and live.has_pair(self.projections)
+        return self.is_pooled and live.has_pair(self.projections)
 
     @property
     def is_random(self) -> bool:
@@ -70,11 +72,12 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
     slopes: list[float] = []
     scaled: list[bool] = []
     projections: list[tuple[int, ...]] = []
+    pooled: list[bool] = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = function._schema.name.partition("::")[2]
-            names.add(name)
+            space, _, name = function._schema.name.partition("::")
+            names.add(name if space == "aten" else f"{space}::{name}")
             if name in ("leaky_relu", "leaky_relu_"):
                 slopes.append(float(args[1]) if len(args) > 1 else 0.01)
             if name in ("mul", "mul_") and any(argument is x for argument in args):
@@ -83,11 +86,21 @@ def trace_call(call: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Trace]:
                 vector, matrix = (args[place] for place in PROJECTIONS[name])
                 if vector.ndim > 1 and vector.numel() == vector.shape[0] * vector.shape[1]:
                     projections.append(tuple(matrix.shape[:2]))
-            return function(*args, **(kwargs or {}))
+            result = function(*args, **(kwargs or {}))
+            if any(part in name for part in POOLINGS) and args and isinstance(args[0], Tensor):
+                pooled.append(_is_global(args[0], result))
+            return result
 
     with torch.no_grad(), Recorder():
         y = call(x)
-    return y, Trace(names, slopes, bool(scaled), projections)
+    return y, Trace(names, slopes, bool(scaled), projections, any(pooled))
+
+
+def _is_global(x: Tensor, y: Any) -> bool:
+    """Return whether a pooling leaves one number for each channel of a map."""
+    y = y[0] if isinstance(y, tuple) else y
+    is_map = x.ndim > 2 and isinstance(y, Tensor) and y.shape[:2] == x.shape[:2]
+    return is_map and y.numel() == y.shape[0] * y.shape[1] < x.numel()
 
 
 def copy_with(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
@@ -144,7 +157,8 @@ def list_obstacles(module: nn.Module) -> list[str]:
     for path, part in module.named_modules():
         name = f"its layer {path!r}" if path else "it"
         kind = type(part)
-        if ".quantized" in kind.__module__ or ".qat" in kind.__module__:
+        is_quantized = ".quantized" in kind.__module__ or ".qat" in kind.__module__
+        if is_quantized and "PackedParams" not in kind.__name__:
             found.append(f"{name} is quantized ({kind.__name__}); replace before quantization")
         if parametrize.is_parametrized(part):
             found.append(
@@ -160,9 +174,7 @@ def list_obstacles(module: nn.Module) -> list[str]:
         if "forward" in vars(part) and not isinstance(part, torch.jit.ScriptModule):
             found.append(f"the forward of {name} was replaced on the instance")
     for path, value in module.named_parameters():
-        if nn.parameter.is_lazy(value):
-            found.append(f"its parameter {path!r} has no shape yet; call the model once")
-        elif not is_plain(value):
+        if not is_plain(value):
             found.append(f"its parameter {path!r} is a {type(value).__name__}, no plain tensor")
         elif not value.is_floating_point():
             found.append(f"its parameter {path!r} has no floats ({value.dtype})")

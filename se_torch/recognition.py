@@ -1,11 +1,13 @@
 """SE blocks of a live model, found by what its modules compute and not by their names."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
 
-from se_spec import SESpec, SpecError, live
+from se_spec import InputError, SESpec, SpecError, live
 from se_spec.live import LiveBlock, Reading
 
 from .block import SqueezeExcitation
@@ -23,7 +25,7 @@ def find_blocks(model: nn.Module) -> dict[str, LiveBlock]:
         Each block by its path; a module that is used at two places has two paths.
 
     Raises:
-        No error of its own: a module that cannot be examined is no block.
+        InputError: a parameter has no shape yet.
 
     >>> layers = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Sigmoid()]
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), SqueezeExcitation(8, hidden=2), nn.Sequential(*layers))
@@ -46,6 +48,7 @@ def from_module(module: nn.Module) -> tuple[SESpec, dict[str, np.ndarray]]:
 
     Raises:
         SpecError: the module computes no SE block; the message has the reason.
+        InputError: a parameter has no shape yet.
 
     >>> import torch
     >>> class Block(nn.Module):
@@ -58,10 +61,10 @@ def from_module(module: nn.Module) -> tuple[SESpec, dict[str, np.ndarray]]:
     >>> spec, list(parameters)
     (SESpec(8, hidden=2), ['reduce.weight', 'expand.weight'])
     """
+    inside, left = examine_model(module)
     found = examine_module(module, is_named=True)
     if isinstance(found, Recognized):
         return found.block.spec, found.block.parameters
-    inside, left = examine_model(module)
     if len(inside) == 1:
         [recognized] = inside.values()
         return recognized.block.spec, recognized.block.parameters
@@ -75,9 +78,17 @@ def examine_model(model: nn.Module) -> tuple[dict[str, Recognized], dict[str, st
 
     Returns:
         The blocks by path; the reason, by path, for each module that resembles a block and is none.
+
+    Raises:
+        InputError: a parameter has no shape yet.
     """
+    lazy = [name for name, value in model.named_parameters() if nn.parameter.is_lazy(value)]
+    if lazy:
+        raise InputError(f"{lazy[0]} has no shape yet, as {len(lazy)} parameters of the model; call the model once")
     examination = _Examination()
-    examination.visit(model, "")
+    with torch.random.fork_rng([]), warnings.catch_warnings():  # dropout draws from the global generator
+        warnings.simplefilter("ignore")  # of code that is only tried
+        examination.visit(model, "")
     return examination.found, examination.left
 
 

@@ -1,6 +1,7 @@
 """Our block in place of every SE block of a live model, and the way back."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -51,8 +52,8 @@ def replace(model: nn.Module, inputs: Any = None) -> Replacement:
         ``print`` shows it as text. The model is the same object, unless it is a block itself.
 
     Raises:
-        InputError: the model is wrapped by a class that holds its parameters, such as ``DistributedDataParallel``; or
-            it fails on ``inputs``.
+        InputError: the model is wrapped by a class that holds its parameters, such as ``DistributedDataParallel``; a
+            parameter has no shape yet; or the model fails on ``inputs``.
 
     >>> layers = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Hardsigmoid()]
     >>> class Net(nn.Sequential):
@@ -235,7 +236,9 @@ def _compare_block(entry: Recognized, ours: SqueezeExcitation) -> str | None:
         return None
     x = entry.layout.draw(4, entry.block.spec.channels, 4, torch.float64).to(first.device, first.dtype)
     with torch.no_grad():
-        want = entry.layout.call(copy_with(entry.module, {name: value.detach() for name, value in values.items()}), x)
+        want = entry.layout.call(
+            copy_with(entry.module, {name: value.detach() for name, value in values.items()}), x.clone()
+        )
         got = entry.layout.call(ours, x)
     difference = _compare([want], [got])
     if difference <= _limit(want.dtype):
@@ -312,11 +315,13 @@ def _draw_images(root: nn.Module) -> Iterator[Tensor]:
 
 
 def call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """Call the model in evaluation mode without gradients; every module keeps its mode."""
+    """Call the model in evaluation mode without gradients; its modes, buffers and the random numbers stay."""
     modes = {part: part.training for part in model.modules()}
-    model.eval()
+    buffers = [(value, value.clone()) for value in model.buffers()]
+    with suppress(NotImplementedError):  # an exported program has one mode
+        model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _keep_random_numbers(model):
             if isinstance(inputs, Mapping):
                 result = model(**inputs)
             else:
@@ -324,7 +329,15 @@ def call_model(model: nn.Module, inputs: Any) -> list[Tensor]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+        with torch.no_grad():
+            for value, before in buffers:
+                value.copy_(before)  # such as a counter of calls
     return [value.clone() for value in _pytree.tree_leaves(result) if isinstance(value, Tensor)]
+
+
+def _keep_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
+    devices = {value.device.index or 0 for value in model.parameters() if value.is_cuda}
+    return torch.random.fork_rng(sorted(devices))
 
 
 def _compare(want: list[Tensor], got: list[Tensor]) -> float:

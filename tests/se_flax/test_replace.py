@@ -72,6 +72,10 @@ NEAR = {
     "dropout": ({"drop": 0.3}, "it has dropout (drop)"),
     "missing squeeze": ({"pool": lambda x: x}, "it does not scale each channel of a map by one number"),
     "wrong gate": ({"gate": "softmax"}, "its factors are those of no spec"),
+    "detached gate": (
+        {"gate": lambda v: jax.nn.sigmoid(jax.lax.stop_gradient(v))},
+        "its gradients are others than ours",
+    ),
 }
 
 

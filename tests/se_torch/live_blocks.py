@@ -177,6 +177,7 @@ BLOCKS: dict[str, tuple[Any, SESpec]] = {
     "maximum": (lambda: Functional(pool=nn.AdaptiveMaxPool2d(1)), BIASED.replace(squeeze="max")),
     "both": (lambda: Functional(pool=both), BIASED.replace(squeeze="avg_max")),
     "pool of one size": (lambda: Functional(pool=nn.AvgPool2d(7)), BIASED),
+    "pool of square maps": (lambda: Functional(pool=lambda x: F.avg_pool2d(x, x.size(2))), BIASED),
     "back to front": (BackToFront, SESpec(16, hidden=24, bias=True, activation="gelu")),
     "matrices": (Raw, SESpec(16, hidden=4)),
     "equal widths": (lambda: Raw(16), SESpec(16, hidden=16)),

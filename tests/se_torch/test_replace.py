@@ -221,6 +221,38 @@ def test_inputs_are_used_and_named_where_they_fail() -> None:
     assert se_torch.replace(nn.Sequential(Tutorial())).difference is None
 
 
+def test_buffers_random_numbers_and_modes_of_the_model_stay() -> None:
+    class Counting(Host):
+        def __init__(self) -> None:
+            super().__init__(Tutorial())
+            self.register_buffer("calls", torch.zeros(()))
+            self.drop = nn.Sequential(*make_gate()[:3], nn.Dropout(0.5), *make_gate()[3:])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x) * torch.rand(1).sign()
+
+    model = Counting().train()
+    model.drop.eval()
+    state = torch.get_rng_state()
+    replacement = se_torch.replace(model)
+    assert list(replacement.blocks) == ["se"] and list(replacement.left) == ["drop"]
+    assert model.calls == 0 and torch.equal(torch.get_rng_state(), state)
+    assert model.training and model.se.training and not model.drop.training
+
+
+def test_block_that_writes_into_its_map_and_lazy_parameters() -> None:
+    class Inplace(Tutorial):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x *= self.fc(x.mean((2, 3)))[..., None, None]
+            return x
+
+    assert list(se_torch.replace(Host(Inplace())).blocks) == ["se"]
+    model = Host(nn.Sequential(nn.LazyConv2d(4, 1)))
+    with pytest.raises(InputError, match=r"se\.0\.weight has no shape yet"):
+        se_torch.replace(model)
+
+
 def test_restore_refuses_computed_parameters() -> None:
     replacement = se_torch.replace(model := Host(Tutorial()))
     torch.nn.utils.parametrizations.weight_norm(model.se.reduce)
