@@ -1,37 +1,99 @@
 """SE blocks of live models: found by what they compute, replaced by ours, and put back."""
 
 import copy
-import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-import se_torch
 from evidence.peer_blocks import import_object
 from se_spec import InputError, ParameterError, SESpec, SpecError
 
-from .live_blocks import BLOCKS, NEAR, Host, Tutorial, make_gate
+from ..conftest import OnDemand
 
+torch, nn, se_torch = OnDemand("torch"), OnDemand("torch.nn"), OnDemand("se_torch")
+live = OnDemand("tests.se_torch.live_blocks")
 pytestmark = pytest.mark.framework("torch")
+BLOCKS = (
+    "tutorial",
+    "tutorial, biases",
+    "tutorial, hidden 1",
+    "convolutions",
+    "no bias",
+    "silu module",
+    "swish by hand",
+    "hard swish by hand",
+    "gelu tanh",
+    "relu6",
+    "leaky",
+    "no activation",
+    "hard sigmoid module",
+    "hard sigmoid by relu6",
+    "hard sigmoid by clip",
+    "hard sigmoid of GhostNet",
+    "hard sigmoid of nobody",
+    "tanh gate plus 1",
+    "gain",
+    "maximum",
+    "both",
+    "pool of one size",
+    "pool of square maps",
+    "back to front",
+    "matrices",
+    "equal widths",
+    "rank 1",
+    "rank 3",
+    "effective",
+    "channels last",
+    "one bias",
+    "attribute without copies",
+    "gate alone",
+    "gate alone, vectors",
+    "dropout of 0",
+)
+"""Names of ``live_blocks.BLOCKS``, which needs PyTorch."""
+NEAR = (
+    "dropout",
+    "batch norm",
+    "CBAM",
+    "wrong gate",
+    "detached gate",
+    "window of seven",
+    "silent frames",
+    "softplus",
+    "missing squeeze",
+    "inside of another",
+    "BAM",
+    "pruned",
+    "hooks of the state",
+    "buffers",
+    "parametrized",
+    "hooks of a layer",
+    "quantized",
+    "PReLU",
+    "groups",
+)
+"""Names of ``live_blocks.NEAR``."""
 
 
-def make_host(name: str) -> Host:
+def test_every_hand_written_block_is_listed() -> None:
+    assert set(BLOCKS) == set(live.BLOCKS) and set(NEAR) == set(live.NEAR)
+
+
+def make_host(name: str) -> Any:
     torch.manual_seed(0)
     rank = int(name[-1]) if name.startswith("rank") else 2
-    return Host(BLOCKS[name][0](), rank, name == "channels last")
+    return live.Host(live.BLOCKS[name][0](), rank, name == "channels last")
 
 
-def draw(model: nn.Module, size: int = 9, samples: int = 2) -> torch.Tensor:
+def draw(model: Any, size: int = 9, samples: int = 2) -> Any:
     stem: Any = next(part for part in model.modules() if isinstance(part, nn.modules.conv._ConvNd))
     return torch.randn(samples, stem.in_channels, *(size for _ in stem.kernel_size)).to(stem.weight)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_hand_written_block_is_replaced_and_put_back(name: str) -> None:
-    model, spec = make_host(name).double().eval(), BLOCKS[name][1]
+    model, spec = make_host(name).double().eval(), live.BLOCKS[name][1]
     x, state, modules = draw(model), copy.deepcopy(model.state_dict()), dict(model.named_modules())
     want = model(x)
     replacement = se_torch.replace(model, x)
@@ -47,8 +109,8 @@ def test_hand_written_block_is_replaced_and_put_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", NEAR)
 def test_module_that_resembles_a_block_is_left_and_named(name: str) -> None:
-    make, reason = NEAR[name]
-    model = Host(make())
+    make, reason = live.NEAR[name]
+    model = live.Host(make())
     modules = dict(model.named_modules())
     replacement = se_torch.replace(model)
     assert dict(model.named_modules()) == modules and replacement.blocks == {}
@@ -84,11 +146,10 @@ NETWORKS = {
 }
 
 
+@pytest.mark.framework("torch", "peers")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_block_of_a_library_network_is_replaced(name: str) -> None:
     package, _, name = name.partition(".")
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
     torch.manual_seed(0)
     is_timm = package == "timm"
     model = import_object("timm.create_model")(name) if is_timm else import_object(f"torchvision.models.{name}")()
@@ -102,7 +163,7 @@ def test_every_block_of_a_library_network_is_replaced(name: str) -> None:
 
 
 def test_a_module_at_several_places_is_replaced_by_one_module() -> None:
-    block = Tutorial()
+    block = live.Tutorial()
     lists = nn.ModuleDict({"a": nn.ModuleList([block]), "b": nn.Sequential(nn.Sequential(block))})
     lists.alias = block
     replacement = se_torch.replace(lists)
@@ -113,7 +174,7 @@ def test_a_module_at_several_places_is_replaced_by_one_module() -> None:
 
 
 def test_dtype_mode_gradients_marks_and_hooks_are_kept() -> None:
-    model = Host(BLOCKS["convolutions"][0]()).to(torch.bfloat16).eval()
+    model = live.Host(live.BLOCKS["convolutions"][0]()).to(torch.bfloat16).eval()
     one, two = model.se.one, model.se.two
     two.weight.requires_grad_(False)
     one.weight._no_weight_decay = True
@@ -135,7 +196,7 @@ def test_dtype_mode_gradients_marks_and_hooks_are_kept() -> None:
 
 
 def test_parameters_of_linear_layers_stay_the_same_objects() -> None:
-    model = Host(Tutorial())
+    model = live.Host(live.Tutorial())
     first = model.se.fc[0].weight
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     replacement = se_torch.replace(model)
@@ -148,7 +209,7 @@ def test_parameters_of_linear_layers_stay_the_same_objects() -> None:
 
 
 def test_training_in_between_and_moves_reach_the_modules_that_are_put_back() -> None:
-    model = Host(make_gate())
+    model = live.Host(live.make_gate())
     replacement = se_torch.replace(model)
     model.double().train()
     torch.nn.init.ones_(model.se.expand.weight)
@@ -159,76 +220,76 @@ def test_training_in_between_and_moves_reach_the_modules_that_are_put_back() -> 
 
 
 def test_tied_parameters_stay_tied_or_the_block_is_left() -> None:
-    blocks = nn.ModuleList(BLOCKS["convolutions"][0]() for _ in range(2))
+    blocks = nn.ModuleList(live.BLOCKS["convolutions"][0]() for _ in range(2))
     blocks[1].one.weight = blocks[0].one.weight
     assert len(se_torch.replace(blocks).blocks) == 2 and blocks[0].reduce.weight is blocks[1].reduce.weight
-    model = Host(BLOCKS["convolutions"][0]())
+    model = live.Host(live.BLOCKS["convolutions"][0]())
     model.elsewhere = nn.Conv2d(16, 4, 1)
     model.elsewhere.weight = model.se.one.weight
     assert se_torch.replace(model).left == {"se": "its weight is also elsewhere.weight, outside of a block"}
-    model = Host(Tutorial())
+    model = live.Host(live.Tutorial())
     model.blocks = [model.se]
     assert "blocks refers to it too" in se_torch.replace(model).left["se"]
 
 
 def test_model_that_uses_more_of_a_block_than_its_call_keeps_it() -> None:
-    class Reader(Host):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+    class Reader(live.Host):
+        def forward(self, x: Any) -> Any:
             return super().forward(x) * len(self.se.fc)
 
-    model = nn.Sequential(Reader(Tutorial()), nn.Conv2d(16, 3, 1), Host(Tutorial()))
+    model = nn.Sequential(Reader(live.Tutorial()), nn.Conv2d(16, 3, 1), live.Host(live.Tutorial()))
     replacement = se_torch.replace(model)
     assert list(replacement.blocks) == ["2.se"] and replacement.difference is not None
     assert "the model raises AttributeError" in replacement.left["0.se"]
-    assert isinstance(model[0].se, Tutorial) and isinstance(model[2].se, se_torch.SqueezeExcitation)
+    assert isinstance(model[0].se, live.Tutorial) and isinstance(model[2].se, se_torch.SqueezeExcitation)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_wrapped_models() -> None:
-    model = Host(Tutorial())
+    model = live.Host(live.Tutorial())
     compiled = torch.compile(model, backend="eager")
     x = draw(model)
     want = compiled(x)
     replacement = se_torch.replace(compiled, x)
     assert replacement.model is compiled and list(replacement.blocks) == ["se"]
     torch.testing.assert_close(compiled(x), want)
-    assert se_torch.restore(replacement) is compiled and isinstance(model.se, Tutorial)
-    parallel = Host(Tutorial())
-    parallel.__class__ = type("DistributedDataParallel", (Host,), {})
+    assert se_torch.restore(replacement) is compiled and isinstance(model.se, live.Tutorial)
+    parallel = live.Host(live.Tutorial())
+    parallel.__class__ = type("DistributedDataParallel", (live.Host,), {})
     with pytest.raises(InputError, match="wrapped by DistributedDataParallel"):
         se_torch.replace(parallel)
     model.se = torch.compile(model.se, backend="eager")
     assert "compiled by itself" in se_torch.replace(model).left["se._orig_mod"]
-    model.se = torch.jit.trace(Tutorial(), torch.ones(2, 16, 4, 4))
+    model.se = torch.jit.trace(live.Tutorial(), torch.ones(2, 16, 4, 4))
     assert "TorchScript" in se_torch.replace(model).left["se"]
 
 
 def test_model_without_storage_and_model_that_is_a_block() -> None:
     with torch.device("meta"):
-        model = Host(Tutorial())
+        model = live.Host(live.Tutorial())
     assert list(se_torch.replace(model).blocks) == ["se"] and model.se.expand.weight.is_meta
-    block = Tutorial()
+    block = live.Tutorial()
     replacement = se_torch.replace(block)
     assert isinstance(replacement.model, se_torch.SqueezeExcitation) and list(replacement.blocks) == [""]
     assert se_torch.restore(replacement) is block
 
 
 def test_inputs_are_used_and_named_where_they_fail() -> None:
-    model = Host(Tutorial())
+    model = live.Host(live.Tutorial())
     assert se_torch.replace(model, {"x": draw(model)}).difference == 0.0
     with pytest.raises(InputError, match="the model raises RuntimeError on the inputs"):
-        se_torch.replace(Host(Tutorial()), (torch.ones(1, 5, 4, 4),))
-    assert se_torch.replace(nn.Sequential(Tutorial())).difference is None
+        se_torch.replace(live.Host(live.Tutorial()), (torch.ones(1, 5, 4, 4),))
+    assert se_torch.replace(nn.Sequential(live.Tutorial())).difference is None
 
 
 def test_buffers_random_numbers_and_modes_of_the_model_stay() -> None:
-    class Counting(Host):
+    class Counting(live.Host):
         def __init__(self) -> None:
-            super().__init__(Tutorial())
+            super().__init__(live.Tutorial())
             self.register_buffer("calls", torch.zeros(()))
-            self.drop = nn.Sequential(*make_gate()[:3], nn.Dropout(0.5), *make_gate()[3:])
+            self.drop = nn.Sequential(*live.make_gate()[:3], nn.Dropout(0.5), *live.make_gate()[3:])
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Any) -> Any:
             self.calls += 1
             return super().forward(x) * torch.rand(1).sign()
 
@@ -242,19 +303,19 @@ def test_buffers_random_numbers_and_modes_of_the_model_stay() -> None:
 
 
 def test_block_that_writes_into_its_map_and_lazy_parameters() -> None:
-    class Inplace(Tutorial):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+    class Inplace(live.Tutorial):
+        def forward(self, x: Any) -> Any:
             x *= self.fc(x.mean((2, 3)))[..., None, None]
             return x
 
-    assert list(se_torch.replace(Host(Inplace())).blocks) == ["se"]
-    model = Host(nn.Sequential(nn.LazyConv2d(4, 1)))
+    assert list(se_torch.replace(live.Host(Inplace())).blocks) == ["se"]
+    model = live.Host(nn.Sequential(nn.LazyConv2d(4, 1)))
     with pytest.raises(InputError, match=r"se\.0\.weight has no shape yet"):
         se_torch.replace(model)
 
 
 def test_restore_refuses_computed_parameters() -> None:
-    replacement = se_torch.replace(model := Host(Tutorial()))
+    replacement = se_torch.replace(model := live.Host(live.Tutorial()))
     torch.nn.utils.parametrizations.weight_norm(model.se.reduce)
     with pytest.raises(ParameterError, match=r"reduce\.weight is not a parameter"):
         se_torch.restore(replacement)
@@ -262,7 +323,7 @@ def test_restore_refuses_computed_parameters() -> None:
 
 
 def test_parameters_by_path_in_our_models_and_in_others() -> None:
-    model = nn.ModuleDict({"ours": se_torch.SqueezeExcitation(16, hidden=4), "theirs": BLOCKS["matrices"][0]()})
+    model = nn.ModuleDict({"ours": se_torch.SqueezeExcitation(16, hidden=4), "theirs": live.BLOCKS["matrices"][0]()})
     values = {"reduce.weight": np.full((4, 16), 0.5, "float32"), "expand.weight": np.full((16, 4), 2.0, "float32")}
     for path in ("ours", "theirs"):
         se_torch.set_parameters(model, values, path)
@@ -280,11 +341,11 @@ def test_parameters_by_path_in_our_models_and_in_others() -> None:
 
 
 def test_parameters_of_a_block_are_its_own() -> None:
-    block = BLOCKS["convolutions"][0]()
+    block = live.BLOCKS["convolutions"][0]()
     spec, parameters = se_torch.from_module(block)
     x = torch.randn(2, 16, 5, 4)
     torch.testing.assert_close(se_torch.squeeze_excitation(x, spec, parameters), block(x))
     with pytest.raises(SpecError, match="a call with one feature map raises TypeError"):
-        se_torch.from_module(type("Two", (Tutorial,), {"forward": lambda self, x, y: x})())
-    spec, parameters = se_torch.from_module(BLOCKS["one bias"][0]())
+        se_torch.from_module(type("Two", (live.Tutorial,), {"forward": lambda self, x, y: x})())
+    spec, parameters = se_torch.from_module(live.BLOCKS["one bias"][0]())
     assert spec == SESpec(16, hidden=4, bias=True) and not parameters["reduce.bias"].any()
