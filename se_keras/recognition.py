@@ -153,6 +153,14 @@ class _Examination:
             if isinstance(result, Recognized) and elsewhere:
                 result = f"its layer {elsewhere[0]!r} is used elsewhere too"
             seen.append(self._note(result, _join(path, product.node.operation.name), (model, product)))
+            if isinstance(result, Recognized):  # a gate that is a layer is part of the block
+                for node in product.between:
+                    inner = _join(path, node.operation.name)
+                    self.left = {
+                        name: reason
+                        for name, reason in self.left.items()
+                        if name != inner and not name.startswith(f"{inner}/")
+                    }
         return any(seen)
 
     def _examine_product(self, product: Product) -> Recognized | str | None:

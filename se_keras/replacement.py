@@ -78,7 +78,7 @@ def replace(model: keras.Layer, inputs: Any = None) -> Replacement:
         result, steps, foreign, difference = model, {}, {}, None
     blocks = {path: entry.block for path, entry in foreign.items()}
     unique = list({id(step.ours): step for step in steps.values()}.values())
-    notes = tuple(_write_notes(model, unique, difference))
+    notes = tuple(_write_notes(model, unique, difference, result is model))
     return Replacement(result, blocks, left, difference, notes, before=Before(model, unique, builder.attributes))
 
 
@@ -302,11 +302,12 @@ def _limit(dtype: Any) -> float:
     return {"float64": 2.0**-26, "float32": 2.0**-11.5, "float16": 2.0**-5}.get(str(dtype), 2.0**-3.5)
 
 
-def _write_notes(model: Any, steps: list[Step], difference: float | None) -> Iterator[str]:
+def _write_notes(model: Any, steps: list[Step], difference: float | None, is_same: bool) -> Iterator[str]:
     if not steps:
         return
     if getattr(model, "optimizer", None) is not None:
-        yield "the new model is not compiled; compile it, and its optimizer begins anew"
+        again = "compile it again" if is_same else "the new model is not compiled; compile it"
+        yield f"{again}, since the optimizer holds the old variables"
     lacking = [
         step.theirs.block.path for step in steps if len(step.theirs.block.names) < len(step.theirs.block.parameters)
     ]
@@ -314,5 +315,6 @@ def _write_notes(model: Any, steps: list[Step], difference: float | None) -> Ite
         yield f"a bias that one projection alone lacked is zeros that are not trained: {', '.join(lacking)}"
     if difference is None:
         yield "the model was not called; give inputs to compare its answers"
-    yield "other layers are shared with the old model, so that training changes both"
-    yield "weights that were saved before fit the old model"
+    if not is_same:
+        yield "other layers are shared with the old model, so that training changes both"
+    yield "weights that were saved before fit the model after restore(replacement), not now"

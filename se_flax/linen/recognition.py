@@ -23,7 +23,7 @@ MODES = {"train": True, "training": True, "is_training": True, "deterministic": 
 
 
 class Call(NamedTuple):
-    """A call of a module inside a model: the module alone, its variables, its arguments, and its result."""
+    """A call of a module inside a model: the module alone, its variables, and shapes of its arguments and result."""
 
     module: nn.Module
     variables: Mapping[str, Any]
@@ -148,8 +148,9 @@ def _record_calls(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -
         result = call(*arguments, **options)
         path = "/".join(context.module.path)
         if context.method_name == "__call__" and path not in calls:
-            module, own = context.module.unbind()
-            calls[path] = Call(module, unfreeze(own), arguments, dict(options), result)
+            own = {name: _find_tree(tree, context.module.path) for name, tree in unfreeze(variables).items()}
+            shapes = jax.tree.map(_describe_array, (arguments, dict(options), result))
+            calls[path] = Call(context.module.unbind()[0], own, *shapes)
         return result
 
     try:
@@ -158,6 +159,19 @@ def _record_calls(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -
     except Exception as error:
         raise InputError(f"the model raises {type(error).__name__} on the inputs: {error}") from error
     return calls, answer
+
+
+def _find_tree(tree: Any, path: tuple[str, ...]) -> Any:
+    """Return a module's variables, not those of the call, which a transformation may trace."""
+    for name in path:
+        tree = tree.get(name, {}) if isinstance(tree, Mapping) else {}
+    return tree
+
+
+def _describe_array(value: Any) -> Any:
+    """Return shape and dtype of an array, which may be traced; return anything else unchanged."""
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_array else value
 
 
 def make_candidate(path: str, call: Call, calls: Mapping[str, Call]) -> Candidate:

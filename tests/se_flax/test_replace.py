@@ -316,3 +316,14 @@ def test_linen_model_that_is_a_block_and_mistakes_of_a_caller():
         se_flax.linen.find_blocks(model, variables, x[..., :3])
     with pytest.raises(ParameterError, match="no block of ours at 'no'"):
         se_flax.linen.get_parameters(variables, path="no")
+
+
+def test_linen_block_inside_a_transformation_is_replaced():
+    class Host(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.remat(type(make_linen()))()(x)
+
+    model, x = Host(), np.ones((2, 5, 4, 16), "float32")
+    replacement = se_flax.linen.replace(model, model.init(jax.random.key(0), x), x)
+    assert [found.spec for found in replacement.blocks.values()] == [BIASED] and replacement.difference < 1e-6

@@ -187,6 +187,15 @@ def test_uses_outside_of_a_block_are_named(tf):
     assert "the map that is scaled is not the one that is pooled" in next(iter(se_keras.replace(other).left.values()))
 
 
+def test_gate_that_is_a_layer_is_part_of_the_operations(tf):
+    layers = keras.layers
+    x = keras.Input((8, 8, 16))
+    parts = layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(4, 1, activation="relu"), layers.Conv2D(16, 1)
+    gate = keras.Sequential([*parts, layers.Activation("sigmoid")])
+    replacement = se_keras.replace(keras.Model(x, layers.Multiply(name="scale")([x, gate(x)])))
+    assert list(replacement.blocks) == ["scale"] and replacement.left == {}
+
+
 def test_channels_first_is_named(tf):
     layers = keras.layers
     x = keras.Input((16, 8, 8))
