@@ -18,7 +18,13 @@ from . import nnx as nnx
 from .nnx import SENet as SENet
 from .nnx import SqueezeExcitation as SqueezeExcitation
 from .nnx import excitation as excitation
+from .nnx import find_blocks as find_blocks
+from .nnx import from_module as from_module
+from .nnx import gates as gates
 from .nnx import get_parameters as get_parameters
+from .nnx import record as record
+from .nnx import replace as replace
+from .nnx import restore as restore
 from .nnx import senet as senet
 from .nnx import set_parameters as set_parameters
 from .nnx import squeeze_excitation as squeeze_excitation
@@ -27,9 +33,15 @@ __all__ = [
     "SENet",
     "SqueezeExcitation",
     "excitation",
+    "find_blocks",
+    "from_module",
+    "gates",
     "get_parameters",
     "linen",
     "nnx",
+    "record",
+    "replace",
+    "restore",
     "senet",
     "set_parameters",
     "squeeze_excitation",

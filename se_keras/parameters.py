@@ -15,21 +15,28 @@ import se_spec
 from se_spec import ParameterError
 
 from .block import SqueezeExcitation
+from .examination import Recognized, assign_parameters
 from .networks import SENet, layer_name
+from .recognition import examine_model
 
 BATCH_NORM = {"scale": "gamma", "offset": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 
 
 def set_parameters(
-    model: keras.Model | SqueezeExcitation, parameters: Mapping[str, np.ndarray], *, name: str | None = None
+    model: keras.Model | SqueezeExcitation,
+    parameters: Mapping[str, np.ndarray],
+    path: str | None = None,
+    *,
+    name: str | None = None,
 ) -> None:
     """Copy canonical parameters into a network or a built block (SPEC K-2, K-3).
 
     Args:
         model: the network, the layer, or a model that holds one. Its variables keep their dtype and sharding.
         parameters: the canonical dict, any float type.
-        name: the name of the network or layer in the model, or its path in a network; needed if the model is no network
-            and holds more than one.
+        path: the name of the network or layer in the model, its path in a network, or the path that ``find_blocks``
+            has, of ours or of another library's block; needed if the model is no network and holds more than one.
+        name: the same, the older word for it.
 
     Raises:
         ParameterError: a name is missing, left over or of a wrong shape (the message names all), there is no such
@@ -41,7 +48,10 @@ def set_parameters(
     >>> float(ops.sum(layer.reduce.kernel))
     16.0
     """
-    block = _find_block(model, name)
+    block = _find_block(model, path or name)
+    if isinstance(block, Recognized):
+        _set_foreign(block, parameters)
+        return
     shapes = se_spec.parameters.shapes(block.spec)
     se_spec.parameters.check(parameters, shapes)
     variables = collect_variables(block)
@@ -50,12 +60,15 @@ def set_parameters(
         variable.assign(_place_like(_transpose(array, _TO_KERNEL).astype(variable.dtype), variable))
 
 
-def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None = None) -> dict[str, np.ndarray]:
+def get_parameters(
+    model: keras.Model | SqueezeExcitation, path: str | None = None, *, name: str | None = None
+) -> dict[str, np.ndarray]:
     """Copy a layer's or network's parameters to canonical NumPy arrays.
 
     Args:
         model: the network, the layer, or a model that holds one.
-        name: the name of the network or layer in the model, as for ``set_parameters``.
+        path: the name or path of the network or layer in the model, as for ``set_parameters``.
+        name: the same, the older word for it.
 
     Returns:
         The arrays by canonical name, in canonical order and orientation, in the variables' dtype; LoRA's factors are
@@ -70,10 +83,12 @@ def get_parameters(model: keras.Model | SqueezeExcitation, *, name: str | None =
     >>> model = SENet("se_resnet20")
     >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
-    >>> list(get_parameters(model, name="stage1.block0.se"))
+    >>> list(get_parameters(model, "stage1.block0.se"))
     ['reduce.weight', 'expand.weight']
     """
-    block = _find_block(model, name)
+    block = _find_block(model, path or name)
+    if isinstance(block, Recognized):
+        return block.block.parameters
     shapes = se_spec.parameters.shapes(block.spec)
     return {
         key: np.array(_transpose(_to_array(_check_variable(key, value, shapes[key])), _FROM_KERNEL), order="C")
@@ -92,11 +107,23 @@ def transpose(tensor: Any, rank: int) -> Any:
     return tensor if rank == 1 else ops.transpose(tensor, _TO_KERNEL if rank == 4 else (1, 0))
 
 
-def _find_block(model: Any, name: str | None) -> SqueezeExcitation | SENet:
+def _set_foreign(found: Recognized, parameters: Mapping[str, np.ndarray]) -> None:
+    se_spec.parameters.check(parameters, se_spec.parameters.shapes(found.block.spec))
+    lacking = [key for key, array in parameters.items() if key not in found.block.names and array.any()]
+    if lacking:
+        raise ParameterError(f"the block has no {', '.join(lacking)}, expected zeros")
+    assign_parameters(found, parameters)
+
+
+def _find_block(model: Any, name: str | None) -> Any:
     if name is None and isinstance(model, SENet):
         return model
     blocks = [layer for layer in _iterate_layers(model) if isinstance(layer, SqueezeExcitation | SENet)]
     found = [block for block in blocks if name is None or block.name in (name, layer_name(name))]
+    if not found and name is not None:
+        foreign = examine_model(model)[0].get(name)
+        if foreign is not None:
+            return foreign.layer if isinstance(foreign.layer, SqueezeExcitation) else foreign
     if len(found) != 1:
         wanted = "one block" if name is None else f"one block named {name!r}"
         held = ", ".join(block.name for block in blocks) or "none"

@@ -211,15 +211,14 @@ def train_and_time(trainer: str, net: NetworkSpec, seed: int, epochs: int) -> tu
 
 def draw(gates: dict[str, np.ndarray], labels: np.ndarray, folder: Path, console: Console) -> None:
     """Draw the pictures, and print which channels each digit opens most."""
-    early, *_, late = gates
-    plots.save_gates_per_class(folder / "gates_per_class.png", {name: gates[name] for name in (early, late)}, labels)
-    plots.save_channels_per_class(folder / "channels_per_class.png", gates[late], labels, late)
+    paths = plots.save_pictures(folder, gates, labels=labels)
+    late = list(gates)[-1]
     above = plots.above_average(gates[late], labels)
     console.print(f"channels of {late} that a digit opens most, and how far above their mean gate:")
     for digit, row in enumerate(above):
         most = np.argsort(row)[::-1][:4]
         console.print(f"  {digit}: " + ", ".join(f"{channel} +{row[channel]:.2f}" for channel in most), highlight=False)
-    console.print(f"pictures: {folder / 'gates_per_class.png'}, {folder / 'channels_per_class.png'}")
+    console.print(f"pictures: {', '.join(map(str, paths))}")
 
 
 def _format_ms(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Pictures of what SE does to a photograph and to the digits that a network has learned."""
+"""Pictures of what SE does: to a photograph, to digits that a network has learned, and to images in a user's model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,142 @@ import numpy as np
 import se_numpy
 from se_conformance.cases import revealing_parameters
 from se_conformance.files import write_atomically
-from se_spec import SESpec
+from se_spec import InputError, SESpec
+from se_spec.records import Record
 
 from .datasets import load_photographs, to_patches, to_pixels
+
+MOST_BLOCKS, MOST_IMAGES = 5, 4
+"""Blocks and images that are drawn beside each other."""
+
+
+def save_pictures(
+    folder: Path,
+    records: Mapping[str, Record] | Mapping[str, np.ndarray],
+    *,
+    labels: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+) -> list[Path]:
+    """Draw what the SE blocks of a model do to a batch; each picture is written atomically.
+
+    Args:
+        folder: where the pictures are written; made if it is not there.
+        records: what ``record(model, images)`` of any framework returns; or ``gates``, then without photographs.
+        labels: the class of each sample, (N,), for the pictures of gates per class.
+        images: the images, (N, H, W, 1 or 3), in any range, for the picture of what each block lets through.
+
+    Returns:
+        The files: ``gates_per_layer.png`` and ``gates_histogram.png``; ``gates_per_class.png`` and
+        ``channels_per_class.png`` if there are labels; ``photographs.png`` if there are images and records of maps.
+
+    Raises:
+        InputError: there is no record, or labels or images are not as many as the samples.
+
+    Example:
+        >>> import tempfile
+        >>> gates = {"se": np.linspace(0.0, 1.0, 24).reshape(4, 6)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save_pictures(Path(folder), gates, labels=np.array([0, 0, 1, 1]))]
+        ['gates_per_layer.png', 'gates_histogram.png', 'gates_per_class.png', 'channels_per_class.png']
+    """
+    gates = {name: entry.gates if isinstance(entry, Record) else entry for name, entry in records.items()}
+    _check_pictures(gates, labels, images)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "gates_per_layer.png", folder / "gates_histogram.png"]
+    save_gates_per_layer(paths[0], gates)
+    save_histograms(paths[1], gates)
+    if labels is not None:
+        paths += [folder / "gates_per_class.png", folder / "channels_per_class.png"]
+        last = list(gates)[-1]
+        save_gates_per_class(paths[-2], {name: gates[name] for name in _choose(list(gates), 2)}, labels)
+        save_channels_per_class(paths[-1], gates[last], labels, last)
+    maps = {name: entry for name, entry in records.items() if isinstance(entry, Record) and entry.before.ndim == 3}
+    if images is not None and maps:
+        paths.append(folder / "photographs.png")
+        save_photographs(paths[-1], images, maps)
+    return paths
+
+
+def _check_pictures(gates: dict[str, np.ndarray], labels: np.ndarray | None, images: np.ndarray | None) -> None:
+    if not gates:
+        raise InputError("there is no record of a block; record(model, images) makes them")
+    samples = {len(g) for g in gates.values()}
+    for what, values in (("labels", labels), ("images", images)):
+        if values is not None and {len(values)} != samples:
+            raise InputError(
+                f"{len(values)} {what} for {', '.join(map(str, sorted(samples)))} samples; expected as many"
+            )
+
+
+def _choose(names: list[str], most: int) -> list[str]:
+    """Choose names at equal distances, the first and the last among them.
+
+    >>> _choose(list("abcdefg"), 3), _choose(["a"], 3)
+    (['a', 'd', 'g'], ['a'])
+    """
+    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return [names[place] for place in places]
+
+
+def save_gates_per_layer(path: Path, gates: Mapping[str, np.ndarray]) -> None:
+    """Draw, for each block, between which values the gates of its channels lie, averaged over the batch.
+
+    Args:
+        path: the PNG file to write.
+        gates: maps each block's name to its gates, (N, C).
+    """
+    with _figure(path, 1, 1, (max(6.5, 0.45 * len(gates)), 4.5)) as (_, panel):
+        panel.boxplot([g.mean(0) for g in gates.values()], whis=(0, 100), medianprops={"color": "C0"})
+        panel.set_xticks(range(1, len(gates) + 1), list(gates), rotation=90, fontsize=7)
+        panel.set(title="gates of each block's channels: least, quartiles, largest", ylabel="mean gate over the batch")
+
+
+def save_histograms(path: Path, gates: Mapping[str, np.ndarray]) -> None:
+    """Draw, for each block, how often its gates have which value in a batch.
+
+    Args:
+        path: the PNG file to write.
+        gates: maps each block's name to its gates, (N, C).
+    """
+    columns = min(4, len(gates))
+    rows = -(-len(gates) // columns)
+    with _figure(path, rows, columns, (3.2 * columns, 2.2 * rows), sharex=True, squeeze=False) as (_, axes):
+        low, high = min(float(g.min()) for g in gates.values()), max(float(g.max()) for g in gates.values())
+        for panel, (name, g) in zip(axes.flat, gates.items(), strict=False):
+            panel.hist(g.ravel(), bins=40, range=(min(0.0, low), max(1.0, high)), color="C0")
+            panel.set_title(name, fontsize=8)
+            panel.set_yticks([])
+        for panel in axes.flat[len(gates) :]:
+            panel.axis("off")
+
+
+def save_photographs(path: Path, images: np.ndarray, records: Mapping[str, Record]) -> None:
+    """Draw images, and beside each how strong the maps of some blocks are at each position before and after.
+
+    Args:
+        path: the PNG file to write.
+        images: shape (N, H, W, 1 or 3), in any range; the first few are drawn.
+        records: of blocks with two spatial axes.
+    """
+    names, count = _choose(list(records), MOST_BLOCKS), min(MOST_IMAGES, len(images))
+    low, high = float(images.min()), float(images.max())
+    size = 2 + 3.2 * len(names), 2.1 * count
+    with _figure(path, count, 1 + 2 * len(names), size, squeeze=False) as (_, axes):
+        for row, panels in enumerate(axes):
+            image = (images[row] - low) / ((high - low) or 1.0)
+            panels[0].imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
+            for place, name in enumerate(names):
+                _draw_maps(panels[1 + 2 * place :], records[name], row, name)
+            for panel in panels:
+                panel.axis("off")
+
+
+def _draw_maps(panels: Any, record: Record, row: int, name: str) -> None:
+    """Draw a sample's map before and after a block, in the same colours."""
+    limit = float(record.before[row].max())
+    for panel, values, when in zip(panels, (record.before, record.after), ("before", "after"), strict=False):
+        panel.imshow(values[row], cmap="viridis", vmin=0.0, vmax=limit)
+        panel.set_title(f"{name}\n{when}" if row == 0 else "", fontsize=7)
 
 
 def save_gates(path: Path) -> None:
@@ -52,10 +185,10 @@ def save_gates_per_class(path: Path, gates: dict[str, np.ndarray], labels: np.nd
     with _figure(path, len(gates), 1, (12, 3.6 * len(gates)), sharey=True) as (_, axes):
         for panel, (name, g) in zip(np.atleast_1d(axes), gates.items(), strict=True):
             channels = np.arange(g.shape[1])
-            for label in np.unique(labels):
-                panel.plot(channels, g[labels == label].mean(0), color=f"C{label}", linewidth=1.0, label=str(label))
+            for index, label in enumerate(np.unique(labels)):
+                panel.plot(channels, g[labels == label].mean(0), color=f"C{index}", linewidth=1.0, label=str(label))
             panel.plot(channels, g.mean(0), color="black", linewidth=2.0, label="all")
-            panel.set(title=f"{name}: mean gate of each channel, per digit", xlim=(0, g.shape[1] - 1))
+            panel.set(title=f"{name}: mean gate of each channel, per class", xlim=(0, max(1, g.shape[1] - 1)))
         panel.set_xlabel("channel")
         panel.legend(ncol=11, loc="lower center", bbox_to_anchor=(0.5, -0.42), frameon=False)
 
@@ -71,10 +204,10 @@ def save_channels_per_class(path: Path, g: np.ndarray, labels: np.ndarray, name:
         limit = abs(above).max()
         image = panel.imshow(above[:, order], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         panel.set(
-            title=f"{name}: which channels a digit opens (red) and closes (blue)", xlabel="channel", ylabel="digit"
+            title=f"{name}: which channels a class opens (red) and closes (blue)", xlabel="channel", ylabel="class"
         )
         panel.set_xticks(range(len(order)), order, rotation=90, fontsize=7)
-        panel.set_yticks(range(len(above)))
+        panel.set_yticks(range(len(above)), [str(label) for label in np.unique(labels)])
         figure.colorbar(image, label="gate, less the channel's mean")
 
 

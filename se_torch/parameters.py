@@ -6,7 +6,6 @@ The names in the ``state_dict`` are the canonical ones, except that batch norm h
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
@@ -16,40 +15,51 @@ from se_spec import ParameterError
 from se_spec.networks.layers import STATISTICS
 
 from .block import SqueezeExcitation
+from .examination import Recognized, examine_module
 from .networks import SENet
+from .tensors import copy_to, is_plain, is_sharded, name_dtype, to_array, to_tensor
 
 BATCH_NORM = {"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"}
 
 
-def set_parameters(block: SqueezeExcitation | SENet, parameters: Mapping[str, np.ndarray]) -> None:
+def set_parameters(model: nn.Module, parameters: Mapping[str, np.ndarray], path: str | None = None) -> None:
     """Copy canonical parameters into a block or network (SPEC K-2, K-3).
 
     Args:
-        block: the block or network, compiled or not. Its parameters keep their dtype, device and sharding
-            (``DTensor``).
+        model: the block or network, compiled or not, or a model that holds it. Its parameters keep their dtype, device
+            and sharding (``DTensor``).
         parameters: the canonical dict, any float type; every process of a sharded module passes the same arrays.
+        path: the path of the block in the model, ours or that of another library; None if the model is the block, or
+            holds one of ours.
 
     Raises:
-        ParameterError: a name is missing, left over or of a wrong shape (the message names all), a parameter of the
-            module is not a plain tensor with storage, or the module has other parameters. The module is then unchanged.
+        ParameterError: a name is missing, left over or of a wrong shape (the message names all), there is no such
+            block, a parameter is not a plain tensor with storage, or the module has other parameters. The module is
+            then unchanged.
 
     >>> block = SqueezeExcitation(8, hidden=2)
     >>> set_parameters(block, {"reduce.weight": np.ones((2, 8)), "expand.weight": np.zeros((8, 2))})
     >>> block.reduce.weight.sum().item()
     16.0
     """
+    block = _find_block(model, path)
+    if isinstance(block, Recognized):
+        _set_foreign(block, parameters)
+        return
     se_spec.parameters.check(parameters, se_spec.parameters.shapes(block.spec))
-    targets = _collect_targets(block)
+    targets = collect_targets(block)
     with torch.no_grad():
         for name, array in parameters.items():
-            _copy(targets[name], to_tensor(array.astype(_name_dtype(targets[name]))))
+            copy_to(targets[name], to_tensor(array.astype(name_dtype(targets[name]))))
 
 
-def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
+def get_parameters(model: nn.Module, path: str | None = None) -> dict[str, np.ndarray]:
     """Copy a module's parameters to canonical NumPy arrays.
 
     Args:
-        block: the block or network. A sharded parameter (``DTensor``) is gathered, so every process must call this.
+        model: the block or network, or a model that holds it. A sharded parameter (``DTensor``) is gathered, so every
+            process must call this.
+        path: the path of the block in the model, as for ``set_parameters``.
 
     Returns:
         The arrays by canonical name, in canonical order and orientation, in the parameters' dtype; bfloat16 is
@@ -62,13 +72,56 @@ def get_parameters(block: SqueezeExcitation | SENet) -> dict[str, np.ndarray]:
     >>> {name: array.shape for name, array in get_parameters(block).items()}
     {'reduce.weight': (2, 8), 'expand.weight': (8, 2)}
     >>> from se_spec import network
-    >>> list(get_parameters(SENet(network("se_resnet20"))))[:5]
+    >>> model = SENet(network("se_resnet20"))
+    >>> list(get_parameters(model))[:5]
     ['stem.conv1.weight', 'stem.bn1.scale', 'stem.bn1.offset', 'stem.bn1.mean', 'stem.bn1.variance']
+    >>> list(get_parameters(model, "stage1.block0.se"))
+    ['reduce.weight', 'expand.weight']
     """
-    return {name: _to_array(value) for name, value in _collect_targets(block).items()}
+    block = _find_block(model, path)
+    if isinstance(block, Recognized):
+        return block.block.parameters
+    return {name: to_array(value) for name, value in collect_targets(block).items()}
 
 
-def _collect_targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
+def _find_block(model: nn.Module, path: str | None) -> Any:
+    """Return the block or network of ours at a path, or the one that a model holds, or another library's block."""
+    model = getattr(model, "_orig_mod", model)
+    if path:
+        try:
+            model = model.get_submodule(path)
+        except AttributeError as error:
+            raise ParameterError(f"the model has no module {path!r}: {error}") from None
+        model = getattr(model, "_orig_mod", model)
+    if isinstance(model, SqueezeExcitation | SENet):
+        return model
+    if path is None:
+        held = {name: part for name, part in model.named_modules() if isinstance(part, SqueezeExcitation | SENet)}
+        nets = [part for part in held.values() if isinstance(part, SENet)]
+        if len(nets or held) == 1:
+            return [*nets, *held.values()][0]
+        if held:
+            raise ParameterError(f"expected one block, the model holds: {', '.join(held)}; give its path")
+    found = examine_module(model)
+    if not isinstance(found, Recognized):
+        where = repr(path) if path else "the model"
+        raise ParameterError(f"{where} is no SE block: {found or 'it computes nothing like one'}; give a block's path")
+    return found
+
+
+def _set_foreign(found: Recognized, parameters: Mapping[str, np.ndarray]) -> None:
+    se_spec.parameters.check(parameters, se_spec.parameters.shapes(found.block.spec))
+    lacking = [name for name, array in parameters.items() if name not in found.block.names and array.any()]
+    if lacking:
+        raise ParameterError(f"the module has no {', '.join(lacking)}, expected zeros")
+    with torch.no_grad():
+        for name, own in found.reading.tensors.items():
+            target = found.module.get_parameter(own.name)
+            value = to_tensor(parameters[name].astype(name_dtype(target)))
+            target.copy_((value.T if own.is_transposed else value).reshape(target.shape))
+
+
+def collect_targets(block: SqueezeExcitation | SENet) -> dict[str, torch.Tensor]:
     """Collect a module's parameters and running statistics by canonical name, compiled modules included."""
     module: Any = getattr(block, "_orig_mod", block)
     shapes = se_spec.parameters.shapes(block.spec)
@@ -107,50 +160,7 @@ def _find(module: nn.Module, name: str, path: str) -> torch.Tensor:
         raise ParameterError(
             f"{name} has no storage on the meta device; call block.to_empty(device=...) first, or end its offloading"
         )
-    if not _is_plain(value) and not _is_sharded(value):
+    if not is_plain(value) and not is_sharded(value):
         kind = f"{type(value).__module__}.{type(value).__name__}"
         raise ParameterError(f"{name} is a {kind}, expected a plain tensor or a DTensor; convert it back first")
     return value
-
-
-def _is_sharded(value: torch.Tensor) -> bool:
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.tensor import DTensor  # takes half a second, so only where a tensor is not plain
-
-    return isinstance(value, DTensor)
-
-
-def _copy(target: Any, value: torch.Tensor) -> None:
-    if _is_plain(target):
-        target.copy_(value)
-        return
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh = target.device_mesh
-    value = value.to(mesh.device_type)
-    target.copy_(distribute_tensor(value, mesh, target.placements))
-
-
-def _is_plain(value: torch.Tensor) -> bool:
-    return type(value) in (torch.Tensor, nn.Parameter)
-
-
-def _name_dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def to_tensor(array: np.ndarray) -> torch.Tensor:
-    """Copy an array to a tensor of its dtype."""
-    array = np.array(array, order="C")
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _to_array(value: Any) -> np.ndarray:
-    value = value.detach() if _is_plain(value) else value.detach().full_tensor()
-    value = value.cpu().clone(memory_format=torch.contiguous_format)
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()

@@ -104,7 +104,7 @@ def test_importing_se_flax_makes_linen_reachable() -> None:
 def test_nnx_and_linen_share_only_the_spec_and_jax_code(api: str, other: str) -> None:
     imported = {name for path in (ROOT / "se_flax" / api).glob("*.py") for name in imports(path)}
     shared = {".".join(name.split(".")[:3]) for name in imported if name.startswith("..")}
-    assert shared == {"..nonlinearities", "..ops", "..parameters"}
+    assert shared == {"..examination", "..nonlinearities", "..ops", "..parameters"}
     roots = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
     assert roots == {"", "flax", "jax", "numpy", "se_spec"}
     assert f"flax.{api}" in imported
