@@ -62,8 +62,6 @@ def test_python_blocks_run_from_top_to_bottom(page: Path, pages: Worker, tmp_pat
         last = next(number for number, block in enumerate(found) if "verdict = check(" in block)
         found.insert(last + 1, "print('<verdict>', verdict, '</verdict>', sep='\\n')")
     code = "\n".join(found)
-    if "import timm" in code:
-        code = f"from evidence import peer_blocks\npeer_blocks._declare_operators_of_torchvision()\n{code}"
     script = tmp_path / "page.py"
     script.write_text(code)
     printed = pages.call(run_file, script)
