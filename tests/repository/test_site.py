@@ -4,7 +4,10 @@ import doctest
 import importlib
 import json
 import re
+import sys
 import tomllib
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -87,7 +90,7 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path, content: str, fault: s
     assert len(found) == bool(fault) and fault in "".join(found), found
 
 
-def test_what_is_wrong_in_a_browser_is_an_error() -> None:
+def test_wide_page_and_empty_search_are_errors() -> None:
     assert browser.find_measured_errors({"widths": {"a": 390}, "results": 1}) == []
     assert browser.find_measured_errors({"widths": {"a": 391}, "results": 1}) == [
         "a is 391 pixels wide on a phone of 390"
@@ -155,3 +158,58 @@ def test_site_is_built_without_faults_and_looked_at(capsys: pytest.CaptureFixtur
     assert (build.SITE_FOLDER / "notebooks" / "judge_a_block.ipynb").is_file()
     assert '<html lang="zh-CN"' in (build.SITE_FOLDER / "zh" / "index.html").read_text(encoding="utf-8")
     assert ", 0 errors" in capsys.readouterr().out
+
+
+def make_browser(folder: Path, *, log: str = "", hidden: tuple[str, ...] = (), dark: str = "slate") -> str:
+    """A program with a browser's options, which prints pages as they are and measures what a right site would give."""
+    code = f"""#!{sys.executable} -SE
+import sys, urllib.error, urllib.request
+try:
+    page = urllib.request.urlopen(sys.argv[-1]).read().decode()
+except urllib.error.HTTPError:
+    page = ""
+page = page.replace("SCHEME", {dark!r} if "--force-dark-mode" in sys.argv else "default")
+for text in {hidden!r}:
+    page = page.replace(text, "")
+page = page.replace('<pre id="measured">', '<pre id="measured">{{"widths": {{"a": 390}}, "results": 3}}')
+sys.stderr.write({log!r} or ("[1:INFO:CONSOLE:1] undefined" if "undefined_function" in page else ""))
+if "--dump-dom" in sys.argv:
+    sys.stdout.buffer.write(page.encode())
+"""
+    path = folder / "browser"
+    path.write_text(code)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        ({}, []),
+        ({"log": "[1:INFO:CONSOLE:2] it failed"}, ["the console says it failed"]),
+        (
+            {"hidden": ("中文", "undefined_function"), "dark": "default"},
+            [
+                "zh/index.html does not show 中文",
+                "the colours are default where the reader's system prefers dark ones",
+                "a broken script gives no message on the console, so that the check above proves nothing",
+            ],
+        ),
+    ],
+    ids=["right", "console", "texts and colours"],
+)
+def test_what_is_wrong_with_the_site_in_a_browser_is_an_error(tmp_path: Path, options: dict, faults: list[str]) -> None:
+    site = tmp_path / "site"
+    for page, texts in browser.EXPECTED.items():
+        (site / page).parent.mkdir(parents=True, exist_ok=True)
+        (site / page).write_text(f'{"".join(texts)}<body data-md-color-scheme="SCHEME">', encoding="utf-8")
+    assert browser.find_errors(make_browser(tmp_path, **options), site, tmp_path) == faults
+
+
+def test_requested_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("start")
+    with browser.serve_site(tmp_path) as (address, missing):
+        assert urllib.request.urlopen(address).read() == b"start"
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{address}no.png")
+    assert missing == ["/no.png"]
