@@ -10,7 +10,7 @@ PYTEST = pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loa
 
 .DEFAULT_GOAL := help
 .PHONY: help parity test test-all test-processors test-numpy test-torch test-keras test-flax soak faults peers port-peers port-files fuzz networks bench demo accuracy lint format docs wheel clean
-.PHONY: page-browser release-check extras test-cuda test-floors test-newest
+.PHONY: page-browser release-check extras site test-cuda test-floors test-newest
 RUNS ?= 100000
 FRAMEWORK ?= torch
 
@@ -107,6 +107,9 @@ release-check: $(VENV)/ready-all  ## build both distributions, check them as an 
 extras: $(VENV)/ready-all  ## install every extra in an empty environment and measure it; writes docs/EXTRAS.md; ten minutes
 	$(RUN) evidence.extras
 
+site: .venv-site/ready-site  ## build the pages as a site into out/site, check links, look at it in Chromium if it is there; a minute
+	.venv-site/bin/python -m evidence.site
+
 # Processes share the GPU, and mostly wait for Triton's compiler.
 SHARED = --numprocesses=logical --maxprocesses=8 --dist=loadgroup
 test-cuda: $(READY)  ## run the tests that a GPU could change; five minutes; PYTHON=python3 VENV= installs nothing
@@ -122,7 +125,7 @@ clean:  ## remove environments and build products
 	rm -rf .venv .venv-* build dist out
 
 # An environment DIR/ready-EXTRA holds the project with that extra; "numpy" is none at all.
-.PRECIOUS: %/ready-all %/ready-numpy %/ready-torch %/ready-keras %/ready-flax
+.PRECIOUS: %/ready-all %/ready-numpy %/ready-torch %/ready-keras %/ready-flax %/ready-site
 %/ready-all: pyproject.toml constraints.txt
 	@$(call install,$(@D),[all],dev)
 	@touch $@
@@ -137,6 +140,9 @@ clean:  ## remove environments and build products
 	@touch $@
 %/ready-flax: pyproject.toml constraints.txt
 	@$(call install,$(@D),[flax],test)
+	@touch $@
+%/ready-site: pyproject.toml constraints.txt
+	@$(call install,$(@D),,docs)
 	@touch $@
 
 comma := ,

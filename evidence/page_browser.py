@@ -53,11 +53,12 @@ def make_page() -> str:
     return render_html(verdicts.values(), list(verdicts))
 
 
-def open_page(browser: str, page: Path, *arguments: str) -> tuple[str, str]:
-    """Run the browser on a file without a window; return what it printed, and its log."""
+def open_page(browser: str, page: Path | str, *arguments: str) -> tuple[str, str]:
+    """Run the browser on a file or an address without a window; return what it printed, and its log."""
+    address = page if isinstance(page, str) else page.absolute().as_uri()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += ["--enable-logging=stderr", f"--user-data-dir={profile}", *arguments, page.absolute().as_uri()]
+        command += ["--enable-logging=stderr", f"--user-data-dir={profile}", *arguments, address]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=True
         )

@@ -9,6 +9,7 @@ REQUIREMENTS = {
     "se_keras": ("keras",),
     "se_flax": ("flax", "jax"),
     "se_conformance": ("numpy",),
+    "se_parity": ("numpy", "ml_dtypes", "rich", "scikit-learn"),
     "se_port": ("numpy", "safetensors", "msgpack"),
 }
 """The distributions that each package needs."""

@@ -2,7 +2,7 @@
 
 ``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy has no extra but conformance, torch,
 flax, parity, onnx, port and port-orbax are the extras of those names, keras is keras-tf, and peers are blocks of other
-libraries. A requested family that is not
+libraries, and site is the dependency group docs. A requested family that is not
 installed fails one test, and one without a passed test fails the run. Families that are not requested do not run, and
 the summary counts their tests.
 
@@ -43,6 +43,7 @@ FAMILIES = {
     "port-orbax": "orbax",
     "peers": "timm",
     "triton": "triton",
+    "site": "zensical",
 }
 KERAS_BACKENDS = [
     name for name in ("keras tensorflow", "keras jax", "keras torch") if not IMPLEMENTATIONS[name].missing
@@ -64,7 +65,8 @@ COMPILED_QUICKLY = {
     ).strip()
 }
 """The environment of a process that compiles single operations, which cannot be fused, and runs them once."""
-USUAL = tuple(family for family in FAMILIES if family != "triton")  # which ends a process that has TensorFlow
+# Triton ends a process that has TensorFlow, and the site's builder is in an environment of its own.
+USUAL = tuple(family for family in FAMILIES if family not in ("triton", "site"))
 REQUESTED = tuple(os.environ.get("SE_TARGETS", ",".join(USUAL)).split(","))
 
 Cells = dict[tuple[str, str, int, str], int]

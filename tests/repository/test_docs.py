@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import os
 import re
 import runpy
@@ -16,6 +17,7 @@ import pytest
 
 import se_spec
 import se_spec.presets
+from evidence.site import notebooks
 from se_conformance.faults import CATALOGUE
 from se_parity.implementations import IMPLEMENTATIONS, Implementation, Worker
 
@@ -62,8 +64,6 @@ def test_python_blocks_run_from_top_to_bottom(page: Path, pages: Worker, tmp_pat
         last = next(number for number, block in enumerate(found) if "verdict = check(" in block)
         found.insert(last + 1, "print('<verdict>', verdict, '</verdict>', sep='\\n')")
     code = "\n".join(found)
-    if "import timm" in code:
-        code = f"from evidence import peer_blocks\npeer_blocks._declare_operators_of_torchvision()\n{code}"
     script = tmp_path / "page.py"
     script.write_text(code)
     printed = pages.call(run_file, script)
@@ -78,6 +78,34 @@ def test_python_blocks_run_from_top_to_bottom(page: Path, pages: Worker, tmp_pat
 )
 def test_examples_run(script: Path, pages: Worker) -> None:
     assert run_alone(script) if script.stem.startswith("distributed") else pages.call(run_file, script)
+
+
+NOTEBOOK_NEEDS = {"judge_a_block": (), "port_a_model": ("keras", "port"), "use_the_block": ("torch", "keras")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.framework(*NOTEBOOK_NEEDS[path.stem]), id=path.stem)
+        for path in notebooks.list_notebooks()
+    ],
+)
+def test_notebooks_give_the_outputs_that_they_show(path: Path, pages: Worker) -> None:
+    """Numbers in the outputs may differ on another processor."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    executed = pages.call(execute, stored)
+    for cell, again in zip(stored["cells"], executed["cells"], strict=True):
+        assert without_numbers(cell) == without_numbers(again)
+
+
+def execute(notebook: notebooks.Notebook) -> notebooks.Notebook:
+    """Execute a notebook in the repository's folder."""
+    os.chdir(ROOT)
+    return notebooks.execute_notebook(notebook)
+
+
+def without_numbers(cell: dict) -> str:
+    return re.sub(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", "0", json.dumps(cell))
 
 
 def test_the_code_of_a_page_of_excerpts_stands_in_a_script() -> None:

@@ -1,0 +1,1 @@
+"""The documentation site: the repository's pages as the builder reads them, its API, and checks of the result."""
