@@ -27,15 +27,15 @@ EXPECTED = {
 """What the DOM of a page has."""
 COLOURS = {"light": "default", "dark": "slate"}
 """The theme's names of the colours that a reader's system prefers."""
-QUERY = "reduction"
+QUERIES = "reduction", "评判"
 MEASURING_PAGE, PHONE_PAGE, BROKEN_PAGE = "__measure__.html", "__phone__.html", "__broken__.html"
 PAUSE_PAGE, PAUSE_SECONDS = "__pause__", 0.1
 """The browser's own time stands still until this page comes, while the search computes in a thread of its own."""
 BROKEN = "<!doctype html><title>broken</title><script>undefined_function()</script>"
 PHONE = '<!doctype html><body style="margin: 0"><iframe style="border: 0" width="{}" height="{}" src="/{}"></iframe>'
 MEASURING = """<!doctype html><title>measure</title><pre id="measured"></pre><script>
-const [pages, width, height, query] = SETTINGS;
-const measured = {widths: {}, results: 0};
+const [pages, width, height, queries] = SETTINGS;
+const measured = {widths: {}, results: {}};
 const wait = () => new Promise(resolve => setTimeout(resolve, 100));
 const pause = () => fetch("/PAUSE").then(wait);
 const load = page => new Promise(resolve => {
@@ -50,17 +50,21 @@ const load = page => new Promise(resolve => {
     measured.widths[page] = frame.contentDocument.documentElement.scrollWidth;
     frame.remove();
   }
-  const inside = (await load(pages[0])).contentDocument;
-  await wait();
-  inside.querySelector(".md-search__button").click();
-  for (let count = 0; count < 100 && !inside.activeElement.shadowRoot; count++) await pause();
-  const search = inside.activeElement.shadowRoot;
-  const input = search.querySelector("input");
-  input.value = query;
-  input.dispatchEvent(new Event("input", {bubbles: true}));
-  for (let count = 0; count < 100 && !measured.results; count++) {
-    await pause();
-    measured.results = search.querySelectorAll("a[href]").length;
+  for (const query of queries) {
+    const frame = await load(pages[0]);
+    const inside = frame.contentDocument;
+    await wait();
+    inside.querySelector(".md-search__button").click();
+    for (let count = 0; count < 100 && !inside.activeElement.shadowRoot; count++) await pause();
+    const search = inside.activeElement.shadowRoot;
+    const input = search.querySelector("input");
+    input.value = query;
+    input.dispatchEvent(new Event("input", {bubbles: true}));
+    for (let count = 0; count < 100 && !measured.results[query]; count++) {
+      await pause();
+      measured.results[query] = search.querySelectorAll("a[href]").length;
+    }
+    frame.remove();
   }
 })().catch(error => console.error(String(error))).finally(() => {
   document.getElementById("measured").textContent = JSON.stringify(measured);
@@ -81,7 +85,7 @@ def serve_site(folder: Path) -> Iterator[tuple[str, list[str]]]:
     pages = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("index.html"))]
     pages.sort(key=lambda page: page != START)
     added = {
-        MEASURING_PAGE: MEASURING.replace("SETTINGS", json.dumps([pages, *PHONE_PIXELS, QUERY])).replace(
+        MEASURING_PAGE: MEASURING.replace("SETTINGS", json.dumps([pages, *PHONE_PIXELS, QUERIES])).replace(
             "PAUSE", PAUSE_PAGE
         ),
         PAUSE_PAGE: "",
@@ -112,7 +116,7 @@ def serve_site(folder: Path) -> Iterator[tuple[str, list[str]]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/", missing
@@ -166,14 +170,14 @@ def find_measured_errors(measured: dict[str, Any]) -> list[str]:
     """List what is wrong in the measurements of the page that opens all others in a phone's width.
 
     Args:
-        measured: ``widths``, a page -> the width of its content in pixels; ``results``, the number of results of a
-            search.
+        measured: ``widths``, a page -> the width of its content in pixels; ``results``, a query -> the number
+            of its results.
 
     Returns:
         The errors.
 
     Example:
-        >>> find_measured_errors({"widths": {"a.html": 400}, "results": 3})
+        >>> find_measured_errors({"widths": {"a.html": 400}, "results": dict.fromkeys(QUERIES, 3)})
         ['a.html is 400 pixels wide on a phone of 390']
     """
     widths = measured.get("widths", {})
@@ -184,6 +188,5 @@ def find_measured_errors(measured: dict[str, Any]) -> list[str]:
     ]
     if not widths:
         errors.append("the pages could not be measured")
-    if not measured.get("results"):
-        errors.append(f"the search for {QUERY} finds nothing")
-    return errors
+    results = measured.get("results", {})
+    return errors + [f"the search for {query} finds nothing" for query in QUERIES if not results.get(query)]

@@ -5,6 +5,7 @@ hooks, so that pages are prepared by code of our own, and any builder that reads
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,8 @@ def build_site() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     write_pages(PAGES_FOLDER)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(SETTINGS)]
-    done = subprocess.run(command, cwd=sources.ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=sources.ROOT, env=environment, capture_output=True, text=True)
     if done.returncode or not (SITE_FOLDER / "index.html").is_file():
         raise SiteError(f"the builder failed:\n{done.stdout}{done.stderr}")
     for page in (SITE_FOLDER / CHINESE_FOLDER).rglob("*.html"):

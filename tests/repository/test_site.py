@@ -91,13 +91,12 @@ def test_faults_of_a_built_site_are_found(tmp_path: Path, content: str, fault: s
 
 
 def test_wide_page_and_empty_search_are_errors() -> None:
-    assert browser.find_measured_errors({"widths": {"a": 390}, "results": 1}) == []
-    assert browser.find_measured_errors({"widths": {"a": 391}, "results": 1}) == [
-        "a is 391 pixels wide on a phone of 390"
-    ]
-    assert browser.find_measured_errors({"widths": {"a": 1}, "results": 0}) == [
-        "the search for reduction finds nothing"
-    ]
+    results = dict.fromkeys(browser.QUERIES, 1)
+    wide = ["a is 391 pixels wide on a phone of 390"]
+    empty = ["the search for reduction finds nothing"]
+    assert browser.find_measured_errors({"widths": {"a": 390}, "results": results}) == []
+    assert browser.find_measured_errors({"widths": {"a": 391}, "results": results}) == wide
+    assert browser.find_measured_errors({"widths": {"a": 1}, "results": {**results, "reduction": 0}}) == empty
     assert "the pages could not be measured" in browser.find_measured_errors({})
 
 
@@ -171,7 +170,8 @@ except urllib.error.HTTPError:
 page = page.replace("SCHEME", {dark!r} if "--force-dark-mode" in sys.argv else "default")
 for text in {hidden!r}:
     page = page.replace(text, "")
-page = page.replace('<pre id="measured">', '<pre id="measured">{{"widths": {{"a": 390}}, "results": 3}}')
+measured = {json.dumps({"widths": {"a": 390}, "results": dict.fromkeys(browser.QUERIES, 3)})!r}
+page = page.replace('<pre id="measured">', '<pre id="measured">' + measured)
 sys.stderr.write({log!r} or ("[1:INFO:CONSOLE:1] undefined" if "undefined_function" in page else ""))
 if "--dump-dom" in sys.argv:
     sys.stdout.buffer.write(page.encode())
