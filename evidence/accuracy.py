@@ -51,7 +51,7 @@ NAN, OVERFLOW, ZERO = 10002, 10001, -10000  # codes in place of an exponent
 
 @dataclass
 class Errors:
-    """Per exponent of the exact value: the largest (error / u - b) / |exact| for each b, and the largest error / u."""
+    """The largest (error / u - b) / |exact| for each b, and largest error / u, by the exponent of the exact value."""
 
     worst: dict[int, list[float]] = field(default_factory=dict)
     count: int = 0

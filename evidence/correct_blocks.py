@@ -130,7 +130,7 @@ def _sequential(x: Array) -> Array:
     return total / x.dtype.type(x.shape[1])
 
 
-def _blocked(x: Array) -> Array:
+def _average_in_blocks(x: Array) -> Array:
     blocks = [x[:, start : start + 16].sum(1) for start in range(0, x.shape[1], 16)]
     return np.stack(blocks).sum(0) / x.dtype.type(x.shape[1])
 
@@ -147,7 +147,7 @@ _MEANS: dict[str, Callable[[Array], Array]] = {
     "x/n": lambda x: (x * (x.dtype.type(1) / x.dtype.type(x.shape[1]))).sum(1, dtype=x.dtype),
     "sequential": _sequential,
     "kahan": _kahan,
-    "blocked": _blocked,
+    "blocked": _average_in_blocks,
 }
 _PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
     "matmul": lambda h, w: h @ w.T,

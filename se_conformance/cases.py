@@ -49,7 +49,7 @@ class Inputs(NamedTuple):
 
     Example:
         >>> inputs = Case(SESpec(8, hidden=2)).inputs()
-        >>> inputs.rounded("float16").x.dtype, inputs.dy.shape == inputs.x.shape
+        >>> inputs.round_to("float16").x.dtype, inputs.dy.shape == inputs.x.shape
         (dtype('float16'), True)
     """
 
@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
     dy: np.ndarray
     parameters: dict[str, np.ndarray]
 
-    def rounded(self, dtype: str) -> "Inputs":
+    def round_to(self, dtype: str) -> "Inputs":
         """Round every array once.
 
         Args:
@@ -112,7 +112,7 @@ class Case:
         if self.spec.squeeze != "avg" and x.size:
             raise_one_position(x, rng)
         weights = revealing_parameters(x, self.spec, rng)
-        return Inputs(x, rng.standard_normal(self.shape), weights).rounded(self.dtype)
+        return Inputs(x, rng.standard_normal(self.shape), weights).round_to(self.dtype)
 
     def _reveals(self, inputs: Inputs) -> bool:
         if 0 in self.shape:

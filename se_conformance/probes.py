@@ -80,7 +80,7 @@ def parts(dtype: str) -> tuple[str, ...]:
 def probe_for(dtype: str, spec: SESpec, **options: Any) -> Inputs:
     """Make a probe in ``dtype``: float64 uses float32's, float16 bfloat16's. Options and errors as ``probe``."""
     precision = "float32" if dtype in ("float64", "float32") else "bfloat16"
-    return probe(spec, precision=precision, **options).rounded(dtype)
+    return probe(spec, precision=precision, **options).round_to(dtype)
 
 
 def probe(spec: SESpec, *, part: str, precision: str, rank: int = 2, samples: int = 3, seed: int = 0) -> Inputs:

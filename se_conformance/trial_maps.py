@@ -47,7 +47,7 @@ class Maker:
             rng = np.random.default_rng((self.seed, number, attempt))
             x = draw(rng)
             weights = revealing_parameters(x, self.spec, rng)
-            inputs = Inputs(x, dy_scale * rng.standard_normal(x.shape), weights).rounded(self.dtype)
+            inputs = Inputs(x, dy_scale * rng.standard_normal(x.shape), weights).round_to(self.dtype)
             if are_kinks_avoided(inputs, self.spec):
                 break
         return inputs
@@ -105,7 +105,7 @@ class Maker:
         if part == "reduce":  # logits stay near 3
             logits = self._trace(moved).logits - wide.get("expand.bias", 0.0)
             wide["expand.weight"] *= 3.0 / max(float(np.sqrt(np.mean(logits**2))), 1e-3)
-        return moved.rounded(self.dtype)
+        return moved.round_to(self.dtype)
 
     def large(self, form: str, elements: int, number: int, *, level: float = 0.75) -> Inputs:
         """Draw one sample of more positive numbers than half precision can add; they are not 1, a tie at 256.
@@ -135,7 +135,7 @@ class Maker:
         weights = revealing_parameters(x, self.spec, rng)
         if not self.spec.single_projection:
             _share_a_sign(x, weights, rng)
-        return Inputs(x, rng.standard_normal(shape), weights).rounded(self.dtype)
+        return Inputs(x, rng.standard_normal(shape), weights).round_to(self.dtype)
 
     def _trace(self, inputs: Inputs) -> se_numpy.block.Trace:
         return se_numpy.block.trace(inputs.x, self.spec, inputs.parameters, "channels_last")

@@ -115,7 +115,7 @@ def make_inputs(preset: str, dtype: str) -> Inputs:
     """Make x from the photographs, dy from the other photograph, and seeded weights."""
     x = to_patches(load_photographs())
     weights = revealing_parameters(x, spec_of(preset), np.random.default_rng(PRESETS.index(preset)))
-    return Inputs(x, x[::-1], weights).rounded(dtype)
+    return Inputs(x, x[::-1], weights).round_to(dtype)
 
 
 def check_oracle(inputs: dict[tuple[str, str], Inputs], references: dict[tuple[str, str], Reference]) -> ParityRow:

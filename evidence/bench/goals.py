@@ -106,7 +106,7 @@ def make_ratio_function(
 ) -> Callable[[Results], dict[str, float]]:
     """Make a function that computes the ratios to the best peer, or to ``peer``."""
 
-    def measured(results: Results) -> dict[str, float]:
+    def measure(results: Results) -> dict[str, float]:
         return {
             _format_label(line.task, line.who.removeprefix("ours").strip(), line.how if how is None else ""): (
                 line.ratio if peer is None else line.over(peer)
@@ -117,13 +117,13 @@ def make_ratio_function(
             and who in (None, line.who)
         }
 
-    return measured
+    return measure
 
 
 def make_floor_ratio_function(shapes: tuple[tuple[int, ...], ...]) -> Callable[[Results], dict[str, float]]:
     """Make a function that computes the ratios of PyTorch's forward pass to the memory floor."""
 
-    def measured(results: Results) -> dict[str, float]:
+    def measure(results: Results) -> dict[str, float]:
         return {
             _format_label(line.task): line.time.median / line.floor
             for line in iterate_lines("torch", results["homes"]["torch"]["tasks"])
@@ -132,7 +132,7 @@ def make_floor_ratio_function(shapes: tuple[tuple[int, ...], ...]) -> Callable[[
             and line.floor
         }
 
-    return measured
+    return measure
 
 
 def read_peaks(results: Results) -> dict[str, float]:

@@ -47,7 +47,7 @@ def _other_gate(kind: str, source: str, function: Callable[[Array], Array] | Non
     )
 
 
-def _unclipped(block: Block, v: Array) -> Array:
+def _compute_line(block: Block, v: Array) -> Array:
     numbers = hard_sigmoid_numbers(block.spec.gate)
     return numbers.slope * v + numbers.offset
 
@@ -118,7 +118,7 @@ GATES = (
         "slope v + offset, and no clip",
         "logits beyond both ends show it",
         "clip to [low, high]",
-        replace_stage("gate", lambda block, right, v: _unclipped(block, v)),
+        replace_stage("gate", lambda block, right, v: _compute_line(block, v)),
         has_hard_gate,
     ),
     Fault(
@@ -128,7 +128,8 @@ GATES = (
         "logits beyond both ends show it",
         "clip at low too",
         replace_stage(
-            "gate", lambda block, right, v: np.minimum(_unclipped(block, v), hard_sigmoid_numbers(block.spec.gate).high)
+            "gate",
+            lambda block, right, v: np.minimum(_compute_line(block, v), hard_sigmoid_numbers(block.spec.gate).high),
         ),
         has_hard_gate,
     ),
@@ -139,7 +140,8 @@ GATES = (
         "logits beyond both ends show it",
         "clip at high too",
         replace_stage(
-            "gate", lambda block, right, v: np.maximum(_unclipped(block, v), hard_sigmoid_numbers(block.spec.gate).low)
+            "gate",
+            lambda block, right, v: np.maximum(_compute_line(block, v), hard_sigmoid_numbers(block.spec.gate).low),
         ),
         has_hard_gate,
     ),

@@ -148,7 +148,7 @@ class _Shards:
 
     @property
     def size(self) -> int:
-        """Of all files, in bytes."""
+        """The bytes of all files."""
         return int(self._ends[-1]) if len(self._parts) else 0
 
     def read(self, start: int, size: int) -> memoryview:

@@ -284,7 +284,7 @@ def _number(constants: Mapping[str, np.ndarray], name: str) -> float | None:
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-def _dequantized(name: str, scale: str, zero: str, node: str, axis: int = 0) -> tuple[Node, str]:
+def _make_dequantize_node(name: str, scale: str, zero: str, node: str, axis: int = 0) -> tuple[Node, str]:
     """Return a node that dequantizes a constant, and its output's name."""
     output = f"{name} dequantized for {node}"
     return Node("dequantize", (name, scale, *([zero] if zero else [])), (output,), {"axis": axis}), output
@@ -293,7 +293,7 @@ def _dequantized(name: str, scale: str, zero: str, node: str, axis: int = 0) -> 
 def _integer_product(source: OnnxNode, constants: Mapping[str, np.ndarray], *, is_conv: bool) -> list[Node]:
     """Translate ``ConvInteger`` or ``MatMulInteger`` of x, w, x's zero point, w's zero point."""
     x, w, *zeros = source.inputs
-    integers, weight = _dequantized(w, ONE, zeros[1] if len(zeros) > 1 else "", source.outputs[0], -1)
+    integers, weight = _make_dequantize_node(w, ONE, zeros[1] if len(zeros) > 1 else "", source.outputs[0], -1)
     return [integers, _product(source, constants, (x, weight), w, source.outputs, is_conv=is_conv)]
 
 
@@ -316,11 +316,11 @@ def _scaled_product(source: OnnxNode, constants: Mapping[str, np.ndarray], *, is
     """Translate ``QLinearConv`` or ``QLinearMatMul``: x, w and y with a scale and a zero point each, and a bias."""
     x, x_scale, _, w, w_scale, w_zero, y_scale, y_zero, *bias = source.inputs
     output = source.outputs[0]
-    weight_node, weight = _dequantized(w, w_scale, w_zero, output, 0 if is_conv else -1)
+    weight_node, weight = _make_dequantize_node(w, w_scale, w_zero, output, 0 if is_conv else -1)
     nodes, operands = [weight_node], [x, weight]
     if bias and bias[0]:
         scale = f"scale of {bias[0]} for {output}"
-        bias_node, bias_name = _dequantized(bias[0], scale, "", output)
+        bias_node, bias_name = _make_dequantize_node(bias[0], scale, "", output)
         nodes += [Node("mul", (x_scale, w_scale), (scale,)), bias_node]
         operands.append(bias_name)
     product = f"{output} before it is quantized"
@@ -334,7 +334,7 @@ def _scaled_pair(source: OnnxNode, constants: Mapping[str, np.ndarray], *, op: s
     nodes, names = [], []
     for value, scale, zero in ((a, a_scale, a_zero), (b, b_scale, b_zero)):
         if value in constants:
-            one, value = _dequantized(value, scale, zero, source.outputs[0])
+            one, value = _make_dequantize_node(value, scale, zero, source.outputs[0])
             nodes.append(one)
         names.append(value)
     return [*nodes, Node(op, tuple(names), source.outputs, {}, source.name)]

@@ -85,7 +85,7 @@ class _Dotted(str):
     __slots__ = ()
 
 
-def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
+def _guard(function: Callable[..., Any]) -> Callable[..., Any]:
     """Refuse operands of which a computation takes long."""
 
     def compute(*operands: Any) -> Any:
@@ -115,7 +115,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "list": list, "__and__": operator.and_, "__or__": operator.or_, "floor": math.floor, "ceil": math.ceil,
     "Int": int, "Float": float, "Bool": bool, "sqrt": math.sqrt,
 }  # fmt: skip
-NUMBERS = {name: _limited(function) for name, function in _FUNCTIONS.items()}
+NUMBERS = {name: _guard(function) for name, function in _FUNCTIONS.items()}
 """Operators on numbers, texts and lists."""
 
 
@@ -620,12 +620,12 @@ def compute(name: str, operands: list[Any]) -> Any:
         return UNKNOWN
 
 
-@_limited
+@_guard
 def _add(left: Any, right: Any) -> Any:
     return left + right
 
 
-@_limited
+@_guard
 def _multiply(left: Any, right: Any) -> Any:
     if not all(isinstance(one, int | float) for one in (left, right)):
         raise TypeError("no numbers")

@@ -20,7 +20,7 @@ def _linear(source: str, reduce: str, expand: str, verified: str = TYPED) -> Blo
     return BlockLayout(source, verified, reduce, expand, "OI", "", narrow=True, **_PLAIN)
 
 
-def _counted(
+def _make_numbered_row(
     source: str, layer: str, weight: str, bias: str = "O", verified: str = TYPED, **fields: Any
 ) -> BlockLayout:
     """Make the row of Keras layers without names of their own, which Keras numbers by order of creation."""
@@ -38,7 +38,7 @@ def _counted(
     )
 
 
-def _unnamed(reduce: str, expand: str, source: str) -> BlockLayout:
+def _make_unnamed_row(reduce: str, expand: str, source: str) -> BlockLayout:
     """Make the row of convolutions that a Sequential numbers; only its own name tells that it is a block."""
     return BlockLayout(source, TYPED, reduce, expand, "OI11", optional=True, parents=("se", "se_layer"), narrow=True)
 
@@ -116,7 +116,7 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "xmu": _linear("xmu-xiaoma666/External-Attention-pytorch d75848e", "fc.0", "fc.2", REFERENCE),
     # The five tutorials; the first has a Keras block, too.
     "tutorial.SqueezeAndExcitation": _linear("tutorial 1, PyTorch", "network.0", "network.2"),
-    "tutorial.SqueezeAndExcitation.keras": _counted("tutorial 1, Keras", "dense", "IO", "", **_PLAIN),
+    "tutorial.SqueezeAndExcitation.keras": _make_numbered_row("tutorial 1, Keras", "dense", "IO", "", **_PLAIN),
     "tutorial.SEAttention": _linear("tutorial 2", "fc.0", "fc.2"),
     "tutorial.SE": _linear("tutorial 3", "l1", "l2"),
     "tutorial.SELayer": _linear("tutorial 4", "fc.0", "fc.2"),
@@ -167,12 +167,12 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         activation="silu",
         gate="sigmoid",
     ),
-    "pooled": _unnamed("1", "3", "TaoRuijie/ECAPA-TDNN, and Sequential(pool, conv, activation, conv, gate)"),
-    "pooled.norm": _unnamed(
+    "pooled": _make_unnamed_row("1", "3", "TaoRuijie/ECAPA-TDNN, and Sequential(pool, conv, activation, conv, gate)"),
+    "pooled.norm": _make_unnamed_row(
         "1", "4", "clovaai/voxceleb_trainer, xiaolai-sqlai/mobilenetv3, with a batch norm in the Sequential"
     ),
-    "unpooled": _unnamed("0", "2", "Sequential(conv, activation, conv, gate)"),
-    "unpooled.norm": _unnamed("0", "3", "NVIDIA NeMo's MaskedSEModule, with a batch norm in the Sequential"),
+    "unpooled": _make_unnamed_row("0", "2", "Sequential(conv, activation, conv, gate)"),
+    "unpooled.norm": _make_unnamed_row("0", "3", "NVIDIA NeMo's MaskedSEModule, with a batch norm in the Sequential"),
     "esanet": BlockLayout("TUI-NICR/ESANet", TYPED, "fc.0", "fc.2", "OI11", gate="sigmoid", optional=True, narrow=True),
     "excite": BlockLayout("Sequential excite", TYPED, "excite.0", "excite.2", "OI11", optional=True, narrow=True),
     "excite.Linear": BlockLayout("Sequential excite", TYPED, "excite.0", "excite.2", "OI", optional=True, narrow=True),
@@ -220,13 +220,13 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
         optional=True,
         **_PLAIN,
     ),
-    "keras_cv": _counted("keras-cv 0.9.0, SqueezeAndExcite2D", "conv2d", "11IO", verified=PEER),
+    "keras_cv": _make_numbered_row("keras-cv 0.9.0, SqueezeAndExcite2D", "conv2d", "11IO", verified=PEER),
     "keras_hub": replace(_KERAS_CONV, source="keras-hub 0.32.0", reduce="conv_reduce", expand="conv_expand"),
     "kecam.Conv": _KECAM,
     "kecam.Dense": replace(_KECAM, reduce="1_dense", expand="2_dense", weight="IO"),
     "kecam.MaxViT": replace(_KECAM, separator="/"),
-    "titu1994": _counted("titu1994/keras-squeeze-excite-network fc5345b", "dense", "IO", "", **_PLAIN),
-    "qubvel": _counted("qubvel/classification_models a0f006e", "conv2d", "11IO", **_PLAIN),
+    "titu1994": _make_numbered_row("titu1994/keras-squeeze-excite-network fc5345b", "dense", "IO", "", **_PLAIN),
+    "qubvel": _make_numbered_row("qubvel/classification_models a0f006e", "conv2d", "11IO", **_PLAIN),
     "automl": replace(
         _KERAS_CONV,
         source="google/automl 6a54c87",

@@ -215,7 +215,7 @@ def _captured() -> Iterator[_Graph]:
 
 
 def check_streams(dtype: str) -> None:
-    """On a stream of its own the block waits for what that stream still writes to x, backward too."""
+    """The block, on a stream of its own, waits for what that stream still writes to x, backward too."""
     kind = getattr(torch, dtype)
     block, x, dy = make_block(kind), make_map("large", kind), make_map("large", kind, seed=2)
     later = make_map("large", kind, seed=7)
@@ -241,7 +241,7 @@ def check_compiled_with_graphs() -> None:
 
 
 def check_pinned_and_moved() -> None:
-    """``to`` carries a block to the device and back, bit for bit; x may come from pinned memory without waiting."""
+    """A block is carried to the device and back bit for bit; x may come from pinned memory without waiting."""
     there, here = make_block(), make_block().cpu()
     x = make_map("small").cpu().pin_memory()
     y = there(x.to(device(), non_blocking=True)).cpu()

@@ -80,7 +80,7 @@ def test_flushed_and_lost_and_misplaced_values_are_counted() -> None:
 
 
 def test_error_far_below_u_is_measured() -> None:
-    """For |error| = (3 |exact| + 2) u, the smallest a at b = 2 is 3."""
+    """The smallest a at b = 2 is 3 for |error| = (3 |exact| + 2) u."""
     x = np.linspace(-4, 4, 1001)
     exact = accuracy.Exact(x, accuracy.compute_exact("sigmoid", x), "float32")
     row = accuracy.make_row(

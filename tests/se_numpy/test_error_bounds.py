@@ -44,7 +44,7 @@ def test_bound_of_a_mean_and_a_projection_counts_every_rounding() -> None:
 
 
 def test_bias_gain_and_residual_add_their_roundings() -> None:
-    """With a bias, v = 1 + 1 has n + 1 roundings of z, and two roundings of terms of total size 1 + 1."""
+    """v = 1 + 1, with a bias, has n + 1 roundings of z, and two roundings of terms of total size 1 + 1."""
     biased = LINE.replace(bias=True)
     assert in_units(excitation_error_bound(*ones(4, biased), data_format="channels_last")) == 5 + 2 * 2
     for gain, rounded in ((2.0, 0), (3.0, 2 * 3)):  # a power of two does not round, nor does its product
@@ -60,7 +60,7 @@ def test_a_maximum_does_not_round() -> None:
 
 
 def test_stored_intermediates_add_roundings_in_half_precision() -> None:
-    """In float32, z (N-1), the gate and y round once; stored intermediates also round the product, v and the gate."""
+    """z (N-1), the gate and y round once; stored intermediates also round the product, v and the gate."""
     x, spec, parameters = ones(4, dtype=ml_dtypes.bfloat16)
     unit = FORMATS["bfloat16"].unit
     kept = error_bound(x, spec, parameters, "bfloat16", data_format="channels_last", intermediates="float32")

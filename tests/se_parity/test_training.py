@@ -84,7 +84,7 @@ def test_m11_losses_and_weights_match_pytorchs(trainer: str, net: str, trained) 
 @every_net
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "torch"])
 def test_m11_running_variances_divide_by_n_except_in_torch(trainer: str, net: str, trained) -> None:
-    """After t steps torch's variance is momentum**t + n / (n - 1) times the others' excess over momentum**t."""
+    """torch's variance after t steps is momentum**t + n / (n - 1) times the others' excess over momentum**t."""
     want, got = trained["torch", net].result().parameters, trained[trainer, net].result().parameters
     rest, count = NETS[net].momentum ** STEPS, positions(NETS[net])
     for name in filter(is_variance, want):

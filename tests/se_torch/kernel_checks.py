@@ -400,7 +400,7 @@ def check_in_place() -> None:
 
 
 def check_fallback() -> None:
-    """Where a kernel cannot be built, the formula answers, forward and backward, and one warning says why."""
+    """The formula answers where a kernel cannot be built, forward and backward, and one warning says why."""
     import warnings
 
     subject = Subject()

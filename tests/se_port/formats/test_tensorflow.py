@@ -281,7 +281,7 @@ def test_unsupported_tensors_are_not_written(tmp_path, given, words):
 
 
 def test_mutated_blocks_with_right_checksums_are_read_or_refused(tmp_path):
-    """With wrong checksums, mutations would never reach the parsing behind them."""
+    """Mutations with wrong checksums would never reach the parsing behind them."""
     whole = block((b"", HEADER), (b"conv/W", ENTRY), (b"conv/b", b"\x08\x07"))[:-5]
     refused = 0
     for number in range(1000):

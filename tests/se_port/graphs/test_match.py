@@ -138,7 +138,7 @@ def test_a_relu_of_a_shifted_argument_is_no_hard_sigmoid():
 
 
 def test_a_gain_that_rounds_to_1_is_1():
-    """Of 6 and 1/6 in float32, of which one is in the gate and one behind the block."""
+    """The factors 6 and 1/6 in float32: one is in the gate and one behind the block."""
     constants = {**CONSTANTS, "sixth": np.float32(1 / 6)}
     graph = block(gate=["a = add v 3", "s = relu6 a"], after=["p = mul x s", "y = mul p sixth"])
     match = only_match(Graph(graph.nodes, constants, frozenset({"sixth"})))
