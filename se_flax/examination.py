@@ -18,12 +18,6 @@ from se_spec.live import LiveBlock, Reading
 
 from .matching import Factors, compute_factors, compute_factors_of, match_spec
 
-SAMPLES = 64
-"""Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
-MOST_WIDTH = 32
-"""Channels up to which a map is tried whose lengths are their number."""
-MOST_TENSORS = 40
-"""Parameters above which a module is a network, and no block."""
 TOLERANCES = {"float64": 3e-5, "float32": 3e-5, "float16": 0.01, "bfloat16": 0.05}
 """The largest relative error of factors, by the dtype in which the module computes."""
 
@@ -96,7 +90,7 @@ def examine(candidate: Candidate, hint: SESpec | None = None, *, is_named: bool 
         What it computes; or the reason why it is no block, although it resembles one; or None.
     """
     is_named = live.is_named_like_a_block(candidate.kind.rpartition(".")[2]) if is_named is None else is_named
-    if len(candidate.shapes) > MOST_TENSORS or (not candidate.shapes and not is_named):
+    if len(candidate.shapes) > live.MOST_TENSORS or (not candidate.shapes and not is_named):
         return None
     readings = live.list_readings(candidate.shapes)
     if not readings or candidate.obstacles:
@@ -165,7 +159,7 @@ def list_layouts(candidate: Candidate, widths: tuple[int, int]) -> Iterator[Layo
 
 def _observe(candidate: Candidate, values: Values, layout: Layout, channels: int) -> Any:
     """Call the module; return x, its factors (None if there are none), the kind of result, and its dtype."""
-    x = layout.draw(SAMPLES, channels, 1)
+    x = layout.draw(live.SAMPLES, channels, 1)
     y = layout.call(candidate, values, x)
     s, result = _read_factors(x, y, layout)
     return x, s, result, str(getattr(y, "dtype", ""))
@@ -193,7 +187,7 @@ def _read_factors(x: np.ndarray, y: Any, layout: Layout) -> tuple[np.ndarray | N
 
 def _compare_training(candidate: Candidate, values: Values, layout: Layout, channels: int) -> str | None:
     """Return how the module's answer differs in training mode, in which ours is the same."""
-    x = layout.draw(SAMPLES, channels, 1)
+    x = layout.draw(live.SAMPLES, channels, 1)
     want = layout.call(candidate, values, x)
     drops = [path for path, kind in candidate.parts.items() if "Dropout" in kind]
     try:
@@ -249,7 +243,7 @@ def _have_equal_gradients(candidate: Candidate, values: Values, match: Match, to
 
 def _list_maps(layout: Layout, channels: int) -> Iterator[tuple[str, np.ndarray]]:
     yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
-    if channels <= MOST_WIDTH:
+    if channels <= live.MOST_WIDTH:
         square = layout._replace(size=(channels,) * len(layout.size))
         yield "a map that is as wide as it has channels", square.draw(1, channels, 8)
     x = layout.draw(2, channels, 6)

@@ -122,7 +122,7 @@ def _fit_gain(g: np.ndarray, s: np.ndarray, limit: float) -> tuple[float, bool] 
         wanted = s - float(is_residual)
         gain = float((wanted * g).sum() / max(float((g * g).sum()), 1e-30))
         if gain and abs(gain) < 1e6 and np.abs(gain * g - wanted).max() <= limit:
-            return _round(gain, limit), is_residual
+            return live.round_shortly(gain, limit), is_residual
     return None
 
 
@@ -135,9 +135,4 @@ def _fit_hard_sigmoid(v: np.ndarray, s: np.ndarray, limit: float) -> HardSigmoid
     slope, offset = np.polyfit(v[inside].astype(np.float64), s[inside].astype(np.float64), 1)
     if not np.abs(np.clip(slope * v + offset, low, high) - s).max() <= limit:
         return None
-    return HardSigmoid(*(_round(float(number), limit / 10) for number in (slope, offset, low, high)))
-
-
-def _round(number: float, limit: float) -> float:
-    """Return the shortest decimal number within the error."""
-    return next((short for digits in range(16) if abs((short := round(number, digits)) - number) <= limit), number)
+    return HardSigmoid(*(live.round_shortly(float(number), limit / 10) for number in (slope, offset, low, high)))

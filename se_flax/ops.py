@@ -1,4 +1,4 @@
-"""Operations that NNX and linen share: initializers, types, the squeeze, maxima, images of unknown size."""
+"""What NNX and linen share: initializers, types, the squeeze, maxima, images of unknown size, records of calls."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial, reduce
@@ -10,9 +10,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from se_spec import ShapeError
+from se_spec import InputError, ShapeError
 from se_spec.networks import layers as kinds
 from se_spec.networks import output_length, output_sizes, resolve_padding
+from se_spec.records import Record, summarize
 
 AxisName = str | tuple[str, ...]
 Initializer = jax.nn.initializers.Initializer
@@ -157,3 +158,21 @@ def _max_pool_symbolic(x: jax.Array, layer: kinds.Pooling) -> jax.Array:
 
     has_nan = highest(jnp.isnan(x).astype(x.dtype)) > 0
     return jnp.where(has_nan, jnp.nan, highest(x))
+
+
+def record_call(block: Any, x: jax.Array, path: str) -> Record:
+    """Record what a block of NNX or linen does to a map.
+
+    Args:
+        block: either one.
+        x: shape (N, *spatial, C), the map.
+        path: the block's, for the error.
+
+    Raises:
+        InputError: the call is under a transformation, where the gates have no values.
+    """
+    g = block.excitation(x)
+    if isinstance(g, jax.core.Tracer):
+        raise InputError(f"{path} is called under a transformation, such as jit, where its gates have no values")
+    g = np.asarray(g)
+    return summarize(np.asarray(widen(x)), g, block.spec.gain * g + float(block.spec.residual))

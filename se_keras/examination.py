@@ -18,12 +18,6 @@ from se_spec.live import LiveBlock, Reading
 from .matching import Factors, compute_factors, match_spec
 from .obstacles import compute_in_float32, list_layers, list_obstacles, list_shapes, list_slopes, name_variables
 
-SAMPLES = 64
-"""Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
-MOST_WIDTH = 32
-"""Channels up to which a map is tried whose lengths are their number."""
-MOST_TENSORS = 40
-"""Variables above which a layer is a network, and no block."""
 TOLERANCE = 3e-5
 """The largest relative error of factors in float32."""
 
@@ -83,7 +77,7 @@ def examine_layer(
     """
     is_named = live.is_named_like_a_block(type(layer).__name__) if is_named is None else is_named
     shapes = list_shapes(layer)
-    if len(shapes) > MOST_TENSORS or (not shapes and not is_named):
+    if len(shapes) > live.MOST_TENSORS or (not shapes and not is_named):
         return None
     readings = live.list_readings(shapes)
     obstacles = list_obstacles(layer)
@@ -126,7 +120,7 @@ def _recognize(
                 return changes
             names = {name: own.name for name, own in reading.tensors.items()}
             arrays = to_arrays(layer, reading.tensors)
-            block = LiveBlock("", name_class(layer), spec, arrays, names, result, layout.data_format)
+            block = LiveBlock("", live.name_class(layer), spec, arrays, names, result, layout.data_format)
             return Recognized(add_zeros(block), layer, reading, layout)
     if reason is None and is_named:
         reason = f"a call with one feature map raises {fault}"
@@ -178,7 +172,7 @@ def list_layouts(layer: Any, widths: tuple[int, int], size: tuple[int | None, ..
 
 def _observe(layer: Any, values: Mapping[str, np.ndarray], layout: Layout, channels: int) -> Any:
     """Call the layer; return x, its factors (None if there are none), and the kind of result."""
-    x = layout.draw(SAMPLES, channels, 1)
+    x = layout.draw(live.SAMPLES, channels, 1)
     s, result = _read_factors(x, layout.call(layer, values, x), layout)
     return x, s, result
 
@@ -201,7 +195,7 @@ def _read_factors(x: np.ndarray, y: Any, layout: Layout) -> tuple[np.ndarray | N
 
 def _compare_training(layer: Any, values: Mapping[str, np.ndarray], layout: Layout, channels: int) -> str | None:
     """Return how the layer's answer differs in training mode, in which ours is the same."""
-    x = layout.draw(SAMPLES, channels, 1)
+    x = layout.draw(live.SAMPLES, channels, 1)
     want = layout.call(layer, values, x)
     try:
         got = layout.call(layer, values, x, training=True)
@@ -237,7 +231,7 @@ def _describe_departure(
 def _list_maps(layout: Layout, channels: int, size: tuple[int | None, ...]) -> Iterator[tuple[str, np.ndarray]]:
     if all(length is None for length in size):
         yield "a larger map", layout._replace(size=live.choose_large_sizes(len(layout.size))).draw(2, channels, 5)
-        if channels <= MOST_WIDTH:
+        if channels <= live.MOST_WIDTH:
             square = layout._replace(size=(channels,) * len(layout.size))
             yield "a map that is as wide as it has channels", square.draw(1, channels, 8)
     x = layout.draw(2, channels, 6)
@@ -261,11 +255,6 @@ def _describe_failure(
 
 def _pools(layer: Any) -> bool:
     return any(type(part).__name__.startswith("Global") for part in list_layers(layer))
-
-
-def name_class(layer: Any) -> str:
-    """Return the dotted name of a layer's class."""
-    return f"{type(layer).__module__}.{type(layer).__qualname__}".replace(".<locals>", "")
 
 
 def to_arrays(layer: Any, tensors: Mapping[str, live.Tensor]) -> dict[str, np.ndarray]:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from se_spec import SESpec, SpecError, live
+from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
 from .block import SqueezeExcitation
-from .examination import Layout, Recognized, examine_layer, name_class, to_arrays
+from .examination import Layout, Recognized, examine_layer, to_arrays
 from .graphs import Product, find_products, is_functional, list_nodes
 from .obstacles import name_variables
 
@@ -72,9 +72,7 @@ def from_module(module: keras.Layer) -> tuple[SESpec, dict[str, np.ndarray]]:
     if len(found) == 1:
         [recognized] = found.values()
         return recognized.block.spec, recognized.block.parameters
-    held = f"; it holds {len(found)} blocks: {', '.join(list(found)[:5])}" if found else ""
-    reason = next(iter(left.values()), "it computes nothing like one")
-    raise SpecError(f"{name_class(module)} is no Squeeze-and-Excitation block: {reason}{held}")
+    raise live.no_block_error(module, found, left)
 
 
 def examine_model(model: Any, *, is_named: bool = False) -> tuple[dict[str, Recognized], dict[str, str]]:
@@ -191,5 +189,5 @@ def _recognize_own(block: SqueezeExcitation, path: str) -> Recognized:
     reading = Reading(block.spec.channels, block.spec.hidden, block.spec.single_projection, tensors)
     arrays = to_arrays(block, tensors)
     names = {name: own.name for name, own in tensors.items()}
-    found = LiveBlock(path, name_class(block), block.spec, arrays, names, data_format="channels_last")
+    found = LiveBlock(path, live.name_class(block), block.spec, arrays, names, data_format="channels_last")
     return Recognized(found, block, reading, Layout((3, 5)))

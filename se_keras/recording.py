@@ -11,6 +11,7 @@ from se_spec import InputError
 from se_spec.records import Record, name_call, summarize
 
 from .block import SqueezeExcitation
+from .ops import widen
 from .replacement import call_model
 
 
@@ -81,8 +82,7 @@ def _record_calls(records: dict[str, Record], name: str, block: SqueezeExcitatio
         if not gate_only:
             g = ops.convert_to_numpy(call(x, gate_only=True))
             s = block.spec.gain * g + float(block.spec.residual)
-            wide = ops.convert_to_numpy(ops.cast(x, "float64" if str(x.dtype) == "float64" else "float32"))
-            records[name_call(name, records)] = summarize(wide, g, s)
+            records[name_call(name, records)] = summarize(ops.convert_to_numpy(widen(x)), g, s)
         return call(x, gate_only=gate_only)
 
     return call_and_record

@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any, NamedTuple
 
+from .errors import SpecError
 from .nonlinearities import ACTIVATIONS, Activation, Gate, HardSigmoid, LeakyReLU
 from .spec import SQUEEZES, SESpec
 
 Shape = tuple[int, ...]
 
+SAMPLES = 64
+"""Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
+MOST_WIDTH = 32
+"""Channels up to which a map is tried whose lengths are their number."""
+MOST_TENSORS = 40
+"""Parameters and the like above which a module is a network, and no block."""
 SLOPES = (0.01, 0.1, 0.2, 0.3, 0.25, 1 / 5.5, 0.05, 0.02)
 """Slopes of leaky ReLU that systems have."""
 KNOWN_ACTIVATIONS: tuple[Activation, ...] = (*ACTIVATIONS, *(LeakyReLU(slope) for slope in SLOPES))
@@ -211,3 +218,42 @@ def choose_sizes(widths: Sequence[int], rank: int) -> tuple[int, ...]:
 def choose_large_sizes(rank: int) -> tuple[int, ...]:
     """Choose lengths of spatial axes that are larger than the windows of poolings."""
     return (16, 10, 9)[:rank]
+
+
+def round_shortly(number: float, limit: float) -> float:
+    """Return the shortest decimal number within an error.
+
+    >>> round_shortly(0.16666671, 1e-5)
+    0.16667
+    """
+    return next((short for digits in range(16) if abs((short := round(number, digits)) - number) <= limit), number)
+
+
+def name_class(module: Any) -> str:
+    """Return the dotted name of a module's class.
+
+    >>> name_class(SESpec(8, hidden=2))
+    'se_spec.spec.SESpec'
+    """
+    return f"{type(module).__module__}.{type(module).__qualname__}".replace(".<locals>", "")
+
+
+def drop_inside(path: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that are not inside of a module.
+
+    >>> drop_inside("se", {"se.fc": 1, "se": 2, "other": 3})
+    {'se': 2, 'other': 3}
+    """
+    prefix = f"{path}." if path else ""
+    return {inner: value for inner, value in entries.items() if not inner.startswith(prefix)}
+
+
+def no_block_error(module: Any, found: Mapping[str, Any], left: Mapping[str, str], reason: str = "") -> SpecError:
+    """Make the error for a module that is no block: why not, and which blocks it holds.
+
+    >>> print(no_block_error(SESpec(8, hidden=2), {}, {}))
+    se_spec.spec.SESpec is no Squeeze-and-Excitation block: it computes nothing like one
+    """
+    held = f"; it holds {len(found)} blocks: {', '.join(list(found)[:5])}" if found else ""
+    reason = reason or next(iter(left.values()), "it computes nothing like one")
+    return SpecError(f"{name_class(module)} is no Squeeze-and-Excitation block: {reason}{held}")

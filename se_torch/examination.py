@@ -22,10 +22,6 @@ from .obstacles import copy_with, list_layer_shapes, list_obstacles, list_shapes
 from .tensors import to_array
 from .verification import describe_departure
 
-SAMPLES = 64
-"""Samples of the map on which a block is recognised; enough that every branch of its functions is reached."""
-MOST_TENSORS = 40
-"""Parameters and buffers above which a module is a network, and no block."""
 PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 2e-5))
 """Dtypes in which a module is called, and the largest relative error; the second if it does not run in the first."""
 
@@ -57,7 +53,7 @@ def examine_module(
         return None
     is_named = _is_named(module) if is_named is None else is_named
     shapes = list_shapes(module)
-    if len(shapes) + sum(1 for _ in module.buffers()) > MOST_TENSORS:
+    if len(shapes) + sum(1 for _ in module.buffers()) > live.MOST_TENSORS:
         return None
     readings = live.list_readings(shapes)
     obstacles = list_obstacles(module)
@@ -117,7 +113,7 @@ def _recognize(
                 return changes, True
             names = {name: own.name for name, own in reading.tensors.items()}
             arrays = to_arrays(module, reading.tensors)
-            block = LiveBlock("", name_class(module), spec, arrays, names, result, layout.data_format)
+            block = LiveBlock("", live.name_class(module), spec, arrays, names, result, layout.data_format)
             return Recognized(_add_zeros(block), module, reading, layout), True
     if reason is None and is_named:
         reason = f"a call with one feature map raises {fault}"
@@ -171,7 +167,7 @@ def _observe(module: nn.Module, layout: Layout, channels: int, dtype: torch.dtyp
     y, trace = trace_call(partial(layout.call, module), x)
     s, result = _read_factors(x, y, layout)
     if s is not None:
-        x = layout.draw(SAMPLES, channels, 2, dtype)
+        x = layout.draw(live.SAMPLES, channels, 2, dtype)
         with torch.no_grad():
             s, result = _read_factors(x, layout.call(module, x.clone()), layout)
     return x, s, result, trace
@@ -268,11 +264,6 @@ def _list_inputs(module: nn.Module) -> list[int]:
 def _is_named(module: nn.Module) -> bool:
     name = getattr(module, "original_name", None) or type(module).__name__
     return live.is_named_like_a_block(str(name))
-
-
-def name_class(module: nn.Module) -> str:
-    """Return the dotted name of a module's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}".replace(".<locals>", "")
 
 
 def to_arrays(module: nn.Module, tensors: Mapping[str, live.Tensor]) -> dict[str, np.ndarray]:

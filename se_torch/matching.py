@@ -80,7 +80,7 @@ def _fit_gain(g: Tensor, s: Tensor, limit: float) -> tuple[float, bool] | None:
         wanted = s - float(is_residual)
         gain = ((wanted * g).sum() / (g * g).sum()).item()
         if gain and abs(gain) < 1e6 and (gain * g - wanted).abs().max() <= limit:
-            return _round(gain, limit), is_residual
+            return live.round_shortly(gain, limit), is_residual
     return None
 
 
@@ -92,12 +92,7 @@ def _fit_hard_sigmoid(v: Tensor, s: Tensor, limit: float) -> HardSigmoid | None:
         return None
     line = torch.stack([v[inside], torch.ones_like(v[inside])], 1)
     slope, offset = torch.linalg.lstsq(line, s[inside, None]).solution[:, 0].tolist()
-    numbers = [_round(number, limit) for number in (slope, offset, low, high)]
+    numbers = [live.round_shortly(number, limit) for number in (slope, offset, low, high)]
     if not ((slope * v + offset).clamp(low, high) - s).abs().max() <= limit:
         return None
     return HardSigmoid(*numbers)
-
-
-def _round(number: float, limit: float) -> float:
-    """Return the shortest decimal number within the error."""
-    return next((short for digits in range(16) if abs((short := round(number, digits)) - number) <= limit), number)

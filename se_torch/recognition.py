@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from se_spec import InputError, SESpec, SpecError, live
+from se_spec import InputError, SESpec, live
 from se_spec.live import LiveBlock, Reading
 
 from .block import SqueezeExcitation
-from .examination import Recognized, examine_module, name_class, to_arrays
+from .examination import Recognized, examine_module, to_arrays
 from .layout import Layout
 
 
@@ -68,9 +68,7 @@ def from_module(module: nn.Module) -> tuple[SESpec, dict[str, np.ndarray]]:
     if len(inside) == 1:
         [recognized] = inside.values()
         return recognized.block.spec, recognized.block.parameters
-    held = f"; it holds {len(inside)} blocks: {', '.join(list(inside)[:5])}" if inside else ""
-    reason = found or next(iter(left.values()), "it computes nothing like one")
-    raise SpecError(f"{name_class(module)} is no Squeeze-and-Excitation block: {reason}{held}")
+    raise live.no_block_error(module, inside, left, found or "")
 
 
 def examine_model(model: nn.Module) -> tuple[dict[str, Recognized], dict[str, str]]:
@@ -117,7 +115,7 @@ class _Examination:
             self._results[id(module)] = examine_module(module, self._hint)
         result = self._results[id(module)]
         if isinstance(result, Recognized) and (result.block.result == "map" or not has_inside):
-            self._remove_inside(path)
+            self.found, self.left = (live.drop_inside(path, entries) for entries in (self.found, self.left))
             self._hint = result.block.spec
             self.found[path] = replace(result, block=replace(result.block, path=path))
             return result.block.result == "map", True
@@ -126,16 +124,11 @@ class _Examination:
             return False, True
         return False, has_inside
 
-    def _remove_inside(self, path: str) -> None:
-        prefix = f"{path}." if path else ""
-        self.found = {inner: value for inner, value in self.found.items() if not inner.startswith(prefix)}
-        self.left = {inner: value for inner, value in self.left.items() if not inner.startswith(prefix)}
-
 
 def _recognize_own(block: SqueezeExcitation, path: str) -> Recognized:
     held = dict(block.named_parameters())
     tensors = {name: live.Tensor(name) for name in block.spec.parameter_shapes() if name in held}
     reading = Reading(block.spec.channels, block.spec.hidden, block.spec.single_projection, tensors)
     arrays = to_arrays(block, tensors)
-    found = LiveBlock(path, name_class(block), block.spec, arrays, {name: name for name in tensors})
+    found = LiveBlock(path, live.name_class(block), block.spec, arrays, {name: name for name in tensors})
     return Recognized(found, block, reading, Layout((3, 5)))

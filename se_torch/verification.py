@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from se_spec import SESpec
+from se_spec import SESpec, live
 from se_spec.live import Reading
 
 from .block import SqueezeExcitation
@@ -16,8 +16,6 @@ from .layout import Layout
 GRADIENT_TOLERANCE = 1e-6
 """The largest relative error of gradients in float64; torch's own of the hard sigmoid has errors of 3e-8."""
 FLOAT32_TOLERANCE = 1e-4
-MOST_WIDTH = 32
-"""Channels up to which a map is tried whose lengths are their number."""
 
 
 def make_ours(spec: SESpec, tensors: Mapping[str, nn.Parameter], result: str, data_format: str) -> SqueezeExcitation:
@@ -81,7 +79,7 @@ def _list_maps(layout: Layout, channels: int, dtype: torch.dtype) -> Iterator[tu
     yield "one sample", layout.draw(1, channels, 4, dtype)
     if not layout.is_fixed:
         yield "a larger map", layout.enlarge().draw(2, channels, 5, dtype)
-        if channels <= MOST_WIDTH:
+        if channels <= live.MOST_WIDTH:
             square = layout._replace(size=(channels,) * len(layout.size))
             yield "a map that is as wide as it has channels", square.draw(1, channels, 8, dtype)
     x = layout.draw(3, channels, 6, dtype)

@@ -1,10 +1,9 @@
 """Frameworks of a run, the processes of implementations, marks of slow tests, the order and the summary.
 
 ``SE_TARGETS`` is a comma-separated list of families; without it all run. numpy has no extra but conformance, torch,
-flax, parity, onnx, port and port-orbax are the extras of those names, keras is keras-tf, and peers are blocks of other
-libraries, and site is the dependency group docs. A requested family that is not
-installed fails one test, and one without a passed test fails the run. Families that are not requested do not run, and
-the summary counts their tests.
+flax, parity, onnx, port and port-orbax are the extras of those names, keras is keras-tf, peers are blocks of other
+libraries, and site is the dependency group docs. A requested family that is not installed fails one test, and one
+without a passed test fails the run. Families that are not requested do not run, and the summary counts their tests.
 
 ``SE_ORDER`` changes the order of the tests: ``reversed``, or the seed of a random order.
 """

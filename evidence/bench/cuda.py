@@ -235,32 +235,18 @@ def measure_networks(device: str, images: int = IMAGES, size: int = 224) -> dict
 
 
 def _replace_blocks(model: nn.Module, way: str) -> nn.Module:
-    """Put identities or our blocks in the place of timm's SE blocks; ours have the same weights."""
-    for path, module in list(model.named_modules()):
-        reduce, expand = (getattr(module, names[0], getattr(module, names[1], None)) for names in _PROJECTIONS)
-        if way == "timm" or not isinstance(reduce, nn.Conv2d) or not isinstance(expand, nn.Conv2d):
-            continue
-        parent, _, name = path.rpartition(".")
-        if way == "none":
-            setattr(model.get_submodule(parent), name, nn.Identity())
-            continue
-        is_silu = any(isinstance(part, nn.SiLU) or type(part).__name__ == "Swish" for part in module.modules())
-        activation = "silu" if is_silu else "relu"
-        block = se_torch.SqueezeExcitation(
-            reduce.in_channels, hidden=reduce.out_channels, bias=True, activation=activation
-        )
-        state = {"reduce": reduce, "expand": expand}
-        values = {f"{key}.weight": layer.weight.flatten(1) for key, layer in state.items()}
-        block.load_state_dict(values | {f"{key}.bias": layer.bias for key, layer in state.items()})
-        with torch.no_grad():
-            x = torch.randn(2, reduce.in_channels, 7, 5)
-            torch.testing.assert_close(block(x), module(x), rtol=1e-4, atol=1e-5)
-        setattr(model.get_submodule(parent), name, block)
+    """Put identities or our blocks, which have the same weights, in the place of timm's SE blocks.
+
+    Raises:
+        AssertionError: a module that resembles a block is left.
+    """
+    if way == "ours":
+        left = se_torch.replace(model).left
+        assert not left, f"left: {left}"
+    elif way == "none":
+        for path in se_torch.find_blocks(model):
+            model.set_submodule(path, nn.Identity())
     return model
-
-
-_PROJECTIONS = ("fc1", "conv_reduce"), ("fc2", "conv_expand")
-"""The names of the projections in timm's two SE blocks."""
 
 
 def _run_network(model: nn.Module, x: Tensor, training: bool) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ from flax.core import unfreeze
 from flax.core.meta import AxisMetadata
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from se_spec import InputError, SESpec, SpecError, live
+from se_spec import InputError, SESpec, live
 from se_spec.live import LiveBlock, Reading
 
 from ..examination import Candidate, Layout, Match, Values, examine, make_block
@@ -91,9 +91,7 @@ def from_module(module: nn.Module, variables: Mapping[str, Any], inputs: Any) ->
     if len(found) == 1:
         [recognized] = found.values()
         return recognized.block.spec, recognized.block.parameters
-    held = f"; it holds {len(found)} blocks: {', '.join(list(found)[:5])}" if found else ""
-    reason = next(iter(left.values()), "it computes nothing like one")
-    raise SpecError(f"{name_class(module)} is no Squeeze-and-Excitation block: {reason}{held}")
+    raise live.no_block_error(module, found, left)
 
 
 def examine_model(
@@ -192,7 +190,7 @@ def make_candidate(path: str, call: Call, calls: Mapping[str, Call]) -> Candidat
     feature_map = call.arguments[0] if call.arguments else None
     shape = getattr(feature_map, "shape", ())
     size = tuple(shape[1:-1]) if len(shape) in (3, 4, 5) and max(shape[1:-1]) > 1 else ()
-    return Candidate(name_class(call.module), parameters, run, parts, _list_obstacles(call, inside, flat), size)
+    return Candidate(live.name_class(call.module), parameters, run, parts, _list_obstacles(call, inside, flat), size)
 
 
 def _choose_mode(name: str, value: Any, training: bool) -> Any:
@@ -231,10 +229,5 @@ def _recognize_own(path: str, call: Call) -> Recognized:
     }
     match = Match(spec, Reading(spec.channels, spec.hidden, spec.single_projection, tensors), "map", Layout((3, 5)))
     parameters = {name: value.unbox() if isinstance(value, AxisMetadata) else value for name, value in flat.items()}
-    candidate = Candidate(name_class(call.module), parameters, lambda values, x, training: x, {}, [])
+    candidate = Candidate(live.name_class(call.module), parameters, lambda values, x, training: x, {}, [])
     return Recognized(make_block(path, candidate, match), call, match)
-
-
-def name_class(module: Any) -> str:
-    """Return the dotted name of a module's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}".replace(".<locals>", "")

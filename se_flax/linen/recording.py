@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from se_spec import InputError
-from se_spec.records import Record, name_call, summarize
+from se_spec.records import Record, name_call
 
+from ..ops import record_call
 from .block import SqueezeExcitation
 from .recognition import call_model
 
@@ -32,6 +31,7 @@ def gates(model: nn.Module, variables: Mapping[str, Any], images: Any) -> dict[s
     Raises:
         InputError: the model calls no block, or calls one under a transformation such as ``nn.jit``.
 
+    >>> import jax, jax.numpy as jnp
     >>> model, x = nn.Sequential([nn.Conv(8, (1, 1)), SqueezeExcitation(8, hidden=2)]), jnp.ones((4, 5, 5, 3))
     >>> variables = model.init(jax.random.key(0), x)
     >>> {path: g.shape for path, g in gates(model, variables, x).items()}
@@ -54,6 +54,7 @@ def record(model: nn.Module, variables: Mapping[str, Any], images: Any) -> dict[
     Raises:
         InputError: as ``gates``.
 
+    >>> import jax, jax.numpy as jnp
     >>> model, x = nn.Sequential([nn.Conv(8, (1, 1)), SqueezeExcitation(8, hidden=2)]), jnp.ones((4, 5, 7, 3))
     >>> record(model, model.init(jax.random.key(0), x), x)["layers_1"].after.shape
     (4, 5, 7)
@@ -61,27 +62,19 @@ def record(model: nn.Module, variables: Mapping[str, Any], images: Any) -> dict[
     records: dict[str, Record] = {}
     is_recording = False
 
-    def record_call(call: Callable[..., Any], arguments: Any, options: Any, context: Any) -> Any:
+    def intercept(call: Callable[..., Any], arguments: Any, options: Any, context: Any) -> Any:
         nonlocal is_recording
         block = context.module  # a block that stands for a gate alone is asked for its excitation, as the record is
         if isinstance(block, SqueezeExcitation) and context.method_name in METHODS and not is_recording:
             path, x, is_recording = "/".join(block.path), arguments[0] if arguments else options["x"], True
             try:
-                records[name_call(path, records)] = _summarize(block, x, path)
+                records[name_call(path, records)] = record_call(block, x, path)
             finally:
                 is_recording = False
         return call(*arguments, **options)
 
-    with nn.intercept_methods(record_call):
+    with nn.intercept_methods(intercept):
         call_model(model, variables, images)
     if not records:
         raise InputError(f"{type(model).__name__} calls no SqueezeExcitation; replace puts it in the place of others")
     return records
-
-
-def _summarize(block: Any, x: jax.Array, path: str) -> Record:
-    g = block.excitation(x)
-    if isinstance(g, jax.core.Tracer):
-        raise InputError(f"{path} is called under a transformation, such as jit, where its gates have no values")
-    wide = np.asarray(x if x.dtype == jnp.float64 else x.astype(jnp.float32))
-    return summarize(wide, np.asarray(g), block.spec.gain * np.asarray(g) + float(block.spec.residual))

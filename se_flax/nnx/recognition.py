@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from se_spec import SESpec, SpecError, live
+from se_spec import SESpec, live
 from se_spec.live import LiveBlock, Reading
 
 from ..examination import Candidate, Layout, Match, Values, examine, make_block, move_path
@@ -73,9 +73,7 @@ def from_module(module: nnx.Module) -> tuple[SESpec, dict[str, np.ndarray]]:
     if len(found) == 1:
         [recognized] = found.values()
         return recognized.block.spec, recognized.block.parameters
-    held = f"; it holds {len(found)} blocks: {', '.join(list(found)[:5])}" if found else ""
-    reason = next(iter(left.values()), "it computes nothing like one")
-    raise SpecError(f"{name_class(module)} is no Squeeze-and-Excitation block: {reason}{held}")
+    raise live.no_block_error(module, found, left)
 
 
 def examine_model(model: Any, *, is_named: bool = False) -> tuple[dict[str, Recognized], dict[str, str]]:
@@ -121,7 +119,7 @@ class _Examination:
             self._results[id(module)] = candidate, examine(candidate, self._hint, is_named=is_named)
         candidate, result = self._results[id(module)]
         if isinstance(result, Match) and (result.result == "map" or not has_inside):
-            self._remove_inside(path)
+            self.found, self.left = (live.drop_inside(path, entries) for entries in (self.found, self.left))
             self._hint = result.spec
             block = move_path(make_block(path, candidate, result), path)
             self.found[path] = Recognized(block, module, result, place)
@@ -130,11 +128,6 @@ class _Examination:
             self.left[path] = result
             return False, True
         return False, has_inside
-
-    def _remove_inside(self, path: str) -> None:
-        prefix = f"{path}." if path else ""
-        self.found = {inner: value for inner, value in self.found.items() if not inner.startswith(prefix)}
-        self.left = {inner: value for inner, value in self.left.items() if not inner.startswith(prefix)}
 
 
 def make_candidate(module: Any) -> Candidate:
@@ -154,7 +147,7 @@ def make_candidate(module: Any) -> Candidate:
         twin.train() if training else twin.eval()
         return twin(x)
 
-    return Candidate(name_class(module), parameters, call, parts, _list_obstacles(module, variables, parts))
+    return Candidate(live.name_class(module), parameters, call, parts, _list_obstacles(module, variables, parts))
 
 
 def _list_obstacles(module: Any, variables: dict[str, Any], parts: dict[str, str]) -> list[str]:
@@ -182,11 +175,6 @@ def _recognize_own(block: SqueezeExcitation, path: str) -> Recognized:
     parameters = {name: read_value(variable) for name, variable in variables.items()}
     held = {name: value for name, value in parameters.items() if not isinstance(value, jax.ShapeDtypeStruct)}
     arrays = {} if len(held) < len(tensors) else parameters
-    candidate = Candidate(name_class(block), arrays, lambda values, x, training: block(x), {}, [])
+    candidate = Candidate(live.name_class(block), arrays, lambda values, x, training: block(x), {}, [])
     found = make_block(path, candidate, match) if arrays else LiveBlock(path, candidate.kind, block.spec, {}, names)
     return Recognized(found, block, match)
-
-
-def name_class(module: Any) -> str:
-    """Return the dotted name of a module's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}".replace(".<locals>", "")

@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from se_spec import InputError
-from se_spec.records import Record, name_call, summarize
+from se_spec.records import Record, name_call
 
+from ..ops import record_call
 from .block import SqueezeExcitation
 from .replacement import call_module
 from .variables import list_parts
@@ -74,16 +75,8 @@ def _make_recorder(kind: type[SqueezeExcitation], records: dict[str, Record], pa
 
     class Recorder(kind):  # type: ignore[misc, valid-type]
         def __call__(self, x: jax.Array) -> jax.Array:
-            records[name_call(path, records)] = _summarize(self, x, path)
+            is_first = getattr(self, "data_format", "channels_last") == "channels_first"
+            records[name_call(path, records)] = record_call(self, jnp.moveaxis(x, 1, -1) if is_first else x, path)
             return super().__call__(x)
 
     return Recorder
-
-
-def _summarize(block: Any, x: jax.Array, path: str) -> Record:
-    x = jnp.moveaxis(x, 1, -1) if getattr(block, "data_format", "channels_last") == "channels_first" else x
-    g = block.excitation(x)
-    if isinstance(g, jax.core.Tracer):
-        raise InputError(f"{path} is called under a transformation, such as jit, where its gates have no values")
-    wide = np.asarray(x if x.dtype == jnp.float64 else x.astype(jnp.float32))
-    return summarize(wide, np.asarray(g), block.spec.gain * np.asarray(g) + float(block.spec.residual))

@@ -15,13 +15,14 @@ from evidence.bench.blocks import SHAPES, Run, Task, compute_oracle_answer, veri
 from evidence.bench.goals import GOALS, iterate_lines, make_ratio_function
 from evidence.bench.home import HOMES, make_environment, make_tasks, measure
 from evidence.bench.rounds import Timing, compute_ratio, time_side_by_side
+from evidence.peer_blocks import import_object
 from se_parity.implementations import IMPLEMENTATIONS
 
 from ..conftest import OnDemand
 
 ROOT = Path(__file__).parents[2]
 TINY = (2, 32, 5, 3)
-report = OnDemand("evidence.bench.report")
+report, torch, se_torch = OnDemand("evidence.bench.report"), OnDemand("torch"), OnDemand("se_torch")
 
 
 def with_framework(name):
@@ -201,10 +202,12 @@ def test_wrong_block_is_not_timed_on_a_gpu(monkeypatch):
 def test_blocks_of_timms_networks_are_replaced(monkeypatch):
     cuda = importlib.import_module("evidence.bench.cuda")
     monkeypatch.setattr(cuda, "NETWORKS", {"EfficientNet-B0": "efficientnet_b0", "ResNet-50": "seresnet50"})
-    timm = importlib.import_module("timm")
+    create_model = import_object("timm.create_model")
     for name, blocks in (("efficientnet_b0", 16), ("seresnet50", 16)):
-        model = cuda._replace_blocks(timm.create_model(name), "ours")
+        model = cuda._replace_blocks(create_model(name), "ours")
         assert sum(type(module).__name__ == "SqueezeExcitation" for module in model.modules()) == blocks
+        without = cuda._replace_blocks(create_model(name), "none")
+        assert not se_torch.find_blocks(without) and without(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 
 
 def test_imports_are_measured(monkeypatch):

@@ -84,6 +84,13 @@ def test_arrows_between_rooms_are_those_of_the_design(package: str) -> None:
         assert imports_of(path) & ours <= ARROWS[package] | {package}, path
 
 
+def test_definitions_need_the_standard_library_alone() -> None:
+    optional = {"command_line.py": {"shtab"}}  # prints the completions of a shell, where it is installed
+    for path in (ROOT / "se_spec").rglob("*.py"):
+        foreign = imports_of(path) - {*sys.stdlib_module_names, "se_spec"}
+        assert foreign <= optional.get(path.name, set()), path
+
+
 def module_name(path: Path, root: Path) -> str:
     """A file's dotted name below ``root``; a package has the name of its folder."""
     parts = path.relative_to(root).with_suffix("").parts
